@@ -1,0 +1,28 @@
+"""Strict JAX for every test: two virtual devices, no silent promotion, warnings are errors."""
+
+import os
+
+# XLA's CPU collectives deadlock on small hosts unless its thread pool is widened before the
+# import of jax (jax 0.10, un-blocked loops of collectives).
+os.environ.setdefault("NPROC", "16")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+)
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real photographs, weights and reference outputs that lies beside the clone."""
+    if not (SHARED / "README.md").is_file():
+        pytest.skip(f"{SHARED.name}/ is not beside this clone: no reference data to compare with")
+    return SHARED

@@ -1,0 +1,62 @@
+"""Settings: how they are looked up, written down, and compared. Each stage defines its own."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """The entry of an immutable table, or one error that names the nearest entry and all others.
+
+    Raises ValueError when the name is unknown.
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(sorted(table))})")
+
+
+def as_json(settings: Any) -> Any:
+    """Settings as plain JSON values: dataclasses to objects, paths to strings, tuples to lists."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        fields = dataclasses.fields(settings)
+        return {f.name: as_json(getattr(settings, f.name)) for f in fields}
+    if isinstance(settings, Mapping):
+        return {str(key): as_json(value) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple, set, frozenset)):
+        return [as_json(value) for value in settings]
+    if isinstance(settings, Path):
+        return str(settings)
+    if isinstance(settings, Enum):
+        return settings.value
+    if settings is None or isinstance(settings, (bool, int, float, str)):
+        return settings
+    if callable(settings) and hasattr(settings, "__qualname__"):
+        return f"{settings.__module__}.{settings.__qualname__}"
+    raise TypeError(
+        f"{type(settings).__name__} cannot be written down; use a dataclass or a number"
+    )
+
+
+def fingerprint(settings: Any) -> str:
+    """Twelve hexadecimal digits that change whenever any setting changes."""
+    text = json.dumps(as_json(settings), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Every setting in which two settings differ, as ``name: old -> new`` lines."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in sorted({*old, *new}):
+            lines += differences(old.get(key), new.get(key), f"{prefix}{key}.")
+        return lines
+    return [] if old == new else [f"{prefix.rstrip('.')}: {old!r} -> {new!r}"]

@@ -1,0 +1,96 @@
+"""Class names, the two numberings and the only functions between them, and the mask palette.
+
+Labels count foreground classes from 0; masks hold 0 = background, 1..C = class + 1, 255 = ignore.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from wsss_jax.config import lookup
+from wsss_jax.types import IGNORE
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Foreground class names in label order; at most 254, since masks are bytes with an ignore."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"class names repeat: {', '.join(self.names)}")
+        if not 0 < len(self.names) < IGNORE:
+            raise ValueError(f"{len(self.names)} classes, wanted 1 to {IGNORE - 1}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Label index of a class name; ValueError names the nearest one."""
+        return lookup(MappingProxyType({n: i for i, n in enumerate(self.names)}), name, "class")
+
+    def multi_hot(self, names: Iterable[str]) -> Bool[np.ndarray, " c"]:
+        """Image-level labels as a vector; ValueError for an unknown name."""
+        labels = np.zeros(len(self.names), bool)
+        for name in names:
+            labels[self.index(name)] = True
+        return labels
+
+    def mask_names(self) -> tuple[str, ...]:
+        """Names in mask numbering, background first."""
+        return (BACKGROUND, *self.names)
+
+
+def to_mask_index(labels: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    """0-based class to mask value (class + 1); with to_class_index, the only such conversions."""
+    return labels + 1
+
+
+def to_class_index(values: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    """Mask value 1..C to 0-based class. Background and ignore have none: ValueError."""
+    if values.size and (values.min() < 1 or values.max() >= IGNORE):
+        raise ValueError("background (0) and ignore (255) are no classes; drop them first")
+    return values - 1
+
+
+def palette() -> UInt8[np.ndarray, "256 3"]:
+    """The PASCAL VOC colour map: bit k of the index goes to bit 7 - k // 3 of channel k % 3."""
+    index = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype("u1")
+    return colours
+
+
+VOC = ClassList(
+    (
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    )
+)
+"""PASCAL VOC 2012, in the order of its masks."""

@@ -1,0 +1,129 @@
+"""Files from outside, read with suspicion, and files of ours, written whole or not at all.
+
+Sizes are checked from the header before anything is allocated, masks are read as class indices
+(never through colour conversion), images keep their raw orientation because the masks of VOC and
+COCO do, and an id never becomes a path before it has been checked. Not here: what the files mean.
+"""
+
+import io
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from wsss_jax.types import Size
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused from their header: a 47 KiB PNG can unpack to 400 megapixels."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+class BadFileError(ValueError):
+    """A file that cannot be used: the message names it, what came and what was wanted."""
+
+
+def check_id(id: str) -> str:
+    """The id itself, when it is safe as a file name; else ValueError (``../x``, ``/x``, NUL …)."""
+    if not _ID.fullmatch(id):
+        raise ValueError(
+            f"id {id!r} is not usable as a file name: wanted letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit, at most 128 characters"
+        )
+    return id
+
+
+def path_of(folder: Path, id: str, suffix: str) -> Path:
+    """``folder/id+suffix`` for a checked id; refuses links that lead out of the folder."""
+    path = folder / f"{check_id(id)}{suffix}"
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} is a link that leaves {folder}; copy the file instead")
+    return path
+
+
+def image_size(path: Path) -> Size:
+    """(height, width) from the header, without decoding. Raises BadFileError."""
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Pixels as RGB in raw orientation; grey, palette, CMYK and RGBA are converted.
+
+    Raises BadFileError for what is missing, truncated, not a picture, or above MAX_PIXELS.
+    """
+    with _opened(path) as picture:
+        return np.asarray(_decoded(picture, path).convert("RGB"))
+
+
+def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
+    """Class indices of a palette or 8-bit grey PNG. Raises BadFileError, for RGB masks too."""
+    with _opened(path) as picture:
+        if picture.mode not in ("P", "L"):
+            raise BadFileError(
+                f"{path}: a mask of mode {picture.mode}, wanted class indices (palette or 8-bit "
+                "grey); colours say nothing about classes without their table"
+            )
+        return np.asarray(_decoded(picture, path))
+
+
+def read_grey(path: Path) -> UInt8[np.ndarray, "H W"]:
+    """An 8-bit grey picture, such as saliency; colour is refused. Raises BadFileError."""
+    with _opened(path) as picture:
+        if picture.mode not in ("L", "1"):
+            raise BadFileError(f"{path}: mode {picture.mode}, wanted 8-bit grey")
+        return np.asarray(_decoded(picture, path).convert("L"))
+
+
+def mask_png(mask: UInt8[np.ndarray, "H W"], palette: UInt8[np.ndarray, "256 3"]) -> bytes:
+    """The mask as the bytes of an 8-bit palette PNG."""
+    picture = Image.fromarray(mask, mode=None).convert("L")
+    picture.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write to a temporary name, flush to disk, rename: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _opened(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise BadFileError(f"{path}: no such file")
+    try:
+        picture = Image.open(path)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as problem:
+        raise BadFileError(f"{path}: not a picture ({problem})") from problem
+    if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
+        raise BadFileError(
+            f"{path}: {picture.width}×{picture.height} pixels, at most {MAX_PIXELS:,} are read; "
+            "scale it down"
+        )
+    return picture
+
+
+def _decoded(picture: Image.Image, path: Path) -> Image.Image:
+    try:
+        picture.load()
+    except (OSError, ValueError, SyntaxError, EOFError) as problem:
+        raise BadFileError(f"{path}: truncated or damaged ({problem})") from problem
+    return picture

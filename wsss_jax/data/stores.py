@@ -1,0 +1,197 @@
+"""Folders that lie between stages: score maps or masks by image id, and an index that says whose.
+
+A store is created with the settings that make it; opening it again with other settings is refused
+with the settings that differ, so a resumed run never mixes two experiments. Every record is
+written whole or not at all, and ``missing`` is all there is to resuming. No pickle, ever.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.lib import format as npy
+
+from wsss_jax.config import as_json, differences
+from wsss_jax.data.classes import palette
+from wsss_jax.data.files import (
+    MAX_PIXELS,
+    BadFileError,
+    mask_png,
+    path_of,
+    read_mask,
+    write_atomic,
+)
+from wsss_jax.types import Kind, ScoreMaps
+
+FORMAT = 1
+Holds = Literal["scores", "masks"]
+_SUFFIX = {"scores": ".npz", "masks": ".png"}
+_FIELDS = {"scores": "f", "classes": "i", "size": "i", "peak": "f"}
+
+
+@dataclass(frozen=True)
+class Store:
+    """One folder of records: ``put`` and ``get`` one image, ``missing`` the ids still to make.
+
+    folder: the run folder. holds: score maps or masks. classes: their names in label order.
+    kind: what score values mean. made_by: the settings that made it. parents: stores it came from.
+    """
+
+    folder: Path
+    holds: Holds
+    classes: tuple[str, ...]
+    kind: Kind
+    made_by: Mapping[str, Any]
+    parents: tuple[str, ...]
+
+    def ids(self) -> tuple[str, ...]:
+        """Ids of all finished records, sorted."""
+        suffix = _SUFFIX[self.holds]
+        names = (self.folder / self.holds).glob(f"[!.]*{suffix}")
+        return tuple(sorted(path.name.removesuffix(suffix) for path in names))
+
+    def missing(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Those of the ids that have no record yet, in the given order."""
+        done = set(self.ids())
+        return tuple(id for id in ids if id not in done)
+
+    def path(self, id: str) -> Path:
+        """Where the record of one image lies. ValueError for an id that is no safe file name."""
+        return path_of(self.folder / self.holds, id, _SUFFIX[self.holds])
+
+    def put_scores(self, id: str, maps: ScoreMaps) -> None:
+        """Write one image's score maps, float16 on disk. ValueError if the kind is another."""
+        if maps.kind != self.kind:
+            raise ValueError(f"{self.folder} holds {self.kind} scores, {id} came as {maps.kind}")
+        if not np.isfinite(maps.scores).all():
+            raise ValueError(f"{id}: scores hold NaN or infinity; nothing was written")
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            scores=maps.scores.astype(np.float16),
+            classes=maps.classes.astype(np.int16),
+            size=np.asarray(maps.size, np.int32),
+            peak=maps.peak.astype(np.float32),
+        )
+        write_atomic(self.path(id), buffer.getvalue())
+
+    def get_scores(self, id: str) -> ScoreMaps:
+        """Read one image's score maps. BadFileError when it is missing, damaged or oversized."""
+        path = self.path(id)
+        arrays = read_npz(path, _FIELDS)
+        scores, classes = arrays["scores"].astype(np.float32), arrays["classes"].astype(np.int32)
+        if classes.size and not (0 <= classes.min() and classes.max() < len(self.classes)):
+            raise BadFileError(f"{path}: class {classes.max()} of {len(self.classes)} classes")
+        if not np.isfinite(scores).all():
+            raise BadFileError(
+                f"{path}: scores hold NaN or infinity; delete the file and run again"
+            )
+        size = (int(arrays["size"][0]), int(arrays["size"][1]))
+        try:
+            return ScoreMaps(scores, classes, size, arrays["peak"].astype(np.float32), self.kind)
+        except ValueError as problem:
+            raise BadFileError(f"{path}: {problem}") from problem
+
+    def put_mask(self, id: str, mask: UInt8[np.ndarray, "H W"]) -> None:
+        """Write one mask as a palette PNG."""
+        write_atomic(self.path(id), mask_png(mask, palette()))
+
+    def get_mask(self, id: str) -> UInt8[np.ndarray, "H W"]:
+        """Read one mask as class indices. BadFileError when it is missing or damaged."""
+        return read_mask(self.path(id))
+
+
+def create(
+    folder: Path,
+    *,
+    holds: Holds,
+    classes: tuple[str, ...],
+    made_by: Mapping[str, Any],
+    kind: Kind = "activation",
+    parents: tuple[str, ...] = (),
+) -> Store:
+    """A new store, or the same one again to go on with.
+
+    Raises ValueError that lists the differing settings where the folder was made by others.
+    """
+    store = Store(folder, holds, classes, kind, as_json(made_by), parents)
+    path = folder / "index.json"
+    if path.exists():
+        changed = differences(_index(open_store(folder)), _index(store))
+        if changed:
+            raise ValueError(
+                f"{folder} was made with other settings; choose another folder or delete it:\n  "
+                + "\n  ".join(changed)
+            )
+    else:
+        write_atomic(path, json.dumps(_index(store), indent=1).encode())
+    return store
+
+
+def open_store(folder: Path) -> Store:
+    """An existing store. BadFileError when there is none or its index is damaged."""
+    path = folder / "index.json"
+    if not path.is_file():
+        raise BadFileError(f"{folder}: no index.json, so no store; run the stage that makes it")
+    try:
+        index = json.loads(path.read_text())
+        if index["format"] != FORMAT:
+            raise BadFileError(f"{path}: format {index['format']}, this version reads {FORMAT}")
+        return Store(
+            folder,
+            cast(Holds, index["holds"]),
+            tuple(index["classes"]),
+            cast(Kind, index["kind"]),
+            index["made_by"],
+            tuple(index["parents"]),
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as problem:
+        raise BadFileError(f"{path}: not an index of this program ({problem!r})") from problem
+
+
+def read_npz(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Named arrays of an npz whose sizes are checked from the headers before they are read.
+
+    fields: name to the wanted dtype kinds ("f", "i", "uif" …). Object arrays are refused, so
+    nothing is ever unpickled. Raises BadFileError.
+    """
+    if not path.is_file():
+        raise BadFileError(f"{path}: no such record; run the stage that makes it")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name: _array(archive, name, kinds) for name, kinds in fields.items()}
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as problem:
+        raise BadFileError(f"{path}: damaged or not ours ({problem})") from problem
+
+
+def _array(archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        version = npy.read_magic(file)
+        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = reader(file)
+        if dtype.kind not in kinds:
+            raise ValueError(f"{name} has dtype {dtype}, wanted kind {kinds}")
+        count = int(np.prod(shape, dtype=np.int64)) if all(n >= 0 for n in shape) else -1
+        if not 0 <= count <= 4 * MAX_PIXELS:
+            raise ValueError(f"{name} has shape {shape}, above {4 * MAX_PIXELS:,} values")
+        content = file.read(count * dtype.itemsize)
+    if len(content) != count * dtype.itemsize:
+        raise ValueError(f"{name} is cut off at {len(content)} bytes")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _index(store: Store) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "holds": store.holds,
+        "kind": store.kind,
+        "classes": list(store.classes),
+        "made_by": store.made_by,
+        "parents": list(store.parents),
+    }

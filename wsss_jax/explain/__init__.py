@@ -1,0 +1,1 @@
+"""Explanations of a classifier: raw maps of its classes."""

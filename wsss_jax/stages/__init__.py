@@ -1,0 +1,1 @@
+"""Stages: functions that read stores and write stores."""

@@ -1,0 +1,1 @@
+"""Learning problems: models and losses as two pure functions."""

@@ -1,0 +1,1 @@
+"""The training engine: state, loop, checkpoints. It knows no particular problem."""

@@ -1,0 +1,120 @@
+"""The data that flows between stages: samples, batches, score maps, confusion counts.
+
+Axis letters are the same everywhere: b batch, h w grid, H W image, c classes, k present classes or
+channels, s systems, p pixel pairs. Labels are 0-based over C foreground classes; masks hold
+0 = background, 1..C = class + 1, IGNORE = unknown (``wsss_jax.data.classes`` converts between the
+two numberings). Not here: anything that reads files or computes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+IGNORE = 255
+"""Mask value of pixels that count for nothing."""
+
+Kind = Literal["activation", "probability", "logit"]
+"""What score values mean: activations >= 0, probabilities in [0, 1], or free logits."""
+
+Size = tuple[int, int]
+"""Height and width in pixels, always in this order."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photograph on the host: RGB pixels, image-level labels and, for evaluation, its mask."""
+
+    id: str
+    image: UInt8[np.ndarray, "H W 3"]
+    labels: Bool[np.ndarray, " c"]
+    mask: UInt8[np.ndarray, "H W"] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Images of one canvas size, as arrays or device arrays.
+
+    images: (b,h,w,3) float32 RGB in [0, 1], zero on padding. labels: (b,C) bool.
+    masks: (b,h,w) int32 or None. inside: (b,h,w) bool, False on padding.
+    real: (b,) bool, False on rows that only fill the batch up.
+    """
+
+    images: Any
+    labels: Any
+    inside: Any
+    real: Any
+    masks: Any = None
+
+
+@dataclass(frozen=True)
+class ScoreMaps:
+    """Scores of the classes present in one image, on a grid: what every stage reads and writes.
+
+    Background is never among the classes, absent classes have no row, and class-agnostic maps
+    (saliency, edges) are score maps of a single class. ``size`` is the photograph's (H, W) in
+    pixels, the grid may be coarser. ``peak`` is each map's maximum before it was normalised, which
+    says how sure the system was that the class is there at all.
+    """
+
+    scores: Float[np.ndarray, "h w k"]
+    classes: Int[np.ndarray, " k"]
+    size: Size
+    peak: Float[np.ndarray, " k"]
+    kind: Kind = "activation"
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind is {self.kind!r}, wanted one of {', '.join(get_args(Kind))}")
+        if not (self.scores.shape[-1] == len(self.classes) == len(self.peak)):
+            raise ValueError(
+                f"{self.scores.shape[-1]} maps for {len(self.classes)} classes and "
+                f"{len(self.peak)} peaks; give one of each per class"
+            )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Pixel counts (C+1, C+1), rows truth, columns prediction; ``+`` merges images."""
+
+    counts: Int[np.ndarray, "n n"]
+
+    def __add__(self, other: "Confusion") -> "Confusion":
+        return Confusion(self.counts + other.counts)
+
+
+class Backbone(Protocol):
+    """A network body that returns its intermediate maps, finest first."""
+
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def __call__(self, images: Array, *, inside: Array | None = None, rngs: Any = None) -> tuple:
+        """Normalised images (b,h,w,3), and which pixels are real, to one map per stride."""
+        ...
+
+
+class Scorer(NamedTuple):
+    """All that an explanation needs from a classifier: three pure functions.
+
+    features: images (b,h,w,3) to (b,h',w',k); head: features to class logits (b,c);
+    class_maps: features to (b,h',w',c), None unless the head is average pooling and linear.
+    """
+
+    features: Callable[[Array], Array]
+    head: Callable[[Array], Array]
+    class_maps: Callable[[Array], Array] | None = None
+
+
+class System(NamedTuple):
+    """A learning problem: two pure functions over a state that is data.
+
+    init: key to state. step: (state, batch, key) to (state, metrics); metrics are scalars.
+    """
+
+    init: Callable[[Any], Any]
+    step: Callable[[Any, Batch, Any], tuple[Any, dict[str, Any]]]
