@@ -1,0 +1,61 @@
+"""What an explainer is, and how it walks over the classes of its images.
+
+An explainer is a pure, jit-able function of a scorer, images and labels. It returns RAW maps:
+no ReLU and no normalising unless the method's own definition has it inside. The maps of classes
+that are not among an image's labels are zero; to explain every class, pass labels that are all
+True. Normalising lives in ``normalise``, scales and flips in ``multiscale``.
+
+A scorer that was bound to an ``inside`` mask returns features that are zero on padding and a head
+that ignores padding; explanations never see the mask.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from wsss_jax.types import Scorer
+
+Images: TypeAlias = Float[Array, "b _ _ 3"]
+"""RGB images in [0, 1]."""
+
+Labels: TypeAlias = Bool[Array, "images classes"]
+"""Which classes to explain, per image. Axis names of their own: a mismatch is our error below."""
+
+Maps: TypeAlias = Float[Array, "b _ _ classes"]
+"""Raw maps, zero for classes that are not among the labels."""
+
+Explainer: TypeAlias = Callable[[Scorer, Array, Array], Array]
+"""(scorer, images (b,h,w,3), labels (b,c) bool) to raw maps (b,h',w',c)."""
+
+
+def check_labels(labels: Labels, images: int, classes: int) -> None:
+    """Raise ValueError unless there is one row per image and one column per class."""
+    if labels.shape != (images, classes):
+        raise ValueError(
+            f"labels are {labels.shape}, wanted ({images}, {classes}): one row per image of the "
+            "batch and one column per class the scorer knows"
+        )
+
+
+def over_labels(
+    labels: Bool[Array, "b c"], explain: Callable[[Array], Array]
+) -> Float[Array, "b h w c"]:
+    """Maps of all label classes, from a function that explains one class per image.
+
+    ``explain`` receives a one-hot row per image (b,c), the class whose score is explained, and
+    returns maps (b,h,w). It runs as often as the image with the most labels has labels: the cost
+    follows the labels, not the number of classes, and only one gradient is alive at a time.
+    """
+    order = jnp.cumsum(labels, axis=-1) - 1
+    maps = jax.eval_shape(explain, jnp.zeros(labels.shape, jnp.float32))
+
+    def add(slot: Array, total: Array) -> Array:
+        chosen = (labels & (order == slot)).astype(jnp.float32)
+        # Rows whose labels are used up have no chosen class; their all-zero row adds nothing.
+        return total + explain(chosen)[..., None] * chosen[:, None, None, :]
+
+    start = jnp.zeros((*maps.shape, labels.shape[-1]), jnp.float32)
+    return jax.lax.fori_loop(0, labels.sum(axis=-1).max(), add, start)
