@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -60,3 +61,28 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             lines += differences(old.get(key), new.get(key), f"{prefix}{key}.")
         return lines
     return [] if old == new else [f"{prefix.rstrip('.')}: {old!r} -> {new!r}"]
+
+
+def from_json(kind: Any, value: Any) -> Any:
+    """The inverse of ``as_json``: plain JSON values back to settings of the annotated type.
+
+    Raises ValueError for a field that the settings class does not have.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = get_type_hints(kind)
+        for name in value:
+            lookup(hints, name, f"setting of {kind.__name__}")
+        return kind(**{name: from_json(hints[name], part) for name, part in value.items()})
+    if origin in (Union, UnionType):
+        return None if value is None else from_json(next(p for p in parts if p is not NoneType), value)
+    if origin is tuple:
+        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(from_json(k, v) for k, v in zip(each, value, strict=True))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {key: from_json(parts[1], part) for key, part in value.items()}
+    if kind is Path:
+        return Path(value)
+    if kind is float:
+        return float(value)
+    return value

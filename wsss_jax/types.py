@@ -8,7 +8,7 @@ two numberings). Not here: anything that reads files or computes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import numpy as np
@@ -87,6 +87,7 @@ class Confusion:
         return Confusion(self.counts + other.counts)
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A network body that returns its intermediate maps, finest first."""
 

@@ -1,0 +1,89 @@
+"""The boundary between Flax modules and pure functions, and the state that training carries.
+
+A module is split once into its graph, its parameters and the rest; from there on everything is
+plain ``jax.jit`` over pytrees. This is the only file outside models/ that knows Flax.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class Network(NamedTuple):
+    """A module taken apart: ``bind`` puts it together again inside a pure function."""
+
+    graph: Any
+    params: Any
+    stats: Any
+
+    def bind(self, params: Any, stats: Any) -> Any:
+        """The module with these parameters; a fresh copy, so that gradients and BatchNorm work."""
+        return nnx.merge(self.graph, params, stats, copy=True)
+
+
+def functional(module: nnx.Module) -> Network:
+    """Split a module into graph, parameters (nnx.Param) and everything else it holds."""
+    graph, params, stats = nnx.split(module, nnx.Param, ...)
+    return Network(graph, params, stats)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that training one network changes.
+
+    step counts updates tried; skipped those dropped for non-finite values, in_a_row the latest
+    uninterrupted run of them.
+    """
+
+    params: Any
+    stats: Any
+    opt_state: Any
+    step: Any
+    skipped: Any
+    in_a_row: Any
+
+    def updated(
+        self, optimizer: optax.GradientTransformation, loss: Float[Array, ""], grads: Any
+    ) -> "TrainState":
+        """The state one step further; unchanged but for the counts if anything is not finite."""
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int
+            updates, opt_state = optimizer.update(grads, self.opt_state, self.params)
+        params = optax.apply_updates(self.params, updates)
+
+        def chosen(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        bad = jnp.where(finite, 0, 1).astype(jnp.int32)
+        return replace(
+            self,
+            params=chosen(params, self.params),
+            opt_state=chosen(opt_state, self.opt_state),
+            step=self.step + 1,
+            skipped=self.skipped + bad,
+            in_a_row=(self.in_a_row + 1) * bad,
+        )
+
+
+def create(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        params=network.params,
+        stats=network.stats,
+        opt_state=optimizer.init(network.params),
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def abstract(make: Callable[[], nnx.Module]) -> Network:
+    """The network that ``make`` would build, with shapes in place of arrays."""
+    return functional(nnx.eval_shape(make))
