@@ -1,0 +1,117 @@
+"""What a report is about: its numbers and its pictures, all host arrays, checked when made.
+
+Not here: how any of it looks (``figures``, ``charts``) and how the page is written (``page``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+_ROUNDING = 1e-3
+"""Scores pass through float16 on disk, whose steps just below 1 are 5e-4."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Difference in mIoU to another stage, with its paired bootstrap interval, as fractions."""
+
+    reference: str
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class StageScore:
+    """How good the masks of one stage (or system, or fusion rule) are on one split.
+
+    miou, low, high: mean IoU in [0, 1] and its interval, None where none was made.
+    per_class: IoU in mask numbering, background first, NaN for a class that was not counted.
+    threshold: the score above which a pixel belongs to an object, None where there is none.
+    threshold_source: how it was chosen, for example "fixed" or "tuned on truth"; stages with
+    different sources are never drawn as steps of one chain.
+    group: the step of the pipeline this belongs to ("explain", "walk", "fusion"); the charts show
+    the best stage of each group, or every stage where groups are not given.
+    gain: paired difference to a reference stage, usually the best single system.
+    """
+
+    name: str
+    split: str
+    miou: float
+    low: float | None
+    high: float | None
+    per_class: Float[np.ndarray, " n"]
+    threshold: float | None = None
+    threshold_source: str = "fixed"
+    group: str = ""
+    gain: Gain | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the page shows besides the pictures.
+
+    classes: names in mask numbering, background first. stages: in pipeline order.
+    curves: name to (thresholds, mIoU), both (t,) in [0, 1]. settings: provenance as name to text.
+    notes: sentences for the reader, shown under the title.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    stages: Sequence[StageScore] = ()
+    curves: Mapping[str, tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]] = field(
+        default_factory=dict
+    )
+    settings: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            if len(stage.per_class) != len(self.classes):
+                raise ValueError(
+                    f"stage {stage.name!r} has {len(stage.per_class)} class scores for "
+                    f"{len(self.classes)} classes; give one each, background first, NaN if unknown"
+                )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One photograph of the gallery with all that was made from it.
+
+    labels: names of the classes present. maps: per system or cue, scores in [0, 1] on any grid,
+    (h,w,k) with one map per label in the order of ``labels``, or (h,w,1) for what belongs to no
+    class (saliency, edges, uncertainty). masks: per stage or rule, in mask numbering with 255 =
+    ignore. truth: the same, or None where it is unknown.
+    """
+
+    id: str
+    photo: UInt8[np.ndarray, "H W 3"]
+    labels: tuple[str, ...]
+    maps: Mapping[str, Float[np.ndarray, "_ _ _"]] = field(default_factory=dict)
+    masks: Mapping[str, UInt8[np.ndarray, "H W"]] = field(default_factory=dict)
+    truth: UInt8[np.ndarray, "H W"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, scores in self.maps.items():
+            self._check_map(name, scores)
+        for name, mask in {**self.masks, "truth": self.truth}.items():
+            if mask is not None and mask.shape != self.photo.shape[:2]:
+                raise ValueError(
+                    f"{self.id}: mask {name!r} is {mask.shape}, the photograph "
+                    f"{self.photo.shape[:2]}; bring it to the photograph's size first"
+                )
+
+    def _check_map(self, name: str, scores: np.ndarray) -> None:
+        if scores.shape[-1] not in (1, len(self.labels)):
+            raise ValueError(
+                f"{self.id}: {name!r} has {scores.shape[-1]} maps for {len(self.labels)} labels; "
+                "give one per label, or a single one that belongs to no class"
+            )
+        low, high = (float(scores.min()), float(scores.max())) if scores.size else (0.0, 0.0)
+        if not (-_ROUNDING <= low and high <= 1 + _ROUNDING):
+            raise ValueError(
+                f"{self.id}: {name!r} runs from {low:.3g} to {high:.3g}, wanted scores in [0, 1]; "
+                "normalise the maps first"
+            )

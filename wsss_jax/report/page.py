@@ -1,0 +1,189 @@
+"""Writes the report: one HTML file with everything in it, which needs no server and no network.
+
+The template, style and scripts are the package's own files; their hashes stand in the page's
+content security policy, which forbids every other script and every connection. Data goes in as
+escaped text or as JSON in which no ``<`` is left, so that no name can end a tag or start one.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from wsss_jax.data.files import write_atomic
+from wsss_jax.report import charts, figures
+from wsss_jax.report.content import Picture, Report, StageScore
+
+_SCRIPTS = ("paint.js", "report.js")
+
+
+def write_page(path: Path, report: Report, pictures: Iterable[Picture]) -> Path:
+    """Write the page, whole or not at all, and return its path.
+
+    Pictures are encoded one by one, so the iterable may load them as it goes; about 0.1-0.2 MB
+    each. Raises ValueError when an id comes twice, a label is no class of the report, or the
+    pictures disagree with it otherwise.
+    """
+    index: list[dict[str, Any]] = []
+    records: list[str] = []
+    seen: set[str] = set()
+    for picture in pictures:
+        if picture.id in seen:
+            raise ValueError(f"picture {picture.id!r} comes twice; ids must differ")
+        seen.add(picture.id)
+        index.append(summary(picture, report.classes))
+        records.append(json_tag(record(picture), f"picture-{len(records)}"))
+    write_atomic(path, _page(report, index, records).encode())
+    return path
+
+
+def summary(picture: Picture, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What sorting and filtering need: labels as mask values, size, and IoUs at full resolution."""
+    unknown = [label for label in picture.labels if label not in classes[1:]]
+    if unknown:
+        raise ValueError(
+            f"{picture.id}: label {unknown[0]!r} is none of the report's classes "
+            f"({', '.join(classes[1:])})"
+        )
+    height, width = figures.fitted(
+        (picture.photo.shape[0], picture.photo.shape[1]), figures.PHOTO_SIDE
+    )
+    ious: dict[str, list[float | None]] = {}
+    if picture.truth is not None:
+        for name, mask in picture.masks.items():
+            values = figures.image_ious(mask, picture.truth, len(classes))
+            ious[name] = [None if math.isnan(v) else round(float(v), 4) for v in values]
+    return {
+        "id": picture.id,
+        "labels": [classes.index(label) for label in picture.labels],
+        "size": [width, height],
+        "ious": ious,
+        "truth": picture.truth is not None,
+        "maps": list(picture.maps),
+        "masks": list(picture.masks),
+    }
+
+
+def record(picture: Picture) -> dict[str, Any]:
+    """The pixels of one picture as data URIs: values, not colours."""
+    maps = {}
+    for name, scores in picture.maps.items():
+        uri, size = figures.maps_uri(scores)
+        maps[name] = {"src": uri, "size": [size[1], size[0]], "count": scores.shape[-1]}
+    return {
+        "photo": figures.photo_uri(picture.photo),
+        "maps": maps,
+        "masks": {name: figures.mask_uri(mask) for name, mask in picture.masks.items()},
+        "truth": None if picture.truth is None else figures.mask_uri(picture.truth),
+    }
+
+
+def json_tag(value: Any, id: str) -> str:
+    """A data block for the page: JSON in which no character can be taken for HTML."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return f'<script type="application/json" id="{escape(id)}">{text}</script>'
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with each ``{{name}}`` replaced, in one pass: values are never filled again."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+
+
+def _page(report: Report, index: list[dict[str, Any]], records: list[str]) -> str:
+    style, scripts = _asset("report.css"), [_asset(name) for name in _SCRIPTS]
+    palettes = figures.class_colours(len(report.classes))
+    data = {
+        "classes": list(report.classes),
+        "palettes": {name: colours.tolist() for name, colours in palettes.items()},
+        "heat": figures.heat_ramp().tolist(),
+        "pictures": index,
+    }
+    values = {
+        "policy": _policy(style, scripts),
+        "style": style,
+        "title": escape(report.title),
+        "notes": "".join(f"<p>{escape(note)}</p>" for note in report.notes),
+        "settings": _settings(report.settings),
+        "results": _results(report),
+        "pictures": str(len(index)),
+        "data": "\n".join([json_tag(data, "report"), *records]),
+        "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
+    }
+    return fill(_asset("template.html"), values)
+
+
+def _results(report: Report) -> str:
+    """Charts for each split and way of choosing thresholds, then the numbers of all stages."""
+    if not report.stages:
+        return "<p>No scores: nothing was compared with truth.</p>"
+    panels = []
+    sources = dict.fromkeys((stage.split, stage.threshold_source) for stage in report.stages)
+    for split, source in sources:
+        stages = [s for s in report.stages if (s.split, s.threshold_source) == (split, source)]
+        panels.append(_panel(stages, report.classes, f"{split} · threshold {source}"))
+    parts = [f'<div id="panels">{"".join(panels)}</div>']
+    if report.curves:
+        parts.append(
+            _figure(
+                "mIoU over the threshold", charts.threshold_curves(report.curves), kind="curves"
+            )
+        )
+    parts.append(_figure("All stages", charts.stage_table(report.stages)))
+    table = charts.class_table(report.stages, report.classes)
+    parts.append(f"<details><summary>IoU of every class</summary>{table}</details>")
+    return "".join(parts)
+
+
+def _panel(stages: list[StageScore], classes: tuple[str, ...], name: str) -> str:
+    shown = charts.steps(stages)
+    picked = " The best of each group is shown, picked on this split's truth."
+    note = picked if len(shown) < len(stages) else ""
+    body = _figure(
+        "mIoU stage by stage",
+        charts.waterfall(shown),
+        f"Percent, dot with its 95 % interval; in brackets the step from the row above.{note}",
+    )
+    bars = charts.class_bars(shown, classes)
+    body += _figure("IoU of each class", bars, "Percent.", kind="bars")
+    return (
+        f'<section class="panel" data-name="{escape(name)}"><h3>{escape(name)}</h3>{body}</section>'
+    )
+
+
+def _figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="chart {kind}"><h4>{escape(title)}</h4>{body}{below}</figure>'
+
+
+def _settings(settings: Mapping[str, str]) -> str:
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in settings.items()
+    )
+    return (
+        f"<details><summary>Settings and versions</summary><dl>{rows}</dl></details>"
+        if rows
+        else ""
+    )
+
+
+def _policy(style: str, scripts: list[str]) -> str:
+    allowed = " ".join(_hash(script) for script in scripts)
+    return (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {allowed}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return resources.files("wsss_jax.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,150 @@
+"use strict";
+// Pixels: from shipped values to colours. Masks hold 0 = background, class + 1, 255 = ignore.
+// Everything here is told what it needs; the state of the page lives in report.js.
+const paint = (() => {
+  const IGNORE = 255;
+  const UNNAMED = 254; // a map that belongs to no class, cut at the threshold: object or not
+  const ERRORS = {
+    hit: [216, 222, 230, 110], missed: [86, 180, 233, 255], extra: [230, 159, 0, 255],
+    wrong: [214, 79, 165, 255], ignored: [125, 133, 144, 200],
+  };
+
+  async function picture(source) {
+    const image = new Image();
+    image.src = source;
+    await image.decode();
+    return image;
+  }
+
+  /** The values of a grey picture. */
+  async function values(source) {
+    const image = await picture(source);
+    const canvas = new OffscreenCanvas(image.width, image.height);
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0);
+    const pixels = context.getImageData(0, 0, image.width, image.height).data;
+    const grey = new Uint8Array(image.width * image.height);
+    for (let i = 0; i < grey.length; i++) grey[i] = pixels[4 * i];
+    return grey;
+  }
+
+  /** Bilinear, half-pixel centres, edges held. */
+  function enlarge(plane, [w, h], [width, height]) {
+    const out = new Uint8Array(width * height);
+    for (let y = 0; y < height; y++) {
+      const v = Math.min(Math.max((y + 0.5) * h / height - 0.5, 0), h - 1);
+      const top = Math.floor(v), below = Math.min(top + 1, h - 1), dv = v - top;
+      for (let x = 0; x < width; x++) {
+        const u = Math.min(Math.max((x + 0.5) * w / width - 0.5, 0), w - 1);
+        const left = Math.floor(u), right = Math.min(left + 1, w - 1), du = u - left;
+        const above = plane[top * w + left] * (1 - du) + plane[top * w + right] * du;
+        const under = plane[below * w + left] * (1 - du) + plane[below * w + right] * du;
+        out[y * width + x] = Math.round(above * (1 - dv) + under * dv);
+      }
+    }
+    return out;
+  }
+
+  /** Photo, score planes at the photo's size, masks and truth of one picture. */
+  async function decode(record, size) {
+    const maps = {}, masks = {};
+    const work = Object.entries(record.maps).map(async ([name, map]) => {
+      const all = await values(map.src), step = map.size[0] * map.size[1];
+      maps[name] = Array.from({ length: map.count }, (_, k) =>
+        enlarge(all.subarray(k * step, (k + 1) * step), map.size, size));
+    });
+    for (const [name, source] of Object.entries(record.masks)) {
+      work.push(values(source).then((mask) => { masks[name] = mask; }));
+    }
+    const [photo, truth] = await Promise.all([
+      picture(record.photo), record.truth ? values(record.truth) : null, ...work,
+    ]);
+    return { photo, truth, maps, masks, size };
+  }
+
+  /** Per pixel the strongest of the planes. */
+  function strongest(planes) {
+    const best = planes[0].slice();
+    for (const plane of planes.slice(1)) {
+      for (let i = 0; i < best.length; i++) if (plane[i] > best[i]) best[i] = plane[i];
+    }
+    return best;
+  }
+
+  /** The mask of all pixels whose strongest score is above the threshold (0..1). */
+  function cut(planes, labels, threshold) {
+    const at = 255 * threshold, mask = new Uint8Array(planes[0].length);
+    for (let i = 0; i < mask.length; i++) {
+      let best = -1, which = 0;
+      for (let k = 0; k < planes.length; k++) {
+        if (planes[k][i] > best) { best = planes[k][i]; which = k; }
+      }
+      if (best > at) mask[i] = planes.length === labels.length ? labels[which] : UNNAMED;
+    }
+    return mask;
+  }
+
+  /** Mean IoU over the classes in mask or truth, null where nothing is counted. */
+  function meanIou(mask, truth) {
+    const hits = new Uint32Array(256), either = new Uint32Array(256);
+    for (let i = 0; i < mask.length; i++) {
+      if (truth[i] === IGNORE) continue;
+      either[truth[i]]++;
+      if (mask[i] === truth[i]) hits[mask[i]]++; else either[mask[i]]++;
+    }
+    let sum = 0, count = 0;
+    for (let c = 0; c < IGNORE; c++) if (either[c]) { sum += hits[c] / either[c]; count++; }
+    return count ? sum / count : null;
+  }
+
+  function errorKind(predicted, true_) {
+    if (true_ === IGNORE) return "ignored";
+    if (predicted === true_) return true_ ? "hit" : null;
+    if (predicted === 0 || predicted === IGNORE) return "missed";
+    return true_ === 0 ? "extra" : (predicted === UNNAMED ? "hit" : "wrong");
+  }
+
+  function layer(count, colourAt) {
+    const pixels = new Uint8ClampedArray(4 * count);
+    for (let i = 0; i < count; i++) {
+      const colour = colourAt(i);
+      if (colour) {
+        pixels[4 * i] = colour[0]; pixels[4 * i + 1] = colour[1]; pixels[4 * i + 2] = colour[2];
+        pixels[4 * i + 3] = colour.length > 3 ? colour[3] : 255;
+      }
+    }
+    return pixels;
+  }
+
+  const heat = (plane, ramp) => layer(plane.length, (i) => ramp[plane[i]]);
+
+  /** Class colours; ignored pixels as a fine grey diagonal, so that they read as "unknown". */
+  function regions(mask, colours, width) {
+    const hatch = [200, 205, 212, 230];
+    return layer(mask.length, (i) => {
+      const value = mask[i];
+      if (value === 0) return null;
+      if (value === IGNORE) return ((i % width) + Math.floor(i / width)) % 5 < 2 ? hatch : null;
+      return value === UNNAMED ? [255, 255, 255] : colours[value];
+    });
+  }
+
+  const errors = (mask, truth) =>
+    layer(mask.length, (i) => ERRORS[errorKind(mask[i], truth[i])]);
+
+  /** The photo with a layer over it; `muted` darkens and greys the photo below. */
+  function compose(canvas, view, pixels, opacity, muted) {
+    const [width, height] = view.size, context = canvas.getContext("2d");
+    context.filter = muted ? "grayscale(1) brightness(0.55)" : "none";
+    context.globalAlpha = 1;
+    context.drawImage(view.photo, 0, 0, width, height);
+    context.filter = "none";
+    if (!pixels) return;
+    const over = new OffscreenCanvas(width, height);
+    over.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+    context.globalAlpha = opacity;
+    context.drawImage(over, 0, 0);
+  }
+
+  return { IGNORE, UNNAMED, decode, strongest, cut, meanIou, errorKind, heat, regions, errors, compose };
+})();
