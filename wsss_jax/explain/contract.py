@@ -9,6 +9,7 @@ A scorer that was bound to an ``inside`` mask returns features that are zero on 
 that ignores padding; explanations never see the mask.
 """
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.types import Scorer
+from wsss_jax.types import Scorer, Size
 
 Images: TypeAlias = Float[Array, "b _ _ 3"]
 """RGB images in [0, 1]."""
@@ -59,3 +60,30 @@ def over_labels(
 
     start = jnp.zeros((*maps.shape, labels.shape[-1]), jnp.float32)
     return jax.lax.fori_loop(0, labels.sum(axis=-1).max(), add, start)
+
+
+def seeded(explain: Callable[..., Array], seed: int = 0) -> Explainer:
+    """An explainer from one that wants a random ``key``, which is made from this seed."""
+
+    @functools.wraps(explain)
+    def explainer(scorer: Scorer, images: Array, labels: Array) -> Array:
+        return explain(scorer, images, labels, key=jax.random.key(seed))
+
+    return explainer
+
+
+def checked_features(scorer: Scorer, images: Images, labels: Labels) -> Float[Array, "b h w k"]:
+    """Features in float32, once the labels have been found to fit the batch and the classes."""
+    features = scorer.features(images)
+    check_labels(labels, *jax.eval_shape(scorer.head, features).shape)
+    return features.astype(jnp.float32)
+
+
+def logits_of(scorer: Scorer, images: Images) -> Float[Array, "b c"]:
+    """Class logits of images, in float32."""
+    return scorer.head(scorer.features(images)).astype(jnp.float32)
+
+
+def size_of(images: Float[Array, "b h w n"]) -> Size:
+    """Height and width of arrays (b,h,w,n)."""
+    return images.shape[1], images.shape[2]

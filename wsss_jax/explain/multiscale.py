@@ -71,7 +71,7 @@ def accumulate(
     to_sizes: Int[Array, "b 2"],
 ) -> Float[Array, "b gh gw c"]:
     """Add one scale's raw maps, of true sizes ``from_sizes``, to the sum on the common grid."""
-    canvas = total.shape[1:3]
+    canvas = (total.shape[1], total.shape[2])
     return total + image_ops.resize_within(jax.nn.relu(maps), from_sizes, to_sizes, canvas)
 
 

@@ -1,11 +1,14 @@
 """From raw maps to maps in [0, 1]: each published convention under its own name.
 
 All work on maps (..., h, w, c), every class of every image for itself, and send a map that is
-constant or nowhere positive to zero rather than to NaN.
+constant or nowhere positive to finite values, never to NaN. Resizing is ``ops.images.resize``.
 """
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from wsss_jax.ops import images as image_ops
 
 Maps = Float[Array, "*b h w c"]
 
@@ -16,8 +19,7 @@ def by_peak(maps: Maps) -> tuple[Maps, Float[Array, "*b c"]]:
     The maximum before normalising tells how sure the classifier was that the class is there.
     """
     positive = jax.nn.relu(maps)
-    peaks = positive.max(axis=(-3, -2))
-    return positive / (peaks[..., None, None, :] + 1e-5), peaks
+    return image_ops.max_normalise(positive, axis=(-3, -2)), positive.max(axis=(-3, -2))
 
 
 def min_max(maps: Maps) -> Maps:
@@ -29,3 +31,21 @@ def stretch(maps: Maps) -> Maps:
     """(M - min) / (max - min + 1e-7) without a ReLU, as pytorch-grad-cam does after resizing."""
     lifted = maps - maps.min(axis=(-3, -2), keepdims=True)
     return lifted / (lifted.max(axis=(-3, -2), keepdims=True) + 1e-7)
+
+
+def fuse_layers(
+    layers: list[Float[Array, "b _ _ c"]], *, gamma: float = 2.0, shallow: int = 0
+) -> Float[Array, "b H W c"]:
+    """Layer-CAM of several layers, shallowest first: the largest value at the finest map's size.
+
+    The first ``shallow`` maps, weak compared with the deep ones, become tanh(gamma M / max M)
+    (Jiang et al. 2021, equation 9); the other maps are divided by their maximum.
+    """
+    size = (layers[0].shape[1], layers[0].shape[2])
+    scaled = []
+    for depth, maps in enumerate(layers):
+        positive = jax.nn.relu(maps)
+        peak = positive.max(axis=(1, 2), keepdims=True)
+        unit = positive / jnp.where(peak > 0, peak, 1)
+        scaled.append(image_ops.resize(jnp.tanh(gamma * unit) if depth < shallow else unit, size))
+    return jnp.stack(scaled).max(axis=0)
