@@ -1,0 +1,252 @@
+"""Rater models: the truth and the quality of each system, estimated together by EM.
+
+STAPLE (Warfield, Zou and Wells 2004; each class against the rest) and Dawid and Skene (1979; one
+confusion matrix per system over background and classes). Both believe that systems err
+independently. Systems that were trained on the same image labels do not: they over-cover in the
+same places, and EM takes that for truth, so more steps give larger and worse masks. They are here
+as baselines to compare with; the default fusion is elsewhere (``wsss_jax.ops.fuse``).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+VOTE_THRESHOLD = 0.3
+"""Score above which a system says that a class is there, for max-normalised maps."""
+
+EM_STEPS = 30
+"""EM steps; a fixed number keeps the run the same on every device."""
+
+FIRST_GUESS = 0.99
+"""Sensitivity and specificity that STAPLE starts from, the same for all systems."""
+
+MAX_POOLED_SYSTEMS = 10
+"""Pooled STAPLE counts 3 ** systems patterns of votes per class."""
+
+ADDED_PIXELS = 0.01
+"""Added to each cell of Dawid-Skene's matrices: nothing is impossible, and no logarithm is of 0."""
+
+_TINY = 1e-6
+
+
+class Rates(NamedTuple):
+    """What STAPLE believes of each system and class; all in [0, 1].
+
+    sensitivity, specificity: (s,k). prior: (k,) share of pixels that show the class.
+    """
+
+    sensitivity: Array
+    specificity: Array
+    prior: Array
+
+
+def votes(
+    scores: Float[Array, "s h w k"], available: Bool[Array, "s k"], *, threshold: float
+) -> Bool[Array, "s h w k"]:
+    """The class that each system names at each pixel: its highest score, if above the threshold.
+
+    A system whose highest scores are equal votes for all of them; one without a score above the
+    threshold votes for background. Unavailable classes get no vote.
+    """
+    knows = available[:, None, None, :]
+    known = jnp.where(knows, scores, -1)
+    return knows & (known == known.max(axis=-1, keepdims=True)) & (known > threshold)
+
+
+def staple(
+    scores: Float[Array, "s h w k"],
+    available: Bool[Array, "s k"],
+    inside: Bool[Array, "h w"] | None = None,
+    *,
+    threshold: float = VOTE_THRESHOLD,
+    steps: int = EM_STEPS,
+) -> Float[Array, "h w k"]:
+    """Probability of each class from the votes of one image, each class against the rest.
+
+    ``inside`` marks real pixels; padding takes no part in the estimate. One system alone comes
+    back as its own votes, nearly 0 or 1. Where no system knows a class the result is 0.
+
+    Source: Warfield et al. 2004, equations 14-20, with the constant prior of their section II-D,
+    the share of positive votes. We start at 0.99 instead of 0.99999, which differs only in ties.
+    """
+    given = available[:, None, :]
+    pixels = _flat(votes(scores, available, threshold=threshold))
+    rates = fit_staple(pixels, given, _weight(inside, scores)[:, None], steps=steps)
+    return _fold(_posterior(pixels, given, rates), scores, available)
+
+
+def fit_staple(
+    votes: Bool[Array, "s n k"],
+    given: Bool[Array, "s #n k"],
+    weight: Float[Array, "n #k"],
+    *,
+    steps: int = EM_STEPS,
+) -> Rates:
+    """Rates of each system and class by EM over n pixels, or over n patterns of votes.
+
+    ``given`` says which votes exist, ``weight`` how often each pixel or pattern counts.
+    """
+    asked = jnp.broadcast_to(given, votes.shape).astype(weight.dtype)
+    said = (votes & given).astype(weight.dtype)
+    total = (weight[None] * asked).sum(axis=(0, 1))
+    prior = (weight[None] * said).sum(axis=(0, 1)) / jnp.maximum(total, _TINY)
+    prior = jnp.clip(prior, _TINY, 1 - _TINY)
+    start = jnp.full((votes.shape[0], votes.shape[2]), FIRST_GUESS, weight.dtype)
+
+    def step(_: Any, rates: Rates) -> Rates:
+        posterior = _posterior(votes, given, rates)
+        yes, no = (weight * posterior)[None], (weight * (1 - posterior))[None]
+        sensitivity = _share((yes * said).sum(axis=1), (yes * asked).sum(axis=1))
+        specificity = _share((no * (asked - said)).sum(axis=1), (no * asked).sum(axis=1))
+        return Rates(sensitivity, specificity, prior)
+
+    return jax.lax.fori_loop(0, steps, step, Rates(start, start, prior))
+
+
+def staple_with_rates(
+    scores: Float[Array, "s h w k"],
+    available: Bool[Array, "s k"],
+    rates: Rates,
+    *,
+    threshold: float = VOTE_THRESHOLD,
+) -> Float[Array, "h w k"]:
+    """Probability of each class in one image under given rates, as from ``pooled_rates``."""
+    pixels = _flat(votes(scores, available, threshold=threshold))
+    return _fold(_posterior(pixels, available[:, None, :], rates), scores, available)
+
+
+def count_patterns(
+    votes: Bool[np.ndarray, "s h w k"], available: Bool[np.ndarray, "s k"]
+) -> Int[np.ndarray, "k patterns"]:
+    """How often each pattern of votes occurs in one image, per class: pooled STAPLE needs no more.
+
+    A pattern is a number of one ternary digit per system, the first system highest: 0 no, 1 yes,
+    2 the system does not know the class. Counts of many images add up. Raises ValueError above
+    10 systems.
+    """
+    systems, _, _, classes = votes.shape
+    if systems > MAX_POOLED_SYSTEMS:
+        raise ValueError(
+            f"{systems} systems, at most {MAX_POOLED_SYSTEMS} can be pooled; use staple per image"
+        )
+    digits = np.where(available[:, None, None, :], votes, 2).reshape(systems, -1, classes)
+    codes = np.tensordot(3 ** np.arange(systems)[::-1], digits, axes=1)
+    return np.stack([np.bincount(row, minlength=3**systems) for row in codes.T])
+
+
+def pooled_rates(counts: Float[Array, "k patterns"], *, steps: int = EM_STEPS) -> Rates:
+    """STAPLE's rates over many images, from the summed ``count_patterns`` of all of them.
+
+    Steadier than one image at a time: every system has one sensitivity per class. Give the counts
+    as float32; those of a large set do not fit 32-bit integers.
+    """
+    patterns = counts.shape[1]
+    systems = next(s for s in range(patterns) if 3**s >= patterns)
+    powers = 3 ** jnp.arange(systems, dtype=jnp.int32)[::-1]
+    digits = (jnp.arange(patterns, dtype=jnp.int32)[None] // powers[:, None]) % 3
+    every = (systems, patterns, counts.shape[0])
+    yes = jnp.broadcast_to((digits == 1)[:, :, None], every)
+    given = jnp.broadcast_to((digits < 2)[:, :, None], every)
+    return fit_staple(yes, given, counts.T, steps=steps)
+
+
+def dawid_skene(
+    scores: Float[Array, "s h w k"],
+    available: Bool[Array, "s k"],
+    inside: Bool[Array, "h w"] | None = None,
+    *,
+    threshold: float = VOTE_THRESHOLD,
+    steps: int = EM_STEPS,
+) -> Float[Array, "h w k"]:
+    """Probability of each class in one image from a confusion matrix per system.
+
+    The labels are background and those classes of the image that some system knows; background
+    has its share of the probability but no map. ``inside`` as in ``staple``.
+
+    Source: Dawid and Skene 1979, with image-level labels as a mask, and ``ADDED_PIXELS`` in every
+    cell of the confusion matrices.
+    """
+    named = _flat(votes(scores, available, threshold=threshold)).astype(scores.dtype)
+    total = named.sum(axis=-1, keepdims=True)
+    labels = jnp.concatenate([(total == 0).astype(scores.dtype), named], axis=-1)
+    labels = labels / labels.sum(axis=-1, keepdims=True)
+    possible = jnp.concatenate([jnp.ones(1, bool), available.any(axis=0)])
+    posterior, _ = fit_dawid_skene(
+        labels, available.any(axis=1), possible, _weight(inside, scores), steps=steps
+    )
+    return _fold(posterior[:, 1:], scores, available)
+
+
+def fit_dawid_skene(
+    labels: Float[Array, "s n m"],
+    given: Bool[Array, " s"],
+    possible: Bool[Array, " m"],
+    weight: Float[Array, " n"],
+    *,
+    steps: int = EM_STEPS,
+) -> tuple[Float[Array, "n m"], Float[Array, "s m m"]]:
+    """Probabilities of the m labels per pixel, and P(said | true) of each system, by EM.
+
+    ``labels`` are one-hot, ``given`` says which systems take part, ``possible`` which labels.
+    Starts from the share of votes.
+    """
+    labels = labels * given[:, None, None].astype(labels.dtype)
+    added = ADDED_PIXELS * (possible[:, None] & possible[None, :]).astype(labels.dtype)
+    start = labels.sum(axis=0) / jnp.maximum(given.sum().astype(labels.dtype), 1)
+    precise = jax.lax.Precision.HIGHEST
+
+    def confusion_of(truth: Float[Array, "n m"]) -> Float[Array, "s m m"]:
+        seen = jnp.einsum("nt,snv->stv", truth * weight[:, None], labels, precision=precise)
+        seen = seen + added[None]
+        return seen / jnp.maximum(seen.sum(axis=-1, keepdims=True), _TINY)
+
+    def step(_: Any, truth: Float[Array, "n m"]) -> Float[Array, "n m"]:
+        confusion = confusion_of(truth)
+        log_confusion = jnp.where(confusion > 0, jnp.log(jnp.maximum(confusion, _TINY)), 0)
+        prior = (truth * weight[:, None]).sum(axis=0) / jnp.maximum(weight.sum(), _TINY)
+        evidence = jnp.einsum("snv,stv->nt", labels, log_confusion, precision=precise)
+        evidence = evidence + jnp.log(jnp.maximum(prior, _TINY))[None]
+        return jax.nn.softmax(jnp.where(possible[None], evidence, -jnp.inf), axis=-1)
+
+    truth = jax.lax.fori_loop(0, steps, step, start)
+    return truth, confusion_of(truth)
+
+
+def _posterior(
+    votes: Bool[Array, "s n k"], given: Bool[Array, "s #n k"], rates: Rates
+) -> Float[Array, "n k"]:
+    yes = jnp.log(rates.sensitivity) - jnp.log1p(-rates.specificity)
+    no = jnp.log1p(-rates.sensitivity) - jnp.log(rates.specificity)
+    evidence = jnp.where(given, jnp.where(votes, yes[:, None], no[:, None]), 0).sum(axis=0)
+    odds = jnp.log(rates.prior) - jnp.log1p(-rates.prior)
+    return jax.nn.sigmoid(evidence + odds[None])
+
+
+def _share(part: Float[Array, "s k"], whole: Float[Array, "s k"]) -> Float[Array, "s k"]:
+    """part / whole, kept off 0 and 1: a rate of exactly 1 could never be outvoted."""
+    return jnp.clip(part / jnp.maximum(whole, _TINY), 1e-4, 1 - 1e-4)
+
+
+def _weight(
+    inside: Bool[Array, "h w"] | None, scores: Float[Array, "s h w k"]
+) -> Float[Array, " n"]:
+    _, height, width, _ = scores.shape
+    if inside is None:
+        return jnp.ones(height * width, scores.dtype)
+    return inside.reshape(-1).astype(scores.dtype)
+
+
+def _flat(maps: Shaped[Array, "s h w k"]) -> Shaped[Array, "s n k"]:
+    return maps.reshape(maps.shape[0], -1, maps.shape[3])
+
+
+def _fold(
+    posterior: Float[Array, "n k"],
+    scores: Float[Array, "s h w k"],
+    available: Bool[Array, "s k"],
+) -> Float[Array, "h w k"]:
+    maps = posterior.reshape(scores.shape[1:])
+    return jnp.where(available.any(axis=0)[None, None], maps, 0)
