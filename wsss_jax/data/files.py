@@ -8,6 +8,7 @@ COCO do, and an id never becomes a path before it has been checked. Not here: wh
 import io
 import os
 import re
+import struct
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from wsss_jax.types import Size
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header: a 47 KiB PNG can unpack to 400 megapixels."""
 
+MAX_BYTES = 256 * 2**20
+"""Larger files are refused before they are read, where no other limit is named."""
+
+_ORIENTATION = 0x0112
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -27,6 +32,10 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 class BadFileError(ValueError):
     """A file that cannot be used: the message names it, what came and what was wanted."""
+
+
+class MissingFileError(BadFileError):
+    """A file or an entry that should be there and is not."""
 
 
 def check_id(id: str) -> str:
@@ -49,7 +58,7 @@ def path_of(folder: Path, id: str, suffix: str) -> Path:
 
 def image_size(path: Path) -> Size:
     """(height, width) from the header, without decoding. Raises BadFileError."""
-    with _opened(path) as picture:
+    with _opened(path, path) as picture:
         return picture.height, picture.width
 
 
@@ -58,27 +67,64 @@ def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
     Raises BadFileError for what is missing, truncated, not a picture, or above MAX_PIXELS.
     """
-    with _opened(path) as picture:
+    with _opened(path, path) as picture:
         return np.asarray(_decoded(picture, path).convert("RGB"))
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
     """Class indices of a palette or 8-bit grey PNG. Raises BadFileError, for RGB masks too."""
-    with _opened(path) as picture:
-        if picture.mode not in ("P", "L"):
-            raise BadFileError(
-                f"{path}: a mask of mode {picture.mode}, wanted class indices (palette or 8-bit "
-                "grey); colours say nothing about classes without their table"
-            )
-        return np.asarray(_decoded(picture, path))
+    with _opened(path, path) as picture:
+        return _indices(picture, path)
 
 
 def read_grey(path: Path) -> UInt8[np.ndarray, "H W"]:
     """An 8-bit grey picture, such as saliency; colour is refused. Raises BadFileError."""
-    with _opened(path) as picture:
+    with _opened(path, path) as picture:
         if picture.mode not in ("L", "1"):
             raise BadFileError(f"{path}: mode {picture.mode}, wanted 8-bit grey")
         return np.asarray(_decoded(picture, path).convert("L"))
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The whole content of a file of at most ``limit`` bytes. Raises BadFileError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except FileNotFoundError as problem:
+        raise MissingFileError(f"{path}: no such file") from problem
+    except OSError as problem:
+        raise BadFileError(f"{path}: cannot be read ({problem})") from problem
+    if len(content) > limit:
+        raise BadFileError(f"{path}: more than {limit:,} bytes, the most that is read")
+    return content
+
+
+def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """As read_image, from the bytes of a file; ``name`` is what errors call it."""
+    with _opened(content, name) as picture:
+        return np.asarray(_decoded(picture, name).convert("RGB"))
+
+
+def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
+    """As read_mask, from the bytes of a file; ``name`` is what errors call it."""
+    with _opened(content, name) as picture:
+        return _indices(picture, name)
+
+
+def encoded_size(content: bytes, name: str) -> Size:
+    """(height, width) from the header of an encoded picture. Raises BadFileError."""
+    with _opened(content, name) as picture:
+        return picture.height, picture.width
+
+
+def encoded_mode(content: bytes, name: str) -> tuple[str, int]:
+    """Colour mode ("RGB", "L", "CMYK" …) and EXIF orientation (1 = upright) from the header."""
+    with _opened(content, name) as picture:
+        try:
+            turned = int(picture.getexif().get(_ORIENTATION, 1))
+        except (OSError, ValueError, TypeError, SyntaxError, struct.error):
+            turned = 1  # damaged EXIF says nothing, and the pixels are read without it
+        return picture.mode, turned
 
 
 def mask_png(mask: UInt8[np.ndarray, "H W"], palette: UInt8[np.ndarray, "256 3"]) -> bytes:
@@ -105,25 +151,36 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise
 
 
-def _opened(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise BadFileError(f"{path}: no such file")
+def _opened(source: Path | bytes, name: Path | str) -> Image.Image:
+    if isinstance(source, Path) and not source.is_file():
+        raise MissingFileError(f"{name}: no such file")
     try:
-        picture = Image.open(path)
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except Image.DecompressionBombWarning as problem:  # raised where warnings are errors
+        raise BadFileError(f"{name}: too many pixels ({problem})") from problem
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as problem:
-        raise BadFileError(f"{path}: not a picture ({problem})") from problem
+        raise BadFileError(f"{name}: not a picture ({problem})") from problem
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
         raise BadFileError(
-            f"{path}: {picture.width}×{picture.height} pixels, at most {MAX_PIXELS:,} are read; "
+            f"{name}: {picture.width}×{picture.height} pixels, at most {MAX_PIXELS:,} are read; "
             "scale it down"
         )
     return picture
 
 
-def _decoded(picture: Image.Image, path: Path) -> Image.Image:
+def _indices(picture: Image.Image, name: Path | str) -> np.ndarray:
+    if picture.mode not in ("P", "L"):
+        raise BadFileError(
+            f"{name}: a mask of mode {picture.mode}, wanted class indices (palette or 8-bit "
+            "grey); colours say nothing about classes without their table"
+        )
+    return np.asarray(_decoded(picture, name))
+
+
+def _decoded(picture: Image.Image, name: Path | str) -> Image.Image:
     try:
         picture.load()
     except (OSError, ValueError, SyntaxError, EOFError) as problem:
-        raise BadFileError(f"{path}: truncated or damaged ({problem})") from problem
+        raise BadFileError(f"{name}: truncated or damaged ({problem})") from problem
     return picture
