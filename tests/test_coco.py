@@ -1,0 +1,187 @@
+"""COCO: polygons and run lengths by hand and against slow obvious versions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsss_jax.data import coco, datasets
+from wsss_jax.data.files import BadFileError, MissingFileError
+from wsss_jax.types import IGNORE
+
+SQUARE = [1, 1, 4, 1, 4, 3, 1, 3]
+
+
+def instances(root: Path, annotations: list | None, split: str = "val2017", **changes) -> Path:
+    (root / split).mkdir(parents=True, exist_ok=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    Image.new("RGB", (6, 5), 90).save(root / split / "000000000009.jpg")
+    content = {
+        "images": [{"id": 9, "file_name": "000000000009.jpg", "height": 5, "width": 6}],
+        "categories": [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}],
+        "annotations": annotations,
+    } | changes
+    if annotations is None:
+        del content["annotations"]
+    (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def thing(category: int, region, *, area: float = 1.0, crowd: int = 0) -> dict:
+    return {"id": 1, "image_id": 9, "category_id": category, "segmentation": region,
+            "area": area, "iscrowd": crowd}  # fmt: skip
+
+
+def runs(mask: np.ndarray) -> list[int]:
+    """Run lengths down the columns, the first of zeros: the slow obvious way."""
+    counts, value = [0], 0
+    for pixel in mask.T.ravel().tolist():
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return counts
+
+
+def compress(counts: list[int]) -> str:
+    """The writer of COCO's compressed run lengths, after its published C code."""
+    text = ""
+    for place, count in enumerate(counts):
+        x = count - counts[place - 2] if place > 2 else count
+        more = True
+        while more:
+            bits = x & 0x1F
+            x >>= 5
+            more = x != -1 if bits & 0x10 else x != 0
+            text += chr((bits | 0x20 if more else bits) + 48)
+    return text
+
+
+def test_a_square_covers_the_pixels_whose_centres_it_holds():
+    wanted = np.zeros((5, 6), bool)
+    wanted[1:3, 1:4] = True
+    corners = np.array(SQUARE, np.float64).reshape(-1, 2)
+    assert (coco.fill_polygon(corners, (5, 6)) == wanted).all()
+    assert (coco.fill_polygon(corners + 0.4, (5, 6)) == wanted).all()
+    assert (coco.fill_polygon(corners[::-1], (5, 6)) == wanted).all()
+
+
+def test_polygons_agree_with_testing_every_pixel():
+    random = np.random.default_rng(0)
+    size = (17, 23)
+    for _ in range(20):
+        corners = random.uniform(-5, 28, (random.integers(3, 9), 2))
+        slow = np.zeros(size, bool)
+        for row, column in np.ndindex(size):
+            x, y = column + 0.5, row + 0.5
+            for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+                if (y0 > y) != (y1 > y) and x0 + (y - y0) * (x1 - x0) / (y1 - y0) < x:
+                    slow[row, column] ^= True
+        assert (coco.fill_polygon(corners, size) == slow).all()
+
+
+def test_both_forms_of_run_lengths_come_back():
+    random = np.random.default_rng(1)
+    for density in (0.0, 0.1, 0.5, 0.99, 1.0):
+        mask = random.random((40, 70)) < density
+        counts = runs(mask)
+        assert coco.run_lengths(compress(counts)) == counts
+        for form in (counts, compress(counts)):
+            region = {"size": [40, 70], "counts": form}
+            assert (coco.draw(region, (40, 70)) == mask).all()
+
+
+def test_compressed_runs_by_hand():
+    # 6 -> '6'; 1 -> '1'; 40 = 8 + 1*32 -> 'X' (8 | 32) then '1'; the fourth is 3 - 1 = 2 -> '2'.
+    assert coco.run_lengths("61X12") == [6, 1, 40, 3]
+    # A negative difference: 1 - 6 = -5 is 27 in five bits with the sign bit set.
+    assert coco.run_lengths("060K") == [0, 6, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "region",
+    ([[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [[float("nan")] * 6], [[1e30] * 6], [["a"] * 6],
+     {"size": [5, 6], "counts": [31]}, {"size": [6, 5], "counts": [30]}, {"size": [5, 6]},
+     {"size": [5, 6], "counts": [-1, 31]}, {"size": [5, 6], "counts": "\u00e9"},
+     {"size": [5, 6], "counts": "X"}, {"size": [5, 6], "counts": "oooooooooo0"}, "text", None),
+)  # fmt: skip
+def test_damaged_regions_are_errors_of_their_image(tmp_path, region):
+    root = instances(tmp_path, [thing(1, region)])
+    source = datasets.open_dataset(root, split="val2017")
+    with pytest.raises(BadFileError, match="000000000009"):
+        source.mask("000000000009")
+
+
+def test_masks_lie_small_over_large_and_crowds_below(tmp_path):
+    whole = [[0, 0, 6, 0, 6, 5, 0, 5]]
+    crowd = np.zeros((5, 6), bool)
+    crowd[:, 5] = crowd[1, 1] = True
+    root = instances(
+        tmp_path,
+        [
+            thing(1, [SQUARE], area=6),
+            thing(3, [[0, 0, 5, 0, 5, 3, 0, 3]], area=15),
+            thing(3, {"size": [5, 6], "counts": runs(crowd)}, area=30, crowd=1),
+        ],
+    )
+    source = datasets.open_dataset(root, split="val")
+    assert source.classes.names == ("person", "car") and source.ids == ("000000000009",)
+    assert source.labels("000000000009").tolist() == [True, True]
+    wanted = np.array([[2, 2, 2, 2, 2, IGNORE], [2, 1, 1, 1, 2, IGNORE], [2, 1, 1, 1, 2, IGNORE],
+                       [0, 0, 0, 0, 0, IGNORE], [0, 0, 0, 0, 0, IGNORE]])  # fmt: skip
+    assert (source.mask("000000000009") == wanted).all()
+    assert source.size("000000000009") == (5, 6) and source.image("000000000009").shape == (5, 6, 3)
+    other = instances(tmp_path / "b", [thing(3, whole, area=30), thing(1, [SQUARE], area=6)])
+    mask = datasets.open_dataset(other, split="val").mask("000000000009")
+    assert (mask == 1).sum() == 6 and (mask == 2).sum() == 24
+
+
+def test_polygons_of_one_object_are_joined(tmp_path):
+    region = [[0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 3, 1, 3, 3, 1, 3]]
+    assert coco.draw(region, (5, 6)).sum() == 7
+
+
+def test_test_sets_have_neither_masks_nor_labels(tmp_path):
+    source = datasets.open_dataset(instances(tmp_path, None), split="val")
+    assert source.mask("000000000009") is None
+    with pytest.raises(MissingFileError):
+        source.labels("000000000009")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    ({"images": [{"id": 9}]}, {"images": []}, {"categories": 3}, {"annotations": [{}]},
+     {"images": [{"id": n, "file_name": "a/x.jpg", "height": 1, "width": 1} for n in (1, 2)]},
+     {"images": [{"id": 1, "file_name": f"{n}.jpg", "height": 1, "width": 1} for n in "ab"]},
+     {"images": [{"id": 1, "file_name": "b.jpg", "height": 1, "width": 1}]},
+     {"annotations": [thing(7, [SQUARE])]}),
+)  # fmt: skip
+def test_damaged_files_are_refused_by_name(tmp_path, changes):
+    root = instances(tmp_path, **{"annotations": [thing(1, [SQUARE])]} | changes)
+    with pytest.raises(BadFileError, match=r"instances_val2017\.json"):
+        datasets.open_dataset(root, split="val")
+
+
+@pytest.mark.parametrize("name", ("../../secret.jpg", "/etc/secret.jpg"))
+def test_file_names_do_not_leave_the_folder(tmp_path, name):
+    images = [{"id": 9, "file_name": name, "height": 5, "width": 6}]
+    root = instances(tmp_path, [], images=images)
+    with pytest.raises(BadFileError, match="leaves"):
+        datasets.open_dataset(root, split="val").image("secret")
+
+
+def test_claimed_sizes_are_capped(tmp_path):
+    images = [{"id": 9, "file_name": "a.jpg", "height": 10**6, "width": 10**6}]
+    root = instances(tmp_path, [], images=images)
+    with pytest.raises(BadFileError, match="pixels"):
+        datasets.open_dataset(root, split="val").mask("a")
+
+
+def test_splits_are_named_after_their_files(tmp_path):
+    instances(tmp_path, [], split="train2017")
+    instances(tmp_path, [])
+    assert datasets.splits(tmp_path) == ("train2017", "val2017")
+    with pytest.raises(BadFileError, match="train2017, val2017"):
+        datasets.open_dataset(tmp_path, split="test")
