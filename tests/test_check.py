@@ -1,0 +1,215 @@
+"""Each kind of damage is found by name, and what is read all the same is only a notice."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsss_jax.data import check, files
+from wsss_jax.data.check import problems, survey
+
+IDS = ("a", "b", "c")
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A sound folder of three images with masks; every test damages it in one way."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "splits").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    for id in IDS:
+        Image.fromarray(noise).save(tmp_path / f"images/{id}.jpg")
+        Image.fromarray(np.full((12, 16), 1, np.uint8)).save(tmp_path / f"masks/{id}.png")
+    labels(tmp_path, {id: ["cat"] for id in IDS})
+    (tmp_path / "splits/train.txt").write_text("a\nb\nc\n")
+    return tmp_path
+
+
+def labels(root: Path, entries: dict) -> None:
+    text = json.dumps({"classes": ["cat", "dog"], "image_labels": entries})
+    (root / "labels.json").write_text(text)
+
+
+def kinds(root: Path) -> list[tuple[str, str]]:
+    return [(problem.kind, problem.where) for problem in problems(root)]
+
+
+def bomb(path: Path) -> None:
+    """A PNG whose header claims 20000×20000 pixels."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    chunk = b"IHDR" + header
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
+        + struct.pack(">I", zlib.crc32(chunk)) + end
+    )  # fmt: skip
+
+
+def test_a_sound_data_set_has_nothing_to_report(root):
+    ticks = []
+    findings = survey(root, progress=lambda done, total: ticks.append((done, total)))
+    assert findings.problems == findings.notices == () and findings.images == 3
+    assert ticks == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_missing_image(root):
+    (root / "images/b.jpg").unlink()
+    assert kinds(root) == [("missing image", "b")]
+
+
+def test_truncated_image(root):
+    path = root / "images/b.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    assert kinds(root) == [("bad image", "b")]
+
+
+@pytest.mark.parametrize("content", (b"", b"no picture"))
+def test_what_is_no_image(root, content):
+    (root / "images/b.jpg").write_bytes(content)
+    assert kinds(root) == [("bad image", "b")]
+
+
+def test_decompression_bomb(root):
+    (root / "images/b.jpg").unlink()
+    bomb(root / "images/b.png")
+    assert kinds(root) == [("bad image", "b")]
+
+
+def test_two_files_of_one_id(root):
+    Image.new("RGB", (16, 12)).save(root / "images/b.png")
+    assert kinds(root) == [("bad image", "b")]
+
+
+def test_missing_labels(root):
+    labels(root, {"a": ["cat"], "b": ["dog"]})
+    assert kinds(root) == [("missing labels", "c")]
+
+
+def test_unknown_class(root):
+    labels(root, {"a": ["cat"], "b": ["dgo"], "c": ["dog"]})
+    (found,) = problems(root)
+    assert found.kind == "bad labels" and "did you mean 'dog'" in str(found)
+
+
+def test_labels_twice(root):
+    text = '{"classes": ["cat"], "image_labels": {"a": [0], "b": [0], "c": [0], "b": []}}'
+    (root / "labels.json").write_text(text)
+    assert kinds(root) == [("duplicate id", "b")]
+
+
+def test_mask_of_another_size(root):
+    Image.new("L", (12, 16)).save(root / "masks/c.png")
+    assert kinds(root) == [("mask size", "c")]
+
+
+def test_rgb_mask(root):
+    Image.new("RGB", (16, 12)).save(root / "masks/c.png")
+    (found,) = problems(root)
+    assert found.kind == "bad mask" and "RGB" in found.message
+
+
+def test_mask_values_outside_the_classes(root):
+    Image.fromarray(np.full((12, 16), 7, np.uint8)).save(root / "masks/c.png")
+    (found,) = problems(root)
+    assert found.kind == "mask values" and "7" in found.message
+
+
+def test_lists_are_searched_for_duplicates_strangers_and_ways_out(root):
+    (root / "splits/train.txt").write_text("a\nb\na\n../../etc/passwd\nnobody\n")
+    (root / "splits/val.txt").write_text("\n")
+    found = kinds(root)
+    train, val = str(root / "splits/train.txt"), str(root / "splits/val.txt")
+    assert found[:3] == [("duplicate id", train), ("unsafe id", train), ("empty list", val)]
+    assert found[3:] == [("missing image", "nobody"), ("missing labels", "nobody")]
+
+
+def test_a_list_that_is_no_text(root):
+    (root / "splits/val.txt").write_bytes(b"\xff\xfe\x00")
+    assert kinds(root) == [("bad list", str(root / "splits/val.txt"))]
+
+
+def test_ids_of_files_and_labels_are_checked_without_lists(root):
+    (root / "splits/train.txt").unlink()
+    labels(root, {id: ["cat"] for id in (*IDS, "../x")})
+    assert kinds(root) == [("unsafe id", str(root))]
+
+
+def test_list_forms_are_notices(root):
+    (root / "splits/train.txt").write_bytes(b"\xef\xbb\xbfa\r\n\r\nb\r\nc\r\n")
+    findings = survey(root)
+    assert findings.problems == () and findings.images == 3
+    assert [notice.kind for notice in findings.notices] == ["list form"] * 3
+
+
+@pytest.mark.parametrize("mode", ("L", "CMYK", "RGBA", "P"))
+def test_colour_modes_are_notices(root, mode):
+    (root / "images/a.jpg").unlink()
+    suffix = "jpg" if mode == "CMYK" else "png"
+    Image.new(mode, (16, 12)).save(root / f"images/a.{suffix}")
+    findings = survey(root)
+    assert findings.problems == ()
+    assert [(n.kind, n.where) for n in findings.notices] == [("colour mode", "a")]
+
+
+def test_turned_images_are_notices_and_stay_as_they_lie(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (16, 12)).save(root / "images/a.jpg", exif=exif)
+    findings = survey(root)
+    assert findings.problems == ()
+    assert [notice.kind for notice in findings.notices] == ["orientation"]
+    assert files.read_image(root / "images/a.jpg").shape == (12, 16, 3)
+
+
+def test_images_without_truth_or_class_are_notices(root):
+    (root / "masks/a.png").unlink()
+    labels(root, {"a": ["cat"], "b": [], "c": ["dog"]})
+    findings = survey(root)
+    assert findings.problems == ()
+    assert [notice.kind for notice in findings.notices] == ["no class", "no mask"]
+
+
+def test_every_problem_is_listed_at_once(root):
+    (root / "images/a.jpg").unlink()
+    Image.new("RGB", (16, 12)).save(root / "masks/b.png")
+    labels(root, {"a": ["cat"], "b": ["horse"]})
+    assert [kind for kind, _ in kinds(root)] == [
+        "missing image", "bad labels", "bad mask", "missing labels"]  # fmt: skip
+
+
+def test_what_cannot_be_opened_is_one_problem(tmp_path):
+    assert [p.kind for p in problems(tmp_path)] == ["data set"]
+    assert [p.kind for p in problems(tmp_path / "nowhere")] == ["data set"]
+    (tmp_path / "images").mkdir()
+    assert "labels.json" in problems(tmp_path)[0].message
+
+
+def test_coco_is_checked_too(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (6, 5)).save(tmp_path / "val/x.jpg")
+    images = [{"id": n, "file_name": f"{id}.jpg", "height": 9, "width": 6} for n, id in
+              enumerate("xy")]  # fmt: skip
+    content = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": []}
+    (tmp_path / "annotations/instances_val.json").write_text(json.dumps(content))
+    assert kinds(tmp_path) == [("mask size", "x"), ("missing image", "y")]
+
+
+def test_problems_read_as_one_line():
+    assert str(check.Problem("bad image", "a", "cut off")) == "bad image: a: cut off"
+
+
+@pytest.mark.parametrize("name", ("voc12_animals", "msrc21"))
+def test_real_photographs_are_sound(shared, name, tmp_path):
+    # A tenth of the set through a list of its own: the whole takes seconds, and says no more.
+    source = shared / "data" / name
+    folder = source / ("JPEGImages" if name.startswith("voc") else "images")
+    ids = sorted(path.stem for path in folder.glob("*.jpg"))[::20]
+    (tmp_path / "some.txt").write_text("\n".join(ids))
+    findings = survey(source, lists=tmp_path)
+    assert findings.problems == () and findings.images == len(ids)
