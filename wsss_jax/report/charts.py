@@ -16,6 +16,8 @@ _WIDTH, _LABELS, _VALUES = 760, 210, 130
 _ROW = 26
 _SERIES = 8
 
+Number = int | float
+
 
 def steps(stages: Sequence[StageScore]) -> list[StageScore]:
     """The best stage of each group, in the order in which the groups first appear."""
@@ -52,7 +54,7 @@ def class_bars(stages: Sequence[StageScore], classes: Sequence[str]) -> str:
         marks.append(_text(axis.left - 10, top + (band - 12) / 2 + 4, name, "label end"))
         for series, stage in enumerate(shown):
             marks.append(_bar(stage, series, float(stage.per_class[row]), axis, top + 9 * series))
-    legend = _legend([stage.name for stage in shown])
+    legend = _legend([_full_name(stage) for stage in shown])
     return legend + _svg("IoU of each class", height, marks)
 
 
@@ -88,11 +90,14 @@ def stage_table(stages: Sequence[StageScore]) -> str:
     heads = ["Stage", "Split", "mIoU %", "95 % interval"]
     heads += ["Gain"] if gains else []
     heads += ["Threshold", "Threshold chosen"]
-    best = {split: max(s.miou for s in stages if s.split == split) for split in splits(stages)}
+    best: dict[tuple[str, str], float] = {}
+    for stage in stages:
+        chain = (stage.split, stage.threshold_source)
+        best[chain] = max(stage.miou, best.get(chain, 0.0))
     rows = []
     for stage in stages:
-        kind = ' class="best"' if stage.miou == best[stage.split] else ""
-        cells = [_cell(stage.name), _cell(stage.split), _number(stage.miou)]
+        kind = ' class="best"' if stage.miou == best[stage.split, stage.threshold_source] else ""
+        cells = [_cell(_full_name(stage)), _cell(stage.split), _number(stage.miou)]
         cells.append(_cell(_interval(stage.low, stage.high), "number"))
         cells += [_gain_cell(stage.gain)] if gains else []
         at = "–" if stage.threshold is None else f"{stage.threshold:.2f}"
@@ -106,21 +111,16 @@ def class_table(stages: Sequence[StageScore], classes: Sequence[str]) -> str:
     heads = ["Stage", "Split", "Threshold chosen", *classes]
     rows = []
     for stage in stages:
-        cells = [_cell(stage.name), _cell(stage.split), _cell(stage.threshold_source)]
+        cells = [_cell(_full_name(stage)), _cell(stage.split), _cell(stage.threshold_source)]
         cells += [_number(float(value)) for value in stage.per_class]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return _table(heads, rows)
 
 
-def splits(stages: Sequence[StageScore]) -> list[str]:
-    """Names of the splits, in order of appearance."""
-    return list(dict.fromkeys(stage.split for stage in stages))
-
-
 class _Axis:
     """Where values of one scale lie on the page, in SVG units."""
 
-    def __init__(self, low: float, high: float, left: float, right: float) -> None:
+    def __init__(self, low: Number, high: Number, left: Number, right: Number) -> None:
         self.low, self.high, self.left, self.right = low, high, left, right
 
     @classmethod
@@ -141,7 +141,7 @@ class _Axis:
         first = math.ceil(self.low / step - 1e-9)
         return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
-    def grid(self, height: float) -> str:
+    def grid(self, height: Number) -> str:
         lines = []
         for value in self.ticks():
             x = self.at(value)
@@ -152,7 +152,7 @@ class _Axis:
         return "".join(lines)
 
 
-def _waterfall_row(stage: StageScore, before: float | None, axis: _Axis, y: float) -> str:
+def _waterfall_row(stage: StageScore, before: float | None, axis: _Axis, y: Number) -> str:
     x, parts = axis.at(stage.miou), []
     change = "" if before is None else f" ({100 * (stage.miou - before):+.1f})"
     if before is not None:
@@ -168,13 +168,13 @@ def _waterfall_row(stage: StageScore, before: float | None, axis: _Axis, y: floa
         low, high = axis.at(stage.low), axis.at(stage.high)
         parts.append(f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
     parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y}" r="4"/>')
-    parts.append(_text(axis.left - 12, y + 4, _short(stage.name), "label end"))
+    parts.append(_text(axis.left - 12, y + 4, _short(_full_name(stage)), "label end"))
     parts.append(_text(axis.right + 14, y + 4, f"{_percent(stage.miou)}{change}", "value"))
-    at = f"{stage.name}: {_percent(stage.miou)} {_interval(stage.low, stage.high)}"
+    at = f"{_full_name(stage)}: {_percent(stage.miou)} {_interval(stage.low, stage.high)}"
     return f"<g><title>{escape(at)}</title>{''.join(parts)}</g>"
 
 
-def _bar(stage: StageScore, series: int, value: float, axis: _Axis, y: float) -> str:
+def _bar(stage: StageScore, series: int, value: float, axis: _Axis, y: Number) -> str:
     if math.isnan(value):
         return _text(axis.left + 4, y + 7, "–", "tick")
     width = axis.at(value) - axis.left
@@ -187,7 +187,7 @@ def _bar(stage: StageScore, series: int, value: float, axis: _Axis, y: float) ->
     )
 
 
-def _curve_grid(axis: _Axis, left: float, right: float, bottom: float) -> str:
+def _curve_grid(axis: _Axis, left: Number, right: Number, bottom: Number) -> str:
     parts = []
     for value in axis.ticks():
         y = bottom - (bottom - 14) * (value - axis.low) / (axis.high - axis.low)
@@ -208,15 +208,20 @@ def _legend(names: Sequence[str]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _svg(title: str, height: float, marks: Sequence[str]) -> str:
+def _svg(title: str, height: Number, marks: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
         f"{''.join(marks)}</svg>"
     )
 
 
-def _text(x: float, y: float, text: str, kind: str) -> str:
+def _text(x: Number, y: Number, text: str, kind: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escape(text)}</text>'
+
+
+def _full_name(stage: StageScore) -> str:
+    known = not stage.group or stage.group in stage.name or stage.name in stage.group
+    return stage.name if known else f"{stage.group}: {stage.name}"
 
 
 def _short(name: str, length: int = 30) -> str:
@@ -227,7 +232,7 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def _interval(low: Number | None, high: Number | None) -> str:
     return "–" if low is None or high is None else f"{100 * low:.1f} – {100 * high:.1f}"
 
 

@@ -55,7 +55,8 @@ class Report:
 
     classes: names in mask numbering, background first. stages: in pipeline order.
     curves: name to (thresholds, mIoU), both (t,) in [0, 1]. settings: provenance as name to text.
-    notes: sentences for the reader, shown under the title.
+    notes: sentences for the reader, shown under the title. scored: mask values that count in the
+    mean IoU of one picture, all by default; leave 0 out for data sets without background.
     """
 
     title: str
@@ -66,8 +67,11 @@ class Report:
     )
     settings: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    scored: Sequence[int] = ()
 
     def __post_init__(self) -> None:
+        if not self.scored:
+            object.__setattr__(self, "scored", tuple(range(len(self.classes))))
         for stage in self.stages:
             if len(stage.per_class) != len(self.classes):
                 raise ValueError(
@@ -90,8 +94,8 @@ class Picture:
     photo: UInt8[np.ndarray, "H W 3"]
     labels: tuple[str, ...]
     maps: Mapping[str, Float[np.ndarray, "_ _ _"]] = field(default_factory=dict)
-    masks: Mapping[str, UInt8[np.ndarray, "H W"]] = field(default_factory=dict)
-    truth: UInt8[np.ndarray, "H W"] | None = None
+    masks: Mapping[str, UInt8[np.ndarray, "_ _"]] = field(default_factory=dict)
+    truth: UInt8[np.ndarray, "_ _"] | None = None
 
     def __post_init__(self) -> None:
         for name, scores in self.maps.items():

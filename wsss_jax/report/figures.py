@@ -1,18 +1,21 @@
-"""Arrays to small pictures inside text: data URIs, colour tables, and one image's IoU.
+"""Arrays to text that a page can carry: photographs, packed values, colour tables.
 
-Score maps and masks are shipped as plain 8-bit PNGs of their values, not of colours: the page
-colours, cuts and compares them itself, so that opacity, threshold and palette stay free.
+Score maps and masks are shipped as 8-bit values, not as colours: the page colours, cuts and
+compares them itself, so that opacity, threshold and palette stay free. They are packed bytes and
+not PNGs, because browsers that guard against fingerprinting add noise to pixels read from a canvas.
 Not here: charts (``charts``) and the page (``page``).
 """
 
 import base64
 import io
+import zlib
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from wsss_jax.data.classes import palette
+from wsss_jax.ops import metrics
 from wsss_jax.types import IGNORE, Size
 
 PHOTO_SIDE = 320
@@ -45,24 +48,34 @@ def photo_uri(photo: UInt8[np.ndarray, "H W 3"], side: int = PHOTO_SIDE) -> str:
     picture = Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return _uri("jpeg", buffer.getvalue())
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def mask_uri(mask: UInt8[np.ndarray, "H W"], side: int = PHOTO_SIDE) -> str:
-    """Mask values as a grey PNG data URI, by nearest neighbour: no value is ever invented."""
+def mask_values(mask: UInt8[np.ndarray, "H W"], side: int = PHOTO_SIDE) -> str:
+    """Packed mask values of at most ``side`` pixels, by nearest neighbour: none is invented."""
     height, width = fitted((mask.shape[0], mask.shape[1]), side)
-    return _png_uri(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    small = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    return packed(np.asarray(small))
 
 
-def maps_uri(scores: Float[np.ndarray, "h w k"], side: int = MAP_SIDE) -> tuple[str, Size]:
-    """Scores in [0, 1] as one grey PNG, maps below each other, and the size of each map.
+def map_values(scores: Float[np.ndarray, "h w k"], side: int = MAP_SIDE) -> tuple[str, Size]:
+    """Packed scores, 255 for 1, one map after the other, and the size of each map.
 
-    1 is written as 255. Values a rounding error outside the range are clipped.
+    Values a rounding error outside [0, 1] are clipped.
     """
     size = fitted((scores.shape[0], scores.shape[1]), side)
     planes = [_shrunk(scores[..., k].astype(np.float32), size) for k in range(scores.shape[-1])]
-    levels = np.rint(255 * np.clip(np.concatenate(planes), 0, 1)).astype(np.uint8)
-    return _png_uri(Image.fromarray(levels)), size
+    return packed(np.rint(255 * np.clip(np.stack(planes), 0, 1)).astype(np.uint8)), size
+
+
+def packed(values: UInt8[np.ndarray, "..."]) -> str:
+    """Bytes as text: each as its difference to the one before (mod 256), deflated, in base 64.
+
+    Neighbours are alike in maps and masks, so that differences deflate better than values.
+    """
+    flat = values.ravel()
+    steps = np.diff(flat, prepend=np.uint8(0)).astype(np.uint8)
+    return base64.b64encode(zlib.compress(steps.tobytes(), 9)).decode("ascii")
 
 
 def heat_ramp() -> UInt8[np.ndarray, "256 3"]:
@@ -90,16 +103,13 @@ def class_colours(classes: int) -> dict[str, UInt8[np.ndarray, "n 3"]]:
 def image_ious(
     mask: UInt8[np.ndarray, "H W"], truth: UInt8[np.ndarray, "H W"], classes: int
 ) -> Float[np.ndarray, " n"]:
-    """IoU per mask value of one image, NaN where a class is in neither; ignored truth counts not.
+    """IoU per mask value of one image, background first, NaN where a class is in neither.
 
-    A predicted 255 on counted truth is a miss of the true class and a hit of none.
+    A pixel the mask leaves open (255) counts as background. Raises ValueError for values that are
+    no class.
     """
-    counted = truth != IGNORE
-    mask, truth = mask[counted], truth[counted]
-    hits = np.bincount(truth[mask == truth], minlength=256)[:classes]
-    union = np.bincount(truth, minlength=256)[:classes] - hits
-    union = union + np.bincount(mask, minlength=256)[:classes]
-    return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+    decided = np.where(mask == IGNORE, np.uint8(0), mask)
+    return metrics.iou(metrics.confusion(truth, decided, classes - 1).counts)
 
 
 def _shrunk(plane: np.ndarray, size: Size) -> np.ndarray:
@@ -109,13 +119,3 @@ def _shrunk(plane: np.ndarray, size: Size) -> np.ndarray:
 
 def _from_hex(colours: tuple[str, ...]) -> np.ndarray:
     return np.array([list(bytes.fromhex(colour)) for colour in colours], np.float64)
-
-
-def _png_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return _uri("png", buffer.getvalue())
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

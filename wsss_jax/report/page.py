@@ -37,14 +37,15 @@ def write_page(path: Path, report: Report, pictures: Iterable[Picture]) -> Path:
         if picture.id in seen:
             raise ValueError(f"picture {picture.id!r} comes twice; ids must differ")
         seen.add(picture.id)
-        index.append(summary(picture, report.classes))
+        index.append(summary(picture, report))
         records.append(json_tag(record(picture), f"picture-{len(records)}"))
     write_atomic(path, _page(report, index, records).encode())
     return path
 
 
-def summary(picture: Picture, classes: tuple[str, ...]) -> dict[str, Any]:
+def summary(picture: Picture, report: Report) -> dict[str, Any]:
     """What sorting and filtering need: labels as mask values, size, and IoUs at full resolution."""
+    classes = report.classes
     unknown = [label for label in picture.labels if label not in classes[1:]]
     if unknown:
         raise ValueError(
@@ -54,16 +55,11 @@ def summary(picture: Picture, classes: tuple[str, ...]) -> dict[str, Any]:
     height, width = figures.fitted(
         (picture.photo.shape[0], picture.photo.shape[1]), figures.PHOTO_SIDE
     )
-    ious: dict[str, list[float | None]] = {}
-    if picture.truth is not None:
-        for name, mask in picture.masks.items():
-            values = figures.image_ious(mask, picture.truth, len(classes))
-            ious[name] = [None if math.isnan(v) else round(float(v), 4) for v in values]
     return {
         "id": picture.id,
         "labels": [classes.index(label) for label in picture.labels],
         "size": [width, height],
-        "ious": ious,
+        "ious": _ious(picture, report),
         "truth": picture.truth is not None,
         "maps": list(picture.maps),
         "masks": list(picture.masks),
@@ -71,16 +67,16 @@ def summary(picture: Picture, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def record(picture: Picture) -> dict[str, Any]:
-    """The pixels of one picture as data URIs: values, not colours."""
+    """The pixels of one picture: the photograph as a data URI, all else as packed values."""
     maps = {}
     for name, scores in picture.maps.items():
-        uri, size = figures.maps_uri(scores)
-        maps[name] = {"src": uri, "size": [size[1], size[0]], "count": scores.shape[-1]}
+        values, size = figures.map_values(scores)
+        maps[name] = {"values": values, "size": [size[1], size[0]], "count": scores.shape[-1]}
     return {
         "photo": figures.photo_uri(picture.photo),
         "maps": maps,
-        "masks": {name: figures.mask_uri(mask) for name, mask in picture.masks.items()},
-        "truth": None if picture.truth is None else figures.mask_uri(picture.truth),
+        "masks": {name: figures.mask_values(mask) for name, mask in picture.masks.items()},
+        "truth": None if picture.truth is None else figures.mask_values(picture.truth),
     }
 
 
@@ -96,6 +92,23 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 
+def _ious(picture: Picture, report: Report) -> dict[str, list[float | None]]:
+    """IoU per mask and mask value; None for what does not occur or is not scored."""
+    found: dict[str, list[float | None]] = {}
+    if picture.truth is None:
+        return found
+    for name, mask in picture.masks.items():
+        try:
+            values = figures.image_ious(mask, picture.truth, len(report.classes))
+        except ValueError as problem:
+            raise ValueError(f"{picture.id}, mask {name!r}: {problem}") from problem
+        found[name] = [
+            round(float(value), 4) if c in report.scored and not math.isnan(value) else None
+            for c, value in enumerate(values)
+        ]
+    return found
+
+
 def _page(report: Report, index: list[dict[str, Any]], records: list[str]) -> str:
     style, scripts = _asset("report.css"), [_asset(name) for name in _SCRIPTS]
     palettes = figures.class_colours(len(report.classes))
@@ -103,6 +116,7 @@ def _page(report: Report, index: list[dict[str, Any]], records: list[str]) -> st
         "classes": list(report.classes),
         "palettes": {name: colours.tolist() for name, colours in palettes.items()},
         "heat": figures.heat_ramp().tolist(),
+        "scored": list(report.scored),
         "pictures": index,
     }
     values = {

@@ -16,16 +16,13 @@ const paint = (() => {
     return image;
   }
 
-  /** The values of a grey picture. */
-  async function values(source) {
-    const image = await picture(source);
-    const canvas = new OffscreenCanvas(image.width, image.height);
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.drawImage(image, 0, 0);
-    const pixels = context.getImageData(0, 0, image.width, image.height).data;
-    const grey = new Uint8Array(image.width * image.height);
-    for (let i = 0; i < grey.length; i++) grey[i] = pixels[4 * i];
-    return grey;
+  /** Bytes that were packed as deflated differences. */
+  async function values(text) {
+    const deflated = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([deflated]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+    for (let i = 1; i < bytes.length; i++) bytes[i] += bytes[i - 1];
+    return bytes;
   }
 
   /** Bilinear, half-pixel centres, edges held. */
@@ -49,12 +46,12 @@ const paint = (() => {
   async function decode(record, size) {
     const maps = {}, masks = {};
     const work = Object.entries(record.maps).map(async ([name, map]) => {
-      const all = await values(map.src), step = map.size[0] * map.size[1];
+      const all = await values(map.values), step = map.size[0] * map.size[1];
       maps[name] = Array.from({ length: map.count }, (_, k) =>
         enlarge(all.subarray(k * step, (k + 1) * step), map.size, size));
     });
-    for (const [name, source] of Object.entries(record.masks)) {
-      work.push(values(source).then((mask) => { masks[name] = mask; }));
+    for (const [name, text] of Object.entries(record.masks)) {
+      work.push(values(text).then((mask) => { masks[name] = mask; }));
     }
     const [photo, truth] = await Promise.all([
       picture(record.photo), record.truth ? values(record.truth) : null, ...work,
@@ -84,24 +81,26 @@ const paint = (() => {
     return mask;
   }
 
-  /** Mean IoU over the classes in mask or truth, null where nothing is counted. */
-  function meanIou(mask, truth) {
+  /** Mean IoU over the scored classes in mask or truth, null where nothing is counted. */
+  function meanIou(mask, truth, scored) {
     const hits = new Uint32Array(256), either = new Uint32Array(256);
     for (let i = 0; i < mask.length; i++) {
       if (truth[i] === IGNORE) continue;
       either[truth[i]]++;
       if (mask[i] === truth[i]) hits[mask[i]]++; else either[mask[i]]++;
     }
-    let sum = 0, count = 0;
-    for (let c = 0; c < IGNORE; c++) if (either[c]) { sum += hits[c] / either[c]; count++; }
-    return count ? sum / count : null;
+    const known = scored.filter((c) => either[c]).map((c) => hits[c] / either[c]);
+    return known.length ? known.reduce((a, b) => a + b) / known.length : null;
   }
 
-  function errorKind(predicted, true_) {
-    if (true_ === IGNORE) return "ignored";
-    if (predicted === true_) return true_ ? "hit" : null;
-    if (predicted === 0 || predicted === IGNORE) return "missed";
-    return true_ === 0 ? "extra" : (predicted === UNNAMED ? "hit" : "wrong");
+  /** One pixel's verdict; a pixel the mask leaves open counts as background. */
+  function errorKind(value, truth) {
+    const predicted = value === IGNORE ? 0 : value;
+    if (truth === IGNORE) return "ignored";
+    if (predicted === truth) return truth ? "hit" : null;
+    if (predicted === 0) return "missed";
+    if (truth === 0) return "extra";
+    return predicted === UNNAMED ? "hit" : "wrong";
   }
 
   function layer(count, colourAt) {

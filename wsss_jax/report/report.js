@@ -5,11 +5,12 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("report").textContent);
-  const { classes, palettes, heat, pictures } = data;
+  const { classes, palettes, heat, scored, pictures } = data;
   const control = Object.fromEntries(
     ["mask", "sort", "class", "view", "threshold", "opacity", "side", "palette"].map((id) => [id, byId(id)]));
   const names = (field) => [...new Set(pictures.flatMap((picture) => picture[field]))];
   const mapNames = names("maps"), maskNames = names("masks");
+  const present = names("labels").sort((a, b) => a - b);
   const anyTruth = pictures.some((picture) => picture.truth);
   const MANY = 8; // panels of one kind that are shown unasked
   const hidden = new Set([
@@ -37,9 +38,9 @@
   const colours = () => palettes[control.palette.value];
   const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
 
-  /** IoU of the chosen mask: of the chosen class, or the mean over the classes there. */
-  function score(picture) {
-    const ious = picture.ious[control.mask.value];
+  /** IoU of a mask: of the chosen class, or the mean over the classes there. */
+  function score(picture, mask = control.mask.value) {
+    const ious = picture.ious[mask];
     if (!ious) return null;
     if (control.class.value) return ious[Number(control.class.value)];
     const known = ious.filter((value) => value !== null);
@@ -90,7 +91,13 @@
     panel.element.append(panel.canvas, caption);
     panel.canvas.addEventListener("pointermove", (event) => { panel.read.textContent = readAt(panel, event); });
     panel.canvas.addEventListener("pointerleave", () => { panel.read.textContent = panel.note || ""; });
+    panel.canvas.tabIndex = 0;
     panel.canvas.addEventListener("click", () => large.open(panel));
+    panel.canvas.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault(); // else the same key press goes on to the Close button
+      large.open(panel);
+    });
     card.row.append(panel.element);
     return panel;
   }
@@ -124,6 +131,8 @@
     else if (kind === "errors") paintErrors(panel, chosen, opacity);
     else {
       panel.mask = kind === "truth" ? view.truth : kind === "mask" ? view.masks[panel.name] : chosen;
+      const value = kind === "truth" ? null : score(card.picture, kind === "mask" ? panel.name : control.mask.value);
+      if (value !== null) panel.note = percent(value);
       paint.compose(panel.canvas, view, paint.regions(panel.mask, colours(), width), opacity, false);
     }
     panel.read.textContent = panel.note;
@@ -147,7 +156,7 @@
     }
     const mask = paint.cut(planes, picture.labels, Number(control.threshold.value));
     const named = planes.length === picture.labels.length;
-    if (view.truth && named) panel.note = percent(paint.meanIou(mask, view.truth));
+    if (view.truth && named) panel.note = percent(paint.meanIou(mask, view.truth, scored));
     if (kind === "errors" && view.truth) return void paintErrors(panel, mask, opacity);
     panel.mask = mask;
     paint.compose(panel.canvas, view, paint.regions(mask, colours(), width), opacity, false);
@@ -264,10 +273,10 @@
     control.side.nextElementSibling.value = `${control.side.value} px`;
     control.threshold.parentElement.classList.toggle("idle", control.view.value === "heat");
     byId("cards").style.setProperty("--side", `${control.side.value}px`);
-    byId("colours").replaceChildren(...classes.slice(1).map((name, k) => {
+    byId("colours").replaceChildren(...present.map((value) => {
       const entry = make("span"), swatch = make("i");
-      swatch.style.backgroundColor = css(colours()[k + 1]);
-      entry.append(swatch, name);
+      swatch.style.backgroundColor = css(colours()[value]);
+      entry.append(swatch, classes[value]);
       return entry;
     }));
   }
@@ -282,7 +291,10 @@
     const panels = [...document.querySelectorAll(".panel")], choice = byId("panel");
     addOptions(choice, panels.map((panel, k) => [k, panel.dataset.name]));
     byId("panel-choice").hidden = panels.length < 2;
-    const show = () => panels.forEach((panel, k) => { panel.hidden = k !== Number(choice.value); });
+    const show = () => panels.forEach((panel, k) => {
+      panel.hidden = k !== Number(choice.value);
+      panel.querySelector("h3").hidden = panels.length > 1; // the menu says it
+    });
     choice.addEventListener("change", show);
     if (panels.length) show();
     document.querySelectorAll("#results table").forEach(makeSortable);
@@ -313,7 +325,10 @@
   function start() {
     addOptions(control.mask, maskNames.map((name) => [name, name]));
     control.mask.value = maskNames.at(-1) ?? "";
-    addOptions(control.class, classes.slice(1).map((name, k) => [k + 1, name]));
+    addOptions(control.class, present.map((value) => {
+      const count = pictures.filter((picture) => picture.labels.includes(value)).length;
+      return [value, `${classes[value]} (${count})`];
+    }));
     addOptions(control.palette, Object.keys(palettes).map((name) => [name, name]));
     control.mask.parentElement.hidden = maskNames.length === 0;
     if (!anyTruth) control.sort.value = "id";

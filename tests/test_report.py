@@ -1,0 +1,223 @@
+"""The report's numbers, packing and page: what goes in comes out, and nothing gets out of hand."""
+
+import base64
+import io
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsss_jax.report import Gain, Picture, Report, StageScore, charts, figures, page, write_page
+
+HOSTILE = """</script><script>alert("x")</script>'"&<!--{{data}}"""
+CLASSES = ("background", "cat", HOSTILE)
+
+
+def unpacked(text, shape):
+    steps = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    return np.cumsum(steps, dtype=np.uint8).reshape(shape)
+
+
+def stage(name, miou, **more):
+    per_class = np.array([0.8, miou, np.nan])
+    return StageScore(name, "val", miou, miou - 0.02, miou + 0.02, per_class, **more)
+
+
+def picture(id="a", *, classes=("cat",), value=1):
+    photo = np.full((40, 60, 3), 90, np.uint8)
+    truth = np.zeros((40, 60), np.uint8)
+    truth[10:30, 20:40] = 1
+    truth[0] = 255
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 20:30] = value
+    scores = np.linspace(0, 1, 10 * 15 * len(classes)).reshape(10, 15, -1).astype(np.float32)
+    return Picture(
+        id,
+        photo,
+        classes,
+        {"cam": scores, "saliency": scores[..., :1]},
+        {"fused": mask, "exact": truth},
+        truth,
+    )
+
+
+def report(**more):
+    stages = [
+        stage("cam", 0.4, group="explain", threshold=0.3),
+        stage("grad-cam", 0.5, group="explain"),
+        stage(HOSTILE, 0.6, group="fusion", gain=Gain("cam", 0.2, 0.1, 0.3)),
+    ]
+    curve = (np.linspace(0, 1, 5), np.array([0.1, 0.5, np.nan, 0.3, 0.2]))
+    values = {
+        "stages": stages,
+        "curves": {HOSTILE: curve},
+        "settings": {HOSTILE: HOSTILE},
+        "notes": [HOSTILE],
+    }
+    return Report(HOSTILE, CLASSES, **{**values, **more})
+
+
+def test_fitted_shrinks_and_never_enlarges():
+    assert figures.fitted((375, 500), 320) == (240, 320)
+    assert figures.fitted((10, 20), 320) == (10, 20)
+    assert figures.fitted((1, 4000), 320) == (1, 320)
+
+
+def test_packing_keeps_every_value():
+    values = np.random.default_rng(0).integers(0, 256, (7, 11)).astype(np.uint8)
+    assert (unpacked(figures.packed(values), (7, 11)) == values).all()
+
+
+def test_masks_shrink_without_inventing_values():
+    mask = np.zeros((640, 640), np.uint8)
+    mask[:, 320:] = 255
+    small = unpacked(figures.mask_values(mask), (320, 320))
+    assert set(np.unique(small)) == {0, 255} and (small == mask[::2, ::2]).all()
+
+
+def test_maps_are_eight_bit_and_stacked_by_class():
+    scores = np.stack([np.zeros((4, 6)), np.full((4, 6), 1.0005)], -1).astype(np.float32)
+    text, size = figures.map_values(scores)
+    values = unpacked(text, (2, *size))
+    assert size == (4, 6) and (values[0] == 0).all() and (values[1] == 255).all()
+
+
+def test_photo_is_a_small_jpeg():
+    uri = figures.photo_uri(np.full((500, 400, 3), 128, np.uint8))
+    head, content = uri.split(",")
+    with Image.open(io.BytesIO(base64.b64decode(content))) as photo:
+        assert head == "data:image/jpeg;base64" and photo.size == (256, 320)
+
+
+def test_heat_gets_lighter_with_the_score():
+    lightness = figures.heat_ramp().astype(float) @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) > -0.5).all() and lightness[-1] - lightness[0] > 200
+
+
+@pytest.mark.parametrize("name", ["VOC", "colour-blind"])
+def test_class_colours_differ(name):
+    colours = figures.class_colours(81)[name]
+    assert colours.shape == (81, 3) and len(np.unique(colours, axis=0)) == 81
+
+
+def test_image_iou_by_hand():
+    truth = np.array([[0, 1, 1, 255]], np.uint8)
+    mask = np.array([[0, 1, 255, 2]], np.uint8)
+    assert np.allclose(
+        figures.image_ious(mask, truth, 4), [1 / 2, 1 / 2, np.nan, np.nan], equal_nan=True
+    )
+
+
+def test_summary_has_ious_of_scored_classes():
+    made = page.summary(picture(), report())
+    # 200 of 400 object pixels are found, the others and 1,940 more are background.
+    assert made["ious"]["fused"] == [round(1940 / 2140, 4), 0.5, None]
+    assert made["ious"]["exact"][:2] == [1.0, 1.0] and made["labels"] == [1]
+    assert page.summary(picture(), report(scored=(1, 2)))["ious"]["fused"][0] is None
+
+
+def test_a_picture_without_truth_or_maps_is_fine(tmp_path):
+    bare = Picture("bare", np.zeros((8, 8, 3), np.uint8), ())
+    assert page.summary(bare, report())["ious"] == {}
+    assert write_page(tmp_path / "x.html", Report("t", ("background", "cat")), [bare]).is_file()
+    assert write_page(tmp_path / "y.html", Report("t", ("background", "cat")), []).is_file()
+
+
+def test_steps_keep_the_best_of_each_group():
+    assert [s.miou for s in charts.steps(report().stages)] == [0.5, 0.6]
+    alone = [stage("a", 0.4), stage("b", 0.3)]
+    assert charts.steps(alone) == alone
+
+
+def test_waterfall_names_steps_up_and_down():
+    chart = charts.waterfall([stage("a", 0.4), stage("b", 0.5), stage("c", 0.47)])
+    assert "(+10.0)" in chart and "(-3.0)" in chart
+    assert chart.count('class="up"') == 1 and chart.count('class="down"') == 1
+
+
+def test_waterfall_without_intervals_and_bars_with_unknown_classes():
+    plain = StageScore("a", "val", 0.0, None, None, np.full(3, np.nan))
+    assert "whisker" not in charts.waterfall([plain])
+    assert "nan" not in charts.class_bars([plain], CLASSES) + charts.class_table([plain], CLASSES)
+
+
+def test_curves_skip_gaps_and_mark_the_best_point():
+    chart = charts.threshold_curves(report().curves)
+    assert "nan" not in chart and "best 50.0 % at threshold 0.25" in chart
+
+
+def test_table_says_where_each_threshold_came_from():
+    table = charts.stage_table(
+        [stage("a", 0.4), stage("b", 0.5, threshold_source="tuned on truth")]
+    )
+    assert table.count('class="best"') == 2 and "tuned on truth" in table
+
+
+def test_hostile_text_stays_text(tmp_path):
+    html = write_page(tmp_path / "r.html", report(), [picture(HOSTILE)]).read_text()
+    assert "<script>alert" not in html and 'alert("x")\'' not in html
+    assert html.count("<script") == html.count("</script>") == 4  # report, picture, two programs
+    data = re.search(r'<script type="application/json" id="report">(.*?)</script>', html)
+    assert data is not None
+    read = json.loads(data[1])
+    assert read["classes"][2] == HOSTILE and read["pictures"][0]["id"] == HOSTILE
+
+
+def test_page_stands_alone(tmp_path):
+    html = write_page(tmp_path / "r.html", report(), [picture()]).read_text()
+    assert "default-src 'none'" in html and "unsafe" not in html
+    assert not re.search(r"https?://|\bsrc\s*=\s*[\"']|@import", html)
+    assert not re.search(r"<[^>]*\sstyle=", html), "style attributes break the policy"
+
+
+def test_every_hash_of_the_policy_belongs_to_a_block(tmp_path):
+    html = write_page(tmp_path / "r.html", report(), [picture()]).read_text()
+    blocks = re.findall(r"<style>(.*?)</style>|<script>(.*?)</script>", html, re.S)
+    assert len(blocks) == 3 == html.count("'sha256-")
+    assert all(page._hash(style or script) in html for style, script in blocks)
+
+
+def test_fill_does_not_fill_values_again():
+    assert page.fill("{{a}} {{b}}", {"a": "{{b}}", "b": "2"}) == "{{b}} 2"
+
+
+def test_a_failing_picture_leaves_the_old_page(tmp_path):
+    path = write_page(tmp_path / "r.html", report(), [picture()])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="'a' comes twice"):
+        write_page(path, report(), [picture(), picture()])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: page.summary(picture(classes=("cow",)), report()), "'cow' is none of"),
+        (
+            lambda: page.summary(picture(value=9), report()),
+            "a, mask 'fused': the prediction holds 9",
+        ),
+        (lambda: Report("t", ("background",), [stage("s", 0.1)]), "3 class scores"),
+    ],
+)
+def test_disagreement_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("maps", "masks", "message"),
+    [
+        ({"m": np.zeros((2, 2, 3), np.float32)}, {}, "3 maps for 2 labels"),
+        ({"m": np.full((2, 2, 2), 2, np.float32)}, {}, "from 2 to 2, wanted scores in"),
+        ({"m": np.full((2, 2, 2), np.nan, np.float32)}, {}, "wanted scores in"),
+        ({}, {"m": np.zeros((3, 4), np.uint8)}, "bring it to the photograph's size"),
+    ],
+)
+def test_pictures_are_checked_when_made(maps, masks, message):
+    photo = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match=message):
+        Picture("a", photo, ("cat", "dog"), maps, masks)
