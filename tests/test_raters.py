@@ -27,7 +27,7 @@ def as_scores(votes: np.ndarray) -> np.ndarray:
 def test_staple_recovers_the_rates_of_independent_raters():
     truth, votes, sensitivity, specificity = independent()
     rates = raters.fit_staple(
-        jnp.asarray(votes.reshape(S, -1, 1)), jnp.ones((S, 1, 1), bool), jnp.ones((H * W, 1))
+        jnp.asarray(votes.reshape(S, -1, 1)), jnp.ones((H * W, 1)), jnp.ones((S, 1, 1), bool)
     )
     np.testing.assert_allclose(np.asarray(rates.sensitivity)[:, 0], sensitivity, atol=0.06)
     np.testing.assert_allclose(np.asarray(rates.specificity)[:, 0], specificity, atol=0.06)
@@ -63,6 +63,16 @@ def test_staple_equals_the_equations_written_as_loops():
     np.testing.assert_allclose(np.asarray(fused)[..., 0], expected, atol=1e-4)
 
 
+def test_counting_patterns_or_pixels_is_the_same(monkeypatch):
+    scores = jnp.asarray(np.random.default_rng(0).random((4, 9, 9, 2), np.float32))
+    available = jnp.ones((4, 2), bool).at[1, 0].set(False)
+    inside = jnp.ones((9, 9), bool).at[7:].set(False)
+    patterns = jax.jit(raters.staple)(scores, available, inside)
+    monkeypatch.setattr(raters, "MAX_POOLED_SYSTEMS", 3)
+    pixels = jax.jit(lambda *given: raters.staple(*given))(scores, available, inside)
+    np.testing.assert_allclose(np.asarray(patterns), np.asarray(pixels), atol=1e-5)
+
+
 def test_pooling_one_image_is_staple_of_that_image():
     scores = as_scores(independent(2)[1][:3, :8, :8])
     scores = np.concatenate([scores, 1 - scores], axis=-1)
@@ -84,7 +94,7 @@ def test_pooling_many_images_is_staple_of_their_pixels_together():
     rates = raters.pooled_rates(jnp.asarray(counts, jnp.float32))
     pixels = np.concatenate([image.reshape(3, -1) for image in images], axis=1)
     together = raters.fit_staple(
-        jnp.asarray(pixels[..., None]), jnp.ones((3, 1, 1), bool), jnp.ones((pixels.shape[1], 1))
+        jnp.asarray(pixels[..., None]), jnp.ones((pixels.shape[1], 1)), jnp.ones((3, 1, 1), bool)
     )
     for pooled, whole in zip(rates, together, strict=True):
         np.testing.assert_allclose(np.asarray(pooled), np.asarray(whole), atol=1e-4)

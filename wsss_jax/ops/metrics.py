@@ -64,7 +64,7 @@ def threshold_confusions(
     # A pixel is foreground at every threshold below its score, and there are `level` of those.
     level = np.searchsorted(steps, scores, side="left")
     shape = (classes + 1, classes, steps.size + 1)
-    joint = np.ravel_multi_index((rows.astype(np.intp), columns.astype(np.intp), level), shape)
+    joint = (rows.astype(np.intp) * classes + columns) * shape[2] + level
     counted = np.bincount(joint, minlength=int(np.prod(shape))).reshape(shape)
     above = counted[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:]
     background = counted.sum(axis=(1, 2))[:, None] - above.sum(axis=1)

@@ -7,6 +7,7 @@ same places, and EM takes that for truth, so more steps give larger and worse ma
 as baselines to compare with; the default fusion is elsewhere (``wsss_jax.ops.fuse``).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ FIRST_GUESS = 0.99
 """Sensitivity and specificity that STAPLE starts from, the same for all systems."""
 
 MAX_POOLED_SYSTEMS = 10
-"""Pooled STAPLE counts 3 ** systems patterns of votes per class."""
+"""Up to here STAPLE counts patterns of votes, 2 ** systems or pooled 3 ** systems, not pixels."""
 
 ADDED_PIXELS = 0.01
 """Added to each cell of Dawid-Skene's matrices: nothing is impossible, and no logarithm is of 0."""
@@ -74,20 +75,20 @@ def staple(
     """
     given = available[:, None, :]
     pixels = _flat(votes(scores, available, threshold=threshold))
-    rates = fit_staple(pixels, given, _weight(inside, scores)[:, None], steps=steps)
+    rates = fit_staple(*_patterns(pixels, _weight(inside, scores)), given, steps=steps)
     return _fold(_posterior(pixels, given, rates), scores, available)
 
 
 def fit_staple(
     votes: Bool[Array, "s n k"],
+    weight: Float[Array, "n k"],
     given: Bool[Array, "s #n k"],
-    weight: Float[Array, "n #k"],
     *,
     steps: int = EM_STEPS,
 ) -> Rates:
     """Rates of each system and class by EM over n pixels, or over n patterns of votes.
 
-    ``given`` says which votes exist, ``weight`` how often each pixel or pattern counts.
+    ``weight`` says how often each pixel or pattern counts, ``given`` which votes exist.
     """
     asked = jnp.broadcast_to(given, votes.shape).astype(weight.dtype)
     said = (votes & given).astype(weight.dtype)
@@ -150,7 +151,7 @@ def pooled_rates(counts: Float[Array, "k patterns"], *, steps: int = EM_STEPS) -
     every = (systems, patterns, counts.shape[0])
     yes = jnp.broadcast_to((digits == 1)[:, :, None], every)
     given = jnp.broadcast_to((digits < 2)[:, :, None], every)
-    return fit_staple(yes, given, counts.T, steps=steps)
+    return fit_staple(yes, counts.T, given, steps=steps)
 
 
 def dawid_skene(
@@ -193,26 +194,50 @@ def fit_dawid_skene(
     ``labels`` are one-hot, ``given`` says which systems take part, ``possible`` which labels.
     Starts from the share of votes.
     """
+    systems, pixels, size = labels.shape
     labels = labels * given[:, None, None].astype(labels.dtype)
+    # One matrix product each way is several times faster than the einsum over three axes.
+    rows = labels.transpose(1, 0, 2).reshape(pixels, systems * size)
     added = ADDED_PIXELS * (possible[:, None] & possible[None, :]).astype(labels.dtype)
     start = labels.sum(axis=0) / jnp.maximum(given.sum().astype(labels.dtype), 1)
     precise = jax.lax.Precision.HIGHEST
 
     def confusion_of(truth: Float[Array, "n m"]) -> Float[Array, "s m m"]:
-        seen = jnp.einsum("nt,snv->stv", truth * weight[:, None], labels, precision=precise)
-        seen = seen + added[None]
+        seen = jnp.matmul((truth * weight[:, None]).T, rows, precision=precise)
+        seen = seen.reshape(size, systems, size).transpose(1, 0, 2) + added[None]
         return seen / jnp.maximum(seen.sum(axis=-1, keepdims=True), _TINY)
 
     def step(_: Any, truth: Float[Array, "n m"]) -> Float[Array, "n m"]:
         confusion = confusion_of(truth)
         log_confusion = jnp.where(confusion > 0, jnp.log(jnp.maximum(confusion, _TINY)), 0)
         prior = (truth * weight[:, None]).sum(axis=0) / jnp.maximum(weight.sum(), _TINY)
-        evidence = jnp.einsum("snv,stv->nt", labels, log_confusion, precision=precise)
+        meaning = log_confusion.transpose(0, 2, 1).reshape(systems * size, size)
+        evidence = jnp.matmul(rows, meaning, precision=precise)
         evidence = evidence + jnp.log(jnp.maximum(prior, _TINY))[None]
         return jax.nn.softmax(jnp.where(possible[None], evidence, -jnp.inf), axis=-1)
 
     truth = jax.lax.fori_loop(0, steps, step, start)
     return truth, confusion_of(truth)
+
+
+def _patterns(
+    votes: Bool[Array, "s n k"], weight: Float[Array, " n"]
+) -> tuple[Bool[Array, "s m k"], Float[Array, "m k"]]:
+    """All 2 ** s patterns of votes and how often each occurs, which is all that STAPLE needs.
+
+    Thousands of pixels become a few patterns: 30 EM steps on 94 × 125 pixels take 2 ms, not 127.
+    Above ``MAX_POOLED_SYSTEMS`` patterns outnumber pixels, and the pixels come back.
+    """
+    systems, pixels, classes = votes.shape
+    if systems > MAX_POOLED_SYSTEMS:
+        return votes, jnp.broadcast_to(weight[:, None], (pixels, classes))
+    places = 2 ** jnp.arange(systems, dtype=jnp.int32)
+    codes = (votes.astype(jnp.int32) * places[:, None, None]).sum(axis=0)
+    count = partial(jnp.bincount, weights=weight, length=2**systems)
+    every = jnp.arange(2**systems, dtype=jnp.int32)
+    yes = (every[None] // places[:, None]) % 2 == 1
+    shape = (systems, 2**systems, classes)
+    return jnp.broadcast_to(yes[:, :, None], shape), jax.vmap(count, 1, 1)(codes)
 
 
 def _posterior(
