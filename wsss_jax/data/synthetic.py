@@ -48,7 +48,7 @@ class Scenes:
 
     size: int = 96
     objects: tuple[int, int] = (1, 3)
-    radius: tuple[float, float] = (0.1, 0.38)
+    radius: tuple[float, float] = (0.12, 0.38)
     ground: float = 0.7
     company: float = 0.5
     stone: float = 0.6
