@@ -74,6 +74,16 @@ def test_what_is_no_image(root, content):
     assert kinds(root) == [("bad image", "b")]
 
 
+def test_rare_formats_stay_shut(root):
+    Image.new("RGB", (16, 12)).save(root / "images/b.jpg", "TIFF")
+    assert kinds(root) == [("bad image", "b")]
+
+
+def test_png_named_jpg_is_read(root):
+    Image.new("RGB", (16, 12)).save(root / "images/b.jpg", "PNG")
+    assert kinds(root) == []
+
+
 def test_decompression_bomb(root):
     (root / "images/b.jpg").unlink()
     bomb(root / "images/b.png")
