@@ -8,6 +8,9 @@ import pytest
 from wsss_jax.ops import fuse, metrics, raters
 
 S, H, W = 5, 40, 40
+STAPLE = jax.jit(raters.staple, static_argnames=("threshold", "steps"))
+FIT_STAPLE, POOLED_RATES = jax.jit(raters.fit_staple), jax.jit(raters.pooled_rates)
+WITH_RATES, DAWID_SKENE = jax.jit(raters.staple_with_rates), jax.jit(raters.fit_dawid_skene)
 
 
 def independent(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -26,7 +29,7 @@ def as_scores(votes: np.ndarray) -> np.ndarray:
 
 def test_staple_recovers_the_rates_of_independent_raters():
     truth, votes, sensitivity, specificity = independent()
-    rates = raters.fit_staple(
+    rates = FIT_STAPLE(
         jnp.asarray(votes.reshape(S, -1, 1)), jnp.ones((H * W, 1)), jnp.ones((S, 1, 1), bool)
     )
     np.testing.assert_allclose(np.asarray(rates.sensitivity)[:, 0], sensitivity, atol=0.06)
@@ -58,7 +61,7 @@ def slow_staple(votes: np.ndarray, steps: int) -> np.ndarray:
 
 def test_staple_equals_the_equations_written_as_loops():
     votes = independent(1)[1][:3, :6, :7]
-    fused = raters.staple(jnp.asarray(as_scores(votes)), jnp.ones((3, 1), bool), steps=4)
+    fused = STAPLE(jnp.asarray(as_scores(votes)), jnp.ones((3, 1), bool), steps=4)
     expected = slow_staple(votes.reshape(3, -1), 4).reshape(6, 7)
     np.testing.assert_allclose(np.asarray(fused)[..., 0], expected, atol=1e-4)
 
@@ -67,7 +70,7 @@ def test_counting_patterns_or_pixels_is_the_same(monkeypatch):
     scores = jnp.asarray(np.random.default_rng(0).random((4, 9, 9, 2), np.float32))
     available = jnp.ones((4, 2), bool).at[1, 0].set(False)
     inside = jnp.ones((9, 9), bool).at[7:].set(False)
-    patterns = jax.jit(raters.staple)(scores, available, inside)
+    patterns = STAPLE(scores, available, inside)
     monkeypatch.setattr(raters, "MAX_POOLED_SYSTEMS", 3)
     pixels = jax.jit(lambda *given: raters.staple(*given))(scores, available, inside)
     np.testing.assert_allclose(np.asarray(patterns), np.asarray(pixels), atol=1e-5)
@@ -81,9 +84,9 @@ def test_pooling_one_image_is_staple_of_that_image():
     counts = raters.count_patterns(named, available)
     assert counts.shape == (2, 27)
     assert (counts.sum(1) == 64).all()
-    rates = raters.pooled_rates(jnp.asarray(counts, jnp.float32))
-    pooled = raters.staple_with_rates(jnp.asarray(scores), jnp.asarray(available), rates)
-    alone = raters.staple(jnp.asarray(scores), jnp.asarray(available))
+    rates = POOLED_RATES(jnp.asarray(counts, jnp.float32))
+    pooled = WITH_RATES(jnp.asarray(scores), jnp.asarray(available), rates)
+    alone = STAPLE(jnp.asarray(scores), jnp.asarray(available))
     np.testing.assert_allclose(np.asarray(pooled), np.asarray(alone), atol=1e-4)
 
 
@@ -91,9 +94,9 @@ def test_pooling_many_images_is_staple_of_their_pixels_together():
     images = [independent(seed)[1][:3, :10, : 8 + seed] for seed in range(3)]
     everyone = np.ones((3, 1), bool)
     counts = sum(raters.count_patterns(image[..., None], everyone) for image in images)
-    rates = raters.pooled_rates(jnp.asarray(counts, jnp.float32))
+    rates = POOLED_RATES(jnp.asarray(counts, jnp.float32))
     pixels = np.concatenate([image.reshape(3, -1) for image in images], axis=1)
-    together = raters.fit_staple(
+    together = FIT_STAPLE(
         jnp.asarray(pixels[..., None]), jnp.ones((pixels.shape[1], 1)), jnp.ones((3, 1, 1), bool)
     )
     for pooled, whole in zip(rates, together, strict=True):
@@ -113,7 +116,7 @@ def test_dawid_skene_recovers_the_confusion_of_independent_raters():
     confusion[1, 2] = [0.45, 0.05, 0.5]
     truth = random.choice(3, 4000, p=[0.5, 0.3, 0.2])
     said = (confusion[:, truth].cumsum(-1) < random.random((4, 4000, 1))).sum(-1)
-    posterior, found = raters.fit_dawid_skene(
+    posterior, found = DAWID_SKENE(
         jnp.asarray(np.eye(3, dtype=np.float32)[said]),
         jnp.ones(4, bool),
         jnp.ones(3, bool),
