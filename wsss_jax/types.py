@@ -93,6 +93,8 @@ class Backbone(Protocol):
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, images: Array, *, inside: Array | None = None, rngs: Any = None) -> tuple:
         """Normalised images (b,h,w,3), and which pixels are real, to one map per stride."""

@@ -7,7 +7,6 @@ written whole or not at all, and ``missing`` is all there is to resuming. No pic
 
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import UInt8
-from numpy.lib import format as npy
 
+from wsss_jax import npz
 from wsss_jax.config import as_json, differences
 from wsss_jax.data.classes import palette
 from wsss_jax.data.files import (
-    MAX_PIXELS,
     BadFileError,
     mask_png,
     path_of,
@@ -164,26 +162,9 @@ def read_npz(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BadFileError(f"{path}: no such record; run the stage that makes it")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {name: _array(archive, name, kinds) for name, kinds in fields.items()}
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as problem:
-        raise BadFileError(f"{path}: damaged or not ours ({problem})") from problem
-
-
-def _array(archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as file:
-        version = npy.read_magic(file)
-        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = reader(file)
-        if dtype.kind not in kinds:
-            raise ValueError(f"{name} has dtype {dtype}, wanted kind {kinds}")
-        count = int(np.prod(shape, dtype=np.int64)) if all(n >= 0 for n in shape) else -1
-        if not 0 <= count <= 4 * MAX_PIXELS:
-            raise ValueError(f"{name} has shape {shape}, above {4 * MAX_PIXELS:,} values")
-        content = file.read(count * dtype.itemsize)
-    if len(content) != count * dtype.itemsize:
-        raise ValueError(f"{name} is cut off at {len(content)} bytes")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+        return npz.read(path, fields)
+    except ValueError as problem:
+        raise BadFileError(str(problem)) from problem
 
 
 def _index(store: Store) -> dict[str, Any]:

@@ -1,1 +1,23 @@
-"""Networks and their weight files."""
+"""Networks: backbones that return their maps, heads, and the import of pretrained weights.
+
+To add a backbone: write its module and table of weight names in ``models/<name>.py``, and one line
+in ``BACKBONES``; the family test then covers it.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from wsss_jax.models.heads import Classifier as Classifier
+from wsss_jax.models.layers import grid_inside as grid_inside
+from wsss_jax.models.layers import keep as keep
+from wsss_jax.models.mobilenet import MobileNetV1 as MobileNetV1
+from wsss_jax.models.mobilenet import MobileNetV2 as MobileNetV2
+from wsss_jax.models.tiny import Tiny as Tiny
+from wsss_jax.models.weights import imagenet_head as imagenet_head
+from wsss_jax.models.weights import load as load
+
+BACKBONES: Mapping[str, Any] = MappingProxyType(
+    {"mobilenet_v1": MobileNetV1, "mobilenet_v2": MobileNetV2, "tiny": Tiny}
+)
+"""Name to class; called as ``BACKBONES[name](rngs=nnx.Rngs(0), output_stride=16)``."""
