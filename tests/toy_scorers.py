@@ -40,12 +40,9 @@ def t_image():
     return jnp.asarray(np.concatenate([T_IMAGE, np.full((2, 2, 1), 7, np.float32)], -1)[None])
 
 
-def conv_scorer(channels=4, classes=3, seed=0, stride=2):
-    """A strided symmetric 3x3 blur, a random 1x1 mixing, ReLU, GAP and linear: flips commute."""
-    keys = jax.random.split(jax.random.key(seed), 3)
-    mix = jax.random.normal(keys[0], (3, channels))
-    weight = jax.random.normal(keys[1], (classes, channels))
-    bias = jax.random.normal(keys[2], (classes,))
+def conv_features(channels=4, seed=0, stride=2):
+    """A strided symmetric 3x3 blur, a random 1x1 mixing and a ReLU: flips commute with it."""
+    mix = jax.random.normal(jax.random.key(seed), (3, channels))
 
     def features(images):
         b, h, w, _ = images.shape
@@ -55,7 +52,16 @@ def conv_scorer(channels=4, classes=3, seed=0, stride=2):
         blurred = 0.25 * rows[:, :, :-2] + 0.5 * rows[:, :, 1:-1] + 0.25 * rows[:, :, 2:]
         return jax.nn.relu(jnp.einsum("bhwi,ik->bhwk", blurred, mix, precision="highest") + 0.1)
 
-    return linear_scorer(features, weight, bias)
+    return features
+
+
+def conv_scorer(channels=4, classes=3, seed=0):
+    """Those features under average pooling and a random linear layer."""
+    key_weight, key_bias = jax.random.split(jax.random.key(seed + 100))
+    weight = jax.random.normal(key_weight, (classes, channels))
+    return linear_scorer(
+        conv_features(channels, seed), weight, jax.random.normal(key_bias, (classes,))
+    )
 
 
 def photos(count=2, size=(8, 12), seed=1):

@@ -151,7 +151,9 @@ def grad_cam_pp_weights(
     """The channel weights of Grad-CAM++ (equations 5, 19), of the score exp(S) without exp(S)."""
     positive = gradient > 0
     g = jnp.where(positive, gradient, 1)
-    denominator = 2 + activations.sum(axis=(1, 2), keepdims=True) * g + epsilon / g**2
+    denominator = (
+        2 + activations.sum(axis=(1, 2), keepdims=True) * g + epsilon / jnp.maximum(g**2, 1e-30)
+    )
     return jnp.where(positive, _ratio(g, denominator), 0).sum(axis=(1, 2))
 
 

@@ -76,27 +76,29 @@ def rise(
     masks: int = 1000,
     cells: int = 7,
     keep: float = 0.5,
+    draw: Callable[..., Array] | None = None,
     score: Callable[[Array], Array] = jax.nn.sigmoid,
     chunk: int = 16,
 ) -> Maps:
     """RISE (Petsiuk et al. 2018): the mean of random masks, weighted by the scores they leave.
 
-    ``masks`` random masks of ``cells`` x ``cells`` squares, each kept with probability ``keep``;
-    the sum is divided by masks x keep. Masked pixels are 0. The paper's score is the softmax; ours
+    ``masks`` random masks of ``cells`` x ``cells`` squares, each kept with probability ``keep``, are
+    made by ``draw`` (None: ``rise_mask``); the sum is divided by masks x keep. Masked pixels are 0. The paper's score is the softmax; ours
     is the sigmoid, since several classes are in one image. The result has the image's size and
     does not depend on ``chunk``.
     """
     check_labels(labels, *jax.eval_shape(lambda x: logits_of(scorer, x), images).shape)
     size = size_of(images)
-    chunk = min(chunk, masks)
+    chunk, draw = min(chunk, masks), draw or rise_mask
 
     def add(sums: Maps, start: Array) -> tuple[Maps, None]:
         index = start + jnp.arange(chunk)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-        drawn = jax.vmap(lambda k: rise_mask(k, size, cells=cells, keep=keep))(keys)
+        drawn = jax.vmap(lambda k: draw(k, size, cells=cells, keep=keep))(keys)
         seen = jax.vmap(lambda mask: images * mask[None, :, :, None])(drawn)
         scores = jax.vmap(lambda masked: score(logits_of(scorer, masked)))(seen)
-        scores = scores * (index < masks)[:, None, None]  # the last chunk may be too long
+        # The last chunk may be too long.
+        scores = jnp.where((index < masks)[:, None, None], scores, 0)
         return sums + jnp.einsum("mbc,mhw->bhwc", scores, drawn, precision="highest"), None
 
     start = jnp.zeros((images.shape[0], *size, labels.shape[1]), jnp.float32)
