@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left, or plain lines where there is no terminal."""
+"""Progress of long work: a bar with rate and time left, plain lines where no terminal is."""
 
 import sys
 import time
@@ -33,6 +33,13 @@ class Meter:
         self.done = self._first = done
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done)
+
+    def reach(self, done: int, total: int) -> None:
+        """So many of so many items are finished."""
+        self.total = total
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, total=total)
+        self.advance(done - self.done)
 
     def advance(self, items: int = 1, note: str = "") -> None:
         """So many more items are finished; ``note`` is shown behind the rate."""

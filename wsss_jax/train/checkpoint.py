@@ -36,7 +36,7 @@ class Checkpoints:
     say: Callable[[str], None] = print
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-        """Write one step: the arrays of ``state`` and ``extra`` (JSON values). Blocks until done."""
+        """Write one step, arrays of ``state`` and JSON values ``extra``; blocks until done."""
         arrays = flatten(state)
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
@@ -94,12 +94,13 @@ class Checkpoints:
             extra = json.loads(found["extra"]["extra"])
         except Exception as problem:  # orbax raises eight unrelated types for damaged files
             raise CorruptCheckpointError(f"unreadable ({type(problem).__name__})") from problem
-        expected = _manifest(wanted)
         for name, entry in _manifest(arrays).items():
             if entry != manifest.get(name):
                 raise CorruptCheckpointError(f"{name} differs from its checksum")
-            if entry["dtype"] != expected[name]["dtype"]:
-                raise CorruptCheckpointError(f"{name} is {entry['dtype']}")
+            if entry["dtype"] != str(wanted[name].dtype):
+                raise CorruptCheckpointError(
+                    f"{name} is {entry['dtype']}, wanted {wanted[name].dtype}"
+                )
         leaves = [arrays[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(template), leaves), extra
 
@@ -113,7 +114,10 @@ class Checkpoints:
 def flatten(tree: Any) -> dict[str, Any]:
     """The arrays of a pytree by their path, in tree order."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {f"{i:05d} {path_name(path)}".replace("/", "."): leaf for i, (path, leaf) in enumerate(leaves)}
+    return {
+        f"{i:05d} {path_name(path)}".replace("/", "."): leaf
+        for i, (path, leaf) in enumerate(leaves)
+    }
 
 
 def _manifest(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -71,10 +71,12 @@ def fit(
     folder: Path,
     key: Any,
     progress: Progress = lambda done, total, metrics: None,
+    resumed: Callable[[int], None] = lambda done: None,
 ) -> Any:
     """Train until ``loop.steps`` and return the last state.
 
     folder: gets checkpoint/ and metrics.jsonl. key: all randomness of the steps and of the start.
+    resumed: told the step from which an earlier run is continued.
     Raises DivergedError after too many non-finite steps in a row, Interrupted after a signal;
     the checkpoint is kept in both cases.
     """
@@ -85,6 +87,8 @@ def fit(
     step = jax.jit(system.step, donate_argnums=0)
     log = _Log(folder / "metrics.jsonl", start, loop)
     saved = start
+    if start:
+        resumed(start)
 
     def save(done: int) -> None:
         nonlocal saved
@@ -105,7 +109,7 @@ def fit(
                 progress(done + 1, loop.steps, shown)
             if shown is not None and shown.get("bad_in_a_row", 0) >= loop.max_bad_steps:
                 raise DivergedError(
-                    f"{loop.max_bad_steps} steps in a row gave NaN or infinity, at step {done + 1}; "
+                    f"{loop.max_bad_steps} steps in a row are not finite, at step {done + 1}; "
                     f"the last good state is in {checkpoints.folder}. Lower the learning rate "
                     "(--optim.learning-rate) or clip gradients (--optim.clip 5)"
                 )
@@ -116,9 +120,7 @@ def fit(
     return state
 
 
-def _start(
-    system: System, batches: Batches, checkpoints: Checkpoints, key: Any
-) -> tuple[int, Any]:
+def _start(system: System, batches: Batches, checkpoints: Checkpoints, key: Any) -> tuple[int, Any]:
     state = system.init(key)
     found = checkpoints.restore(state)
     if found is None:

@@ -4,7 +4,7 @@ Groups follow the reference codes (PSA, IRN, Puzzle-CAM, P-NOC): new layers lear
 than pretrained ones, biases twice as fast and without weight decay.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -56,7 +56,7 @@ def optimizer(
 
     is_new: from a parameter's path ("backbone/stem/kernel") to whether it starts untrained.
     """
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         f"{age}_{part}": _one_group(optim, steps, new * bias, decays=part == "weights")
         for age, new in (("pretrained", 1.0), ("new", optim.new_layers))
         for part, bias in (("weights", 1.0), ("biases", optim.biases))
@@ -77,7 +77,9 @@ def optimizer(
 
 def path_name(path: Any) -> str:
     """A pytree path as ``backbone/stem/kernel``."""
-    parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
+    parts = [
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path
+    ]
     return "/".join(part for part in parts if part and part != "value")
 
 

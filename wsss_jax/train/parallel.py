@@ -1,17 +1,16 @@
 """One step over all devices of all hosts: a one-axis mesh, batches split, states replicated."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """All devices (or these) along one axis named "data"."""
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh(
-        (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
-    )
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def split_rows(tree: Any, mesh: Mesh) -> Any:

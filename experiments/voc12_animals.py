@@ -1,0 +1,72 @@
+"""Three light classifiers on 600 VOC photographs of animals, refined and fused by closed forms.
+
+Source: a subset of PASCAL VOC 2012 (400 train, 200 val) in which image labels of all 20 classes are
+known; background, cat, cow, dog, horse, sheep and person are scored.
+
+Command: wsss run experiments/voc12_animals.py --data DATA/voc12_animals --weights DIR
+Hardware: two CPU cores. Time, expected numbers and ours: see the README.
+"""
+
+from pathlib import Path
+
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.fit import Training
+from wsss_jax.stages.recipe import Recipe
+from wsss_jax.systems.classifier import Classifier
+from wsss_jax.train.optimizers import Optim
+
+SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
+RULES = (
+    "mean",
+    "median",
+    "max",
+    "min",
+    "product",
+    "noisy_or",
+    "log_opinion_pool",
+    "majority_vote",
+    "weighted_mean",
+    "agreement_mean",
+    "staple",
+    "dawid_skene",
+)
+
+
+def recipe(data: Path, weights: Path | None) -> Recipe:
+    """The run on the data set ``data`` with the ImageNet MobileNets in the folder ``weights``."""
+    if weights is None:
+        raise ValueError(
+            "this experiment starts from ImageNet weights: give the folder of the MobileNet npz "
+            "files with --weights"
+        )
+    optim = Optim(learning_rate=0.01)
+    plain = Augmentation(crop=288, long_side=(256, 448), hue=0.0)
+    return Recipe(
+        name="voc12_animals",
+        data=data,
+        systems={
+            "v2": Training(
+                Classifier("mobilenet_v2", weights / V2, optim=optim),
+                plain,
+            ),
+            "v2_int8": Training(
+                Classifier("mobilenet_v2", weights / V2_INT8, optim=optim, label_smoothing=0.1),
+                Augmentation(crop=224, long_side=(192, 352), operations=2, hue=0.0),
+                seed=1,
+            ),
+            "v1": Training(
+                Classifier("mobilenet_v1", weights / V1, optim=optim),
+                plain,
+                seed=2,
+            ),
+        },
+        saliency=data / "saliency_csnet",
+        fusions=RULES,
+        scoring=Scoring(classes=SCORED, threshold=0.3),
+    )
+
+
+V2 = "mobilenet_v2_1.0_224_quant_float.npz"
+V2_INT8 = "tf2_mobilenet_v2_1.0_224_ptq_int8.npz"
+V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor_float.npz"

@@ -1,0 +1,31 @@
+"""Whole networks from their names: what systems ask for."""
+
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from wsss_jax.config import lookup
+from wsss_jax.models import BACKBONES, weights
+from wsss_jax.models.heads import Classifier
+
+
+def classifier(
+    name: str,
+    classes: int,
+    *,
+    key: Any,
+    output_stride: int,
+    pretrained: Path | None = None,
+    dropout: float = 0.0,
+) -> Classifier:
+    """A classifier over ``classes`` classes on the named backbone.
+
+    key: of the random start. pretrained: weight file that then fills the backbone. Raises
+    ValueError for an unknown name, or a file that does not fit (naming every misfit).
+    """
+    rngs = nnx.Rngs(key)
+    backbone = lookup(BACKBONES, name, "backbone")(rngs=rngs, output_stride=output_stride)
+    if pretrained is not None:
+        weights.load(backbone, pretrained)
+    return Classifier(backbone, classes, rngs=rngs, dropout=dropout)

@@ -1,0 +1,76 @@
+"""From score maps to masks on the host: bilinear enlargement, the background, and the decision.
+
+Background is never among stored scores, because the papers make it differently: a constant
+(IRN, Puzzle-CAM), a power (PSA), the rest of a probability, or saliency. Each is a function here.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from wsss_jax.types import Size
+
+
+def enlarge(scores: Float[np.ndarray, "h w k"], size: Size) -> Float[np.ndarray, "H W k"]:
+    """Bilinear resizing with half-pixel centres and clamped borders (align_corners=False)."""
+    if scores.shape[:2] == size:
+        return scores
+    rows = _weights(scores.shape[0], size[0])
+    columns = _weights(scores.shape[1], size[1])
+    # One matrix product per axis; einsum would not reach BLAS for this pair.
+    tall = np.tensordot(rows, scores, axes=(1, 0))
+    return np.ascontiguousarray(np.tensordot(tall, columns, axes=(1, 1)).transpose(0, 2, 1))
+
+
+def winners(
+    scores: Float[np.ndarray, "H W k"], classes: Int[np.ndarray, " k"]
+) -> tuple[Int[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+    """Per pixel the class with the largest score, and that score."""
+    if scores.shape[-1] == 1:
+        return np.full(scores.shape[:2], classes[0], np.int32), scores[..., 0]
+    best = scores.argmax(axis=-1)
+    return classes.astype(np.int32)[best], np.take_along_axis(scores, best[..., None], -1)[..., 0]
+
+
+def against_rest(
+    scores: Float[np.ndarray, "H W k"], score: Float[np.ndarray, "H W"]
+) -> Float[np.ndarray, "H W"]:
+    """Where scores are probabilities: the winner's share of winner and background together.
+
+    Background is what all classes leave of 1, so the share exceeds a half exactly where the winner
+    is more probable than background.
+    """
+    rest = np.maximum(1 - scores.sum(axis=-1), 0)
+    return score / np.maximum(score + rest, np.finfo(np.float32).tiny)
+
+
+def decide(
+    winner: Int[np.ndarray, "H W"], score: Float[np.ndarray, "H W"], threshold: float
+) -> UInt8[np.ndarray, "H W"]:
+    """Mask values: class + 1 where the score exceeds the threshold, else background."""
+    return np.where(score > threshold, winner + 1, 0).astype(np.uint8)
+
+
+def with_constant(
+    scores: Float[np.ndarray, "H W k"], background: float
+) -> Float[np.ndarray, "H W k1"]:
+    """Probabilities over background and classes: scores beside a constant, normalised to sum 1.
+
+    Their argmax is the thresholding of the scores at that constant. Scores must be >= 0.
+    """
+    rows = np.concatenate([np.full_like(scores[..., :1], background), scores], axis=-1)
+    return rows / np.maximum(rows.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+@lru_cache(maxsize=512)
+def _weights(source: int, target: int) -> Float[np.ndarray, "target source"]:
+    """Row i holds the two bilinear weights of output i; rows sum to one."""
+    centre = (np.arange(target) + 0.5) * source / target - 0.5
+    low = np.floor(centre)
+    share = (centre - low).astype(np.float32)
+    matrix = np.zeros((target, source), np.float32)
+    for offset, weight in ((0, 1 - share), (1, share)):
+        index = np.clip(low + offset, 0, source - 1).astype(int)
+        np.add.at(matrix, (np.arange(target), index), weight)
+    return matrix

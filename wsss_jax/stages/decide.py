@@ -1,0 +1,51 @@
+"""The last step before a segmentation network: score maps to pseudo-masks."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from wsss_jax.data import stores
+from wsss_jax.data.classes import to_mask_index
+from wsss_jax.data.stores import Store
+from wsss_jax.ops import masks
+from wsss_jax.stages.evaluate import Scoring, fixed_threshold, foreground
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.work import each, record_skipped
+
+
+def decide(
+    store: Store,
+    folder: Path,
+    scoring: Scoring,
+    *,
+    ids: tuple[str, ...],
+    workers: Workers | None = None,
+) -> Store:
+    """Write palette PNGs at the photographs' size, at the threshold that no truth has seen."""
+    threshold = fixed_threshold(store, scoring)
+    target = stores.create(
+        folder,
+        holds="masks",
+        classes=store.classes,
+        made_by={"stage": "decide", "threshold": threshold, "background": scoring.background},
+        parents=(store.folder.name,),
+    )
+    function = partial(_decide_one, store=store, to=target, scoring=scoring)
+    missing = target.missing(ids)
+    tally = each(f"masks {folder.name}", function, missing, workers=workers or Workers())
+    tally.report(folder.name)
+    record_skipped(folder, tally)
+    return target
+
+
+def _decide_one(id: str, *, store: Store, to: Store, scoring: Scoring) -> None:
+    maps = store.get_scores(id)
+    if not len(maps.classes):
+        to.put_mask(id, np.zeros(maps.size, np.uint8))
+        return
+    winner, score = foreground(maps)
+    if scoring.background:
+        to.put_mask(id, masks.decide(winner, score, fixed_threshold(store, scoring)))
+    else:
+        to.put_mask(id, to_mask_index(winner).astype(np.uint8))

@@ -1,0 +1,268 @@
+"""Evaluation of stores against true masks: the only stage that may read them.
+
+One integer confusion matrix per image and threshold; every number is read off their sums. The
+fixed threshold never saw a mask. The tuned one is the best on the truth of the very split it is
+reported for, as the papers' tables have it: an upper bound, in a column of its own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from wsss_jax.config import as_json
+from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.data.stores import Store
+from wsss_jax.ops import intervals, masks, metrics
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.work import Tally, each
+from wsss_jax.types import ScoreMaps
+
+GRID = tuple(round(0.02 * step, 2) for step in range(1, 50))
+"""Thresholds of the curve; the tuned threshold is one of them."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What counts, and where background begins.
+
+    classes: names that are averaged over, None for all (background among them if it exists).
+    background: whether the data set has background; without it every pixel gets a class.
+    threshold: fixed, for activations (their maximum per class is 1); half is the one for
+    probabilities.
+    """
+
+    classes: tuple[str, ...] | None = None
+    background: bool = True
+    threshold: float = 0.3
+
+    def on(self, source: Source) -> "Scoring":
+        """The same for this data set: without background where it has none."""
+        return replace(self, background=self.background and source.has_background)
+
+    def indices(self, classes: ClassList) -> tuple[int, ...]:
+        """The scored classes as mask indices. ValueError for a name the data set lacks."""
+        names = self.classes or (BACKGROUND, *classes.names)
+        wanted = [name for name in names if self.background or name != BACKGROUND]
+        known = [0 if name == BACKGROUND else classes.index(name) + 1 for name in wanted]
+        return tuple(known)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One store on one split: counts per image (n, C+1, C+1) at both thresholds, and the curve."""
+
+    name: str
+    split: str
+    ids: tuple[str, ...]
+    fixed: float
+    tuned: float
+    counts: Int[np.ndarray, "images n n"]
+    counts_tuned: Int[np.ndarray, "images n n"]
+    curve: Float[np.ndarray, " t"]
+    scored: tuple[int, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def miou(self, *, tuned: bool = False) -> float:
+        """Mean IoU over the scored classes, in [0, 1]."""
+        counts = self.counts_tuned if tuned else self.counts
+        return float(metrics.mean_iou(counts.sum(axis=0), self.scored))
+
+    def interval(self) -> intervals.Interval:
+        """Bootstrap interval of the mean IoU at the fixed threshold, over images."""
+        metric = partial(metrics.mean_iou, scored=self.scored)
+        return intervals.bootstrap_interval(self.counts, metric=metric)
+
+    def gain(self, other: "Result", *, tuned: bool = False) -> intervals.Interval:
+        """Paired bootstrap interval of our mean IoU less the other's, on the images both have."""
+        shared = sorted(set(self.ids) & set(other.ids))
+        pair = [
+            (result.counts_tuned if tuned else result.counts)[
+                [result.ids.index(id) for id in shared]
+            ]
+            for result in (self, other)
+        ]
+        metric = partial(metrics.mean_iou, scored=self.scored)
+        return intervals.bootstrap_difference(pair[0], pair[1], metric=metric)
+
+
+def evaluate(
+    store: Store,
+    source: Source,
+    scoring: Scoring,
+    *,
+    split: str,
+    workers: Workers | None = None,
+) -> Result:
+    """Judge the store's maps or masks on those images of the source that have truth.
+
+    Images without truth do not count; images without a record are skipped and named. Raises
+    BadFileError when not one image could be judged.
+    """
+    count = len(source.classes)
+    thresholds = (0.5,) if store.holds == "masks" or not scoring.background else GRID
+    found: dict[str, np.ndarray] = {}
+    function = partial(judge, store=store, source=source, scoring=scoring, thresholds=thresholds)
+
+    def keep(id: str, counts: np.ndarray | None) -> None:
+        if counts is not None:
+            found[id] = counts
+
+    tally = each(
+        f"evaluate {store.folder.name} on {split}",
+        function,
+        source.ids,
+        workers=workers or Workers(),
+        collect=keep,
+    )
+    tally.report(f"{store.folder.name} on {split}")
+    return _result(
+        found,
+        thresholds,
+        tally,
+        store=store,
+        scoring=scoring,
+        split=split,
+        count=count,
+        classes=source.classes,
+    )
+
+
+def judge(
+    id: str, *, store: Store, source: Source, scoring: Scoring, thresholds: Sequence[float]
+) -> Int[np.ndarray, "t n n"] | None:
+    """Counts of one image at every threshold; None where the image has no truth."""
+    truth = source.mask(id)
+    if truth is None:
+        return None
+    count = len(source.classes)
+    if store.holds == "masks":
+        return metrics.confusion(truth, store.get_mask(id), count).counts[None]
+    maps = store.get_scores(id)
+    if maps.size != truth.shape:
+        raise BadFileError(f"{store.path(id)}: scores of size {maps.size}, truth {truth.shape}")
+    if not len(maps.classes):
+        empty = metrics.confusion(truth, np.zeros_like(truth), count).counts
+        return np.broadcast_to(empty, (len(thresholds), *empty.shape))
+    winner, score = foreground(maps)
+    if not scoring.background:
+        everywhere = to_mask_index(winner).astype(np.uint8)
+        return metrics.confusion(truth, everywhere, count).counts[None]
+    return metrics.threshold_confusions(truth, winner, score, thresholds, classes=count)
+
+
+def foreground(
+    maps: ScoreMaps,
+) -> tuple[Int[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+    """At full resolution the best class of each pixel and how far it stands above background.
+
+    Activations are compared with a threshold as they are; probabilities as their share beside
+    background's, so that a half is the more probable of the two.
+    """
+    scores = masks.enlarge(maps.scores, maps.size)
+    winner, score = masks.winners(scores, maps.classes)
+    return winner, masks.against_rest(scores, score) if maps.kind == "probability" else score
+
+
+def fixed_threshold(store: Store, scoring: Scoring) -> float:
+    """The threshold no truth has seen: the setting for activations, 1/2 for probabilities."""
+    return 0.5 if store.kind == "probability" else scoring.threshold
+
+
+def _result(
+    found: Mapping[str, np.ndarray],
+    thresholds: Sequence[float],
+    tally: Tally,
+    *,
+    store: Store,
+    scoring: Scoring,
+    split: str,
+    count: int,
+    classes: ClassList,
+) -> Result:
+    if not found:
+        reasons = "; ".join(f"{id}: {why}" for id, why in list(tally.skipped.items())[:3])
+        raise BadFileError(
+            f"no image of split {split} could be judged ({reasons or 'there are no true masks'})"
+        )
+    ids = tuple(sorted(found))
+    counts = np.stack([found[id] for id in ids])
+    scored = scoring.indices(classes)
+    curve = metrics.mean_iou(counts.sum(axis=0), scored)
+    fixed = fixed_threshold(store, scoring)
+    at = int(np.argmin(np.abs(np.asarray(thresholds) - fixed)))
+    best = int(np.nanargmax(curve))
+    return Result(
+        name=store.folder.name,
+        split=split,
+        ids=ids,
+        fixed=float(thresholds[at]),
+        tuned=float(thresholds[best]),
+        counts=counts[:, at],
+        counts_tuned=counts[:, best],
+        curve=np.asarray(curve),
+        scored=scored,
+        skipped=dict(tally.skipped),
+    )
+
+
+def as_record(result: Result, classes: ClassList) -> dict[str, Any]:
+    """The numbers of a result as JSON values, percent nowhere: fractions of 1."""
+    names = classes.mask_names()
+    interval = result.interval()
+
+    def numbers(counts: np.ndarray) -> dict[str, Any]:
+        total = counts.sum(axis=0)
+        per_class = {
+            name: {names[i]: _plain(values[i]) for i in result.scored}
+            for name, values in (
+                ("iou", metrics.iou(total)),
+                ("precision", metrics.precision(total)),
+                ("recall", metrics.recall(total)),
+                ("f1", metrics.f1(total)),
+            )
+        }
+        return {
+            "miou": _plain(metrics.mean_iou(total, result.scored)),
+            "pixel_accuracy": _plain(metrics.pixel_accuracy(total, result.scored)),
+            "mean_f1": _plain(metrics.mean_over(metrics.f1(total), result.scored)),
+            "per_class": per_class,
+        }
+
+    return {
+        "name": result.name,
+        "split": result.split,
+        "images": len(result.ids),
+        "skipped": dict(result.skipped),
+        "fixed": {
+            "threshold": result.fixed,
+            "source": "fixed",
+            **numbers(result.counts),
+            "interval": [_plain(interval.low), _plain(interval.high)],
+        },
+        "tuned": {
+            "threshold": result.tuned,
+            "source": "tuned on the truth of this split",
+            **numbers(result.counts_tuned),
+        },
+        "curve": [_plain(value) for value in result.curve],
+    }
+
+
+def write_results(path: Path, results: Sequence[Result], classes: ClassList, **extra: Any) -> None:
+    """All numbers as JSON."""
+    records = [as_record(result, classes) for result in results]
+    content = {"results": records, "thresholds": list(GRID), **as_json(extra)}
+    write_atomic(path, json.dumps(content, indent=1).encode())
+
+
+def _plain(value: Any) -> float | None:
+    number = float(value)
+    return None if np.isnan(number) else round(number, 6)

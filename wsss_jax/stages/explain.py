@@ -1,0 +1,148 @@
+"""From a trained classifier to score maps of every image: scales, mirror images, one grid."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from wsss_jax.config import as_json, lookup
+from wsss_jax.data import stores
+from wsss_jax.data.batches import Group, inference_groups
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.stores import Store
+from wsss_jax.explain import EXPLAINERS, multiscale, normalise
+from wsss_jax.explain.contract import Explainer
+from wsss_jax.stages.fit import trained
+from wsss_jax.stages.progress import meter
+from wsss_jax.stages.work import Tally, record_skipped
+from wsss_jax.systems import classifier
+from wsss_jax.train.loop import Interrupted, stop_signals
+from wsss_jax.types import Batch, ScoreMaps, Size
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which maps are made.
+
+    method: a name of EXPLAINERS. scales: of the photograph's size. flip: add the mirror image.
+    batch_size: images per call.
+    """
+
+    method: str = "cam"
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5)
+    flip: bool = True
+    batch_size: int = 8
+
+
+def explain(
+    run: Path, source: Source, folder: Path, settings: Explanation, *, ids: tuple[str, ...]
+) -> Store:
+    """Explain the labels of ``ids`` by a trained run into a store at ``folder``.
+
+    Scores have maximum 1 per class, their maximum before that is kept as the peak. Images that
+    cannot be read are skipped, printed, and listed; finished ones are kept.
+    """
+    target = stores.create(
+        folder,
+        holds="scores",
+        classes=source.classes.names,
+        made_by={"stage": "explain", **as_json(settings)},
+        parents=(run.name,),
+    )
+    missing = target.missing(ids)
+    if not missing:
+        return target
+    maps_of = _explainer_of(run, source, settings)
+    skipped: dict[str, str] = {}
+    groups = inference_groups(
+        source,
+        missing,
+        scales=settings.scales,
+        batch_size=settings.batch_size,
+        skip=skipped.__setitem__,
+    )
+    done = 0
+    with stop_signals() as stop, meter(f"explain {folder.name}", len(missing)) as bar:
+        for group in groups:
+            for id, maps in zip(group.ids, maps_of(group), strict=True):
+                target.put_scores(id, maps)
+                done += 1
+            bar.advance(len(group.ids), f"({len(skipped)} skipped)" if skipped else "")
+            if stop.is_set():
+                raise Interrupted(128 + stop.number)
+    tally = Tally(done, skipped)
+    tally.report(folder.name)
+    record_skipped(folder, tally)
+    return target
+
+
+def _explainer_of(
+    run: Path, source: Source, settings: Explanation
+) -> Callable[[Group], list[ScoreMaps]]:
+    training, classes, state = trained(run)
+    if classes.names != source.classes.names:
+        raise ValueError(
+            f"{run} was trained on {len(classes)} classes ({', '.join(classes.names[:3])}, …), the "
+            f"data set has {len(source.classes)}; explain with the data set it was trained on"
+        )
+    explainer = lookup(EXPLAINERS, settings.method, "explanation method")
+    step = jax.jit(
+        partial(_scale, explainer=explainer, model=training.model, flip=settings.flip),
+        static_argnames="canvas",
+    )
+    weights = (state.params, state.stats)
+    return lambda group: _explained(group, partial(step, weights), settings.scales[0])
+
+
+def _scale(
+    weights: Any,
+    batch: Batch,
+    to_sizes: Array,
+    *,
+    canvas: Size,
+    explainer: Explainer,
+    model: Any,
+    flip: bool,
+) -> Float[Array, "b h w c"]:
+    network = classifier.structure(model, batch.labels.shape[1])
+    return multiscale.explain_scale(
+        explainer,
+        classifier.scorer(network, *weights),
+        batch.images,
+        batch.inside,
+        batch.labels,
+        to_sizes=to_sizes,
+        canvas=canvas,
+        views=multiscale.BOTH if flip else multiscale.AS_IS,
+    )
+
+
+def _explained(group: Group, scale: Callable[..., Array], first_scale: float) -> list[ScoreMaps]:
+    grids = [multiscale.grid_size((int(h), int(w))) for h, w in group.sizes]
+    to_sizes = jnp.asarray(grids, jnp.int32)
+    # The canvas at full scale, from the first scale's, so that it is the same for all its groups.
+    height, width = (math.ceil(n / first_scale) for n in group.scaled[0].images.shape[1:3])
+    canvas = multiscale.grid_size((height, width))
+    parts = [scale(batch, to_sizes, canvas=canvas) for batch in group.scaled]
+    total = multiscale.sum_of(parts)
+    scores, peaks = normalise.by_peak(total)
+    return [
+        _score_maps(row, np.asarray(scores), np.asarray(peaks), group, grids[row])
+        for row in range(len(group.ids))
+    ]
+
+
+def _score_maps(
+    row: int, scores: np.ndarray, peaks: np.ndarray, group: Group, grid: Size
+) -> ScoreMaps:
+    classes = np.flatnonzero(group.labels[row]).astype(np.int32)
+    height, width = int(group.sizes[row][0]), int(group.sizes[row][1])
+    kept = scores[row, : grid[0], : grid[1]][..., classes]
+    return ScoreMaps(np.ascontiguousarray(kept), classes, (height, width), peaks[row][classes])

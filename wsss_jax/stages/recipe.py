@@ -1,0 +1,176 @@
+"""The whole path as one recipe: train, explain, refine, fuse, decide, evaluate, report.
+
+Every step writes a store beside the others and skips what is there, so the same command goes on
+where it was stopped. Nothing before ``judge_all`` reads a true mask.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.stores import Store
+from wsss_jax.stages.combine import Fusion, combine
+from wsss_jax.stages.cues import import_priors
+from wsss_jax.stages.decide import decide
+from wsss_jax.stages.evaluate import Result, Scoring, evaluate
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.explain import Explanation, explain
+from wsss_jax.stages.fit import Training, fit
+from wsss_jax.stages.refine import Crf, Walk, refine
+
+VOTES = ("majority_vote", "staple", "dawid_skene")
+"""Rules whose result is a share of votes or a posterior: half is their threshold by meaning."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run is told.
+
+    data: the data set's folder; layout: of it, "auto" tells. train_split: whose image labels are
+    learned from. splits: where masks are made and judged. systems: by name, what is trained.
+    saliency: folder of 8-bit saliency PNGs, None to do without. fusions: closed forms to compare.
+    gallery: photographs on the report page.
+    """
+
+    name: str
+    data: Path
+    layout: str = "auto"
+    train_split: str = "train"
+    splits: tuple[str, ...] = ("train", "val")
+    systems: dict[str, Training] = field(default_factory=dict)
+    explanation: Explanation = field(default_factory=Explanation)
+    saliency: Path | None = None
+    walk: Walk = field(default_factory=Walk)
+    crf: Crf = field(default_factory=Crf)
+    fusions: tuple[str, ...] = ("mean",)
+    scoring: Scoring = field(default_factory=Scoring)
+    workers: Workers = field(default_factory=Workers)
+    gallery: int = 40
+
+
+@dataclass(frozen=True)
+class Made:
+    """All stores of a run in pipeline order, by name, and the group each belongs to."""
+
+    stores: Mapping[str, Store]
+    groups: Mapping[str, str]
+    singles: tuple[str, ...]
+    final: str
+    saliency: Store | None
+    masks: Store
+
+
+def make(recipe: Recipe, out: Path) -> Made:
+    """Everything from photographs and labels to pseudo-masks; resumes what ``out`` holds."""
+    sources = {split: _open(recipe, split) for split in recipe.splits}
+    everything = _together(recipe, sources)
+    scoring = recipe.scoring.on(everything)
+    cue = None
+    if recipe.saliency is not None:
+        cue = import_priors(
+            "saliency_png",
+            recipe.saliency,
+            everything,
+            out / "saliency",
+            ids=everything.ids,
+            workers=recipe.workers,
+        )
+    steps = _Steps(recipe, out, everything, cue, {}, {})
+    cams = [steps.system(name, training) for name, training in recipe.systems.items()]
+    singles = [steps.refined(store, store.folder.name, "single") for store in cams]
+    fused = {rule: steps.fused(cams, rule) for rule in recipe.fusions}
+    final = steps.refined(fused["mean"] if "mean" in fused else cams[0], "fused", "fused")
+    final_masks = decide(
+        final,
+        out / "pseudo_masks",
+        scoring,
+        ids=everything.ids,
+        workers=recipe.workers,
+    )
+    return Made(
+        stores=steps.stores,
+        groups=steps.groups,
+        singles=tuple(store.folder.name for store in (*cams, *singles)),
+        final=final.folder.name,
+        saliency=cue,
+        masks=final_masks,
+    )
+
+
+def judge_all(recipe: Recipe, made: Made) -> list[Result]:
+    """Every store on every split, against the true masks."""
+    results = []
+    for split in recipe.splits:
+        source = _open(recipe, split)
+        for name, store in made.stores.items():
+            scoring = recipe.scoring.on(source)
+            if name.removeprefix("fuse_") in VOTES:
+                scoring = replace(scoring, threshold=0.5)
+            results.append(evaluate(store, source, scoring, split=split, workers=recipe.workers))
+    return results
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The run while it is being made: each method adds stores to the growing list."""
+
+    recipe: Recipe
+    out: Path
+    source: Source
+    cue: Store | None
+    stores: dict[str, Store]
+    groups: dict[str, str]
+
+    def system(self, name: str, training: Training) -> Store:
+        """Train one system and explain it."""
+        recipe = self.recipe
+        run = fit(_open(recipe, recipe.train_split), training, self.out / f"run_{name}")
+        folder = self.out / f"cam_{name}"
+        maps = explain(run, self.source, folder, recipe.explanation, ids=self.source.ids)
+        return self._keep(maps, "single: class maps")
+
+    def fused(self, cams: list[Store], rule: str) -> Store:
+        """One closed form over all systems' maps."""
+        fusion = Fusion(rule, renormalise=rule not in VOTES)
+        folder = self.out / f"fuse_{rule}"
+        store = combine(
+            cams,
+            self.source,
+            folder,
+            fusion,
+            ids=self.source.ids,
+            workers=self.recipe.workers,
+        )
+        return self._keep(store, "fused: closed forms")
+
+    def refined(self, maps: Store, stem: str, group: str) -> Store:
+        """Saliency, random walk and CRF, one after the other; the last one is returned."""
+        stem = stem.removeprefix("cam_")
+        ids, workers = self.source.ids, self.recipe.workers
+        if self.cue is not None:
+            folder = self.out / f"{stem}_saliency"
+            maps = combine(
+                [maps], self.source, folder, Fusion(), ids=ids, saliency=self.cue, workers=workers
+            )
+            self._keep(maps, f"{group}: × saliency")
+        for settings, name in ((self.recipe.walk, "walk"), (self.recipe.crf, "crf")):
+            folder = self.out / f"{stem}_{name}"
+            maps = refine(maps, self.source, folder, settings, ids=ids, workers=workers)
+            self._keep(maps, f"{group}: + {'random walk' if name == 'walk' else 'dense CRF'}")
+        return maps
+
+    def _keep(self, store: Store, group: str) -> Store:
+        self.stores[store.folder.name] = store
+        self.groups[store.folder.name] = group
+        return store
+
+
+def _open(recipe: Recipe, split: str) -> Source:
+    return open_dataset(recipe.data, split=split, layout=recipe.layout)
+
+
+def _together(recipe: Recipe, sources: Mapping[str, Source]) -> Source:
+    """One source with the images of all splits, each once."""
+    ids = tuple(dict.fromkeys(id for source in sources.values() for id in source.ids))
+    return open_dataset(recipe.data, split=ALL, layout=recipe.layout, ids=ids)

@@ -1,0 +1,184 @@
+"""Refinement: score maps in, score maps out, by random walk and by dense CRF."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+from PIL import Image
+
+from wsss_jax.config import as_json, lookup
+from wsss_jax.data import stores
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.stores import Store
+from wsss_jax.ops import affinity, crf, masks, walk
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.work import each, record_skipped
+from wsss_jax.types import ScoreMaps, Size
+
+CELLS = 32
+"""Grids are padded to multiples of this many cells, so that few shapes are compiled."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Random walk over affinities from colour and position, nothing learned.
+
+    radius: of the stencil, in grid cells. sigma_colour: in units of [0, 1] RGB. sigma_space: in
+    grid cells. beta: exponent of the affinity. steps: length of the walk (PSA, IRN: 256 with
+    learned affinity; colour alone joins too much for so many).
+    """
+
+    radius: int = 5
+    sigma_colour: float = 0.06
+    sigma_space: float = 3.0
+    beta: float = 1.0
+    steps: int = 32
+
+
+@dataclass(frozen=True)
+class Crf:
+    """Dense CRF on the photograph at full resolution.
+
+    preset: kernel widths and iterations by the name of the code that uses them. background: the
+    constant score of background beside the class scores. stride: pixels per cell of what is kept.
+    backend: "jax" (ours), or "pydensecrf" where that is installed.
+    """
+
+    preset: str = "psa"
+    background: float = 0.3
+    stride: int = 2
+    backend: Literal["jax", "pydensecrf"] = "jax"
+
+
+def refine(
+    store: Store,
+    source: Source,
+    folder: Path,
+    settings: Walk | Crf,
+    *,
+    ids: tuple[str, ...],
+    workers: Workers | None = None,
+) -> Store:
+    """Refine the score maps of ``ids`` into a store at ``folder``; finished images are kept.
+
+    The walk keeps scores as activations with maximum 1 per class; the CRF gives probabilities
+    whose remainder to 1 is background. Images that fail are skipped, printed, and listed.
+    """
+    workers = workers or Workers()
+    name = type(settings).__name__.lower()
+    target = stores.create(
+        folder,
+        holds="scores",
+        classes=store.classes,
+        kind="activation" if isinstance(settings, Walk) else "probability",
+        made_by={"stage": name, **as_json(settings)},
+        parents=(store.folder.name,),
+    )
+    function = partial(_refine_one, store=store, source=source, target=target, settings=settings)
+    tally = each(f"{name} {folder.name}", function, target.missing(ids), workers=workers)
+    tally.report(folder.name)
+    record_skipped(folder, tally)
+    return target
+
+
+def _refine_one(
+    id: str, *, store: Store, source: Source, target: Store, settings: Walk | Crf
+) -> None:
+    maps = store.get_scores(id)
+    if not len(maps.classes):
+        refined = ScoreMaps(maps.scores, maps.classes, maps.size, maps.peak, target.kind)
+    elif isinstance(settings, Walk):
+        refined = walked(maps, source.image(id), settings)
+    else:
+        refined = crf_refined(maps, source.image(id), settings)
+    target.put_scores(id, refined)
+
+
+def walked(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Walk) -> ScoreMaps:
+    """The maps after a walk over the photograph's colours; each class has maximum 1 again.
+
+    Raises ValueError for photograph and maps of different images, NaN or negative scores.
+    """
+    check(maps, image)
+    height, width, count = maps.scores.shape
+    canvas = (-(-height // CELLS) * CELLS, -(-width // CELLS) * CELLS)
+    slots = 1 << (count - 1).bit_length()
+    colours = np.asarray(
+        Image.fromarray(image).resize((width, height), Image.Resampling.BOX), np.float32
+    )
+    padded = _on_canvas(maps.scores, canvas, slots)
+    inside = _on_canvas(np.ones((height, width, 1), np.float32), canvas, 1)[..., 0] > 0
+    out = _walk(padded, _on_canvas(colours / np.float32(255), canvas, 3), inside, settings)
+    scores = np.maximum(np.asarray(out)[:height, :width, :count], 0)
+    scores = scores / (scores.max(axis=(0, 1), keepdims=True) + np.float32(1e-5))
+    return ScoreMaps(scores, maps.classes, maps.size, maps.peak, "activation")
+
+
+def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Crf) -> ScoreMaps:
+    """Marginals of the present classes after mean field; background is what they leave of 1.
+
+    Raises ValueError for photograph and maps of different images, NaN or negative scores.
+    """
+    check(maps, image)
+    infer = lookup(crf.BACKENDS, settings.backend, "CRF backend")
+    preset = lookup(crf.PRESETS, settings.preset, "CRF preset")
+    scores = masks.enlarge(maps.scores, maps.size)
+    if maps.kind == "probability":
+        rest = np.maximum(1 - scores.sum(axis=-1, keepdims=True), 0)
+        unary = np.concatenate([rest, scores], axis=-1)
+    else:
+        unary = masks.with_constant(scores, settings.background)
+    marginals = infer(image, unary.astype(np.float32), preset)[..., 1:]
+    kept = marginals
+    if settings.stride > 1:
+        kept = _block_means(marginals, settings.stride)
+    return ScoreMaps(kept, maps.classes, maps.size, marginals.max(axis=(0, 1)), "probability")
+
+
+def check(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Raise ValueError unless the maps are usable scores of this photograph."""
+    if maps.size != image.shape[:2]:
+        raise ValueError(
+            f"scores are of a photograph of {maps.size}, this one is {image.shape[:2]}; "
+            "explain again, or import with the right images"
+        )
+    if not np.isfinite(maps.scores).all() or maps.scores.min() < 0:
+        raise ValueError("scores must be finite and not negative; rectify or normalise them first")
+
+
+@partial(jax.jit, static_argnames="settings")
+def _walk(
+    scores: Float[Array, "h w k"],
+    colours: Float[Array, "h w 3"],
+    inside: Bool[Array, "h w"],
+    settings: Walk,
+) -> Float[Array, "h w k"]:
+    pairs = affinity.from_colour(
+        colours,
+        radius=settings.radius,
+        sigma_colour=settings.sigma_colour,
+        sigma_space=settings.sigma_space,
+        inside=inside,
+    )
+    return walk.propagate(scores, pairs, beta=settings.beta, steps=settings.steps)
+
+
+def _on_canvas(
+    array: Float[np.ndarray, "h w k"], canvas: Size, slots: int
+) -> Float[np.ndarray, "H W n"]:
+    padded = np.zeros((*canvas, slots), np.float32)
+    padded[: array.shape[0], : array.shape[1], : array.shape[2]] = array
+    return padded
+
+
+def _block_means(scores: Float[np.ndarray, "H W k"], stride: int) -> Float[np.ndarray, "h w k"]:
+    """Means over stride × stride pixels; the last row and column repeat to fill their block."""
+    height, width, count = scores.shape
+    rest = ((0, -height % stride), (0, -width % stride), (0, 0))
+    whole = np.pad(scores, rest, mode="edge")
+    blocks = whole.reshape(whole.shape[0] // stride, stride, -1, stride, count)
+    return blocks.mean(axis=(1, 3))

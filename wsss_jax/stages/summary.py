@@ -1,0 +1,104 @@
+"""What a run found, as a table for the terminal and as results.json and results.md."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from wsss_jax.data.classes import ClassList
+from wsss_jax.data.files import write_atomic
+from wsss_jax.ops.intervals import Interval
+from wsss_jax.stages.evaluate import Result, write_results
+from wsss_jax.stages.recipe import Made
+
+EXPLANATION = (
+    "mIoU in percent over the scored classes. Fixed: the threshold was set before any mask was "
+    "read. Tuned: the best threshold on the truth of this very split, an upper bound. Gain: "
+    "against the best single system on this split (picked by truth, in its favour), both at fixed "
+    "thresholds, with the 95 % interval of a paired bootstrap over images."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One store on one split, beside the best single system."""
+
+    result: Result
+    group: str
+    reference: str
+    gain: Interval | None
+
+
+def rows(made: Made, results: Sequence[Result]) -> list[Row]:
+    """Results in pipeline order with their paired gain over the best single system."""
+    found = []
+    for result in results:
+        singles = [r for r in results if r.split == result.split and _is_single(r, made)]
+        best = max(singles, key=lambda r: r.miou())
+        gain = None if _is_single(result, made) else result.gain(best)
+        found.append(Row(result, made.groups[result.name], best.name, gain))
+    return found
+
+
+def against_first(results: Sequence[Result]) -> list[Row]:
+    """Results with their paired gain over the first of them."""
+    first = results[0]
+    others = [Row(result, "", first.name, result.gain(first)) for result in results[1:]]
+    return [Row(first, "", first.name, None), *others]
+
+
+def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
+    """Print one table per split."""
+    for split in dict.fromkeys(row.result.split for row in table_rows):
+        chosen = [row for row in table_rows if row.result.split == split]
+        count, reference = len(chosen[0].result.ids), chosen[0].reference
+        table = Table(title=f"{split}: {count} images, gain against {reference}")
+        for name, side in zip(_HEAD, _SIDES, strict=True):
+            table.add_column(name, justify=side)
+        for row in chosen:
+            table.add_row(*_cells(row))
+        Console(width=width).print(table)
+    print(EXPLANATION)
+
+
+def write(out: Path, table_rows: Sequence[Row], classes: ClassList, **extra: object) -> None:
+    """results.json with every number, results.md with the tables."""
+    write_results(out / "results.json", [row.result for row in table_rows], classes, **extra)
+    lines = ["# Results", "", EXPLANATION, ""]
+    for split in dict.fromkeys(row.result.split for row in table_rows):
+        lines += [f"## {split}", "", "| " + " | ".join(_HEAD) + " |"]
+        lines += ["|" + "|".join("--:" if s == "right" else "---" for s in _SIDES) + "|"]
+        lines += [
+            "| " + " | ".join(_cells(row)) + " |" for row in table_rows if row.result.split == split
+        ]
+        lines += [""]
+    write_atomic(out / "results.md", "\n".join(lines).encode())
+
+
+_HEAD = ("step", "store", "fixed", "95 %", "at", "tuned", "at", "gain", "95 %")
+_SIDES = ("left", "left", "right", "left", "right", "right", "right", "right", "left")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    result, own = row.result, row.result.interval()
+    gain, spread = "", ""
+    if row.gain is not None:
+        gain = f"{100 * float(row.gain.estimate):+.1f}"
+        spread = f"{100 * float(row.gain.low):+.1f} … {100 * float(row.gain.high):+.1f}"
+    return (
+        row.group,
+        result.name,
+        f"{100 * result.miou():.1f}",
+        f"{100 * float(own.low):.1f} … {100 * float(own.high):.1f}",
+        f"{result.fixed:.2f}",
+        f"{100 * result.miou(tuned=True):.1f}",
+        f"{result.tuned:.2f}",
+        gain,
+        spread,
+    )
+
+
+def _is_single(result: Result, made: Made) -> bool:
+    return made.groups[result.name].startswith("single")
