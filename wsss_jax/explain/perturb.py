@@ -82,10 +82,10 @@ def rise(
 ) -> Maps:
     """RISE (Petsiuk et al. 2018): the mean of random masks, weighted by the scores they leave.
 
-    ``masks`` random masks of ``cells`` x ``cells`` squares, each kept with probability ``keep``, are
-    made by ``draw`` (None: ``rise_mask``); the sum is divided by masks x keep. Masked pixels are 0. The paper's score is the softmax; ours
-    is the sigmoid, since several classes are in one image. The result has the image's size and
-    does not depend on ``chunk``.
+    ``masks`` random masks of ``cells`` x ``cells`` squares, each kept with probability ``keep``,
+    are made by ``draw`` (None: ``rise_mask``); the sum is divided by masks x keep. Masked pixels
+    are 0. The paper's score is the softmax; ours is the sigmoid, since several classes are in one
+    image. The result has the image's size and does not depend on ``chunk``.
     """
     check_labels(labels, *jax.eval_shape(lambda x: logits_of(scorer, x), images).shape)
     size = size_of(images)
