@@ -14,6 +14,7 @@ from typing import Literal
 
 import tyro
 
+from wsss_jax import memory
 from wsss_jax.data import check as checks
 from wsss_jax.data.datasets import Source, open_dataset
 from wsss_jax.data.files import BadFileError
@@ -272,6 +273,8 @@ VERBS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script ``wsss``."""
+    if arguments is None:
+        memory.restart_with_large_pages()
     args = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if args[:1] == ["run"] and len(args) > 1 and not args[1].startswith("-"):

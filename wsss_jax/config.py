@@ -75,7 +75,8 @@ def from_json(kind: Any, value: Any) -> Any:
             lookup(hints, name, f"setting of {kind.__name__}")
         return kind(**{name: from_json(hints[name], part) for name, part in value.items()})
     if origin in (Union, UnionType):
-        return None if value is None else from_json(next(p for p in parts if p is not NoneType), value)
+        inner = next(part for part in parts if part is not NoneType)
+        return None if value is None else from_json(inner, value)
     if origin is tuple:
         each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return tuple(from_json(k, v) for k, v in zip(each, value, strict=True))

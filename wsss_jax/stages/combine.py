@@ -22,8 +22,10 @@ from wsss_jax.types import ScoreMaps, Size
 class Fusion:
     """How maps become one.
 
-    rule: a name of FUSIONS. renormalise: divide each fused class by its maximum, so that one fixed
-    threshold suits every rule; votes and probabilities of raters are better left as they are.
+    Attributes:
+        rule: a name of FUSIONS.
+        renormalise: divide each fused class by its maximum, so that one fixed threshold suits
+            every rule; votes and posteriors are better left as they are.
     """
 
     rule: str = "mean"

@@ -27,7 +27,7 @@ def recipe(data: Path, *, epochs: int = 20) -> Recipe:
 
     def training(seed: int, crop: int, stride: int, smoothing: float) -> Training:
         augmentation = Augmentation(
-            crop=crop, long_side=(80, 112), brightness=0.2, contrast=0.2, saturation=0, hue=0
+            crop=crop, long_side=(80, 112), brightness=0.2, contrast=0.2, saturation=0.0, hue=0.0
         )
         model = Classifier("tiny", None, stride, label_smoothing=smoothing, optim=optim)
         return Training(model, augmentation, epochs=epochs, seed=seed, save_every=100)

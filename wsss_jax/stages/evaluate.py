@@ -33,10 +33,10 @@ GRID = tuple(round(0.02 * step, 2) for step in range(1, 50))
 class Scoring:
     """What counts, and where background begins.
 
-    classes: names that are averaged over, None for all (background among them if it exists).
-    background: whether the data set has background; without it every pixel gets a class.
-    threshold: fixed, for activations (their maximum per class is 1); half is the one for
-    probabilities.
+    Attributes:
+        classes: names that are averaged over; None for all, background among them if it exists.
+        background: whether the data set has background; without it every pixel gets a class.
+        threshold: fixed, in [0, 1], for activations; probabilities are decided at a half.
     """
 
     classes: tuple[str, ...] | None = None

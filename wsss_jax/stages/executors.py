@@ -1,41 +1,90 @@
-"""Work on one image at a time, here or on all cores: one small interface for every such stage.
+"""Work on one image at a time: here, on all cores, on several machines, or on Ray.
 
 ``map_unordered(function, ids, workers)`` yields one outcome per id as it comes. A failing image
-does not stop the others: it comes back as a Failure with its id and reason. A worker that is
-killed (out of memory, say) takes nothing with it but the image it worked on.
+does not stop the others: it comes back as an Outcome with the reason. A worker that is
+killed (out of memory, say) takes nothing with it but the image it worked on. Only a disk that
+cannot be written stops the work at once, as every further image would fail the same way.
+
+Every function here writes its own result under the image's name, whole or not at all, so runs may
+be stopped, started again, and run twice at once: the worst is an image computed twice.
+
+Processes compute on the CPU with one thread each (``ONE_THREAD``): as many as there are cores keep
+the machine busy without fighting, and leave an accelerator to a run without processes.
 """
 
 import errno
+import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing import connection
+from types import MappingProxyType
+from typing import Any, Literal
 
 IN_FLIGHT = 4
 """Items handed to each worker ahead of time: keeps workers busy and memory flat."""
+
+ONE_THREAD = MappingProxyType(
+    {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "NPROC": "1",  # XLA sizes its thread pools by it
+        "JAX_PLATFORMS": "cpu",  # each process would take most of an accelerator's memory
+    }
+)
+"""Environment in which workers start; libraries read it when they are loaded."""
+
+KILLED = "the worker was killed while it worked on this image alone (out of memory?)"
+
+_FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+# Photographs and records that cannot be read are BadFileErrors, so these come from writing.
+
+Function = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
 class Workers:
     """How many processes share the images of a stage, and which share of them is ours.
 
-    count: processes on this machine, 1 works in this one. shard: (index, count) of this job when
-    several machines work on the same folder; job arrays of SLURM and Kubernetes are recognised.
+    Attributes:
+        count: processes on this machine, or tasks at once on Ray; 1 works in this process.
+        shard: index (from 0) and count of this job when several machines work on the same
+            folder; job arrays of SLURM and Kubernetes are recognised.
+        engine: pool of processes on this machine, or ray (the cluster of RAY_ADDRESS, or one
+            started here).
     """
 
     count: int = 1
     shard: tuple[int, int] | None = None
+    engine: Literal["pool", "ray"] = "pool"
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"{self.count} workers; give 1 or more, at most one per core")
+        if self.shard is not None:
+            _check_shard(*self.shard)
 
     def share(self, ids: Sequence[str]) -> tuple[str, ...]:
-        """Our share of the ids: every count-th one, starting at our index."""
-        index, count = self.shard or shard_of_environment(os.environ)
-        if not 0 <= index < count:
-            raise ValueError(f"shard {index} of {count}; the index counts from 0")
-        return tuple(ids[index::count])
+        """Our share of the ids.
+
+        It depends on each id alone, not on its place: another run may have finished some of them
+        in the meantime, and still no image belongs to two shares, or to none.
+        """
+        index, count = self.share_number()
+        return tuple(id for id in ids if zlib.crc32(id.encode()) % count == index)
+
+    def share_number(self) -> tuple[int, int]:
+        """(index, count) of our share, (0, 1) for all. ValueError when the environment is odd."""
+        return self.shard or shard_of_environment(os.environ)
 
 
 @dataclass(frozen=True)
@@ -47,77 +96,216 @@ class Outcome:
     failure: str | None = None
 
 
-def shard_of_environment(environment: Any) -> tuple[int, int]:
-    """(index, count) from a SLURM job array or a Kubernetes indexed job; (0, 1) without one."""
+def shard_of_environment(environment: Mapping[str, str]) -> tuple[int, int]:
+    """(index, count) from a SLURM job array or a Kubernetes indexed job; (0, 1) without one.
+
+    Raises ValueError for an array whose numbers are no run of consecutive ones.
+    """
     if "SLURM_ARRAY_TASK_ID" in environment:
         first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
         index = int(environment["SLURM_ARRAY_TASK_ID"]) - first
-        return index, int(environment.get("SLURM_ARRAY_TASK_COUNT", 1))
+        return _check_shard(index, int(environment.get("SLURM_ARRAY_TASK_COUNT", 1)))
     if "JOB_COMPLETION_INDEX" in environment:
         if "JOB_COMPLETIONS" not in environment:
             raise ValueError(
                 "JOB_COMPLETION_INDEX is set but JOB_COMPLETIONS is not; set it to the number of "
                 "jobs, or give --workers.shard INDEX COUNT"
             )
-        return int(environment["JOB_COMPLETION_INDEX"]), int(environment["JOB_COMPLETIONS"])
+        index, count = environment["JOB_COMPLETION_INDEX"], environment["JOB_COMPLETIONS"]
+        return _check_shard(int(index), int(count))
     return 0, 1
 
 
 def map_unordered(
-    function: Callable[[str], Any], ids: Sequence[str], workers: Workers
-) -> Iterator[Outcome]:
-    """Call ``function`` on each id; yields an Outcome as each is finished, in any order.
+    function: Function, ids: Iterable[str], workers: Workers
+) -> Generator[Outcome, None, None]:
+    """Call ``function`` once per id; yields an Outcome as each is finished, in any order.
 
     With several workers the function must be picklable (a module-level function, or
-    functools.partial of one). Raises OSError when the disk is full: what was written stays.
+    functools.partial of one); it travels once per worker, not once per image. Closing the iterator
+    waits for the images being worked on and drops the others.
+
+    Raises OSError when the disk is full or read-only, ChildProcessError when workers cannot even
+    start, ModuleNotFoundError for Ray where it is not installed.
     """
-    if workers.count == 1:
-        yield from (_outcome(function, id) for id in ids)
-        return
-    left = list(dict.fromkeys(ids))
-    for _ in range(2):
-        for outcome in _pool(function, tuple(left), workers.count):
-            left.remove(outcome.id)
-            yield outcome
-        if not left:
-            return
-    # Twice a worker died: one image at a time shows which one kills it.
-    for id in left:
-        found = list(_pool(function, [id], 1))
-        yield found[0] if found else Outcome(id, failure="the worker was killed (out of memory?)")
+    distinct = list(dict.fromkeys(ids))
+    if workers.engine == "ray":
+        yield from _on_ray(function, distinct, workers.count)
+    elif workers.count == 1:
+        for id in distinct:
+            yield from _finished([_attempt(function, id)])
+    else:
+        yield from _in_processes(function, distinct, workers.count)
 
 
-def _pool(function: Callable[[str], Any], ids: Sequence[str], count: int) -> Iterator[Outcome]:
-    """Outcomes until all are done or a worker dies; what is then unfinished is simply absent."""
+def _in_processes(function: Function, ids: Sequence[str], count: int) -> Iterator[Outcome]:
+    queue = deque(ids)
+    while queue:
+        # Any image in flight may have killed the worker: each gets a second chance, alone.
+        suspects = yield from _pool(function, queue, count, IN_FLIGHT)
+        while suspects:
+            killers = yield from _pool(function, suspects, 1, 1)
+            yield from (Outcome(id, failure=KILLED) for id in killers)
+
+
+def _pool(
+    function: Function, queue: deque[str], count: int, ahead: int
+) -> Generator[Outcome, None, deque[str]]:
+    """Outcomes until the queue is empty or a worker dies; returns what was then in flight."""
     context = multiprocessing.get_context("spawn")
-    queue = iter(ids)
-    running: set[Future] = set()
-    with ProcessPoolExecutor(count, context, initializer=_enter_worker) as pool:
-        try:
-            while True:
-                while len(running) < IN_FLIGHT * count and (id := next(queue, None)) is not None:
-                    running.add(pool.submit(_outcome, function, id))
-                if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from [future.result() for future in finished]
-        except BrokenProcessPool:
-            return
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(count, context, _enter_worker, (function,))
+    running: dict[Future, str] = {}
+    try:
+        _check_start(pool)
+        while queue or running:
+            alive = _feed(pool, queue, running, ahead * count)
+            if not running:
+                break  # a worker died between two images
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            if not alive or any(_is_lost(future) for future in done):
+                done = wait(running).done
+            lost = deque(
+                id for future, id in running.items() if future in done and _is_lost(future)
+            )
+            yield from _finished([future.result() for future in done if not _is_lost(future)])
+            if lost:
+                return lost
+            for future in done:
+                del running[future]
+        return deque()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _outcome(function: Callable[[str], Any], id: str) -> Outcome:
+def _check_start(pool: ProcessPoolExecutor) -> None:
+    try:
+        with _environment(ONE_THREAD):
+            ready = pool.submit(os.getpid)
+        ready.result()
+    except BrokenProcessPool as problem:
+        raise ChildProcessError(
+            "worker processes cannot start; their message is above. A script that starts them "
+            'needs `if __name__ == "__main__":` around its work; one worker needs no process'
+        ) from problem
+
+
+def _feed(pool: ProcessPoolExecutor, queue: deque[str], running: dict, most: int) -> bool:
+    """Submit until ``most`` images are in flight; False when the pool is broken."""
+    try:
+        with _environment(ONE_THREAD):  # submitting is what starts processes
+            while queue and len(running) < most:
+                running[pool.submit(_attempt_in_worker, queue[0])] = queue[0]
+                queue.popleft()
+    except BrokenProcessPool:
+        return False
+    return True
+
+
+def _is_lost(future: Future) -> bool:
+    return isinstance(future.exception(), BrokenProcessPool)
+
+
+def _finished(results: Sequence[Outcome | OSError]) -> Iterator[Outcome]:
+    """The outcomes among the results; then raises the error among them, if there is one."""
+    yield from (result for result in results if isinstance(result, Outcome))
+    for result in results:
+        if isinstance(result, OSError):
+            raise result
+
+
+def _on_ray(function: Function, ids: Sequence[str], count: int) -> Iterator[Outcome]:
+    """Outcomes of tasks on Ray, ``count`` at once; Ray itself starts a killed task once more."""
+    ray = _ray()
+    ours = not ray.is_initialized()
+    if ours:
+        local = {"address": "local", "num_cpus": count, "include_dashboard": False}
+        ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else local))
+
+    # A closure travels to each worker once; an argument would travel with every image.
+    def work(id: str) -> Outcome | OSError:
+        return _attempt(function, id)
+
+    environment = {"env_vars": dict(ONE_THREAD)}
+    task = ray.remote(work).options(num_cpus=1, max_retries=1, runtime_env=environment)
+    queue, running = deque(ids), {}
+    try:
+        while queue or running:
+            while queue and len(running) < count:
+                running[task.remote(queue[0])] = queue.popleft()
+            for reference in ray.wait(list(running))[0]:
+                id = running.pop(reference)
+                try:
+                    yield from _finished([ray.get(reference)])
+                except ray.exceptions.RayError as problem:
+                    yield Outcome(id, failure=f"{KILLED}: {type(problem).__name__}")
+    finally:
+        for reference in running:
+            ray.cancel(reference)
+        if ours:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ModuleNotFoundError as problem:
+        raise ModuleNotFoundError(
+            "workers.engine is ray, but Ray is not installed: pip install 'wsss-jax[ray]', or "
+            "choose the engine pool"
+        ) from problem
+
+
+def _attempt(function: Function, id: str) -> Outcome | OSError:
+    """The outcome of one image, or the error that would meet every other image too."""
     try:
         return Outcome(id, function(id))
-    except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        return Outcome(id, failure=f"{type(problem).__name__}: {problem}")
     except Exception as problem:  # one poison image must not stop the others
+        if isinstance(problem, OSError) and problem.errno in _FATAL:
+            return problem
         return Outcome(id, failure=f"{type(problem).__name__}: {problem}")
 
 
-def _enter_worker() -> None:
+_current: deque[Function] = deque(maxlen=1)
+# What this worker process does: set once when it starts, so that images travel as bare ids.
+
+
+def _enter_worker(function: Function) -> None:
     # Ctrl-C reaches the whole process group; the parent alone decides how to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _current.append(function)
+
+
+def _attempt_in_worker(id: str) -> Outcome | OSError:
+    return _attempt(_current[0], id)
+
+
+def _die_with_parent() -> None:
+    # A parent that is killed says no goodbye, and its workers would wait for images for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _check_shard(index: int, count: int) -> tuple[int, int]:
+    if not 0 <= index < count:
+        raise ValueError(
+            f"shard {index} of {count}; the index counts from 0. Job arrays must be numbered "
+            "without gaps, or give --workers.shard INDEX COUNT"
+        )
+    return index, count

@@ -31,8 +31,11 @@ from wsss_jax.types import Batch, ScoreMaps, Size
 class Explanation:
     """Which maps are made.
 
-    method: a name of EXPLAINERS. scales: of the photograph's size. flip: add the mirror image.
-    batch_size: images per call.
+    Attributes:
+        method: a name of EXPLAINERS.
+        scales: of the photograph's size, each explained and summed.
+        flip: add the mirror image at each scale.
+        batch_size: images per call.
     """
 
     method: str = "cam"

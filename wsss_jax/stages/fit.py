@@ -27,9 +27,14 @@ from wsss_jax.train.checkpoint import Checkpoints
 class Training:
     """One system and how long it learns.
 
-    epochs: passes over the labelled images. batch_size: images per step over all hosts. seed: of
-    the start, the order and the augmentation. save_every: steps between checkpoints.
-    cache_megabytes: memory in which decoded photographs are kept.
+    Attributes:
+        model: the network and its optimizer.
+        augmentation: what happens to training images.
+        epochs: passes over the labelled images.
+        batch_size: images per step, over all hosts.
+        seed: of the start, the order and the augmentation.
+        save_every: steps between checkpoints.
+        cache_megabytes: memory in which decoded photographs are kept.
     """
 
     model: Classifier = field(default_factory=Classifier)
@@ -86,9 +91,12 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
 
 
 def run_record(settings: Training, source: Source) -> dict[str, Any]:
-    """What a run folder says of how it was made."""
+    """What a run folder says of how it was made; the weight file by name, wherever it lies."""
+    chosen = config.as_json(settings)
+    if settings.model.weights is not None:
+        chosen["model"]["weights"] = settings.model.weights.name
     return {
-        "settings": config.as_json(settings),
+        "settings": chosen,
         "data": {"name": source.name, "images": len(source.ids)},
         "classes": list(source.classes.names),
     }
@@ -102,9 +110,7 @@ def trained(folder: Path) -> tuple[Training, ClassList, Any]:
     record = json.loads(path.read_text())
     settings = config.from_json(Training, record["settings"])
     classes = ClassList(tuple(record["classes"]))
-    bare = classifier.without_weights(settings.model)
-    system = classifier.make(bare, classes=len(classes), steps=1)
-    template = jax.eval_shape(system.init, jax.random.key(0))
+    template = classifier.template(settings.model, len(classes))
     found = Checkpoints(folder / "checkpoint").restore(template)
     if found is None:
         raise BadFileError(f"{folder}: finished, but without a checkpoint; delete it, train again")

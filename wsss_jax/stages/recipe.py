@@ -27,10 +27,21 @@ VOTES = ("majority_vote", "staple", "dawid_skene")
 class Recipe:
     """Everything a run is told.
 
-    data: the data set's folder; layout: of it, "auto" tells. train_split: whose image labels are
-    learned from. splits: where masks are made and judged. systems: by name, what is trained.
-    saliency: folder of 8-bit saliency PNGs, None to do without. fusions: closed forms to compare.
-    gallery: photographs on the report page.
+    Attributes:
+        name: of the run.
+        data: the data set's folder.
+        layout: voc, folder, coco or tfds; auto tells them apart.
+        train_split: where image labels are learned from.
+        splits: where masks are made and judged.
+        systems: by name, what is trained.
+        explanation: which maps are made.
+        saliency: folder of 8-bit saliency PNGs; None to do without.
+        walk: random walk of each system and of the fusion.
+        crf: dense CRF of each system and of the fusion.
+        fusions: closed forms to compare.
+        scoring: what counts, and where background begins.
+        workers: processes and shards of the per-image stages.
+        gallery: photographs on the report page.
     """
 
     name: str

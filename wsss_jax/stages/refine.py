@@ -27,9 +27,13 @@ CELLS = 32
 class Walk:
     """Random walk over affinities from colour and position, nothing learned.
 
-    radius: of the stencil, in grid cells. sigma_colour: in units of [0, 1] RGB. sigma_space: in
-    grid cells. beta: exponent of the affinity. steps: length of the walk (PSA, IRN: 256 with
-    learned affinity; colour alone joins too much for so many).
+    Attributes:
+        radius: of the stencil, in grid cells.
+        sigma_colour: in units of [0, 1] RGB.
+        sigma_space: in grid cells.
+        beta: exponent of the affinity.
+        steps: length of the walk (PSA and IRN: 256 with learned affinity; colour alone joins
+            too much for so many).
     """
 
     radius: int = 5
@@ -43,9 +47,11 @@ class Walk:
 class Crf:
     """Dense CRF on the photograph at full resolution.
 
-    preset: kernel widths and iterations by the name of the code that uses them. background: the
-    constant score of background beside the class scores. stride: pixels per cell of what is kept.
-    backend: "jax" (ours), or "pydensecrf" where that is installed.
+    Attributes:
+        preset: kernel widths and iterations, by the name of the code that uses them.
+        background: constant score of background beside the class scores, in [0, 1].
+        stride: pixels per cell of what is kept.
+        backend: jax (ours), or pydensecrf where that is installed.
     """
 
     preset: str = "psa"

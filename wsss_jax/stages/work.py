@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,19 @@ from wsss_jax.stages.progress import meter
 from wsss_jax.train.loop import Interrupted, stop_signals
 
 SHOWN = 5
-"""Failures printed one by one; the others are in skipped.json."""
+"""Failures printed one by one; the list beside the store has all of them."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How a stage went: images finished now, and reasons of those that were skipped, by id."""
+    """How a stage went: images finished now, and reasons of those that were skipped, by id.
+
+    shard: (index, count) of the share that was worked on, (0, 1) for all images.
+    """
 
     done: int
     skipped: Mapping[str, str]
+    shard: tuple[int, int] = (0, 1)
 
     def report(self, stage: str) -> None:
         """Print what was skipped, so that nothing goes missing silently."""
@@ -30,7 +35,7 @@ class Tally:
         for id, reason in sorted(self.skipped.items())[:SHOWN]:
             print(f"  {id}: {reason}")
         if len(self.skipped) > SHOWN:
-            print(f"  … and {len(self.skipped) - SHOWN} more, listed in skipped.json")
+            print(f"  … and {len(self.skipped) - SHOWN} more, all listed beside the results")
 
 
 def each(
@@ -43,15 +48,24 @@ def each(
 ) -> Tally:
     """Run ``function`` on each of our share of the ids; ``collect`` receives what it returns.
 
-    Raises Interrupted after SIGTERM or Ctrl-C; finished images stay finished.
+    A share of less than all is announced, since job arrays are recognised without being named.
+    Raises Interrupted after SIGTERM or Ctrl-C, once the images being worked on are finished, and
+    OSError for a disk that is full or read-only; finished images stay finished in both cases.
     """
-    share = workers.share(ids)
+    share, shard = workers.share(ids), workers.share_number()
     skipped: dict[str, str] = {}
     done = 0
+    if shard[1] > 1:
+        print(f"{title}: share {shard[0]} of {shard[1]}, {len(share)} of {len(ids)} images")
     if not share:
-        return Tally(0, skipped)
-    with stop_signals() as stop, meter(title, len(share)) as bar:
-        for outcome in map_unordered(function, share, workers):
+        return Tally(0, skipped, shard)
+    # Closed here and not when memory is reclaimed: no process outlives its stage.
+    with (
+        stop_signals() as stop,
+        meter(title, len(share)) as bar,
+        closing(map_unordered(function, share, workers)) as outcomes,
+    ):
+        for outcome in outcomes:
             if outcome.failure is None:
                 collect(outcome.id, outcome.value)
                 done += 1
@@ -60,12 +74,16 @@ def each(
             bar.advance(1, f"({len(skipped)} skipped)" if skipped else "")
             if stop.is_set():
                 raise Interrupted(128 + stop.number)
-    return Tally(done, skipped)
+    return Tally(done, skipped, shard)
 
 
 def record_skipped(folder: Path, tally: Tally) -> None:
-    """Write the skipped ids and reasons beside the store, or remove a list that no longer holds."""
-    path = folder / "skipped.json"
+    """Write the skipped ids and reasons beside the store, or remove a list that no longer holds.
+
+    Each share has a list of its own, skipped_1_of_4.json, so that none erases another's.
+    """
+    index, count = tally.shard
+    path = folder / ("skipped.json" if count == 1 else f"skipped_{index}_of_{count}.json")
     if tally.skipped:
         write_atomic(path, json.dumps(dict(tally.skipped), indent=1, sort_keys=True).encode())
     else:

@@ -24,8 +24,13 @@ from wsss_jax.types import Batch, Scorer, System
 class Classifier:
     """Which network learns, and how.
 
-    backbone: a name in BACKBONES. weights: file of pretrained weights, None to start from random
-    ones. output_stride: pixels per cell of the last map. label_smoothing: in [0, 1].
+    Attributes:
+        backbone: a name in BACKBONES.
+        weights: file of pretrained weights; None starts from random ones.
+        output_stride: pixels per cell of the last map.
+        label_smoothing: in [0, 1].
+        dropout: rate at which whole feature channels are dropped while training.
+        optim: how parameters are updated.
     """
 
     backbone: str = "mobilenet_v2"
@@ -63,15 +68,21 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
     return System(init, step)
 
 
+def template(settings: Classifier, classes: int) -> TrainState:
+    """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
+    network = structure(settings, classes)
+    update = optimizer(settings.optim, 1, _is_new(settings))
+
+    def start(params: Any, stats: Any) -> TrainState:
+        return states.create(network._replace(params=params, stats=stats), update)
+
+    return jax.eval_shape(start, network.params, network.stats)
+
+
 def structure(settings: Classifier, classes: int) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    bare = without_weights(settings)
+    bare = replace(settings, weights=None)
     return states.abstract(lambda: _module(bare, classes, jax.random.key(0)))
-
-
-def without_weights(settings: Classifier) -> Classifier:
-    """The same network from random weights: what a checkpoint will fill needs no weight file."""
-    return replace(settings, weights=None)
 
 
 def scorer(network: Network, params: Any, stats: Any) -> Callable[[Bool[Array, "b H W"]], Scorer]:

@@ -93,7 +93,8 @@ class Checkpoints:
             arrays, manifest = found["state"], found["manifest"]
             extra = json.loads(found["extra"]["extra"])
         except Exception as problem:  # orbax raises eight unrelated types for damaged files
-            raise CorruptCheckpointError(f"unreadable ({type(problem).__name__})") from problem
+            reason = f"{type(problem).__name__}: {str(problem)[:200]}"
+            raise CorruptCheckpointError(f"unreadable ({reason})") from problem
         for name, entry in _manifest(arrays).items():
             if entry != manifest.get(name):
                 raise CorruptCheckpointError(f"{name} differs from its checksum")

@@ -19,11 +19,19 @@ from wsss_jax.config import lookup
 class Optim:
     """How parameters are updated.
 
-    learning_rate: of pretrained weights, at its peak. new_layers: factor for layers without
-    pretrained weights. biases: factor for biases, which never decay. momentum: of SGD (the
-    reference codes of the field run with practically none, because they hand the weight decay
-    over in its place; 0.9 wants a ten times smaller rate). power: of the poly schedule
-    (1 - t/T) ** power. warm_up: steps of linear warm-up. clip: largest gradient norm, 0 for none.
+    Attributes:
+        name: sgd or adamw.
+        learning_rate: of pretrained weights, at its peak.
+        new_layers: factor of the rate for layers without pretrained weights.
+        biases: factor of the rate for biases, which never decay.
+        momentum: of SGD. The reference codes of the field run with practically none, because
+            they hand the weight decay over in its place; 0.9 wants a ten times smaller rate.
+        nesterov: whether that momentum looks ahead.
+        weight_decay: of weights, per step and unit of learning rate.
+        schedule: poly is (1 - t/T) ** power; cosine; constant.
+        power: of the poly schedule.
+        warm_up: steps of linear rise before the schedule.
+        clip: largest gradient norm, 0 for no limit.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"

@@ -1,0 +1,253 @@
+"""The whole path on a handful of drawn scenes: every stage is real, and every stage resumes."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from wsss_jax.data import stores, synthetic
+from wsss_jax.data.classes import ClassList
+from wsss_jax.data.datasets import open_dataset
+from wsss_jax.data.files import BadFileError
+from wsss_jax.stages import demo, evaluate, present, recipe, summary
+from wsss_jax.stages.combine import Fusion, combine, stacked
+from wsss_jax.stages.decide import decide
+from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.explain import Explanation, explain
+from wsss_jax.stages.fit import Training, fit, trained
+from wsss_jax.train import checkpoint
+from wsss_jax.types import ScoreMaps
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return synthetic.write(tmp_path_factory.mktemp("scenes"), 36, 0)
+
+
+@pytest.fixture(scope="module")
+def small(scenes):
+    """The demo's recipe, cut down to one step of two systems on three rules."""
+    whole = demo.recipe(scenes, epochs=1)
+    systems = {name: whole.systems[name] for name in ("fine", "coarse")}
+    return replace(
+        whole,
+        systems=systems,
+        explanation=Explanation(scales=(1.0,), batch_size=16),
+        fusions=("mean", "staple"),
+        gallery=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(small, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    return out, recipe.make(small, out)
+
+
+def test_the_whole_path_makes_every_store_and_the_page(small, made, scenes, capsys):
+    out, stores_made = made
+    source = open_dataset(scenes, split="all")
+    for store in stores_made.stores.values():
+        assert not store.missing(source.ids)
+    assert not stores_made.masks.missing(source.ids)
+    results = recipe.judge_all(small, stores_made)
+    rows = summary.rows(stores_made, results)
+    summary.write(out, rows, source.classes)
+    summary.show(rows)
+    page = present.page(out / "report.html", small, stores_made, rows, source)
+    assert page.stat().st_size > 10_000
+    record = json.loads((out / "results.json").read_text())
+    assert len(record["results"]) == 2 * len(stores_made.stores)
+    assert "fuse_mean" in (out / "results.md").read_text()
+    assert "tuned" in capsys.readouterr().out.lower()
+
+
+def test_the_same_command_finds_everything_done_and_repairs_what_is_gone(small, made):
+    out, stores_made = made
+    store = stores_made.stores["fuse_mean"]
+    gone, kept = store.ids()[:2]
+    before = store.path(kept).stat().st_mtime_ns
+    lost = store.path(gone).read_bytes()
+    store.path(gone).unlink()
+    recipe.make(small, out)
+    assert store.path(gone).read_bytes() == lost
+    assert store.path(kept).stat().st_mtime_ns == before
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(small, made):
+    out, _ = made
+    changed = replace(small, explanation=replace(small.explanation, flip=False))
+    with pytest.raises(ValueError, match="flip: True -> False"):
+        recipe.make(changed, out)
+    system = replace(small.systems["fine"], seed=9)
+    with pytest.raises(ValueError, match=r"settings\.seed: 1 -> 9"):
+        recipe.make(replace(small, systems={"fine": system}), out)
+
+
+def test_score_maps_belong_to_the_labels_and_peak_at_one(made, scenes):
+    source = open_dataset(scenes, split="all")
+    for id in source.ids[:5]:
+        maps = made[1].stores["cam_fine"].get_scores(id)
+        np.testing.assert_array_equal(maps.classes, np.flatnonzero(source.labels(id)))
+        assert maps.size == source.size(id)
+        tops = maps.scores.max(axis=(0, 1))
+        assert ((tops > 0.99) | (maps.peak <= 0.01)).all() and maps.scores.min() >= 0
+
+
+def test_a_run_remembers_its_settings_and_weights(small, made):
+    settings, classes, state = trained(made[0] / "run_fine")
+    assert settings == small.systems["fine"] and len(classes) == len(synthetic.CLASSES)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_an_unfinished_run_cannot_be_explained(scenes, tmp_path):
+    source = open_dataset(scenes, split="val")
+    with pytest.raises(BadFileError, match="wsss train"):
+        explain(tmp_path, source, tmp_path / "maps", Explanation(), ids=source.ids)
+
+
+def test_a_damaged_photograph_is_skipped_named_and_counted(scenes, made, tmp_path, capsys):
+    broken = tmp_path / "scenes"
+    synthetic.write(broken, 36, 0)
+    victim = open_dataset(broken, split="val").ids[0]
+    path = next((broken / "images").glob(f"{victim}.*"))
+    path.write_bytes(path.read_bytes()[:200])
+    source = open_dataset(broken, split="val")
+    settings = Explanation(scales=(1.0,), batch_size=16)
+    store = explain(made[0] / "run_fine", source, tmp_path / "maps", settings, ids=source.ids)
+    assert store.missing(source.ids) == (victim,)
+    assert victim in capsys.readouterr().out
+    assert victim in json.loads((tmp_path / "maps/skipped.json").read_text())
+
+
+def test_systems_on_other_grids_and_with_missing_classes_are_stacked():
+    fine = ScoreMaps(np.ones((4, 6, 2), "f4"), np.array([1, 3], "i4"), (16, 24), np.ones(2, "f4"))
+    coarse = ScoreMaps(
+        np.full((2, 3, 1), 0.5, "f4"), np.array([3], "i4"), (16, 24), np.ones(1, "f4")
+    )
+    scores, available = stacked([fine, coarse], np.array([1, 3]))
+    assert scores.shape == (2, 4, 6, 2)
+    np.testing.assert_array_equal(available, [[True, True], [False, True]])
+    np.testing.assert_allclose(scores[1, ..., 1], 0.5)
+    other = replace(coarse, size=(16, 25))
+    with pytest.raises(ValueError, match="disagree"):
+        stacked([fine, other], np.array([3]))
+
+
+class ToySource:
+    """Two photographs, one of them without truth."""
+
+    name, has_background = "toy", True
+    ids = ("a", "b")
+
+    def __init__(self, classes):
+        self.classes = classes
+
+    def labels(self, id):
+        return np.array([True, True])
+
+    def image(self, id):
+        return np.zeros((4, 4, 3), np.uint8)
+
+    def encoded(self, id):
+        return b""
+
+    def size(self, id):
+        return (4, 4)
+
+    def mask(self, id):
+        truth = np.zeros((4, 4), np.uint8)
+        truth[:2], truth[3, 3] = 1, 255
+        return truth if id == "a" else None
+
+
+def toy_store(folder, classes, kind, scores):
+    store = stores.create(folder, holds="scores", classes=classes.names, made_by={}, kind=kind)
+    maps = ScoreMaps(scores, np.array([0, 1], "i4"), (4, 4), np.ones(2, "f4"), kind)
+    for id in ToySource.ids:
+        store.put_scores(id, maps)
+    return store
+
+
+def test_evaluation_by_hand(tmp_path):
+    classes = ClassList(("cat", "dog"))
+    scores = np.zeros((4, 4, 2), "f4")
+    scores[:2, :, 0], scores[2, :, 1] = 0.8, 0.4
+    store = toy_store(tmp_path / "s", classes, "activation", scores)
+    result = evaluate.evaluate(store, ToySource(classes), Scoring(), split="toy")
+    assert result.ids == ("a",)
+    # At 0.3: row 2 is called dog, so background is 3 of 7; cat is right; dog has no truth.
+    expected = np.zeros((3, 3), int)
+    expected[1, 1], expected[0, 0], expected[0, 2] = 8, 3, 4
+    np.testing.assert_array_equal(result.counts[0], expected)
+    assert result.miou() == pytest.approx((3 / 7 + 1 + 0) / 3)
+    assert result.tuned >= 0.4 and result.miou(tuned=True) == 1
+
+
+def test_probabilities_are_decided_against_what_they_leave_for_background(tmp_path):
+    classes = ClassList(("cat", "dog"))
+    scores = np.zeros((4, 4, 2), "f4")
+    scores[:2, :, 0], scores[:2, :, 1] = 0.4, 0.3  # background 0.3: cat is the most probable
+    scores[2:, :, 0], scores[2:, :, 1] = 0.3, 0.3  # background 0.4
+    store = toy_store(tmp_path / "p", classes, "probability", scores)
+    masks = decide(store, tmp_path / "m", Scoring(), ids=("a",))
+    np.testing.assert_array_equal(masks.get_mask("a"), np.repeat([1, 0], 2)[:, None] * np.ones(4))
+    result = evaluate.evaluate(store, ToySource(classes), Scoring(), split="toy")
+    judged = evaluate.evaluate(masks, ToySource(classes), Scoring(), split="toy")
+    np.testing.assert_array_equal(result.counts, judged.counts)
+    assert result.miou() == 1.0
+
+
+def test_without_background_every_pixel_gets_a_class(tmp_path):
+    classes = ClassList(("cat", "dog"))
+    scores = np.zeros((4, 4, 2), "f4")
+    scores[:2, :, 0] = 0.01
+    scores[2:, :, 1] = 0.01
+    store = toy_store(tmp_path / "s", classes, "activation", scores)
+    scoring = Scoring(background=False)
+    masks = decide(store, tmp_path / "m", scoring, ids=("a",))
+    assert masks.get_mask("a").min() == 1
+    result = evaluate.evaluate(store, ToySource(classes), scoring, split="toy")
+    assert result.scored == (1, 2) and result.counts[0, :, 0].sum() == 0
+
+
+def test_fusion_with_saliency_halves_what_does_not_stand_out(tmp_path):
+    classes = ClassList(("cat", "dog"))
+    scores = np.ones((4, 4, 2), "f4")
+    store = toy_store(tmp_path / "s", classes, "activation", scores)
+    cue = stores.create(
+        tmp_path / "c", holds="scores", classes=("saliency",), made_by={}, kind="probability"
+    )
+    shown = np.zeros((4, 4, 1), "f4")
+    shown[:2] = 1
+    cue.put_scores(
+        "a", ScoreMaps(shown, np.zeros(1, "i4"), (4, 4), np.ones(1, "f4"), "probability")
+    )
+    source = ToySource(classes)
+    fused = combine([store], source, tmp_path / "f", Fusion(), ids=source.ids, saliency=cue)
+    np.testing.assert_allclose(fused.get_scores("a").scores[:, 0, 0], [1, 1, 0.5, 0.5])
+    assert fused.missing(source.ids) == ("b",)  # an image without the cue is skipped, not guessed
+
+
+def test_training_goes_on_after_a_kill_in_the_middle(scenes, tmp_path, monkeypatch):
+    settings = replace(demo.recipe(scenes, epochs=2).systems["fine"], save_every=1)
+    source = open_dataset(scenes, split="train")
+    whole = trained(fit(source, settings, tmp_path / "whole"))[2]
+    save = checkpoint.Checkpoints.save
+
+    def dies_after_saving(self, step, state, extra):
+        save(self, step, state, extra)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "save", dies_after_saving)
+        with pytest.raises(KeyboardInterrupt):
+            fit(source, settings, tmp_path / "parts")
+    parts = trained(fit(source, settings, tmp_path / "parts"))[2]
+    for one, other in zip(
+        jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert isinstance(settings, Training)
