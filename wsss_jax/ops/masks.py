@@ -60,7 +60,13 @@ def with_constant(
     Their argmax is the thresholding of the scores at that constant. Scores must be >= 0.
     """
     rows = np.concatenate([np.full_like(scores[..., :1], background), scores], axis=-1)
-    return rows / np.maximum(rows.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+    return shares(rows)
+
+
+def shares(scores: Float[np.ndarray, "H W k"]) -> Float[np.ndarray, "H W k"]:
+    """Scores >= 0 divided by their sum at each pixel, equal where all are zero."""
+    tiny = np.float32(1e-6)
+    return (scores + tiny) / (scores + tiny).sum(axis=-1, keepdims=True)
 
 
 @lru_cache(maxsize=512)

@@ -77,8 +77,10 @@ def make(recipe: Recipe, out: Path) -> Made:
     sources = {split: _open(recipe, split) for split in recipe.splits}
     everything = _together(recipe, sources)
     scoring = recipe.scoring.on(everything)
+    if not scoring.background:
+        recipe = replace(recipe, crf=replace(recipe.crf, background=None))
     cue = None
-    if recipe.saliency is not None:
+    if recipe.saliency is not None and scoring.background:
         cue = import_priors(
             "saliency_png",
             recipe.saliency,

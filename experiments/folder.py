@@ -1,0 +1,40 @@
+"""Two light classifiers on a folder of your own: images/, labels.json, and masks/ where they exist.
+
+Source: the vanilla systems of voc12_animals.py. In a folder whose first class is "void" (MSRC v2)
+there is no background: every pixel gets a class, and thresholds and saliency play no part.
+
+Command: wsss run experiments/folder.py --data DATA/msrc21 --weights DIR
+Hardware: two CPU cores. Time and numbers: see the README.
+"""
+
+from pathlib import Path
+
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.fit import Training
+from wsss_jax.stages.recipe import Recipe
+from wsss_jax.systems.classifier import Classifier
+from wsss_jax.train.optimizers import Optim
+
+V2 = "mobilenet_v2_1.0_224_quant_float.npz"
+V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor_float.npz"
+
+
+def recipe(data: Path, weights: Path | None) -> Recipe:
+    """The run on the folder ``data`` with the ImageNet MobileNets in the folder ``weights``."""
+    if weights is None:
+        raise ValueError("give the folder of the MobileNet npz files with --weights")
+    optim = Optim(learning_rate=0.01)
+    view = Augmentation(crop=224, long_side=(224, 352), hue=0.0)
+    saliency = data / "saliency"
+    return Recipe(
+        name=data.name,
+        data=data,
+        systems={
+            "v2": Training(Classifier("mobilenet_v2", weights / V2, optim=optim), view),
+            "v1": Training(Classifier("mobilenet_v1", weights / V1, optim=optim), view, seed=1),
+        },
+        saliency=saliency if saliency.is_dir() else None,
+        fusions=("mean", "median", "log_opinion_pool", "noisy_or", "majority_vote"),
+        scoring=Scoring(threshold=0.3),
+    )
