@@ -11,12 +11,12 @@ SIZES = [(1, 1), (1, 4), (5, 1), (3, 9), (12, 13)]
 
 
 def example(height, width, channels=3, *, radius=3, seed=0, batch=()):
-    """Random scores, and an affinity with zeros, ones and everything between."""
+    """Random scores, and affinities so weak that 256 steps do not mix all, some 0 and some 1."""
     generator = np.random.default_rng(seed)
     scores = generator.random((*batch, height, width, channels)).astype(np.float32)
-    pairs = len(affinity.stencil(radius))
-    values = np.clip(1.6 * generator.random((*batch, pairs, height, width)) - 0.3, 0, 1)
-    values = jnp.where(affinity.joined(height, width, radius), values.astype(np.float32), 0)
+    drawn = generator.random((*batch, len(affinity.stencil(radius)), height, width))
+    values = np.where(drawn > 0.998, 1, 0.6 * np.clip(1.6 * drawn - 0.3, 0, 1)).astype(np.float32)
+    values = jnp.where(affinity.joined(height, width, radius), values, 0)
     return jnp.asarray(scores), affinity.Affinity(values, radius)
 
 
@@ -65,7 +65,7 @@ def test_walk_equals_the_dense_power(route, size):
     np.testing.assert_allclose(result, power(scores, pairs, 8, 256), atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 8, 27, 64])
+@pytest.mark.parametrize("steps", [0, 1, 27, 64])
 def test_any_number_of_steps_and_power(steps):
     scores, pairs = example(4, 5, seed=steps)
     result = walk.jitted(scores, pairs, beta=2.5, steps=steps)
@@ -133,7 +133,7 @@ def test_mass_weighted_by_degree_is_conserved(route):
     degree = dense(pairs, 8).sum(1).reshape(7, 6, 1)
     result = route(scores, pairs, beta=8, steps=256)
     before, after = ((degree * np.asarray(s)).sum((0, 1)) for s in (scores, result))
-    np.testing.assert_allclose(after, before, rtol=2e-5)
+    np.testing.assert_allclose(after, before, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -191,18 +191,16 @@ def test_a_padded_batch_is_its_images_one_by_one():
     assert not batch[~inside].any()
 
 
-@pytest.mark.parametrize("function", [walk.propagate, walk.propagate_stepwise])
-def test_jit_equals_eager(function):
+def test_jit_equals_eager():
     scores, pairs = example(4, 5, radius=2)
     with jax.disable_jit():
-        eager = function(scores, pairs, beta=8, steps=24)
-    compiled = jax.jit(function, static_argnames=("beta", "steps"))
-    np.testing.assert_allclose(compiled(scores, pairs, beta=8, steps=24), eager, atol=1e-6)
+        eager = walk.propagate(scores, pairs, beta=8, steps=24)
+    np.testing.assert_allclose(walk.jitted(scores, pairs, beta=8, steps=24), eager, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("name", "beta"),
-    [("chebyshev", 1), ("chebyshev", 2.5), ("stepwise", 3), ("graph", 3)],
+    [("chebyshev", 3), ("stepwise", 2.5), ("graph", 1)],
 )
 def test_gradients_are_those_of_finite_differences(name, beta):
     with jax.enable_x64(True):
@@ -249,7 +247,7 @@ def test_bfloat16_affinities_stay_within_the_stated_bound():
         small = affinity.compact(pairs, beta=8)
         result = walk.jitted(scores, small, beta=1, steps=256)
         assert result.dtype == jnp.float32
-        np.testing.assert_allclose(result, power(scores, pairs, 8, 256), atol=1e-2)
+        np.testing.assert_allclose(result, power(scores, pairs, 8, 256), atol=2e-3)
         ones = walk.jitted(jnp.ones_like(scores), small, beta=1, steps=256)
         np.testing.assert_allclose(ones, 1, atol=5e-5)
 
