@@ -69,9 +69,9 @@ def propagate(
     Isolated pixels keep their score. Padding is isolated, so it leaks nothing and zero stays zero.
     All leading axes are a batch. Accumulates in float32 (float64 where scores are), whatever the
     affinity is stored in: bfloat16 from ``affinity.compact`` moves the result of 256 steps by less
-    than 2e-3 of the maximum (1.4e-3 to first order, 3e-4 measured). The gradient with respect to scores alone is another walk; with
-    respect to the affinity it keeps about 100 copies of the scores at 256 steps, half of what plain
-    autodiff keeps. For beta below 1 it is infinite at zero affinity.
+    than 2e-3 of the maximum (3e-4 measured). The gradient with respect to scores alone is another
+    walk; with respect to the affinity it keeps about 100 copies of the scores at 256 steps, half of
+    what plain autodiff keeps. For beta below 1 it is infinite at zero affinity.
 
     Not jitted: call it inside a jitted function, or call ``jitted``.
 
