@@ -1,0 +1,98 @@
+"""BatchNorm (Ioffe & Szegedy 2015), once: frozen to its running statistics, or trained with them.
+
+Both hold the same arrays, so a weight file fits either. Which one a network uses is said where it
+is built (``norm=norms.TrainedBatchNorm``). Statistics are ``nnx.BatchStat``, never parameters: no
+optimizer sees them. Scale and bias are parameters of both; the systems that freeze these too (PSA
+does, IRN does not) leave their paths out of the optimizer. Everything is computed in float32.
+"""
+
+from typing import Protocol
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+EPSILON = 1e-5
+"""Added to the variance: PyTorch's value, which all imported networks were made with."""
+
+MOMENTUM = 0.1
+"""Share of the batch in the new running statistics, PyTorch's convention."""
+
+Inside = Bool[Array, "b h w"] | None
+
+
+class MakeNorm(Protocol):
+    """A class of this file: number of channels to a normalisation."""
+
+    def __call__(self, channels: int) -> nnx.Module:
+        """The normalisation of a map with so many channels."""
+        ...
+
+
+class FrozenBatchNorm(nnx.Module):
+    """Running statistics at all times: an affine map per channel."""
+
+    def __init__(self, channels: int):
+        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(
+        self, x: Float[Array, "b h w k"], inside: Inside = None, training: bool = False
+    ) -> Float[Array, "b h w k"]:
+        """Normalise; the dtype stays. ``inside`` and ``training`` change nothing here."""
+        del inside, training
+        return _affine(x, self.mean[...], self.var[...], self.scale[...], self.bias[...])
+
+
+class TrainedBatchNorm(nnx.Module):
+    """The statistics of the batch while training, the running ones otherwise.
+
+    Over the cells inside only, so that padding does not count. The running variance takes the
+    unbiased one, as PyTorch does. Under ``jit`` with a sharded batch the statistics are those of
+    the whole batch; under ``pmap`` each device has its own.
+    """
+
+    def __init__(self, channels: int):
+        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(
+        self, x: Float[Array, "b h w k"], inside: Inside = None, training: bool = False
+    ) -> Float[Array, "b h w k"]:
+        """Normalise; the dtype stays. ``inside`` is that of the grid of ``x``."""
+        mean, var = self.mean[...], self.var[...]
+        if training:
+            count, mean, var = _statistics(x, inside, mean)
+            unbiased = var * count / jnp.maximum(count - 1, 1)
+            self.mean.set_value(_moved(self.mean[...], mean))
+            self.var.set_value(_moved(self.var[...], unbiased))
+        return _affine(x, mean, var, self.scale[...], self.bias[...])
+
+
+def _affine(x: Array, mean: Array, var: Array, scale: Array, bias: Array) -> Array:
+    factor = scale * lax.rsqrt(var + EPSILON)
+    shift = bias - mean * factor
+    y = x.astype(jnp.float32) * factor[None, None, None] + shift[None, None, None]
+    return y.astype(x.dtype)
+
+
+def _statistics(x: Array, inside: Inside, near: Array) -> tuple[Array, Array, Array]:
+    """Number of cells, and their mean and variance per channel.
+
+    One pass over the map, about ``near``: sums about zero would cancel where the mean is large
+    beside the deviation.
+    """
+    away = x.astype(jnp.float32) - near[None, None, None]
+    if inside is None:
+        count = jnp.asarray(x.shape[0] * x.shape[1] * x.shape[2], jnp.float32)
+    else:
+        count = jnp.maximum(inside.sum(dtype=jnp.float32), 1)
+        away = jnp.where(inside[..., None], away, jnp.zeros((), away.dtype))
+    shift = away.sum(axis=(0, 1, 2)) / count
+    var = jnp.maximum(jnp.square(away).sum(axis=(0, 1, 2)) / count - jnp.square(shift), 0)
+    return count, near + shift, var
+
+
+def _moved(old: Array, new: Array) -> Array:
+    return lax.stop_gradient((1 - MOMENTUM) * old + MOMENTUM * new)

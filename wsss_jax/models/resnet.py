@@ -1,0 +1,191 @@
+"""ResNet-18, -50 and -101 (He et al. 2016) as torchvision lays them out: the stride of a
+bottleneck sits on its 3×3 convolution.
+
+``irn`` is the ResNet-50 of IRN (Ahn et al. 2019): strides 2, 2, 2, 1 and no dilation. The class
+activation network there keeps ``conv1`` and ``bn1`` fixed and lets nothing flow back beyond
+``layer2``: the optimizer then leaves out the paths ``conv1``, ``bn1``, ``layer1`` and ``layer2``.
+Weight files: torchvision's and timm's ``resnet*.pth`` / ``.safetensors``.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from wsss_jax.models import residual
+from wsss_jax.models.import_names import torch_names
+from wsss_jax.models.layers import grid_inside
+from wsss_jax.models.norms import FrozenBatchNorm
+from wsss_jax.models.residual import Conv, Inside
+
+STRIDES = (1, 2, 2, 2)
+"""Of the four stages after the stem."""
+
+
+class Shortcut(nnx.Module):
+    """1×1 convolution and normalisation of the input where a block changes its shape."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Any, rngs: nnx.Rngs):
+        self.conv = Conv(inputs, outputs, 1, stride=stride, rngs=rngs)
+        self.norm = norm(outputs)
+
+    def __call__(
+        self, x: Float[Array, "b h w k"], after: Inside, training: bool
+    ) -> Float[Array, "b h2 w2 n"]:
+        """The input on the output grid, whose real cells are ``after``."""
+        return self.norm(self.conv(x), after, training)
+
+
+class Basic(nnx.Module):
+    """Two 3×3 convolutions (ResNet-18)."""
+
+    expansion = 1
+
+    def __init__(
+        self, inputs: int, width: int, *, stride: int, dilation: int, norm: Any, rngs: nnx.Rngs
+    ):
+        self.stride = stride
+        self.conv1 = Conv(inputs, width, 3, stride=stride, dilation=dilation, rngs=rngs)
+        self.bn1 = norm(width)
+        self.conv2 = Conv(width, width, 3, dilation=dilation, rngs=rngs)
+        self.bn2 = norm(width)
+        changes = stride > 1 or inputs != width
+        make = partial(Shortcut, inputs, width, stride=stride, norm=norm, rngs=rngs)
+        self.downsample = make() if changes else None
+
+    def __call__(
+        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+    ) -> Float[Array, "b h2 w2 n"]:
+        """One block; ``inside`` is that of its input grid."""
+        after = None if inside is None else grid_inside(inside, self.stride)
+        y = jax.nn.relu(self.bn1(self.conv1(x, inside), after, training))
+        y = self.bn2(self.conv2(y, after), after, training)
+        same = x if self.downsample is None else self.downsample(x, after, training)
+        return jax.nn.relu(y + same)
+
+
+class Bottleneck(nnx.Module):
+    """1×1, 3×3, 1×1 with four times as many channels at the ends (ResNet-50 and deeper)."""
+
+    expansion = 4
+
+    def __init__(
+        self, inputs: int, width: int, *, stride: int, dilation: int, norm: Any, rngs: nnx.Rngs
+    ):
+        self.stride, outputs = stride, 4 * width
+        self.conv1 = Conv(inputs, width, 1, rngs=rngs)
+        self.bn1 = norm(width)
+        self.conv2 = Conv(width, width, 3, stride=stride, dilation=dilation, rngs=rngs)
+        self.bn2 = norm(width)
+        self.conv3 = Conv(width, outputs, 1, rngs=rngs)
+        self.bn3 = norm(outputs)
+        changes = stride > 1 or inputs != outputs
+        make = partial(Shortcut, inputs, outputs, stride=stride, norm=norm, rngs=rngs)
+        self.downsample = make() if changes else None
+
+    def __call__(
+        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+    ) -> Float[Array, "b h2 w2 n"]:
+        """One block; ``inside`` is that of its input grid."""
+        after = None if inside is None else grid_inside(inside, self.stride)
+        y = jax.nn.relu(self.bn1(self.conv1(x), inside, training))
+        y = jax.nn.relu(self.bn2(self.conv2(y, inside), after, training))
+        y = self.bn3(self.conv3(y), after, training)
+        same = x if self.downsample is None else self.downsample(x, after, training)
+        return jax.nn.relu(y + same)
+
+
+class ResNet(nnx.Module):
+    """Stem and four stages of ``counts`` blocks.
+
+    Returns the map after the stem's pooling and the outputs of the four stages. ``norm`` is a class
+    of ``norms``; ``remat`` trades time for memory in the gradient, block by block.
+    """
+
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+
+    def __init__(
+        self,
+        block: Any,
+        counts: Sequence[int],
+        *,
+        rngs: nnx.Rngs,
+        output_stride: int = 16,
+        strides: Sequence[int] = STRIDES,
+        allowed: Sequence[int] = (8, 16, 32),
+        norm: Any = FrozenBatchNorm,
+        remat: bool = False,
+    ):
+        rows = residual.plan(strides, output_stride, allowed)
+        self.remat = remat
+        self.conv1 = Conv(3, 64, 7, stride=2, rngs=rngs)
+        self.bn1 = norm(64)
+        stages, inputs, steps = [], 64, [4]
+        for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
+            width, stage = 64 * 2**n, []
+            for i in range(count):
+                head = i == 0
+                stage.append(
+                    block(
+                        inputs,
+                        width,
+                        stride=stride if head else 1,
+                        dilation=first if head else others,
+                        norm=norm,
+                        rngs=rngs,
+                    )
+                )
+                inputs = width * block.expansion
+            stages.append(nnx.List(stage))
+            steps.append(steps[-1] * stride)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.strides = tuple(steps)
+        self.channels = (64, *(64 * 2**n * block.expansion for n in range(4)))
+
+    def __call__(
+        self,
+        images: Float[Array, "b H W 3"],
+        *,
+        inside: Bool[Array, "b H W"] | None = None,
+        rngs: Any = None,
+    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """Normalised images to five maps. ``rngs`` only says that this is training."""
+        training = rngs is not None
+        cells = None if inside is None else grid_inside(inside, 2)
+        x = jax.nn.relu(self.bn1(self.conv1(images, inside), cells, training))
+        x = residual.max_pool3x3(x, cells)
+        cells = None if cells is None else grid_inside(cells, 2)
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return residual.run_stages(stages, x, cells, training, remat=self.remat)
+
+    def parameter_names(self) -> Mapping[str, str | None]:
+        """Names in torchvision's and timm's files to our paths; None for what is not imported."""
+        layers = {"conv1": "conv1", "bn1": "bn1"}
+        for n, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
+            for i, block in enumerate(stage):
+                theirs, ours = f"layer{n}.{i}", f"layer{n}/{i}"
+                for k in range(1, 3 if isinstance(block, Basic) else 4):
+                    layers[f"{theirs}.conv{k}"] = f"{ours}/conv{k}"
+                    layers[f"{theirs}.bn{k}"] = f"{ours}/bn{k}"
+                if block.downsample is not None:
+                    layers[f"{theirs}.downsample.0"] = f"{ours}/downsample/conv"
+                    layers[f"{theirs}.downsample.1"] = f"{ours}/downsample/norm"
+        return MappingProxyType(torch_names(self, layers) | {"fc.weight": None, "fc.bias": None})
+
+
+resnet18 = partial(ResNet, Basic, (2, 2, 2, 2))
+"""11.2 M parameters."""
+
+resnet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
+"""23.5 M parameters."""
+
+resnet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
+"""42.5 M parameters."""
+
+irn = partial(ResNet, Bottleneck, (3, 4, 6, 3), strides=(1, 2, 2, 1), allowed=(16,))
+"""ResNet-50 with a last stage of stride 1 and no dilation, as IRN uses it."""
