@@ -7,6 +7,7 @@ Command: wsss run experiments/voc12_animals.py --data DATA/voc12_animals --weigh
 Hardware: two CPU cores. Time, expected numbers and ours: see the README.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
@@ -41,23 +42,16 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             "files with --weights"
         )
     optim = Optim(learning_rate=0.01)
-    plain = Augmentation(crop=288, long_side=(256, 448), hue=0.0)
+    view = Augmentation(crop=288, long_side=(320, 576), hue=0.0)
     return Recipe(
         name="voc12_animals",
         data=data,
         systems={
-            "v2": Training(
-                Classifier("mobilenet_v2", weights / V2, optim=optim),
-                plain,
-            ),
+            "v2": Training(Classifier("mobilenet_v2", weights / V2, optim=optim), view),
+            "v1": Training(Classifier("mobilenet_v1", weights / V1, optim=optim), view, seed=1),
             "v2_int8": Training(
-                Classifier("mobilenet_v2", weights / V2_INT8, optim=optim, label_smoothing=0.1),
-                Augmentation(crop=224, long_side=(192, 352), operations=2, hue=0.0),
-                seed=1,
-            ),
-            "v1": Training(
-                Classifier("mobilenet_v1", weights / V1, optim=optim),
-                plain,
+                Classifier("mobilenet_v2", weights / V2_INT8, dropout=0.3, optim=optim),
+                replace(view, crop=256, long_side=(256, 512)),
                 seed=2,
             ),
         },

@@ -21,39 +21,49 @@ def masked_scorer(inside):
     return scorer._replace(features=features)
 
 
-def grids(*sizes):
-    return jnp.array([multiscale.grid_size(size) for size in sizes], jnp.int32)
-
-
-def scale_maps(images, inside, to_sizes, canvas, **settings):
+def scale_maps(images, inside, photographs, canvas, **settings):
     explain = partial(multiscale.explain_scale, cam.cam, masked_scorer, canvas=canvas, **settings)
     labels = jnp.ones((len(images), 3), bool)
-    return jax.jit(explain)(images, inside, labels, to_sizes=to_sizes)
+    return jax.jit(explain)(images, inside, labels, photographs=jnp.array(photographs))
 
 
 def test_one_scale_without_mirroring_is_the_rectified_method():
     images, inside = photos(), jnp.ones((2, 8, 12), bool)
-    canvas = (4, 6)
-    maps = scale_maps(images, inside, jnp.array([canvas, canvas]), canvas, views=multiscale.AS_IS)
+    maps = scale_maps(images, inside, [(16, 24)] * 2, (4, 6), flip=False)
     plain = cam.cam(masked_scorer(inside), images, jnp.ones((2, 3), bool))
     np.testing.assert_allclose(maps, jax.nn.relu(plain), rtol=1e-5, atol=1e-6)
 
 
 def test_mirroring_the_image_mirrors_the_maps():
     images, inside = photos(), jnp.ones((2, 8, 12), bool)
-    to_sizes, canvas = grids((16, 24), (16, 24)), (4, 6)
-    maps = scale_maps(images, inside, to_sizes, canvas)
-    mirrored = scale_maps(images[:, :, ::-1], inside, to_sizes, canvas)
+    maps = scale_maps(images, inside, [(16, 24)] * 2, (4, 6))
+    mirrored = scale_maps(images[:, :, ::-1], inside, [(16, 24)] * 2, (4, 6))
     np.testing.assert_allclose(mirrored, maps[:, :, ::-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("lean", [0.5, 0.0, 1.0])
+def test_every_grid_cell_reads_where_the_network_looked(scale, mirrored, lean):
+    """A map whose cells hold the column they look at gives the grid's own columns back."""
+    stride, size = 8, (32 * scale, 64 * scale)
+    looks_at = (stride - 1) * lean
+    columns = (jnp.arange(8.0 * scale) * stride + looks_at + 0.5) / scale
+    columns = 64 - columns if mirrored else columns
+    maps = jnp.broadcast_to(columns[None, None, :, None], (1, 4 * scale, 8 * scale, 1))
+    place = multiscale.Placement(jnp.array([size]), jnp.array([(32, 64)]), float(stride), lean)
+    read = multiscale.on_grid(maps, place, (8, 16), mirrored=mirrored)[0, 0, :, 0]
+    expected = jnp.arange(16.0) * 4 + 2
+    # Near the borders there is no cell on one side, and the last one is repeated.
+    np.testing.assert_allclose(read[4:12], expected[4:12], rtol=1e-5)
 
 
 def test_padding_changes_nothing():
     small = photos(1, (6, 10))
     padded = jnp.zeros((1, 8, 12, 3)).at[:, :6, :10].set(small)
     inside = jnp.zeros((1, 8, 12), bool).at[:, :6, :10].set(True)
-    to_sizes = grids((12, 20))
-    tight = scale_maps(small, jnp.ones((1, 6, 10), bool), to_sizes, (3, 5))
-    roomy = scale_maps(padded, inside, to_sizes, (4, 6))
+    tight = scale_maps(small, jnp.ones((1, 6, 10), bool), [(12, 20)], (3, 5))
+    roomy = scale_maps(padded, inside, [(12, 20)], (4, 6))
     np.testing.assert_allclose(roomy[:, :3, :5], tight, rtol=1e-5, atol=1e-6)
     assert not roomy[:, 3:].any() and not roomy[:, :, 5:].any()
 
@@ -70,17 +80,9 @@ def test_a_constant_map_stays_constant(value):
     inside = jnp.zeros((1, 8, 12), bool).at[:, :7, :9].set(True)
     maps = multiscale.explain_scale(
         constant, of, jnp.ones((1, 8, 12, 3)), inside, jnp.ones((1, 2), bool),
-        to_sizes=jnp.array([[3, 4]]), canvas=(4, 5),
+        photographs=jnp.array([[12, 16]]), canvas=(4, 5),
     )  # fmt: skip
     np.testing.assert_allclose(maps[0, :3, :4], 2 * value, rtol=1e-6)
-
-
-def test_accumulate_adds_the_rectified_map():
-    total = jnp.ones((1, 2, 2, 1))
-    maps = jnp.array([[2.0, -4], [0, 6]])[None, ..., None]
-    sizes = jnp.array([[2, 2]])
-    added = multiscale.accumulate(total, maps, sizes, sizes)
-    np.testing.assert_allclose(added[0, ..., 0], [[3, 1], [1, 7]])
 
 
 @pytest.mark.parametrize(
@@ -94,8 +96,7 @@ def test_sizes_follow_the_mask_and_the_stride():
     inside = jnp.zeros((2, 32, 48), bool).at[0, :17, :33].set(True)
     sizes = multiscale.sizes_of(inside)
     np.testing.assert_array_equal(sizes, [[17, 33], [1, 1]])
-    on = multiscale.sizes_on(jnp.zeros((2, 2, 3, 1)), sizes, jnp.zeros((2, 32, 48, 3)))
-    np.testing.assert_array_equal(on, [[2, 3], [1, 1]])
+    np.testing.assert_array_equal(multiscale.cells_of(sizes, 16.0), [[2, 3], [1, 1]])
 
 
 def test_by_peak_divides_each_class_by_its_maximum():

@@ -4,10 +4,15 @@ The convention is that of IRN (Ahn et al. 2019) and P-NOC: every raw map is rect
 maps are mirrored back, the maps of a scale are resized bilinearly to a grid of one cell per four
 pixels of the photograph, and the scales are summed. ``normalise.by_peak`` ends it. Images lie in
 the top left corner of their canvas; canvases are whole multiples of the network's stride.
+
+Where we differ: the reference codes stretch a map over the image as if its cells tiled it. Cells of
+a strided network look at pixels 0, s, 2s, … (symmetric padding) or s-1, 2s-1, … (padding as in
+TensorFlow), and the last of them may hang over the edge. Here every grid cell reads the map where
+the network looked, so maps of all scales and mirror images lie over one another.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +25,6 @@ from wsss_jax.types import Scorer, Size
 STRIDE = 4
 """Pixels of the photograph per cell of the grid that score maps are stored on."""
 
-View: TypeAlias = Callable[[Array, Array], Array]
-"""Arrays (b,h,w,...) and their true sizes (b,2) to the same seen otherwise; its own inverse."""
-
-
-def as_is(arrays: Float[Array, "b h w n"], sizes: Int[Array, "b 2"]) -> Float[Array, "b h w n"]:
-    """The view that changes nothing."""
-    return arrays
-
-
-AS_IS: tuple[View, ...] = (as_is,)
-"""No mirroring."""
-
-BOTH: tuple[View, ...] = (as_is, image_ops.flip_within)
-"""The image and its mirror image."""
-
 
 def explain_scale(
     explainer: Explainer,
@@ -43,36 +33,69 @@ def explain_scale(
     inside: Bool[Array, "b h w"],
     labels: Labels,
     *,
-    to_sizes: Int[Array, "b 2"],
+    photographs: Int[Array, "b 2"],
     canvas: Size,
-    views: tuple[View, ...] = BOTH,
+    lean: float = 0.5,
+    flip: bool = True,
 ) -> Float[Array, "b gh gw c"]:
-    """The rectified maps of one scale, summed over the views, on the common grid.
+    """The rectified maps of one scale, with those of the mirror images added, on the common grid.
 
     Jit this once per shape and sum the results of all scales. ``scorer_of`` binds a classifier to
-    an inside mask; ``images`` are already resized to the scale; ``to_sizes`` is each photograph's
-    ``grid_size`` at full scale, and ``canvas`` a static size that holds all of them.
+    an inside mask; ``images`` are already resized to the scale; ``photographs`` are the (height,
+    width) in pixels at full scale, and ``canvas`` is a static grid that holds all of their grids.
+    ``lean``: which of its stride pixels a cell looks at, from 0 (the first) to 1 (the last); 1/2
+    is the middle, as for patches.
     """
     sizes = sizes_of(inside)
-    seen = jnp.concatenate([view(images, sizes) for view in views])
-    count = len(views)
-    scorer = scorer_of(jnp.tile(inside, (count, 1, 1)))
-    maps = explainer(scorer, seen, jnp.tile(labels, (count, 1)))
-    from_sizes = sizes_on(maps, sizes, images)
-    parts = jnp.split(jax.nn.relu(maps), count)
-    total = sum_of([view(part, from_sizes) for view, part in zip(views, parts, strict=True)])
-    return image_ops.resize_within(total, from_sizes, to_sizes, canvas)
+    seen, masks = images, inside
+    if flip:
+        seen = jnp.concatenate([images, image_ops.flip_within(images, sizes)])
+        masks, labels = jnp.tile(inside, (2, 1, 1)), jnp.tile(labels, (2, 1))
+    maps = jax.nn.relu(explainer(scorer_of(masks), seen, labels))
+    place = Placement(sizes, photographs, images.shape[1] / maps.shape[1], lean)
+    if not flip:
+        return on_grid(maps, place, canvas, mirrored=False)
+    plain, mirrored = jnp.split(maps, 2)
+    return on_grid(plain, place, canvas, mirrored=False) + on_grid(
+        mirrored, place, canvas, mirrored=True
+    )
 
 
-def accumulate(
-    total: Float[Array, "b gh gw c"],
-    maps: Float[Array, "b h w c"],
-    from_sizes: Int[Array, "b 2"],
-    to_sizes: Int[Array, "b 2"],
+class Placement(NamedTuple):
+    """How maps lie on their images.
+
+    sizes: (b,2) of the images that were explained. photographs: (b,2) of the same at full scale.
+    stride: pixels per cell of the map. lean: which of them the cell looks at, 0 first to 1 last.
+    """
+
+    sizes: Int[Array, "b 2"]
+    photographs: Int[Array, "b 2"]
+    stride: float
+    lean: float
+
+
+def on_grid(
+    maps: Float[Array, "b h w c"], place: Placement, canvas: Size, *, mirrored: bool
 ) -> Float[Array, "b gh gw c"]:
-    """Add one scale's raw maps, of true sizes ``from_sizes``, to the sum on the common grid."""
-    canvas = (total.shape[1], total.shape[2])
-    return total + image_ops.resize_within(jax.nn.relu(maps), from_sizes, to_sizes, canvas)
+    """Maps read at the centres of the grid cells of the photographs, zero outside them.
+
+    ``mirrored``: the maps are those of mirror images; they are read from right to left.
+    """
+    stride = jnp.float32(place.stride)
+    centre = (stride - 1) * place.lean
+    photographs = place.photographs.astype(jnp.float32)
+    scale = place.sizes.astype(jnp.float32) / photographs
+    # Grid cell g covers pixels 4g to 4g + 3, whose middle lies 4g + 2 from the edge.
+    first, step = jnp.full_like(photographs, STRIDE / 2), jnp.full_like(photographs, STRIDE)
+    if mirrored:
+        first = first.at[:, 1].set(photographs[:, 1] - STRIDE / 2)
+        step = step.at[:, 1].multiply(-1)
+    start = (first * scale - 0.5 - centre) / stride
+    cells = cells_of(place.sizes, place.stride)
+    to_sizes = (place.photographs - 1) // STRIDE + 1
+    return image_ops.sample_within(
+        maps, cells, to_sizes, canvas, start=start, step=step * scale / stride
+    )
 
 
 def grid_size(size: Size, stride: int = STRIDE) -> Size:
@@ -87,13 +110,9 @@ def sizes_of(inside: Bool[Array, "b h w"]) -> Int[Array, "b 2"]:
     return jnp.maximum(jnp.stack([heights, widths], axis=1), 1)
 
 
-def sizes_on(
-    maps: Float[Array, "n h w c"], sizes: Int[Array, "b 2"], images: Float[Array, "b H W 3"]
-) -> Int[Array, "b 2"]:
-    """True sizes on a map of these images: ceil(size / stride), the stride being H / h."""
-    cells = jnp.array([maps.shape[1:3]], jnp.int32)
-    pixels = jnp.array([images.shape[1:3]], jnp.int32)
-    return (sizes * cells + pixels - 1) // pixels
+def cells_of(sizes: Int[Array, "b 2"], stride: float) -> Int[Array, "b 2"]:
+    """Cells along height and width of a map that has one per ``stride`` pixels: the ceiling."""
+    return jnp.ceil(sizes.astype(jnp.float32) / stride).astype(sizes.dtype)
 
 
 def sum_of(arrays: list[Array]) -> Array:

@@ -29,3 +29,10 @@ def classifier(
     if pretrained is not None:
         weights.load(backbone, pretrained)
     return Classifier(backbone, classes, rngs=rngs, dropout=dropout)
+
+
+def lean(name: str, output_stride: int) -> float:
+    """Which of its stride pixels a cell of a backbone's last map looks at (``Backbone.lean``)."""
+    make = lookup(BACKBONES, name, "backbone")
+    backbone = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0), output_stride=output_stride))
+    return float(backbone.lean)

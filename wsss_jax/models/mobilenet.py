@@ -80,6 +80,7 @@ class MobileNetV1(nnx.Module):
     def __init__(self, *, rngs: nnx.Rngs, output_stride: int = 16):
         plan = _dilated([stride for _, stride in _V1], output_stride)
         self.strides = (2, 4, 8, 16, output_stride)
+        self.lean = 1.0
         self.channels = (64, 128, 256, 512, 1024)
         self.stem = Conv3x3(3, 32, stride=2, rngs=rngs)
         widths = (32, *(width for width, _ in _V1))
@@ -119,6 +120,7 @@ class MobileNetV2(nnx.Module):
         rows = [(t, c, s if n == 0 else 1) for t, c, count, s in _V2 for n in range(count)]
         plan = _dilated([stride for _, _, stride in rows], output_stride)
         self.strides = (2, 4, 8, 16, output_stride)
+        self.lean = 1.0
         self.channels = (16, 24, 32, 96, 1280)
         self.stem = Conv3x3(3, 32, stride=2, rngs=rngs)
         blocks, inputs = [], 32

@@ -57,6 +57,7 @@ class Tiny(nnx.Module):
             raise ValueError(f"output_stride is {output_stride}, wanted 8 or 16")
         widths = (3, 16, 32, 64)
         self.strides = (2, 4, 8, output_stride)
+        self.lean = 1.0
         self.channels = (16, 32, 64, 128)
         self.down = nnx.List(
             Conv3x3(widths[n], widths[n + 1], stride=2, rngs=rngs) for n in range(3)

@@ -60,14 +60,38 @@ def resize_within(
     cells outside ``from_sizes`` are not read. Sizes are (height, width), each at least 1, and
     within the maps and the canvas.
     """
-    matrices = jax.vmap(_within, in_axes=(0, 0, None, None))
-    rows = matrices(from_sizes[:, 0], to_sizes[:, 0], maps.shape[1], canvas[0]).astype(maps.dtype)
-    columns = matrices(from_sizes[:, 1], to_sizes[:, 1], maps.shape[2], canvas[1])
+    ratio = from_sizes.astype(jnp.float32) / to_sizes.astype(jnp.float32)
+    start = 0.5 * ratio - 0.5
+    return sample_within(maps, from_sizes, to_sizes, canvas, start=start, step=ratio)
+
+
+def sample_within(
+    maps: Float[Array, "b h w c"],
+    from_sizes: Int[Array, "b 2"],
+    to_sizes: Int[Array, "b 2"],
+    canvas: Size,
+    *,
+    start: Float[Array, "b 2"],
+    step: Float[Array, "b 2"],
+) -> Float[Array, "b H W c"]:
+    """Read maps bilinearly on any axis-parallel grid: output i looks at position start + i step.
+
+    Positions are in cells of the map (row, column), whole numbers at cell centres; a negative step
+    mirrors. Positions outside the top-left ``from_sizes`` read the nearest edge, outputs outside
+    the top-left ``to_sizes`` are zero, and cells outside ``from_sizes`` are not read.
+    """
+    matrices = jax.vmap(_reading, in_axes=(0, 0, 0, 0, None, None))
+
+    def axis(n: int) -> Float[Array, "b m n"]:
+        sizes = from_sizes[:, n], to_sizes[:, n]
+        weights = matrices(*sizes, start[:, n], step[:, n], maps.shape[1 + n], canvas[n])
+        return weights.astype(maps.dtype)
+
     real = (_below(from_sizes[:, 0], maps.shape[1])[:, :, None, None]
             & _below(from_sizes[:, 1], maps.shape[2])[:, None, :, None])  # fmt: skip
     maps = jnp.where(real, maps, jnp.zeros((), maps.dtype))  # 0 × NaN would not be 0
-    across = jnp.einsum("bxw,bhwc->bhxc", columns.astype(maps.dtype), maps, precision=_EXACT)
-    return jnp.einsum("byh,bhxc->byxc", rows, across, precision=_EXACT)
+    across = jnp.einsum("bxw,bhwc->bhxc", axis(1), maps, precision=_EXACT)
+    return jnp.einsum("byh,bhxc->byxc", axis(0), across, precision=_EXACT)
 
 
 def flip(x: Shaped[Array, "*b h w c"]) -> Shaped[Array, "*b h w c"]:
@@ -116,10 +140,16 @@ def _triangle(positions: Float[Array, " m"], n: int) -> Float[Array, "m n"]:
     )
 
 
-def _within(before: Int[Array, ""], after: Int[Array, ""], n: int, m: int) -> Float[Array, "m n"]:
+def _reading(
+    before: Int[Array, ""],
+    after: Int[Array, ""],
+    start: Float[Array, ""],
+    step: Float[Array, ""],
+    n: int,
+    m: int,
+) -> Float[Array, "m n"]:
     """Interpolation matrix from the first ``before`` of n cells to the first ``after`` of m."""
-    ratio = before.astype(jnp.float32) / after.astype(jnp.float32)
-    positions = (jnp.arange(m, dtype=jnp.float32) + 0.5) * ratio - 0.5
+    positions = start + step * jnp.arange(m, dtype=jnp.float32)
     positions = jnp.clip(positions, 0, before.astype(jnp.float32) - 1)
     wanted = jnp.arange(m) < after
     return jnp.where(wanted[:, None], _triangle(positions, n), 0.0)

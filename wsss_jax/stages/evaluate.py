@@ -119,7 +119,8 @@ def evaluate(
         f"evaluate {store.folder.name} on {split}",
         function,
         source.ids,
-        workers=workers or Workers(),
+        # The numbers are of the whole split, so a job array must not take a share of it each.
+        workers=replace(workers or Workers(), shard=(0, 1)),
         collect=keep,
     )
     tally.report(f"{store.folder.name} on {split}")

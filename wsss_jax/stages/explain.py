@@ -107,7 +107,7 @@ def _explainer_of(
 def _scale(
     weights: Any,
     batch: Batch,
-    to_sizes: Array,
+    photographs: Array,
     *,
     canvas: Size,
     explainer: Explainer,
@@ -121,19 +121,20 @@ def _scale(
         batch.images,
         batch.inside,
         batch.labels,
-        to_sizes=to_sizes,
+        photographs=photographs,
         canvas=canvas,
-        views=multiscale.BOTH if flip else multiscale.AS_IS,
+        lean=classifier.lean(model),
+        flip=flip,
     )
 
 
 def _explained(group: Group, scale: Callable[..., Array], first_scale: float) -> list[ScoreMaps]:
     grids = [multiscale.grid_size((int(h), int(w))) for h, w in group.sizes]
-    to_sizes = jnp.asarray(grids, jnp.int32)
+    photographs = jnp.asarray(group.sizes, jnp.int32)
     # The canvas at full scale, from the first scale's, so that it is the same for all its groups.
     height, width = (math.ceil(n / first_scale) for n in group.scaled[0].images.shape[1:3])
     canvas = multiscale.grid_size((height, width))
-    parts = [scale(batch, to_sizes, canvas=canvas) for batch in group.scaled]
+    parts = [scale(batch, photographs, canvas=canvas) for batch in group.scaled]
     total = multiscale.sum_of(parts)
     scores, peaks = normalise.by_peak(total)
     return [

@@ -1,7 +1,12 @@
-"""Refinement: score maps in, score maps out, by random walk and by dense CRF."""
+"""Refinement: score maps in, score maps out, by random walk and by dense CRF.
+
+The index of the store names the program and version that computed it, since two CRFs agree to
+rounding only and a store must not mix them.
+"""
 
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -10,11 +15,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
+from wsss_jax import __version__
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
-from wsss_jax.ops import affinity, crf, masks, walk
+from wsss_jax.ops import affinity, crf, crf_pydensecrf, masks, walk
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.work import each, record_skipped
 from wsss_jax.types import ScoreMaps, Size
@@ -42,6 +48,13 @@ class Walk:
     beta: float = 1.0
     steps: int = 32
 
+    def __post_init__(self) -> None:
+        for name in ("radius", "sigma_colour", "sigma_space", "beta"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"walk.{name} is {getattr(self, name)}; wanted a number above 0")
+        if self.steps < 0:
+            raise ValueError(f"walk.steps is {self.steps}; wanted 0 or more")
+
 
 @dataclass(frozen=True)
 class Crf:
@@ -49,15 +62,24 @@ class Crf:
 
     Attributes:
         preset: kernel widths and iterations, by the name of the code that uses them.
-        background: constant score of background beside the class scores, in [0, 1].
+        background: constant score of background beside the class scores, in [0, 1]; None where
+            the data set has no background.
         stride: pixels per cell of what is kept.
         backend: jax (ours), or pydensecrf where that is installed.
     """
 
     preset: str = "psa"
-    background: float = 0.3
+    background: float | None = 0.3
     stride: int = 2
     backend: Literal["jax", "pydensecrf"] = "jax"
+
+    def __post_init__(self) -> None:
+        lookup(crf.PRESETS, self.preset, "CRF preset")
+        lookup(crf.BACKENDS, self.backend, "CRF backend")
+        if not 0 < self.background <= 1:
+            raise ValueError(f"crf.background is {self.background}; wanted a score in (0, 1]")
+        if self.stride < 1:
+            raise ValueError(f"crf.stride is {self.stride}; wanted 1 or more pixels per cell")
 
 
 def refine(
@@ -72,16 +94,26 @@ def refine(
     """Refine the score maps of ``ids`` into a store at ``folder``; finished images are kept.
 
     The walk keeps scores as activations with maximum 1 per class; the CRF gives probabilities
-    whose remainder to 1 is background. Images that fail are skipped, printed, and listed.
+    whose remainder to 1 is background. An image without classes keeps its empty record. Images
+    that fail are skipped, printed, and listed.
+
+    Raises ValueError before anything is made when the store holds masks or logits, when the CRF
+    that is asked for is not installed, or when the folder was made with other settings, by another
+    program, or by another version.
     """
     workers = workers or Workers()
     name = type(settings).__name__.lower()
+    if store.holds != "scores" or store.kind == "logit":
+        raise ValueError(
+            f"{store.folder} holds {store.kind if store.holds == 'scores' else 'masks'}; refine "
+            "activations or probabilities (logits: import them as probabilities)"
+        )
     target = stores.create(
         folder,
         holds="scores",
         classes=store.classes,
         kind="activation" if isinstance(settings, Walk) else "probability",
-        made_by={"stage": name, **as_json(settings)},
+        made_by={"stage": name, **as_json(settings), "computed_by": computed_by(settings)},
         parents=(store.folder.name,),
     )
     function = partial(_refine_one, store=store, source=source, target=target, settings=settings)
@@ -89,6 +121,24 @@ def refine(
     tally.report(folder.name)
     record_skipped(folder, tally)
     return target
+
+
+def computed_by(settings: Walk | Crf) -> str:
+    """The program and version that will compute this, such as "pydensecrf2 1.1".
+
+    Raises ValueError when it is not installed.
+    """
+    if isinstance(settings, Walk) or settings.backend == "jax":
+        return f"wsss_jax {__version__}"
+    if not crf_pydensecrf.available():
+        raise ValueError(
+            "crf.backend is pydensecrf, which is not installed: pip install 'wsss-jax[crf]' (a C++ "
+            "compiler and Python below 3.13), or choose the backend jax"
+        )
+    # Both distributions give the module pydensecrf; one built by hand may have neither name.
+    for name in metadata.packages_distributions().get("pydensecrf", ()):
+        return f"{name} {metadata.version(name)}"
+    return "pydensecrf of unknown version"
 
 
 def _refine_one(
@@ -130,19 +180,24 @@ def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Cr
     Raises ValueError for photograph and maps of different images, NaN or negative scores.
     """
     check(maps, image)
-    infer = lookup(crf.BACKENDS, settings.backend, "CRF backend")
-    preset = lookup(crf.PRESETS, settings.preset, "CRF preset")
-    scores = masks.enlarge(maps.scores, maps.size)
-    if maps.kind == "probability":
-        rest = np.maximum(1 - scores.sum(axis=-1, keepdims=True), 0)
-        unary = np.concatenate([rest, scores], axis=-1)
-    else:
-        unary = masks.with_constant(scores, settings.background)
-    marginals = infer(image, unary.astype(np.float32), preset)[..., 1:]
+    infer, preset = crf.BACKENDS[settings.backend], crf.PRESETS[settings.preset]
+    unary, classes_from = _unary(maps, settings.background)
+    marginals = infer(image, unary, preset)[..., classes_from:]
     kept = marginals
     if settings.stride > 1:
         kept = _block_means(marginals, settings.stride)
     return ScoreMaps(kept, maps.classes, maps.size, marginals.max(axis=(0, 1)), "probability")
+
+
+def _unary(maps: ScoreMaps, background: float | None) -> tuple[Float[np.ndarray, "H W n"], int]:
+    """Probabilities at full resolution, and from which row on they belong to the classes."""
+    scores = masks.enlarge(maps.scores, maps.size)
+    if background is None:
+        return masks.shares(scores), 0
+    if maps.kind == "activation":
+        return masks.with_constant(scores, background), 1
+    rest = np.maximum(1 - scores.sum(axis=-1, keepdims=True), 0)
+    return np.concatenate([rest, scores], axis=-1), 1
 
 
 def check(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"]) -> None:
@@ -152,8 +207,13 @@ def check(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"]) -> None:
             f"scores are of a photograph of {maps.size}, this one is {image.shape[:2]}; "
             "explain again, or import with the right images"
         )
-    if not np.isfinite(maps.scores).all() or maps.scores.min() < 0:
-        raise ValueError("scores must be finite and not negative; rectify or normalise them first")
+    if 0 in maps.scores.shape:
+        raise ValueError(f"scores have shape {maps.scores.shape}; wanted a cell and a class")
+    low = maps.scores.min()  # NaN wins a minimum, so one pass finds both faults
+    if not (low >= 0 and maps.scores.max() < np.inf):
+        raise ValueError(
+            f"the smallest score is {low}, wanted finite numbers >= 0; rectify or normalise them"
+        )
 
 
 @partial(jax.jit, static_argnames="settings")

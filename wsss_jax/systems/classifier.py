@@ -79,6 +79,11 @@ def template(settings: Classifier, classes: int) -> TrainState:
     return jax.eval_shape(start, network.params, network.stats)
 
 
+def lean(settings: Classifier) -> float:
+    """Which of its stride pixels a feature cell looks at, from 0 (the first) to 1 (the last)."""
+    return build.lean(settings.backbone, settings.output_stride)
+
+
 def structure(settings: Classifier, classes: int) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
     bare = replace(settings, weights=None)
