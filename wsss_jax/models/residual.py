@@ -131,9 +131,7 @@ def plan(
     return rows
 
 
-def run(
-    block: nnx.Module, x: Float[Array, "b h w k"], *rest: Any, remat: bool
-) -> Float[Array, "b h2 w2 n"]:
+def run(block: nnx.Module, x: Float[Array, "b h w k"], *rest: Any, remat: bool) -> Any:
     """``block(x, *rest)``; with ``remat`` its inner maps are computed anew for the gradient.
 
     Saves memory for time (Chen et al. 2016): of a chain of blocks only the maps between them are
@@ -144,7 +142,7 @@ def run(
     graph, params, held = nnx.split(block, nnx.Param, ...)
 
     @jax.checkpoint
-    def again(params: Any, held: Any, x: Array) -> tuple[Array, Any]:
+    def again(params: Any, held: Any, x: Array) -> tuple[Any, Any]:
         bound: Any = nnx.merge(graph, params, held, copy=True)
         return bound(x, *rest), nnx.state(bound, nnx.BatchStat)
 
