@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -30,7 +30,9 @@ from wsss_jax.train.checkpoint import CorruptCheckpointError
 from wsss_jax.train.loop import DivergedError
 
 Positional = tyro.conf.Positional
-Bare = tyro.conf.OmitArgPrefixes
+T = TypeVar("T")
+Bare = Annotated[T, tyro.conf.arg(name="")]
+"""Settings whose flags carry no prefix of their own."""
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,12 @@ class Store:
             raise BadFileError(
                 f"{path}: scores hold NaN or infinity; delete the file and run again"
             )
+        shapes = [array.shape for array in arrays.values()]
+        count = len(classes.ravel())
+        if shapes != [(*scores.shape[:2], count), (count,), (2,), (count,)]:
+            raise BadFileError(f"{path}: arrays of shapes {shapes} do not belong together")
         size = (int(arrays["size"][0]), int(arrays["size"][1]))
-        try:
-            return ScoreMaps(scores, classes, size, arrays["peak"].astype(np.float32), self.kind)
-        except ValueError as problem:
-            raise BadFileError(f"{path}: {problem}") from problem
+        return ScoreMaps(scores, classes, size, arrays["peak"].astype(np.float32), self.kind)
 
     def put_mask(self, id: str, mask: UInt8[np.ndarray, "H W"]) -> None:
         """Write one mask as a palette PNG."""

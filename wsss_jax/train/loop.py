@@ -111,7 +111,7 @@ def fit(
                 raise DivergedError(
                     f"{loop.max_bad_steps} steps in a row are not finite, at step {done + 1}; "
                     f"the last good state is in {checkpoints.folder}. Lower the learning rate "
-                    "(--optim.learning-rate) or clip gradients (--optim.clip 5)"
+                    "(optim.learning-rate) or clip gradients (optim.clip 5)"
                 )
             if stop.is_set() or (done + 1) % loop.save_every == 0 or done + 1 == loop.steps:
                 save(done + 1)

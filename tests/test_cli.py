@@ -1,0 +1,116 @@
+"""What a user types: help, mistakes, exit codes, and the verbs on a handful of scenes."""
+
+import numpy as np
+import pytest
+
+from wsss_jax import cli, memory
+from wsss_jax.data import stores, synthetic
+from wsss_jax.data.datasets import open_dataset
+from wsss_jax.types import ScoreMaps
+
+
+def typed(capsys, *arguments):
+    """Exit code, output and errors of one command."""
+    code = 0
+    try:
+        cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code or 0
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return synthetic.write(tmp_path_factory.mktemp("scenes"), 12, 0)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help(capsys, verb):
+    code, out, _ = typed(capsys, verb, "--help")
+    assert code == 0 and f"wsss {verb}" in out
+
+
+def test_a_mistyped_flag_names_the_nearest(capsys, tmp_path):
+    wrong = ("refine", "x", "--data", "y", "--out", "z", "--walk.step", "3")
+    code, out, err = typed(capsys, *wrong)
+    assert code == 2 and "--walk.steps" in out + err
+
+
+def test_an_unknown_verb_is_wrong_usage(capsys):
+    assert typed(capsys, "explian")[0] == 2
+
+
+def test_checking_tells_by_its_exit_code(capsys, scenes, tmp_path):
+    code, out, _ = typed(capsys, "check", scenes)
+    assert code == 0 and "12 images, 0 problems" in out
+    broken = synthetic.write(tmp_path / "broken", 4, 0)
+    next((broken / "images").iterdir()).unlink()
+    code, out, _ = typed(capsys, "check", broken)
+    assert code == 1 and "problem" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "nowhere", "--data", "DATA"),
+        ("explain", "nowhere", "--data", "DATA", "--out", "OUT"),
+        ("refine", "nowhere", "--data", "DATA", "--out", "OUT"),
+        ("run", "nowhere.py", "--data", "DATA"),
+        ("train", "--data", "DATA", "--out", "OUT", "--batch-size", "1000"),
+        ("train", "--data", "DATA", "--out", "OUT", "--model.backbone", "tinny"),
+    ],
+    ids=lambda a: a[0],
+)
+def test_bad_input_gives_one_message_and_exit_code_1(capsys, scenes, tmp_path, arguments):
+    places = {"DATA": scenes, "OUT": tmp_path / "out"}
+    code, _, err = typed(capsys, *(places.get(part, part) for part in arguments))
+    assert code == 1 and err.startswith("error: ") and "Traceback" not in err
+
+
+def drawn_maps(folder, data):
+    """A store of score maps for the labels of all scenes, from noise."""
+    source = open_dataset(data, split="all")
+    store = stores.create(folder, holds="scores", classes=source.classes.names, made_by={})
+    rng = np.random.default_rng(0)
+    for id in source.ids:
+        classes = np.flatnonzero(source.labels(id)).astype(np.int32)
+        scores = rng.random((24, 24, len(classes)), np.float32)
+        store.put_scores(id, ScoreMaps(scores, classes, source.size(id), scores.max((0, 1))))
+
+
+def test_stores_go_through_the_verbs_one_by_one(capsys, scenes, tmp_path):
+    data = ("--data", scenes, "--split", "val")
+    maps, cue, walked = tmp_path / "maps", tmp_path / "cue", tmp_path / "walked"
+    fused, page = tmp_path / "fused", tmp_path / "page.html"
+    drawn_maps(maps, scenes)
+    assert typed(capsys, "import", scenes / "saliency", *data, "--out", cue)[0] == 0
+    assert typed(capsys, "refine", maps, *data, "--out", walked, "--walk.steps", 2)[0] == 0
+    cued = ("--saliency", cue, "--rule", "median")
+    assert typed(capsys, "combine", maps, walked, *data, "--out", fused, *cued)[0] == 0
+    code, out, _ = typed(capsys, "evaluate", maps, fused, *data, "--out", tmp_path)
+    assert code == 0 and (tmp_path / "results.json").exists() and "fused" in out
+    assert typed(capsys, "report", maps, fused, *data, "--out", page)[0] == 0 and page.exists()
+    code, _, err = typed(capsys, "combine", maps, cue, *data, "--out", tmp_path / "no")
+    assert code == 1 and "--saliency" in err
+
+
+def test_an_experiment_is_a_file_whose_settings_flags_can_change(capsys, scenes, tmp_path):
+    file = tmp_path / "small.py"
+    file.write_text(
+        "from wsss_jax.stages import demo\n"
+        "def recipe(data, weights):\n"
+        "    return demo.recipe(data)\n"
+    )
+    code, out, _ = typed(capsys, "run", file, "--data", scenes, "--help")
+    assert code == 0 and "--systems.fine.epochs" in out
+    code, out, err = typed(capsys, "run", file, "--data", scenes, "--galery", "3")
+    assert code == 2 and "--gallery" in out + err
+
+
+def test_large_pages_are_asked_for_once():
+    first = memory.environment({"PATH": "x"})
+    assert first[memory.VARIABLE] == memory.SETTING and first["PATH"] == "x"
+    assert memory.environment(first) == first
+    other = memory.environment({memory.VARIABLE: "glibc.malloc.check=1"})
+    assert other[memory.VARIABLE] == f"glibc.malloc.check=1:{memory.SETTING}"

@@ -1,0 +1,148 @@
+"""Stores keep what was put in, refuse what they did not make, and never unpickle."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsss_jax.data import stores
+from wsss_jax.data.files import BadFileError
+from wsss_jax.types import ScoreMaps
+
+CLASSES = ("cat", "dog", "cow")
+
+
+def maps(kind="activation"):
+    scores = np.random.default_rng(0).random((5, 7, 2), np.float32)
+    return ScoreMaps(scores, np.array([0, 2], np.int32), (20, 27), scores.max((0, 1)), kind)
+
+
+def store(folder, **changes):
+    settings = {"holds": "scores", "classes": CLASSES, "made_by": {"alpha": 4}} | changes
+    return stores.create(folder, **settings)
+
+
+def test_score_maps_survive_to_half_precision(tmp_path):
+    kept = store(tmp_path)
+    kept.put_scores("a", maps())
+    back = stores.open_store(tmp_path).get_scores("a")
+    np.testing.assert_allclose(back.scores, maps().scores, atol=5e-4)
+    np.testing.assert_array_equal(back.classes, [0, 2])
+    assert back.size == (20, 27) and back.kind == "activation"
+
+
+def test_masks_survive_exactly_and_are_palette_pictures(tmp_path):
+    kept = store(tmp_path, holds="masks")
+    mask = np.array([[0, 1, 3], [255, 2, 0]], np.uint8)
+    kept.put_mask("a", mask)
+    np.testing.assert_array_equal(kept.get_mask("a"), mask)
+    with Image.open(kept.path("a")) as picture:
+        assert picture.mode == "P"
+
+
+def test_missing_names_what_is_left_in_order(tmp_path):
+    kept = store(tmp_path)
+    for id in ("b", "d"):
+        kept.put_scores(id, maps())
+    assert kept.missing(("d", "c", "b", "a")) == ("c", "a")
+    assert kept.ids() == ("b", "d")
+
+
+def test_the_same_settings_open_it_again_and_others_are_refused_by_name(tmp_path):
+    store(tmp_path).put_scores("a", maps())
+    assert store(tmp_path).ids() == ("a",)
+    with pytest.raises(ValueError, match=r"made_by\.alpha: 4 -> 5"):
+        store(tmp_path, made_by={"alpha": 5})
+
+
+@pytest.mark.parametrize("id", ["../x", "/etc/passwd", "a/b", "", "a\0b", "x" * 200, "-x", "é"])
+def test_ids_that_could_leave_the_folder_are_refused(tmp_path, id):
+    with pytest.raises(ValueError, match="not usable as a file name"):
+        store(tmp_path).put_scores(id, maps())
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    kept = store(tmp_path / "store")
+    kept.put_scores("a", maps())
+    (tmp_path / "elsewhere.npz").write_bytes(kept.path("a").read_bytes())
+    (tmp_path / "store/scores/b.npz").symlink_to(tmp_path / "elsewhere.npz")
+    with pytest.raises(ValueError, match="leaves"):
+        kept.get_scores("b")
+
+
+def test_another_kind_and_nan_are_refused_before_anything_is_written(tmp_path):
+    kept = store(tmp_path)
+    with pytest.raises(ValueError, match="holds activation scores"):
+        kept.put_scores("a", maps("probability"))
+    bad = maps()
+    bad.scores[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        kept.put_scores("a", bad)
+    assert kept.ids() == ()
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def huge_header():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        header = io.BytesIO()
+        description = {"descr": "<f2", "fortran_order": False, "shape": (1 << 20, 1 << 21, 1)}
+        np.lib.format.write_array_header_1_0(header, description)
+        archive.writestr("scores.npy", header.getvalue())
+    return buffer.getvalue()
+
+
+def record(**changes):
+    fields = {
+        "scores": np.ones((2, 2, 1), np.float16),
+        "classes": np.zeros(1, np.int16),
+        "size": np.array([8, 8], np.int32),
+        "peak": np.ones(1, np.float32),
+    }
+    return npz(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a zip",
+        record()[:100],
+        npz(scores=np.ones(3)),
+        record(scores=np.array([{"a": 1}], dtype=object)),
+        record(scores=np.full((2, 2, 1), np.nan, np.float16)),
+        record(classes=np.array([9], np.int16)),
+        record(classes=np.zeros(2, np.int16)),
+        huge_header(),
+    ],
+    ids=["empty", "text", "cut", "fields", "object", "nan", "class", "count", "huge"],
+)
+def test_a_damaged_or_hostile_record_gives_one_clear_error(tmp_path, content):
+    kept = store(tmp_path)
+    kept.put_scores("a", maps())
+    kept.path("a").write_bytes(content)
+    with pytest.raises(BadFileError, match=r"a\.npz"):
+        kept.get_scores("a")
+
+
+def test_a_folder_without_or_with_a_damaged_index_is_no_store(tmp_path):
+    with pytest.raises(BadFileError, match="run the stage that makes it"):
+        stores.open_store(tmp_path)
+    for text in ("{", "[]", '{"format": 99}', '{"format": 1}'):
+        (tmp_path / "index.json").write_text(text)
+        with pytest.raises(BadFileError, match=r"index\.json"):
+            stores.open_store(tmp_path)
+
+
+def test_half_written_files_are_not_records(tmp_path):
+    kept = store(tmp_path)
+    kept.put_scores("a", maps())
+    (tmp_path / "scores/.b.partial").write_bytes(b"half")
+    assert kept.ids() == ("a",)
