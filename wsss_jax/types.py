@@ -113,6 +113,77 @@ class Scorer(NamedTuple):
     class_maps: Callable[[Array], Array] | None = None
 
 
+class Affine(NamedTuple):
+    """x @ kernel + bias: kernel (k,n), bias (n,). Also a norm's scale (k,) and bias (k,)."""
+
+    kernel: Any
+    bias: Any
+
+
+class BlockWeights(NamedTuple):
+    """What one pre-norm transformer block multiplies by.
+
+    query_key_value: (k,3k), in this order and then by head. expand and contract are the two layers
+    of the perceptron.
+    """
+
+    norm1: Affine
+    query_key_value: Affine
+    project: Affine
+    norm2: Affine
+    expand: Affine
+    contract: Affine
+
+
+class BlockRecord(NamedTuple):
+    """What one transformer block saw: all that explanations need to walk back through it.
+
+    tokens (b,t,k) came in; query, key, value (b,n,t,d) of n heads; attention (b,n,t,t) after its
+    softmax, rows are queries; mixed (b,t,k) the heads' results side by side; middle (b,t,k) the
+    tokens after attention; hidden (b,t,4k) before GELU. keys (b,t) marks the tokens that may be
+    attended to (None: all), the others have attention exactly zero.
+    """
+
+    weights: BlockWeights
+    keys: Any
+    tokens: Any
+    query: Any
+    key: Any
+    value: Any
+    attention: Any
+    mixed: Any
+    middle: Any
+    hidden: Any
+
+
+class Embedding(NamedTuple):
+    """How pixels become the first tokens: one linear layer per patch, before positions are added.
+
+    linear: kernel (p*p*3,k). token: (k,) the class token. patches: images (b,H,W,3) in [0, 1] to
+    the network's own pixels (b,h,w,p,p,3) and their bounds (b,2), lowest and highest.
+    """
+
+    linear: Affine
+    token: Any
+    patches: Callable[[Array], tuple[Array, Array]]
+
+
+class Attentive(NamedTuple):
+    """All that an attention explanation needs from a transformer with a class token (token 0).
+
+    record: images (b,H,W,3) in [0, 1] to class logits (b,c) and what each block saw. norm and head
+    make the logits from the last block's class token. The other tokens are cells of ``stride``
+    pixels, ceil(H / stride) rows of ceil(W / stride). embedding is None where pixels do not enter
+    by a linear layer.
+    """
+
+    record: Callable[[Array], tuple[Array, list[BlockRecord]]]
+    norm: Affine
+    head: Affine
+    stride: int
+    embedding: Embedding | None = None
+
+
 class System(NamedTuple):
     """A learning problem: two pure functions over a state that is data.
 

@@ -1,0 +1,98 @@
+"""The pre-norm transformer block as a pure function of its weights, and what it saw on the way.
+
+Dosovitskiy et al. 2021, equations 2 and 3, with exact GELU. Tokens are (b,t,k). Not here:
+parameters and patches (``models.vit``), explanations (``explain.relevance``).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from wsss_jax.types import Affine, BlockRecord, BlockWeights
+
+EPSILON = 1e-6
+"""Of every LayerNorm, as in timm and Google's code (torch's own default is 1e-5)."""
+
+Tokens = Float[Array, "b t k"]
+
+
+def layer_norm(x: Float[Array, "*b k"], norm: Affine) -> Float[Array, "*b k"]:
+    """Normalise over the last axis in float32, return in the dtype that came."""
+    y = x.astype(jnp.float32)
+    y = y - y.mean(axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPSILON)
+    scale, bias = (jnp.broadcast_to(p.astype(jnp.float32), y.shape) for p in norm)
+    return (y * scale + bias).astype(x.dtype)
+
+
+def affine(x: Float[Array, "*b k"], weights: Affine) -> Float[Array, "*b n"]:
+    """x @ kernel + bias; the weights follow the dtype of x."""
+    y = x @ weights.kernel.astype(x.dtype)
+    return y + jnp.broadcast_to(weights.bias.astype(x.dtype), y.shape)
+
+
+def gelu(x: Float[Array, "*b k"]) -> Float[Array, "*b k"]:
+    """x Φ(x), with the error function and not its tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def block(
+    weights: BlockWeights,
+    x: Tokens,
+    *,
+    heads: int,
+    keys: Bool[Array, "b t"] | None = None,
+    nudge: Float[Array, "b n t t"] | None = None,
+) -> tuple[Tokens, BlockRecord]:
+    """One block, and its record.
+
+    keys: the tokens that may be attended to, at least one per row. nudge is added to the attention
+    matrix; the gradient at zeros is the gradient at the attention itself.
+    """
+    normed = layer_norm(x, weights.norm1)
+    mixed, attention, parts = attend(normed, weights, heads=heads, keys=keys, nudge=nudge)
+    middle = x + affine(mixed, weights.project)
+    out, hidden = perceive(middle, weights)
+    record = BlockRecord(weights, keys, x, *parts, attention, mixed, middle, hidden)
+    return out, record
+
+
+def attend(
+    x: Tokens,
+    weights: BlockWeights,
+    *,
+    heads: int,
+    keys: Bool[Array, "b t"] | None = None,
+    nudge: Float[Array, "b n t t"] | None = None,
+) -> tuple[Tokens, Float[Array, "b n t t"], Float[Array, "3 b n t d"]]:
+    """Of normed tokens: the heads' results side by side, attention, and query, key and value."""
+    b, t, k = x.shape
+    parts = affine(x, weights.query_key_value).reshape(b, t, 3, heads, k // heads)
+    query, key, value = parts = parts.transpose(2, 0, 3, 1, 4)
+    attention = _attention(query, key, keys)
+    if nudge is not None:
+        attention = attention + nudge.astype(attention.dtype)
+    mixed = jnp.einsum("bnqt,bntd->bqnd", attention, value).reshape(x.shape)
+    return mixed, attention, parts
+
+
+def perceive(middle: Tokens, weights: BlockWeights) -> tuple[Tokens, Float[Array, "b t k4"]]:
+    """The second half of a block: its output, and the perceptron before GELU."""
+    hidden = affine(layer_norm(middle, weights.norm2), weights.expand)
+    return middle + affine(gelu(hidden), weights.contract), hidden
+
+
+def output(record: BlockRecord) -> Tokens:
+    """The tokens that left a recorded block."""
+    return record.middle + affine(gelu(record.hidden), record.weights.contract)
+
+
+def _attention(
+    query: Float[Array, "b n t d"], key: Float[Array, "b n t d"], keys: Bool[Array, "b t"] | None
+) -> Float[Array, "b n t t"]:
+    """Softmax in float32 over the tokens that may be attended to; the others get exactly zero."""
+    scores = jnp.einsum("bnqd,bntd->bnqt", query, key, preferred_element_type=jnp.float32)
+    scores = scores * query.shape[-1] ** -0.5
+    if keys is not None:
+        scores = jnp.where(keys[:, None, None, :], scores, -jnp.inf)
+    return jax.nn.softmax(scores, axis=-1).astype(query.dtype)
