@@ -14,6 +14,7 @@ Not here: networks.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +64,7 @@ def depthwise3x3(
 ) -> Float[Array, "b h2 w2 k"]:
     """3×3 convolution of each channel with its own kernel."""
     if jax.default_backend() == "cpu":
-        views = _views(x, stride, dilation, jnp.zeros((), x.dtype))
-        return sum(view * kernel[i, j][None, None, None, :] for i, j, view in views)  # type: ignore
+        return _shifted(x, kernel, stride, dilation)
     return _conv(x, kernel[:, :, None, :], stride, dilation)
 
 
@@ -157,6 +157,64 @@ def _views(
         for j in range(3):
             top, left = i * dilation, j * dilation
             yield i, j, padded[:, top : top + down : stride, left : left + across : stride]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shifted(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    """Depthwise convolution as nine shifted multiply-adds, with a gradient of its own."""
+    return _multiply_add(x, kernel, stride, dilation)
+
+
+def _multiply_add(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    """Nine shifted multiply-adds, which XLA fuses into one loop."""
+    total = None
+    for i, j, view in _views(x, stride, dilation, jnp.zeros((), x.dtype)):
+        term = view * kernel[i, j][None, None, None, :]
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+def _shifted_forward(x: Array, kernel: Array, stride: int, dilation: int) -> tuple:
+    return _shifted(x, kernel, stride, dilation), (x, kernel)
+
+
+def _shifted_backward(stride: int, dilation: int, kept: tuple, g: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    (to_x,) = jax.linear_transpose(lambda x: _multiply_add(x, kernel, stride, dilation), x)(g)
+    return to_x, _kernel_gradient(x, g, stride, dilation).astype(kernel.dtype)
+
+
+_shifted.defvjp(_shifted_forward, _shifted_backward)
+
+
+def _kernel_gradient(
+    x: Float[Array, "b h w k"], g: Float[Array, "b h2 w2 k"], stride: int, dilation: int
+) -> Float[Array, "3 3 k"]:
+    """Gradient of the depthwise kernel, row by row of the output.
+
+    A sum over (b, h, w) for each channel is what XLA's CPU backend is worst at (16×72×72×144: 262
+    ms of processor time for the nine sums, against 30 ms here): the rows are added up elementwise
+    and only the totals are reduced. The batch axis stays whole, so sharding over it costs nothing.
+    """
+    height, width = g.shape[1:3]
+    margins = (_margins(n, stride, dilation) for n in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), *margins, (0, 0))).astype(jnp.float32)
+    across = (width - 1) * stride + 1
+
+    def add(row: Array, totals: list[Array]) -> list[Array]:
+        below = lax.dynamic_index_in_dim(g, row, axis=1, keepdims=False).astype(jnp.float32)
+        sums = []
+        for i in range(3):
+            above = lax.dynamic_index_in_dim(padded, row * stride + i * dilation, 1, False)
+            for j in range(3):
+                left = j * dilation
+                sums.append(totals[3 * i + j] + above[:, left : left + across : stride] * below)
+        return sums
+
+    start = [jnp.zeros((g.shape[0], width, g.shape[3]))] * 9
+    totals = lax.fori_loop(0, height, add, start)
+    return jnp.stack([total.sum(axis=(0, 1)) for total in totals]).reshape(3, 3, -1)
 
 
 def _conv(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
