@@ -72,6 +72,8 @@ def _report(title: str, rows: Sequence[Row], source: Source, settings: Mapping[s
             f"{row.result.name} ({row.result.split})": (np.asarray(GRID), row.result.curve)
             for row in rows
             if len(row.result.curve) == len(GRID)
+            and row.result.split == rows[-1].result.split
+            and (row.result.name == "fuse_mean" or not row.result.name.startswith("fuse_"))
         },
         settings={"data": source.name, **settings, **versions()},
         notes=(EXPLANATION,) if rows else ("There are no true masks to judge by.",),
