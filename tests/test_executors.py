@@ -228,7 +228,7 @@ needs_ray = pytest.mark.skipif(
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
 def test_without_ray_the_error_says_how_to_get_it():
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'wsss-jax\[ray\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'wsss-jax\[ray\]'"):
         list(map_unordered(toy.surroundings, IDS, Workers(2, engine="ray")))
 
 

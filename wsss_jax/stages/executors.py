@@ -126,7 +126,7 @@ def map_unordered(
     waits for the images being worked on and drops the others.
 
     Raises OSError when the disk is full or read-only, ChildProcessError when workers cannot even
-    start, ModuleNotFoundError for Ray where it is not installed.
+    start, ValueError for Ray where it is not installed.
     """
     distinct = list(dict.fromkeys(ids))
     if workers.engine == "ray":
@@ -249,7 +249,7 @@ def _ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ModuleNotFoundError as problem:
-        raise ModuleNotFoundError(
+        raise ValueError(
             "workers.engine is ray, but Ray is not installed: pip install 'wsss-jax[ray]', or "
             "choose the engine pool"
         ) from problem
