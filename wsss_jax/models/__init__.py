@@ -8,16 +8,33 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from wsss_jax.models import resnest, resnet
 from wsss_jax.models.heads import Classifier as Classifier
 from wsss_jax.models.layers import grid_inside as grid_inside
 from wsss_jax.models.layers import keep as keep
 from wsss_jax.models.mobilenet import MobileNetV1 as MobileNetV1
 from wsss_jax.models.mobilenet import MobileNetV2 as MobileNetV2
+from wsss_jax.models.resnet38d import ResNet38d as ResNet38d
 from wsss_jax.models.tiny import Tiny as Tiny
 from wsss_jax.models.weights import imagenet_head as imagenet_head
 from wsss_jax.models.weights import load as load
 
 BACKBONES: Mapping[str, Any] = MappingProxyType(
-    {"mobilenet_v1": MobileNetV1, "mobilenet_v2": MobileNetV2, "tiny": Tiny}
+    {
+        "mobilenet_v1": MobileNetV1,
+        "mobilenet_v2": MobileNetV2,
+        "resnest14": resnest.resnest14,
+        "resnest26": resnest.resnest26,
+        "resnest50": resnest.resnest50,
+        "resnest101": resnest.resnest101,
+        "resnest200": resnest.resnest200,
+        "resnest269": resnest.resnest269,
+        "resnet18": resnet.resnet18,
+        "resnet38d": ResNet38d,
+        "resnet50": resnet.resnet50,
+        "resnet50_irn": resnet.irn,
+        "resnet101": resnet.resnet101,
+        "tiny": Tiny,
+    }
 )
 """Name to class; called as ``BACKBONES[name](rngs=nnx.Rngs(0), output_stride=16)``."""

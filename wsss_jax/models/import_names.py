@@ -75,7 +75,8 @@ def load(module: nnx.Module, path: Path) -> None:
 def save(module: nnx.Module, path: Path) -> None:
     """Write every parameter and running statistic under our names, whole or not at all."""
     partial = path.with_name(f".{path.stem}.partial.npz")
-    np.savez(partial, **{name: np.asarray(v[...]) for name, v in values_of(module).items()})
+    arrays: Any = {name: np.asarray(v[...]) for name, v in values_of(module).items()}
+    np.savez(partial, **arrays)
     os.replace(partial, path)
 
 

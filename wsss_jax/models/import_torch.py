@@ -13,7 +13,7 @@ import math
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,7 +24,8 @@ from jaxtyping import Shaped
 from wsss_jax.npz import MAX_VALUES
 
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
-_MAX_STEPS = 50_000_000
+_MAX_STEPS = 10_000_000
+_MAX_PICKLE = 100_000_000  # bytes
 
 _STORAGES = MappingProxyType({
     "torch FloatStorage": "<f4", "torch DoubleStorage": "<f8", "torch HalfStorage": "<f2",
@@ -100,15 +101,17 @@ def _from_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
     if order != b"little":
         raise ValueError(f"byte order {order!r}, wanted little")
+    if archive.getinfo(found[0]).file_size > _MAX_PICKLE:
+        raise ValueError(f"{found[0]} has more than {_MAX_PICKLE:,} bytes")
     with archive.open(found[0]) as file:
         tensors = _chosen(_run(file))
 
     def values(storage: _Storage) -> np.ndarray:
         name = f"{root}data/{storage.key}"
-        size = archive.getinfo(name).file_size
+        size, packed = (info := archive.getinfo(name)).file_size, info.compress_type
         wanted = storage.count * _width(storage.dtype)
-        if size != wanted:
-            raise ValueError(f"{name} has {size} bytes, {wanted} are announced")
+        if size != wanted or packed != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} has {size} bytes, wanted {wanted}, not compressed")
         return decoded(archive.read(name), storage.dtype)
 
     return _filled(tensors, values)
@@ -153,10 +156,16 @@ def _chosen(nest: Any) -> dict[str, _Tensor]:
 
 
 def _tensors_in(nest: Any) -> list[_Tensor]:
-    if isinstance(nest, _Tensor):
-        return [nest]
-    parts = nest.values() if isinstance(nest, dict) else nest if isinstance(nest, list) else ()
-    return [tensor for part in parts for tensor in _tensors_in(part)]
+    """Every tensor at any depth; what is reached on many ways is looked at once."""
+    found, waiting, seen = [], [nest], set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, _Tensor):
+            found.append(part)
+        elif isinstance(part, (dict, list)) and id(part) not in seen:
+            seen.add(id(part))
+            waiting += part.values() if isinstance(part, dict) else part
+    return found
 
 
 def _filled(
@@ -198,10 +207,7 @@ def _run(file: Any) -> Any:
     """Step through one pickle; the result is made of plain containers and the tuples above."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    for steps, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        name = opcode.name
-        if steps > _MAX_STEPS:
-            raise ValueError("the pickle does not end")
+    for name, argument in _steps(file):
         if name == "STOP":
             return stack.pop()
         if name in ("PROTO", "FRAME"):
@@ -219,6 +225,14 @@ def _run(file: Any) -> Any:
         else:
             _CONTAINERS.get(name, _refused(name))(stack)
     raise EOFError("the pickle is cut off")
+
+
+def _steps(file: Any) -> Iterator[tuple[str, Any]]:
+    """Operations of a pickle and their arguments, up to a number no file of tensors needs."""
+    for n, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        if n > _MAX_STEPS:
+            raise ValueError("the pickle does not end")
+        yield operation.name, argument
 
 
 def _joined(stack: list) -> str:

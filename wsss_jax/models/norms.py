@@ -13,6 +13,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.models.layers import keep
+
 EPSILON = 1e-5
 """Added to the variance: PyTorch's value, which all imported networks were made with."""
 
@@ -63,7 +65,7 @@ class TrainedBatchNorm(nnx.Module):
         """Normalise; the dtype stays. ``inside`` is that of the grid of ``x``."""
         mean, var = self.mean[...], self.var[...]
         if training:
-            count, mean, var = _statistics(x, inside, mean)
+            count, mean, var = _statistics(x, inside)
             unbiased = var * count / jnp.maximum(count - 1, 1)
             self.mean.set_value(_moved(self.mean[...], mean))
             self.var.set_value(_moved(self.var[...], unbiased))
@@ -77,21 +79,20 @@ def _affine(x: Array, mean: Array, var: Array, scale: Array, bias: Array) -> Arr
     return y.astype(x.dtype)
 
 
-def _statistics(x: Array, inside: Inside, near: Array) -> tuple[Array, Array, Array]:
-    """Number of cells, and their mean and variance per channel.
+def _statistics(x: Array, inside: Inside) -> tuple[Array, Array, Array]:
+    """Number of cells, and their mean and variance per channel, each in a pass of its own.
 
-    One pass over the map, about ``near``: sums about zero would cancel where the mean is large
-    beside the deviation.
+    (The mean of squares less the square of the mean, in one pass, saves a tenth of a step; at a
+    mean of 100 deviations its variance is wrong by 0.4 %.)
     """
-    away = x.astype(jnp.float32) - near[None, None, None]
+    x = x.astype(jnp.float32)
     if inside is None:
         count = jnp.asarray(x.shape[0] * x.shape[1] * x.shape[2], jnp.float32)
     else:
         count = jnp.maximum(inside.sum(dtype=jnp.float32), 1)
-        away = jnp.where(inside[..., None], away, jnp.zeros((), away.dtype))
-    shift = away.sum(axis=(0, 1, 2)) / count
-    var = jnp.maximum(jnp.square(away).sum(axis=(0, 1, 2)) / count - jnp.square(shift), 0)
-    return count, near + shift, var
+    mean = keep(x, inside).sum(axis=(0, 1, 2)) / count
+    away = keep(x - mean[None, None, None], inside)
+    return count, mean, jnp.square(away).sum(axis=(0, 1, 2)) / count
 
 
 def _moved(old: Array, new: Array) -> Array:

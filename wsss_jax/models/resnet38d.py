@@ -111,6 +111,7 @@ class ResNet38d(nnx.Module):
 
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+    lean = 0.0
 
     def __init__(
         self,

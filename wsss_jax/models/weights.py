@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from wsss_jax import npz
+from wsss_jax.models import import_names
 
 IMAGENET_HEAD = "52_conv"
 """Where the MobileNetV2 files keep their 1001 classes (index 0 is background)."""
@@ -37,9 +38,12 @@ class Importable(Protocol):
 def load(module: nnx.Module, path: Path) -> None:
     """Fill every parameter of an ``Importable`` network from a weight file.
 
+    Networks that name their values singly are filled by ``import_names``, from any layout.
     Raises ValueError that lists all missing, unused and mis-shaped names, the latter with both
     shapes; the network is then unchanged.
     """
+    if isinstance(module, import_names.Named):
+        return import_names.load(module, path)
     if not isinstance(module, Importable):
         raise ValueError(f"{type(module).__name__} has no public weights; train it from scratch")
     names = module.file_names()
