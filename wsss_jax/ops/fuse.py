@@ -173,8 +173,8 @@ def agreement_weights(
 
 
 def with_saliency(
-    scores: Float[Array, "h w k"], saliency: Float[Array, "h w"]
-) -> Float[Array, "h w k"]:
+    scores: Float[Array | np.ndarray, "h w k"], saliency: Float[Array | np.ndarray, "h w"]
+) -> Float[Array | np.ndarray, "h w k"]:
     """Scores times (0.5 + 0.5 saliency), saliency in [0, 1]: what does not stand out is halved.
 
     Half, not zero, because saliency networks miss whole objects. ``renormalise`` afterwards where

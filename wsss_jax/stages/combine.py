@@ -88,7 +88,7 @@ def _fuse_one(
     fused = scores[0] if len(maps) == 1 else fuse.apply(fusion.rule, scores, available)
     if cue is not None and len(classes):
         saliency = masks.enlarge(cue.get_scores(id).scores, fused.shape[:2])[..., 0]
-        fused = np.asarray(fused * (0.5 + 0.5 * saliency)[..., None], np.float32)
+        fused = np.asarray(fuse.with_saliency(fused, saliency), np.float32)
     if fusion.renormalise and fused.size:
         peaks = fused.max(axis=(0, 1), keepdims=True)
         fused = fused / np.where(peaks > 0, peaks, 1)
