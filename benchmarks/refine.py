@@ -112,17 +112,19 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="folder searched for *.jpg, for the CRF")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repeats", type=int, default=5, help="pairs of runs per ratio")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of pool")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes of pool"
+    )
     settings = parser.parse_args()
-    photographs = settings.photographs
-    if photographs is None and {"crf", "pool"} & set(settings.parts):
-        parser.error("crf and pool need --photographs FOLDER (or leave them out with --parts)")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
     if "evaluation" in settings.parts:
         evaluation(settings.repeats)
     if "walk" in settings.parts:
         other("walk.py", "--peers", "--threads", 1, "--repeats", settings.repeats)
-    images = ("--data", photographs, "--repeats", settings.repeats)
+    if settings.photographs is None:
+        print("\nno --photographs FOLDER: the CRF's tables are left out")
+        return
+    images = ("--data", settings.photographs, "--repeats", settings.repeats)
     if "crf" in settings.parts:
         other("crf.py", *images)
     if "pool" in settings.parts:

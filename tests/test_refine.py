@@ -264,3 +264,9 @@ def test_coarse_maps_of_odd_photographs_are_refined_on_their_own_grid():
 def test_impossible_settings_are_refused_when_they_are_made(wrong):
     with pytest.raises(ValueError, match=r"wanted|known"):
         wrong()
+
+
+def test_without_background_the_classes_share_every_pixel():
+    several = maps(half(classes=2), classes=(0, 2))
+    refined = crf_refined(several, photograph(), Crf(background=None, stride=1))
+    np.testing.assert_allclose(refined.scores.sum(axis=-1), 1, atol=1e-4)

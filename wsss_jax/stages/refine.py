@@ -76,7 +76,7 @@ class Crf:
     def __post_init__(self) -> None:
         lookup(crf.PRESETS, self.preset, "CRF preset")
         lookup(crf.BACKENDS, self.backend, "CRF backend")
-        if not 0 < self.background <= 1:
+        if self.background is not None and not 0 < self.background <= 1:
             raise ValueError(f"crf.background is {self.background}; wanted a score in (0, 1]")
         if self.stride < 1:
             raise ValueError(f"crf.stride is {self.stride}; wanted 1 or more pixels per cell")
