@@ -25,6 +25,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
     if weights is None:
         raise ValueError("give the folder of the MobileNet npz files with --weights")
     optim = Optim(learning_rate=0.01)
+    gentle = Optim(learning_rate=0.003, warm_up=25)  # MobileNetV1 has no norms left to steady it
     view = Augmentation(crop=224, long_side=(224, 352), hue=0.0)
     saliency = data / "saliency"
     return Recipe(
@@ -32,7 +33,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         data=data,
         systems={
             "v2": Training(Classifier("mobilenet_v2", weights / V2, optim=optim), view),
-            "v1": Training(Classifier("mobilenet_v1", weights / V1, optim=optim), view, seed=1),
+            "v1": Training(Classifier("mobilenet_v1", weights / V1, optim=gentle), view, seed=1),
         },
         saliency=saliency if saliency.is_dir() else None,
         fusions=("mean", "median", "log_opinion_pool", "noisy_or", "majority_vote"),

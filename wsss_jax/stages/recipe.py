@@ -74,6 +74,8 @@ class Made:
 
 def make(recipe: Recipe, out: Path) -> Made:
     """Everything from photographs and labels to pseudo-masks; resumes what ``out`` holds."""
+    # The recipe's steps build on one another, so a job array must not cut them into shares.
+    recipe = replace(recipe, workers=replace(recipe.workers, shard=(0, 1)))
     sources = {split: _open(recipe, split) for split in recipe.splits}
     everything = _together(recipe, sources)
     scoring = recipe.scoring.on(everything)
