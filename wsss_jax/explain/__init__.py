@@ -3,14 +3,28 @@
 ``EXPLAINERS`` holds every method under its name; each is a function of a scorer, images and
 labels, usable alone on any pair of functions ``features`` and ``head`` (``types.Scorer``). Methods
 that draw random numbers stand in the table with a fixed seed; call the function itself, such as
-``perturb.rise``, to give a key.
+``perturb.rise``, to give a key. ``ATTENTION_EXPLAINERS`` holds those that read a transformer's
+attention (``types.Attentive``).
 """
 
+from collections.abc import Callable
 from types import MappingProxyType
 
-from wsss_jax.explain import cam, gradient, multiscale, normalise, perturb, saliency, score_cam
+from jaxtyping import Array
+
+from wsss_jax.explain import (
+    cam,
+    gradient,
+    multiscale,
+    normalise,
+    perturb,
+    relevance,
+    rollout,
+    saliency,
+    score_cam,
+)
 from wsss_jax.explain.contract import Explainer, seeded
-from wsss_jax.types import Scorer
+from wsss_jax.types import Attentive, Scorer
 
 EXPLAINERS: MappingProxyType[str, Explainer] = MappingProxyType(
     {
@@ -36,8 +50,30 @@ EXPLAINERS: MappingProxyType[str, Explainer] = MappingProxyType(
     }
 )
 
+ATTENTION_EXPLAINERS: MappingProxyType[str, Callable[[Attentive, Array, Array], Array]] = (
+    MappingProxyType(
+        {
+            "raw_attention": rollout.raw_attention,
+            "rollout": rollout.rollout,
+            "attention_grad_cam": rollout.attention_grad_cam,
+            "attribution": relevance.attribution,
+            "gradient_attention": relevance.gradient_attention,
+            "lrp_rollout": relevance.lrp_rollout,
+            "partial_lrp": relevance.partial_lrp,
+            "token_lrp": relevance.token_lrp,
+            "full_lrp": relevance.full_lrp,
+        }
+    )
+)
+"""Methods for transformers: (attentive, images (b,H,W,3), labels (b,c)) to raw maps (b,h,w,c).
+
+They take a ``types.Attentive`` where the others take a scorer; ``full_lrp`` gives maps of pixels.
+"""
+
 __all__ = [
+    "ATTENTION_EXPLAINERS",
     "EXPLAINERS",
+    "Attentive",
     "Explainer",
     "Scorer",
     "cam",
@@ -45,6 +81,8 @@ __all__ = [
     "multiscale",
     "normalise",
     "perturb",
+    "relevance",
+    "rollout",
     "saliency",
     "score_cam",
     "seeded",

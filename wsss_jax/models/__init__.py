@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from wsss_jax.models import resnest, resnet
+from wsss_jax.models import resnest, resnet, vit
 from wsss_jax.models.heads import Classifier as Classifier
 from wsss_jax.models.layers import grid_inside as grid_inside
 from wsss_jax.models.layers import keep as keep
@@ -16,6 +16,8 @@ from wsss_jax.models.mobilenet import MobileNetV1 as MobileNetV1
 from wsss_jax.models.mobilenet import MobileNetV2 as MobileNetV2
 from wsss_jax.models.resnet38d import ResNet38d as ResNet38d
 from wsss_jax.models.tiny import Tiny as Tiny
+from wsss_jax.models.token_classifier import TokenClassifier as TokenClassifier
+from wsss_jax.models.vit_hybrid import HybridViT as HybridViT
 from wsss_jax.models.weights import imagenet_head as imagenet_head
 from wsss_jax.models.weights import load as load
 
@@ -35,6 +37,11 @@ BACKBONES: Mapping[str, Any] = MappingProxyType(
         "resnet50_irn": resnet.irn,
         "resnet101": resnet.resnet101,
         "tiny": Tiny,
+        "vit_tiny": vit.build("vit_tiny"),
+        "vit_small": vit.build("vit_small"),
+        "vit_base": vit.build("vit_base"),
+        "vit_large": vit.build("vit_large"),
+        "vit_base_r50": HybridViT,
     }
 )
 """Name to class; called as ``BACKBONES[name](rngs=nnx.Rngs(0), output_stride=16)``."""

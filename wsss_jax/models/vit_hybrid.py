@@ -7,6 +7,8 @@ of ``layers``. GroupNorm's statistics are those of the real cells, so that a can
 changes nothing.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -120,7 +122,7 @@ class Stem(nnx.Module):
 
     def __call__(
         self, images: Images, *, inside: Inside = None, rngs: object = None
-    ) -> tuple[Map, Map, Map]:
+    ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Normalised images to three maps, zero on padding; nothing is random."""
         del rngs
         cells = None if inside is None else grid_inside(inside, 2)
@@ -165,7 +167,7 @@ class HybridViT(nnx.Module):
 
     def __call__(
         self, images: Images, *, inside: Inside = None, rngs: object = None
-    ) -> tuple[Map, Map, Map, Map]:
+    ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Normalised images to four maps; nothing here is random, so ``rngs`` is not used."""
         del rngs
         maps = self.stem(images, inside=inside)
@@ -208,7 +210,7 @@ def conv7x7_by_two(x: Map, kernel: Float[Array, "7 7 k n"]) -> Float[Array, "b h
 def _remat(block: Bottleneck, x: Map, cells: Cells) -> Map:
     graph, params = nnx.split(block)
 
-    def run(params: nnx.State, x: Array, cells: Array | None) -> Array:
+    def run(params: Any, x: Array, cells: Array | None) -> Array:
         return nnx.merge(graph, params)(x, cells)
 
     return jax.checkpoint(run)(params, x, cells)

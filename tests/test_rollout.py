@@ -1,0 +1,116 @@
+"""Attention explanations: toys by hand, properties, and the reference implementation's maps."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_transformers import one_hot, photos, small, stored_network
+
+from wsss_jax.explain import gradient, rollout
+
+A1 = jnp.array([[0.5, 0.25, 0.25], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])[None]
+A2 = jnp.array([[0.4, 0.4, 0.2], [0.3, 0.5, 0.2], [0.25, 0.25, 0.5]])[None]
+
+
+@cache
+def reference(folder):
+    """Everything read off the reference network's attention, in one compilation."""
+    model, images, stored, chefer = stored_network(folder)
+    attentive, labels = model.attentive(), one_hot(stored, "top")
+
+    @jax.jit
+    def run(images, labels):
+        blocks, gradients = rollout.differentiated(attentive, images, labels)
+        return {
+            "logits": attentive.record(images)[0],
+            "attn": jnp.stack([seen.attention for seen in blocks]),
+            "attn_grad": jnp.stack(gradients(labels.astype(jnp.float32))),
+            "rollout_start0": rollout.rollout(attentive, images, labels, start_layer=0),
+            "rollout_start1": rollout.rollout(attentive, images, labels),
+            "raw_attention_last": rollout.raw_attention(attentive, images, labels),
+            "top/attn_gradcam": rollout.attention_grad_cam(attentive, images, labels),
+            "grad_cam": gradient.grad_cam(model.last_norm(images), images, labels),
+        }
+
+    return run(images, labels), stored, chefer
+
+
+def close(found, wanted, tolerance=1e-3):
+    assert np.abs(np.asarray(found) - wanted).max() < tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", ["logits", "attn", "attn_grad"])
+def test_the_reference_network_is_reproduced(shared, name):
+    found, stored, _ = reference(shared / "golden/xai")
+    close(found[name], stored[name])
+
+
+@pytest.mark.parametrize("name", ["rollout_start0", "rollout_start1", "raw_attention_last"])
+def test_class_agnostic_maps_equal_the_reference(shared, name):
+    found, _, chefer = reference(shared / "golden/xai")
+    close(found[name].sum(axis=-1).reshape(2, 36), chefer[name])
+
+
+def test_attention_grad_cam_equals_the_reference(shared):
+    found, _, chefer = reference(shared / "golden/xai")
+    values = np.maximum(np.asarray(found["top/attn_gradcam"]).sum(axis=-1).reshape(2, 36), 0)
+    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    close((values - low) / (high - low), chefer["top/attn_gradcam"])
+
+
+def test_grad_cam_on_the_last_first_norm_equals_the_reference(shared):
+    found, stored, _ = reference(shared / "golden/xai")
+    name = next(n for n in stored.files if n.endswith("norm1/GradCAM/raw0"))
+    close(np.asarray(found["grad_cam"]).sum(axis=-1), stored[name].reshape(2, 6, 6))
+
+
+def test_rollout_by_hand():
+    matrices = [rollout.rolled(a[:, None]) for a in (A1, A2)]
+    row = rollout.class_row(matrices, start_layer=0)
+    np.testing.assert_allclose(row, [[0.55, 0.2625, 0.1875]], atol=1e-6)
+    np.testing.assert_allclose(rollout.class_row(matrices, start_layer=1)[0], matrices[1][0, 0])
+
+
+@pytest.fixture(scope="module")
+def maps():
+    """Maps of the small network: both images, the second alone, and eager."""
+    model, images = small(), photos()
+    labels = jnp.array([[True, False, True, False], [False, False, True, False]])
+
+    @jax.jit
+    def run(images, labels):
+        attentive = model.attentive()
+        return [
+            method(attentive, images, labels)
+            for method in (rollout.raw_attention, rollout.rollout, rollout.attention_grad_cam)
+        ]
+
+    return run(images, labels), run(images[1:], labels[1:]), labels
+
+
+def test_a_batch_equals_its_images_and_absent_classes_are_zero(maps):
+    together, alone, labels = maps
+    for batch, single in zip(together, alone, strict=True):
+        assert batch.shape == (2, 2, 3, 4)
+        np.testing.assert_allclose(batch[1:], single, atol=1e-6)
+        assert not np.asarray(batch)[~np.broadcast_to(labels[:, None, None], batch.shape)].any()
+        assert np.asarray(batch)[0, ..., 0].any()
+
+
+def test_rows_of_rollout_sum_to_one():
+    attention = jax.nn.softmax(jax.random.normal(jax.random.key(0), (4, 2, 3, 5, 5)), axis=-1)
+    row = rollout.class_row([rollout.rolled(a) for a in attention], start_layer=0)
+    np.testing.assert_allclose(row.sum(axis=-1), 1, atol=1e-6)
+
+
+def test_a_missing_layer_and_wrong_labels_are_refused():
+    with pytest.raises(ValueError, match="start_layer is 2, wanted 0 to 1"):
+        rollout.class_row([A1, A2], start_layer=2)
+    with pytest.raises(ValueError, match=r"wanted \(2, 4\)"):
+        jax.eval_shape(
+            lambda x, y: rollout.rollout(small().attentive(), x, y),
+            photos(),
+            jnp.ones((1, 4), bool),
+        )
