@@ -97,3 +97,32 @@ def _statistics(x: Array, inside: Inside) -> tuple[Array, Array, Array]:
 
 def _moved(old: Array, new: Array) -> Array:
     return lax.stop_gradient((1 - MOMENTUM) * old + MOMENTUM * new)
+
+
+class GroupNorm(nnx.Module):
+    """Normalisation over the image and a group of channels (Wu & He 2018), per image.
+
+    Over the cells inside only. Without statistics to carry it does not depend on the batch.
+    """
+
+    def __init__(self, channels: int, groups: int = 4):
+        if channels % groups:
+            raise ValueError(f"{channels} channels do not fall into {groups} groups")
+        self.groups = groups
+        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+
+    def __call__(
+        self, x: Float[Array, "b h w k"], inside: Inside = None
+    ) -> Float[Array, "b h w k"]:
+        """Normalise; the dtype stays. ``inside`` is that of the grid of ``x``."""
+        y = x.astype(jnp.float32).reshape(*x.shape[:3], self.groups, -1)
+        real = jnp.ones(x.shape[:3], bool) if inside is None else inside
+        weights = real.astype(jnp.float32)[..., None, None]
+        count = jnp.maximum(weights.sum(axis=(1, 2, 3, 4), keepdims=True), 1) * y.shape[-1]
+        y = jnp.where(real[..., None, None], y, jnp.zeros((), y.dtype))
+        mean = y.sum(axis=(1, 2, 4), keepdims=True) / count
+        away = (y - mean) * weights
+        var = jnp.square(away).sum(axis=(1, 2, 4), keepdims=True) / count
+        y = (away * lax.rsqrt(var + EPSILON)).reshape(x.shape)
+        y = y * self.scale[...][None, None, None] + self.bias[...][None, None, None]
+        return y.astype(x.dtype)

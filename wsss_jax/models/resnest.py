@@ -220,7 +220,7 @@ def _mean(x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b 1 1 k"]
     return (y / count[:, None, None, None]).astype(x.dtype)
 
 
-def _any(inside: Inside) -> Inside:
+def _any(inside: Inside) -> Bool[Array, "b 1 1"] | None:
     """Which images have a real cell: the inside of a grid of one cell."""
     return None if inside is None else inside.any(axis=(1, 2), keepdims=True)
 
