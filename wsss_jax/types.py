@@ -89,10 +89,15 @@ class Confusion:
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A network body that returns its intermediate maps, finest first."""
+    """A network body that returns its intermediate maps, finest first.
+
+    lean: which of its stride pixels a cell of the last map looks at: 1, the last, where strided
+    windows are padded on the right alone; 0, the first, for symmetric padding; 1/2 for patches.
+    """
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
+    lean: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
