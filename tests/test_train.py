@@ -166,9 +166,7 @@ def test_schedules_hit_their_known_values():
 def test_new_layers_and_biases_learn_at_their_own_rates():
     optim = Optim(learning_rate=0.01, momentum=0.0, weight_decay=0.0, schedule="constant")
     update = optimizer(optim, 10, lambda name: name.startswith("head"))
-    params = {
-        part: {"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)} for part in ("body", "head")
-    }
+    params = {part: {"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)} for part in ("body", "head")}
     steps, _ = update.update(jax.tree.map(jnp.ones_like, params), update.init(params), params)
     rates = {f"{a}.{b}": -float(v.ravel()[0]) for a, x in steps.items() for b, v in x.items()}
     expected = {"body.kernel": 0.01, "body.bias": 0.02, "head.kernel": 0.1, "head.bias": 0.2}

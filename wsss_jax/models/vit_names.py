@@ -8,7 +8,7 @@ those of ``vit.ViT``, ``vit_hybrid.HybridViT`` and ``token_classifier.TokenClass
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -248,7 +248,7 @@ def _patches(x: np.ndarray, shape: tuple) -> np.ndarray:
     return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
 
 
-def _joined(*arrays: np.ndarray | tuple) -> np.ndarray:
+def _joined(*arrays: Any) -> np.ndarray:
     """Query, key and value of (k,heads,d) or (heads,d) side by side."""
     *parts, shape = arrays
     return np.concatenate([x.reshape(*shape[:-1], -1) for x in parts], axis=-1)

@@ -53,7 +53,8 @@ def block(
     mixed, attention, parts = attend(normed, weights, heads=heads, keys=keys, nudge=nudge)
     middle = x + affine(mixed, weights.project)
     out, hidden = perceive(middle, weights)
-    record = BlockRecord(weights, keys, x, *parts, attention, mixed, middle, hidden)
+    query, key, value = parts[0], parts[1], parts[2]
+    record = BlockRecord(weights, keys, x, query, key, value, attention, mixed, middle, hidden)
     return out, record
 
 
