@@ -18,6 +18,10 @@ from jaxtyping import Array, Bool, Float
 from wsss_jax.models.layers import grid_inside, keep
 
 Inside = Bool[Array, "b h w"] | None
+"""Real cells of the grid a layer takes in."""
+
+After = Bool[Array, "b h2 w2"] | None
+"""Real cells of the grid it puts out."""
 
 
 class Conv(nnx.Module):

@@ -21,7 +21,7 @@ from wsss_jax.models import residual
 from wsss_jax.models.import_names import torch_names
 from wsss_jax.models.layers import Pointwise, grid_inside, keep
 from wsss_jax.models.norms import FrozenBatchNorm
-from wsss_jax.models.residual import Conv, Inside
+from wsss_jax.models.residual import After, Conv, Inside
 
 RADIX = 2
 
@@ -64,7 +64,7 @@ class Shortcut(nnx.Module):
         self.norm = norm(outputs)
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, after: Inside, training: bool
+        self, x: Float[Array, "b h w k"], inside: Inside, after: After, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """The input, real where ``inside``, on the output grid, real where ``after``."""
         if self.stride == 2:

@@ -20,7 +20,7 @@ from wsss_jax.models import residual
 from wsss_jax.models.import_names import torch_names
 from wsss_jax.models.layers import grid_inside
 from wsss_jax.models.norms import FrozenBatchNorm
-from wsss_jax.models.residual import Conv, Inside
+from wsss_jax.models.residual import After, Conv, Inside
 
 STRIDES = (1, 2, 2, 2)
 """Of the four stages after the stem."""
@@ -34,7 +34,7 @@ class Shortcut(nnx.Module):
         self.norm = norm(outputs)
 
     def __call__(
-        self, x: Float[Array, "b h w k"], after: Inside, training: bool
+        self, x: Float[Array, "b h w k"], after: After, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """The input on the output grid, whose real cells are ``after``."""
         return self.norm(self.conv(x), after, training)
