@@ -76,7 +76,7 @@ def lrp_rollout(
     images: Images,
     labels: Labels,
     *,
-    start_layer: int = 0,
+    start_layer: int = 1,
     rules: Rules = CHEFER,
 ) -> Maps:
     """Rollout of attention's positive relevance, without gradients and without normalising."""
