@@ -14,7 +14,7 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import fuse, masks
 from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.work import each, record_skipped
+from wsss_jax.stages.work import each, settle
 from wsss_jax.types import ScoreMaps, Size
 
 
@@ -68,8 +68,7 @@ def combine(
     )
     missing = target.missing(ids)
     tally = each(f"fuse {folder.name}", function, missing, workers=workers or Workers())
-    tally.report(folder.name)
-    record_skipped(folder, tally)
+    settle(target, tally)
     return target
 
 

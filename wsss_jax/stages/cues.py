@@ -7,7 +7,7 @@ from wsss_jax.data import external, stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.work import each, record_skipped
+from wsss_jax.stages.work import each, settle
 
 
 def import_priors(
@@ -34,8 +34,7 @@ def import_priors(
     function = partial(_import_one, reader=reader, folder=prior_folder, source=source, to=target)
     missing = target.missing(ids)
     tally = each(f"import {folder.name}", function, missing, workers=workers or Workers())
-    tally.report(folder.name)
-    record_skipped(folder, tally)
+    settle(target, tally)
     return target
 
 

@@ -11,7 +11,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.ops import masks
 from wsss_jax.stages.evaluate import Scoring, fixed_threshold, foreground
 from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.work import each, record_skipped
+from wsss_jax.stages.work import each, settle
 
 
 def decide(
@@ -34,8 +34,7 @@ def decide(
     function = partial(_decide_one, store=store, to=target, scoring=scoring)
     missing = target.missing(ids)
     tally = each(f"masks {folder.name}", function, missing, workers=workers or Workers())
-    tally.report(folder.name)
-    record_skipped(folder, tally)
+    settle(target, tally)
     return target
 
 

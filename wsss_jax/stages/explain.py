@@ -21,7 +21,7 @@ from wsss_jax.explain import EXPLAINERS, multiscale, normalise
 from wsss_jax.explain.contract import Explainer
 from wsss_jax.stages.fit import trained
 from wsss_jax.stages.progress import meter
-from wsss_jax.stages.work import Tally, record_skipped
+from wsss_jax.stages.work import Tally, settle
 from wsss_jax.systems import classifier
 from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import Batch, ScoreMaps, Size
@@ -81,8 +81,7 @@ def explain(
             if stop.is_set():
                 raise Interrupted(128 + stop.number)
     tally = Tally(done, skipped)
-    tally.report(folder.name)
-    record_skipped(folder, tally)
+    settle(target, tally)
     return target
 
 

@@ -22,7 +22,7 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import affinity, crf, crf_pydensecrf, masks, walk
 from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.work import each, record_skipped
+from wsss_jax.stages.work import each, settle
 from wsss_jax.types import ScoreMaps, Size
 
 CELLS = 32
@@ -118,8 +118,7 @@ def refine(
     )
     function = partial(_refine_one, store=store, source=source, target=target, settings=settings)
     tally = each(f"{name} {folder.name}", function, target.missing(ids), workers=workers)
-    tally.report(folder.name)
-    record_skipped(folder, tally)
+    settle(target, tally)
     return target
 
 

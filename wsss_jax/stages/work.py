@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsss_jax.data.files import write_atomic
+from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.data.stores import Store
 from wsss_jax.stages.executors import Workers, map_unordered
 from wsss_jax.stages.progress import meter
 from wsss_jax.train.loop import Interrupted, stop_signals
@@ -75,6 +76,21 @@ def each(
             if stop.is_set():
                 raise Interrupted(128 + stop.number)
     return Tally(done, skipped, shard)
+
+
+def settle(store: Store, tally: Tally) -> None:
+    """Print and list what a stage skipped.
+
+    Raises BadFileError when images were tried and the store is still empty: that is no bad image
+    but a bad setting, and the steps behind it would work on nothing.
+    """
+    tally.report(store.folder.name)
+    record_skipped(store.folder, tally)
+    if tally.skipped and not store.ids():
+        id, reason = min(tally.skipped.items())
+        raise BadFileError(
+            f"{store.folder}: all {len(tally.skipped)} images failed, first {id}: {reason}"
+        )
 
 
 def record_skipped(folder: Path, tally: Tally) -> None:
