@@ -121,7 +121,7 @@ class Stem(nnx.Module):
         self.bn2 = norm(2 * width)
 
     def __call__(
-        self, images: Float[Array, "b H W 3"], inside: Inside, training: bool
+        self, images: Float[Array, "b H W 3"], inside: Bool[Array, "b H W"] | None, training: bool
     ) -> Float[Array, "b h w k"]:
         """From images to stride 2; ``inside`` is that of the images."""
         cells = None if inside is None else grid_inside(inside, 2)

@@ -56,7 +56,7 @@ def _infer(image: np.ndarray, energy: np.ndarray, settings: Settings) -> np.ndar
     model.addPairwiseBilateral(
         sxy=settings.bilateral_sxy,
         srgb=settings.bilateral_srgb,
-        rgbim=np.ascontiguousarray(image),
+        rgbim=np.require(image, requirements=["C", "W"]),  # read-only arrays are refused
         compat=settings.bilateral_compat,
     )
     marginals = np.asarray(model.inference(settings.iterations), np.float32)
