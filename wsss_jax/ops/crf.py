@@ -10,6 +10,7 @@ kernels (``crf_exact``).
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,19 +93,19 @@ def refine_batch(
     """
     height, width = images.shape[1:3]
     most = 6 * height * width + 1
-    rows = min(rows or max(height * width // 2, 64), most)
+    tried = min(rows or max(height * width // 2, 64), most)
     spatial = _spatial_lattice(height, width, settings.gaussian_sxy)
     while True:
-        marginals, used = _batch(images, probability, spatial, settings, rows)
-        if int(used) < rows:
+        marginals, used = _batch(images, probability, spatial, settings, tried)
+        if int(used) < tried:
             return marginals
-        rows = min(2 * rows, most)
+        tried = min(2 * tried, most)
 
 
 def mean_field(
     unary: Float[Array, "n k"],
     kernels: Sequence[Kernel],
-    compatibility: Sequence[Array],
+    compatibility: Sequence[Any],
     *,
     iterations: int,
 ) -> Float[Array, "n k"]:
@@ -157,7 +158,7 @@ def lattice_kernels(
 
 
 @jax.jit
-def _energy(probability: Float[Array, "H W k"]) -> Float[Array, "H W k"]:
+def _energy(probability: Float[Array, "*b H W k"]) -> Float[Array, "*b H W k"]:
     return -jnp.log(jnp.clip(probability, crf_settings.FLOOR, 1))
 
 
@@ -222,7 +223,8 @@ def _bilateral_points(image: np.ndarray, settings: Settings) -> tuple:
     factors = lattice.scale_factors(5)
     levels = np.arange(256, dtype=np.float32) / np.float32(settings.bilateral_srgb)
     colours = tuple((levels * factors[2 + c])[image[..., c].ravel()] for c in range(3))
-    return (*_position_points(*image.shape[:2], settings.bilateral_sxy, 5), *colours)
+    height, width = image.shape[:2]
+    return (*_position_points(height, width, settings.bilateral_sxy, 5), *colours)
 
 
 @lru_cache(maxsize=8)  # 4.5 MB each at 375x500; the lattice depends on the image's size only
@@ -247,7 +249,8 @@ def _potts(
 
     def messages(q: Array) -> Array:
         each = zip(strengths, (spatial, bilateral), strict=True)
-        return sum((s * lattice.smooth(q, one) for s, one in each), start=jnp.float32(0))
+        first, second = (s * lattice.smooth(q, one) for s, one in each)
+        return first + second
 
     axis = 0 if k <= LABELS_FIRST else 1
     turned = unary.T if axis == 0 else unary
