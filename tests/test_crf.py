@@ -129,6 +129,16 @@ def test_absent_labels_change_nothing():
     assert carried[..., [1, 3, 4]].max() < 1e-4
 
 
+def test_other_colours_and_nearly_the_same_size_compile_nothing():
+    settings = crf.PRESETS["psa"]
+    crf.refine(*scene(120, 160), settings)
+    programs = (lattice_host._locate, crf._potts)
+    before = [program._cache_size() for program in programs]
+    image, probability = scene(119, 160, seed=1)
+    crf.refine(240 - image, probability, settings)
+    assert [program._cache_size() for program in programs] == before
+
+
 def test_one_pixel_keeps_its_order():
     image = np.full((1, 1, 3), 7, np.uint8)
     probability = np.array([[[0.6, 0.4]]], np.float32)

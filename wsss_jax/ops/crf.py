@@ -57,9 +57,9 @@ def refine(
     probability = crf_settings.checked(image, probability)
     present = np.flatnonzero(probability.any(axis=(0, 1)))
     if present.size in (0, probability.shape[-1]):
-        return _infer(image, _energy(probability), settings)
+        return _infer(image, _host_energy(probability), settings)
     marginals = np.zeros(probability.shape, np.float32)
-    marginals[..., present] = _infer(image, _energy(probability[..., present]), settings)
+    marginals[..., present] = _infer(image, _host_energy(probability[..., present]), settings)
     return marginals
 
 
@@ -157,6 +157,11 @@ def lattice_kernels(
     return kernels, jnp.stack([first, second])
 
 
+def _host_energy(probability: Float[np.ndarray, "H W k"]) -> Float[np.ndarray, "H W k"]:
+    energy = np.clip(probability, np.float32(crf_settings.FLOOR), 1)
+    return np.negative(np.log(energy, out=energy), out=energy)
+
+
 @jax.jit
 def _energy(probability: Float[Array, "*b H W k"]) -> Float[Array, "*b H W k"]:
     return -jnp.log(jnp.clip(probability, crf_settings.FLOOR, 1))
@@ -200,13 +205,12 @@ def _device_lattice(points: tuple[Array, ...], rows: int) -> tuple[Lattice, Arra
     return lattice.normalised(built), used
 
 
-def _infer(image: np.ndarray, energy: Array | np.ndarray, settings: Settings) -> np.ndarray:
+def _infer(image: np.ndarray, energy: np.ndarray, settings: Settings) -> np.ndarray:
     height, width, k = energy.shape
     spatial = _spatial_lattice(height, width, settings.gaussian_sxy)
     bilateral = lattice_host.build(_bilateral_points(image, settings))
     strengths = np.array([settings.gaussian_compat, settings.bilateral_compat], np.float32)
-    unary = np.zeros((spatial.vertices.shape[1], k), np.float32)
-    unary[: height * width] = np.asarray(energy).reshape(-1, k)
+    (unary,) = lattice_host.padded_to(spatial.vertices.shape[1], (energy.reshape(-1, k),))
     marginals = _potts(unary, spatial, bilateral, strengths, settings.iterations)
     return np.asarray(marginals)[: height * width].reshape(height, width, k)
 

@@ -6,7 +6,7 @@ wins, so nothing is sorted. Not here: geometry and filtering (``lattice``).
 """
 
 import math
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -29,42 +29,52 @@ def bucket(size: int, per_octave: int) -> int:
 def build(scaled: tuple[Float[np.ndarray, " n"], ...]) -> Lattice:
     """The lattice of n points given by d coordinates times ``lattice.scale_factors``; host arrays.
 
-    Points are padded to sixteen sizes per octave and rows to two. Raises ValueError for kernels so
-    narrow that the image spans more than 2^31 lattice cells.
+    Points are padded to sixteen sizes per octave, rows to two, or to one where points are four
+    times as many and set the cost. Raises ValueError for kernels so narrow that the image spans
+    more than 2^31 lattice cells.
     """
     d, n = len(scaled), scaled[0].size
+    points = bucket(n, 16)
     lowest, strides = _bounds([float(x.min()) for x in scaled], [float(x.max()) for x in scaled])
-    corner, order, weights = _locate(scaled, lowest.astype(np.int32), strides)
-    keys = np.asarray(corner).astype(np.int64) * (d + 1) ** d + np.asarray(order)
+    # What differs from image to image is data, not a constant: nothing compiles anew for it.
+    located = _locate(padded_to(points, scaled), lowest.astype(np.int32), np.int32(strides))
+    corner, order, *weights = (np.asarray(each)[:n] for each in located)
+    keys = corner.astype(np.int64) * (d + 1) ** d + order
     first, simplex = _distinct(keys)
     corners, orders = np.divmod(keys[first], (d + 1) ** d)
     steps = _corner_steps(d) @ np.array(strides)
     codes = ((corners[:, None] + steps[orders]) * (d + 1) + np.arange(d + 1)).ravel()
     first, rows = _distinct(codes)
     rows = rows.reshape(-1, d + 1)
-    points = bucket(n, 16)
     vertices = np.zeros((d + 1, points), np.int32)
     padded = np.zeros((d + 1, points), np.float32)
     for j in range(d + 1):
         vertices[j, :n] = rows[:, j].take(simplex)
         padded[j, :n] = weights[j]
-    before, after = _neighbours(codes[first], strides, bucket(first.size + 1, 2))
+    per_octave = 1 if 4 * first.size < points else 2
+    before, after = _neighbours(codes[first], strides, bucket(first.size + 1, per_octave))
     return Lattice(vertices, padded, before, after)
 
 
-@partial(jax.jit, static_argnames="strides")
-def _locate(
-    scaled: tuple[Array, ...], lowest: Array, strides: tuple[int, ...]
-) -> tuple[Array, Array, tuple[Array, ...]]:
+def padded_to(points: int, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """The arrays with zeros behind, up to ``points`` along their first axis."""
+    return tuple(
+        np.pad(x, [(0, points - x.shape[0])] + [(0, 0)] * (x.ndim - 1)) for x in arrays
+    )
+
+
+@jax.jit
+def _locate(scaled: tuple[Array, ...], lowest: Array, strides: Array) -> tuple[Array, ...]:
     """Per point the number of its simplex's corner, of its rank order, and its weights."""
     # One array per corner: stacked, XLA would evaluate everything once per element.
     corner, rank, weights = lattice.locate(scaled)
     number = jnp.zeros(corner[0].shape, jnp.int32)
     order = jnp.zeros(corner[0].shape, jnp.int32)
-    for i, stride in enumerate(strides):
-        number = number + (corner[i].astype(jnp.int32) - lowest[i]) * stride
-        order = order * (len(strides) + 1) + rank[i].astype(jnp.int32)
-    return number, order, weights
+    d = len(scaled)
+    for i in range(d):
+        number = number + (corner[i].astype(jnp.int32) - lowest[i]) * strides[i]
+        order = order * (d + 1) + rank[i].astype(jnp.int32)
+    return number, order, *weights
 
 
 def _bounds(low: list[float], high: list[float]) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -32,8 +33,10 @@ class Row:
 
 
 def rows(made: Made, results: Sequence[Result]) -> list[Row]:
-    """Results in pipeline order with their paired gain over the best single system."""
+    """Results by step, then in pipeline order, with their gain over the best single system."""
     found = []
+    steps = list(dict.fromkeys(made.groups.values()))
+    results = sorted(results, key=lambda result: steps.index(made.groups[result.name]))
     for result in results:
         singles = [r for r in results if r.split == result.split and _is_single(r, made)]
         best = max(singles, key=lambda r: r.miou())
@@ -50,17 +53,25 @@ def against_first(results: Sequence[Result]) -> list[Row]:
 
 
 def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
-    """Print one table per split."""
+    """Print one table per split, of at most 80 columns; a group's name stands above its rows."""
+    console = Console(width=width, highlight=False)
     for split in dict.fromkeys(row.result.split for row in table_rows):
         chosen = [row for row in table_rows if row.result.split == split]
         count, reference = len(chosen[0].result.ids), chosen[0].reference
-        table = Table(title=f"{split}: {count} images, gain against {reference}")
-        for name, side in zip(_HEAD, _SIDES, strict=True):
-            table.add_column(name, justify=side)
+        title = f"{split}: {count} images, gain against {reference}"
+        table = Table(title=title, box=box.HORIZONTALS, show_edge=False)
+        for column in _SHOWN:
+            table.add_column(_HEAD[column], justify=_SIDES[column], no_wrap=True)
+        above = ""
         for row in chosen:
-            table.add_row(*_cells(row))
-        Console(width=width).print(table)
-    print(EXPLANATION)
+            if row.group != above:
+                table.add_row(f"[dim]{row.group}[/dim]")
+                above = row.group
+            cells = _cells(row)
+            table.add_row(*(cells[column] for column in _SHOWN))
+        console.print(table)
+        print()
+    console.print(EXPLANATION)
 
 
 def write(out: Path, table_rows: Sequence[Row], classes: ClassList, **extra: object) -> None:
@@ -78,6 +89,7 @@ def write(out: Path, table_rows: Sequence[Row], classes: ClassList, **extra: obj
 
 
 _HEAD = ("step", "store", "fixed", "95 %", "at", "tuned", "at", "gain", "95 %")
+_SHOWN = (1, 2, 3, 5, 7, 8)  # on a terminal; the files have the thresholds too
 _SIDES = ("left", "left", "right", "left", "right", "right", "right", "right", "left")
 
 
