@@ -27,9 +27,9 @@ import tyro
 from PIL import Image
 
 from wsss_jax.ops import crf
-from wsss_jax.ops.crf import Settings
+from wsss_jax.ops.crf_settings import Settings
+from wsss_jax.stages.executors import ONE_THREAD
 
-ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 SIZE = (375, 500)
 
 
@@ -142,7 +142,7 @@ def main(options: Options) -> None:
         raise FileNotFoundError(f"{options.data} holds no *.jpg; give a folder of photographs")
     print(f"{len(paths)} photographs at {SIZE}, load {os.getloadavg()}")
     if options.workers:
-        os.environ["XLA_FLAGS"] = ONE_THREAD
+        os.environ.update(ONE_THREAD)
         run = partial(throughput, workers=options.workers)
     else:
         print("            | wall: pydensecrf, ours [ms], ratio | process CPU: the same")

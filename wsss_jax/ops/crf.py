@@ -94,7 +94,7 @@ def refine_batch(
     height, width = images.shape[1:3]
     most = 6 * height * width + 1
     tried = min(rows or max(height * width // 2, 64), most)
-    spatial = _spatial_lattice(height, width, settings.gaussian_sxy)
+    spatial, _ = _spatial_lattice(height, width, settings.gaussian_sxy)
     while True:
         marginals, used = _batch(images, probability, spatial, settings, tried)
         if int(used) < tried:
@@ -207,11 +207,11 @@ def _device_lattice(points: tuple[Array, ...], rows: int) -> tuple[Lattice, Arra
 
 def _infer(image: np.ndarray, energy: np.ndarray, settings: Settings) -> np.ndarray:
     height, width, k = energy.shape
-    spatial = _spatial_lattice(height, width, settings.gaussian_sxy)
-    bilateral = lattice_host.build(_bilateral_points(image, settings))
+    spatial, reach = _spatial_lattice(height, width, settings.gaussian_sxy)
+    bilateral, far = _prepared(lattice_host.build(_bilateral_points(image, settings)))
     strengths = np.array([settings.gaussian_compat, settings.bilateral_compat], np.float32)
     (unary,) = lattice_host.padded_to(spatial.vertices.shape[1], (energy.reshape(-1, k),))
-    marginals = _potts(unary, spatial, bilateral, strengths, settings.iterations)
+    marginals = _potts(unary, (spatial, bilateral), (reach, far), strengths, settings.iterations)
     return np.asarray(marginals)[: height * width].reshape(height, width, k)
 
 
@@ -231,45 +231,50 @@ def _bilateral_points(image: np.ndarray, settings: Settings) -> tuple:
     return (*_position_points(height, width, settings.bilateral_sxy, 5), *colours)
 
 
-@lru_cache(maxsize=8)  # 4.5 MB each at 375x500; the lattice depends on the image's size only
-def _spatial_lattice(height: int, width: int, sxy: float) -> Lattice:
-    points = _position_points(height, width, sxy, 2)
-    return jax.jit(lattice.normalised)(lattice_host.build(points))
+@lru_cache(maxsize=8)  # 5 MB each at 375x500; the lattice depends on the image's size only
+def _spatial_lattice(height: int, width: int, sxy: float) -> tuple[Lattice, Array]:
+    return _prepared(lattice_host.build(_position_points(height, width, sxy, 2)))
+
+
+@jax.jit
+def _prepared(built: Lattice) -> tuple[Lattice, Float[Array, "n 1"]]:
+    """The normalised lattice, and what it makes of a constant."""
+    ready = lattice.normalised(built)
+    return ready, lattice.smooth(jnp.ones((built.vertices.shape[1], 1)), ready)
 
 
 @partial(jax.jit, static_argnames="iterations")
 def _potts(
-    unary: Array, spatial: Lattice, bilateral: Lattice, strengths: Array, iterations: int
+    unary: Array,
+    kernels: tuple[Lattice, Lattice],
+    reach: tuple[Array, Array],
+    strengths: Array,
+    iterations: int,
 ) -> Float[Array, "n k"]:
     """``mean_field`` with Potts strengths, filtering as few labels as the answer needs.
 
-    Filtering is linear and the labels sum to one, so one label's message is that of a constant
-    less the others'. Messages go in fours, which XLA-CPU scatters as vectors: of 4j + 1 labels the
-    last is implied, other numbers are filled up with zeros.
+    reach: what each kernel makes of a constant. Filtering is linear and the labels sum to one, so
+    one label's message is that of a constant less the others'. Messages go in fours, which XLA-CPU
+    scatters as vectors: of 4j + 1 labels the last is implied, other numbers are filled up with
+    zeros.
     """
     k = unary.shape[1]
     filtered = _width(k)
-    bilateral = lattice.normalised(bilateral)
-
-    def messages(q: Array) -> Array:
-        each = zip(strengths, (spatial, bilateral), strict=True)
-        first, second = (s * lattice.smooth(q, one) for s, one in each)
-        return first + second
-
     axis = 0 if k <= LABELS_FIRST else 1
     turned = unary.T if axis == 0 else unary
-    reach = messages(jnp.ones((unary.shape[0], 1))) if filtered < k else None
+    constant = sum(s * each for s, each in zip(strengths, reach, strict=True))
 
     def update(_, q: Array) -> Array:
         q = q.T if axis == 0 else q
         q = q[:, :filtered] if filtered < k else jnp.pad(q, ((0, 0), (0, filtered - k)))
-        got = messages(q)
-        got = got.T if axis == 0 else got
-        if reach is None:
-            got = jax.lax.slice_in_dim(got, 0, k, axis=axis)
-        else:
-            last = reach.reshape(-1, 1) if axis else reach.reshape(1, -1)
+        each = zip(strengths, kernels, strict=True)
+        first, second = (s * lattice.smooth(q, one) for s, one in each)
+        got = (first + second).T if axis == 0 else first + second
+        if filtered < k:
+            last = constant if axis else constant.T
             got = jnp.concatenate([got, last - got.sum(axis, keepdims=True)], axis)
+        else:
+            got = jax.lax.slice_in_dim(got, 0, k, axis=axis)
         return jax.nn.softmax(got - turned, axis=axis)
 
     q = jax.lax.fori_loop(0, iterations, update, jax.nn.softmax(-turned, axis=axis))

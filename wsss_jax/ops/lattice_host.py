@@ -19,6 +19,9 @@ from wsss_jax.ops.lattice import Lattice
 
 ODD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio (Knuth, vol. 3, 6.4): spreads consecutive keys
 
+PIECE = 2**14
+"""Points that are located at a time: few enough for a CPU's cache."""
+
 
 def bucket(size: int, per_octave: int) -> int:
     """The next of ``per_octave`` sizes per octave: array shapes, hence compilations, stay few."""
@@ -29,16 +32,13 @@ def bucket(size: int, per_octave: int) -> int:
 def build(scaled: tuple[Float[np.ndarray, " n"], ...]) -> Lattice:
     """The lattice of n points given by d coordinates times ``lattice.scale_factors``; host arrays.
 
-    Points are padded to sixteen sizes per octave, rows to two, or to one where points are four
-    times as many and set the cost. Raises ValueError for kernels so narrow that the image spans
-    more than 2^31 lattice cells.
+    Points are padded to eight sizes per octave, rows to two, but never to fewer than an eighth of
+    the points, which set the cost then. Raises ValueError for kernels so narrow that the
+    image spans more than 2^31 lattice cells.
     """
     d, n = len(scaled), scaled[0].size
-    points = bucket(n, 16)
     lowest, strides = _bounds([float(x.min()) for x in scaled], [float(x.max()) for x in scaled])
-    # What differs from image to image is data, not a constant: nothing compiles anew for it.
-    located = _locate(padded_to(points, scaled), lowest.astype(np.int32), np.int32(strides))
-    corner, order, *weights = (np.asarray(each)[:n] for each in located)
+    corner, order, *weights = _located(scaled, lowest.astype(np.int32), np.int32(strides))
     keys = corner.astype(np.int64) * (d + 1) ** d + order
     first, simplex = _distinct(keys)
     corners, orders = np.divmod(keys[first], (d + 1) ** d)
@@ -46,21 +46,33 @@ def build(scaled: tuple[Float[np.ndarray, " n"], ...]) -> Lattice:
     codes = ((corners[:, None] + steps[orders]) * (d + 1) + np.arange(d + 1)).ravel()
     first, rows = _distinct(codes)
     rows = rows.reshape(-1, d + 1)
+    points = bucket(n, 8)
     vertices = np.zeros((d + 1, points), np.int32)
     padded = np.zeros((d + 1, points), np.float32)
     for j in range(d + 1):
         vertices[j, :n] = rows[:, j].take(simplex)
         padded[j, :n] = weights[j]
-    per_octave = 1 if 4 * first.size < points else 2
-    before, after = _neighbours(codes[first], strides, bucket(first.size + 1, per_octave))
+    size = max(first.size + 1, points // 8)
+    before, after = _neighbours(codes[first], strides, bucket(size, 2))
     return Lattice(vertices, padded, before, after)
 
 
 def padded_to(points: int, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
     """The arrays with zeros behind, up to ``points`` along their first axis."""
-    return tuple(
-        np.pad(x, [(0, points - x.shape[0])] + [(0, 0)] * (x.ndim - 1)) for x in arrays
-    )
+    return tuple(np.pad(x, [(0, points - x.shape[0])] + [(0, 0)] * (x.ndim - 1)) for x in arrays)
+
+
+def _located(scaled: tuple[np.ndarray, ...], lowest: np.ndarray, strides: np.ndarray) -> list:
+    """``_locate`` in pieces of one size, so that it compiles once for images of all sizes.
+
+    What differs from image to image is data: nothing compiles anew for an image's colours either.
+    """
+    n = scaled[0].size
+    parts = [
+        _locate(padded_to(PIECE, tuple(x[start : start + PIECE] for x in scaled)), lowest, strides)
+        for start in range(0, n, PIECE)
+    ]
+    return [np.concatenate(pieces)[:n] for pieces in zip(*parts, strict=True)]
 
 
 @jax.jit
