@@ -56,7 +56,9 @@ class Data:
         return open_dataset(self.data, split=self.split, layout=self.layout, lists=self.lists)
 
 
-def run_demo(out: Path = Path("runs/demo"), images: int = demo.IMAGES, epochs: int = 20) -> None:
+def run_demo(
+    out: Path = Path("runs/demo"), images: int = demo.IMAGES, epochs: int = demo.EPOCHS
+) -> None:
     """The whole path on the embedded data set, in minutes: report page and table at the end.
 
     Args:

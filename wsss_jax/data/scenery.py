@@ -87,16 +87,17 @@ def _petals(u: Plane, v: Plane) -> Plane:
 
 
 _YELLOW, _BLACK, _WHITE = (0.14, 0.95, 0.98), (0.0, 0.0, 0.05), (0.0, 0.0, 0.98)
-_RED, _BLUE = (0.98, 0.9, 0.85), (0.62, 0.9, 0.8)
+_RED, _GREEN, _CYAN = (0.98, 0.9, 0.85), (0.36, 0.9, 0.7), (0.5, 0.95, 0.9)
+_BLUE, _MAGENTA = (0.64, 0.9, 0.8), (0.84, 0.9, 0.85)
 
 CREATURES = MappingProxyType(
     {
         "beetle": Creature(_ellipse, _stripes, (_YELLOW, _BLACK), "meadow"),
         "fish": Creature(_swimmer, _checks, (_RED, _WHITE), "water"),
-        "kite": Creature(_diamond, _dots, (_YELLOW, _BLACK), "tiles"),
+        "kite": Creature(_diamond, _dots, (_MAGENTA, _BLACK), "tiles"),
         "snail": Creature(_shell, _rings, (_BLUE, _WHITE), "sand"),
-        "tortoise": Creature(_dome, _cross, (_RED, _WHITE), "meadow"),
-        "star": Creature(_pentagram, _petals, (_BLUE, _WHITE), "water"),
+        "tortoise": Creature(_dome, _cross, (_GREEN, _WHITE), "meadow"),
+        "star": Creature(_pentagram, _petals, (_CYAN, _WHITE), "water"),
     }
 )
 """What tells each class from the others."""

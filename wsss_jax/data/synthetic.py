@@ -40,7 +40,8 @@ class Scenes:
     """How scenes are drawn. Probabilities lie in [0, 1]; lengths are fractions of the side.
 
     size: side in pixels, at least 32. objects: least and most creatures per scene. radius: least
-    and most half-length of a creature. ground: probability that the ground is the one its first
+    and most half-length of a creature. head: least and most radius of a head, in half-lengths.
+    ground: probability that the ground is the one its first
     creature prefers. company: probability that a beetle brings a fish, or a fish a beetle.
     stone: probability of a headless body that is background. hidden: most of a creature that
     another may cover. noise: standard deviation of the sensor's noise, of 1.
@@ -49,6 +50,7 @@ class Scenes:
     size: int = 96
     objects: tuple[int, int] = (1, 3)
     radius: tuple[float, float] = (0.12, 0.38)
+    head: tuple[float, float] = (0.4, 0.5)
     ground: float = 0.7
     company: float = 0.5
     stone: float = 0.6
@@ -204,7 +206,7 @@ def _figure(creature: Creature, rng: np.random.Generator, settings: Scenes) -> _
     colour = np.asarray(tone, np.float32) * shade[..., None]
     if creature.pattern is None:
         return _Figure(body, colour)
-    size = rng.uniform(0.4, 0.5)
+    size = rng.uniform(*settings.head)
     s, t = (u - 0.85) / size, (v + 0.12) / size
     head = _coverage(np.hypot(s, t) - 1, radius * size)
     first, second = (_shaken(pair, rng) for pair in creature.colours)

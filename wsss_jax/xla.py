@@ -1,0 +1,30 @@
+"""One option of XLA's CPU compiler without which it silently computes nonsense.
+
+jaxlib 0.10.2 to 0.12 hand some reductions to a library, YNNPACK, and get back wrong values: the
+maximum over the cells of relu(relu(norm(x)) @ a), for one, comes out the same for every image of a
+batch (tests/test_xla.py; others: github.com/jax-ml/jax/issues/39103). XLA reads the option when the
+first computation starts, so ``import wsss_jax`` sets it before. A choice of the user's stays.
+"""
+
+import os
+from collections.abc import Mapping
+from importlib import metadata
+
+VARIABLE = "XLA_FLAGS"
+FLAG, SETTING = "--xla_cpu_experimental_ynn_fusion_type", "-reduce"
+FAULTY = ((0, 10, 2), (0, 13))
+"""First and first unaffected version; an XLA that does not know the option would refuse to start."""
+
+
+def environment(current: Mapping[str, str], jaxlib: str) -> dict[str, str]:
+    """The environment with the option, where this version of jaxlib needs it."""
+    version = tuple(int(part) for part in jaxlib.split(".")[:3] if part.isdecimal())
+    flags = current.get(VARIABLE, "")
+    if not FAULTY[0] <= version < FAULTY[1] or FLAG in flags:
+        return dict(current)
+    return {**current, VARIABLE: f"{flags} {FLAG}={SETTING}".lstrip()}
+
+
+def keep_reductions_right() -> None:
+    """Set the option for this process and those it starts."""
+    os.environ.update(environment(os.environ, metadata.version("jaxlib")))
