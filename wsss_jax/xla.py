@@ -12,8 +12,8 @@ from importlib import metadata
 
 VARIABLE = "XLA_FLAGS"
 FLAG, SETTING = "--xla_cpu_experimental_ynn_fusion_type", "-reduce"
-FAULTY = ((0, 10, 2), (0, 13))
-"""First and first unaffected version; an XLA that does not know the option would refuse to start."""
+FAULTY: tuple[tuple[int, ...], tuple[int, ...]] = ((0, 10, 2), (0, 13))
+"""First and first unaffected version. An XLA that does not know the option refuses to start."""
 
 
 def environment(current: Mapping[str, str], jaxlib: str) -> dict[str, str]:

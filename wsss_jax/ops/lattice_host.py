@@ -38,7 +38,7 @@ def build(scaled: tuple[Float[np.ndarray, " n"], ...]) -> Lattice:
     """
     d, n = len(scaled), scaled[0].size
     lowest, strides = _bounds([float(x.min()) for x in scaled], [float(x.max()) for x in scaled])
-    corner, order, *weights = _located(scaled, lowest.astype(np.int32), np.int32(strides))
+    corner, order, *weights = _located(scaled, lowest.astype(np.int32), np.array(strides, np.int32))
     keys = corner.astype(np.int64) * (d + 1) ** d + order
     first, simplex = _distinct(keys)
     corners, orders = np.divmod(keys[first], (d + 1) ** d)
