@@ -17,7 +17,7 @@ from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
 
 V2 = "mobilenet_v2_1.0_224_quant_float.npz"
-V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor_float.npz"
+V2_INT8 = "tf2_mobilenet_v2_1.0_224_ptq_int8.npz"
 
 
 def recipe(data: Path, weights: Path | None) -> Recipe:
@@ -25,7 +25,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
     if weights is None:
         raise ValueError("give the folder of the MobileNet npz files with --weights")
     optim = Optim(learning_rate=0.01)
-    gentle = Optim(learning_rate=0.003, warm_up=25)  # MobileNetV1 has no norms left to steady it
+    even = Optim("adamw", learning_rate=2e-4, warm_up=10)  # see voc12_animals.py
     view = Augmentation(crop=224, long_side=(224, 352), hue=0.0)
     saliency = data / "saliency"
     return Recipe(
@@ -33,7 +33,9 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         data=data,
         systems={
             "v2": Training(Classifier("mobilenet_v2", weights / V2, optim=optim), view),
-            "v1": Training(Classifier("mobilenet_v1", weights / V1, optim=gentle), view, seed=1),
+            "v2_int8": Training(
+                Classifier("mobilenet_v2", weights / V2_INT8, optim=even), view, seed=2
+            ),
         },
         saliency=saliency if saliency.is_dir() else None,
         fusions=("mean", "median", "log_opinion_pool", "noisy_or", "majority_vote"),

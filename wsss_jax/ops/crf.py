@@ -262,7 +262,7 @@ def _potts(
     filtered = _width(k)
     axis = 0 if k <= LABELS_FIRST else 1
     turned = unary.T if axis == 0 else unary
-    constant = sum(s * each for s, each in zip(strengths, reach, strict=True))
+    constant = strengths[0] * reach[0] + strengths[1] * reach[1]
 
     def update(_, q: Array) -> Array:
         q = q.T if axis == 0 else q
