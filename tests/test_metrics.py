@@ -46,6 +46,13 @@ def test_confusion_equals_a_loop(seed):
     assert isinstance(found + found, Confusion)
 
 
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_runs_are_counted_like_pixels(block):
+    pair = [np.kron(mask, np.ones((block, block), np.uint8))[:90, :70] for mask in masks(0)]
+    found = metrics.confusion(pair[0], pair[1], C)
+    np.testing.assert_array_equal(found.counts, slow_confusion(pair[0], pair[1]))
+
+
 def test_rows_are_truth():
     counts = metrics.confusion(np.full((2, 2), 1, np.uint8), np.zeros((2, 2), np.uint8), 1).counts
     np.testing.assert_array_equal(counts, [[0, 0], [4, 0]])

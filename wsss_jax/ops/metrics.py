@@ -27,9 +27,7 @@ def confusion(
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"truth is {truth.shape}, prediction {predicted.shape}; resize one first")
-    # One count of 16-bit pairs is the fastest way in numpy: about 0.4 ms for 375 x 500 pixels.
-    pairs = (truth.astype(np.uint16) << 8) | predicted
-    joint = np.bincount(pairs.ravel(), minlength=_VALUES**2).reshape(_VALUES, _VALUES)
+    joint = _counted((truth.astype(np.uint16) << 8 | predicted).ravel()).reshape(_VALUES, _VALUES)
     size = classes + 1
     _refuse(joint[size:IGNORE].any(axis=1), size, "truth")
     _refuse(joint[:size, size:].any(axis=0), size, "prediction")
@@ -161,6 +159,20 @@ def _indices(scored: Sequence[int] | None, size: int) -> np.ndarray:
             f"scored indices {list(chosen)}, wanted some of 0 to {size - 1} (0 is background)"
         )
     return chosen
+
+
+def _counted(pairs: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " v"]:
+    """How often each 16-bit value occurs.
+
+    Masks are made of runs: counting a run at a time takes half as long as pixel by pixel, which is
+    left for masks like noise.
+    """
+    ends = np.flatnonzero(pairs[1:] != pairs[:-1])
+    if 8 * ends.size > pairs.size or not pairs.size:
+        return np.bincount(pairs, minlength=_VALUES**2)
+    lengths = np.diff(ends, prepend=-1, append=pairs.size - 1)
+    values = pairs[np.append(ends, pairs.size - 1)]
+    return np.bincount(values, lengths, minlength=_VALUES**2).astype(np.int64)  # exact to 2^53
 
 
 def _refuse(present: Any, first: int, what: str) -> None:
