@@ -221,17 +221,15 @@ def _on_ray(function: Function, ids: Sequence[str], count: int) -> Iterator[Outc
         local = {"address": "local", "num_cpus": count, "include_dashboard": False}
         ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else local))
 
-    # A closure travels to each worker once; an argument would travel with every image.
-    def work(id: str) -> Outcome | OSError:
-        return _attempt(function, id)
-
     environment = {"env_vars": dict(ONE_THREAD)}
-    task = ray.remote(work).options(num_cpus=1, max_retries=1, runtime_env=environment)
+    task = ray.remote(_attempt).options(num_cpus=1, max_retries=1, runtime_env=environment)
+    shared = ray.put(function)  # travels to each machine once, not with every image
     queue, running = deque(ids), {}
     try:
         while queue or running:
             while queue and len(running) < count:
-                running[task.remote(queue[0])] = queue.popleft()
+                id = queue.popleft()
+                running[task.remote(shared, id)] = id
             for reference in ray.wait(list(running))[0]:
                 id = running.pop(reference)
                 try:
