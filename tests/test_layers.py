@@ -120,3 +120,9 @@ def test_a_bias_has_the_gradient_of_a_sum(shape):
     to_x, to_bias = back(jnp.asarray(pull))
     np.testing.assert_array_equal(to_x, pull)
     np.testing.assert_allclose(to_bias, pull.reshape(-1, shape[-1]).sum(0), rtol=1e-5)
+
+
+def test_a_bias_in_half_precision_is_summed_in_float32():
+    pull = jnp.full((1, 64, 64, 1), 1.0, jnp.bfloat16)
+    _, back = jax.vjp(layers.add_bias, pull, jnp.zeros(1, jnp.bfloat16))
+    assert float(back(pull)[1][0]) == 64 * 64  # bfloat16 itself would stop at 256

@@ -1,8 +1,9 @@
 """The embedded data set: drawn scenes with true masks, for the demo and for tests; no download.
 
 One to three creatures of six classes stand on a textured ground. Each creature has a small
-striking head, whose pattern tells the class, and a larger plain body, whose colour tells nothing:
-a classifier looks at heads, so its activation maps under-segment, as they do on photographs.
+striking head, whose colours and pattern tell the class, and a larger plain body, whose colour
+tells nothing: a classifier looks at heads, so its activation maps under-segment, as they do on
+photographs.
 Further difficulties, each on purpose: grounds go with classes, the first two classes go together,
 creatures overlap, some are small, and headless stones look like bodies but are background.
 
@@ -41,8 +42,8 @@ class Scenes:
 
     size: side in pixels, at least 32. objects: least and most creatures per scene. radius: least
     and most half-length of a creature. head: least and most radius of a head, in half-lengths.
-    ground: probability that the ground is the one its first
-    creature prefers. company: probability that a beetle brings a fish, or a fish a beetle.
+    ground: probability that the ground is the one its first creature prefers. company: probability
+    that a beetle brings a fish, or a fish a beetle.
     stone: probability of a headless body that is background. hidden: most of a creature that
     another may cover. noise: standard deviation of the sensor's noise, of 1.
     """

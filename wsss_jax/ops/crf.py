@@ -158,6 +158,7 @@ def lattice_kernels(
 
 
 def _host_energy(probability: Float[np.ndarray, "H W k"]) -> Float[np.ndarray, "H W k"]:
+    """``_energy`` for host arrays: nothing to compile for each size of image."""
     energy = np.clip(probability, np.float32(crf_settings.FLOOR), 1)
     return np.negative(np.log(energy, out=energy), out=energy)
 
