@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
@@ -60,6 +62,19 @@ def test_images_that_kill_their_worker_are_found_and_the_others_done(tmp_path):
 def test_a_worker_that_is_killed_once_loses_nothing(tmp_path):
     assert not collected(partial(toy.die_once, folder=tmp_path, victim=IDS[2]), IDS, TWO)
     assert finished(tmp_path) == {*IDS}
+
+
+class Closing(Executor):
+    """A pool whose next worker cannot start because another has just died."""
+
+    def submit(self, function, /, *args, **kwargs):
+        raise OSError("handle is closed")
+
+
+def test_a_worker_dying_while_another_starts_is_a_broken_pool_and_loses_no_image():
+    queue, running = deque(IDS), {}
+    assert executors._feed(Closing(), queue, running, 4) is False
+    assert list(queue) == list(IDS) and not running
 
 
 def test_workers_that_cannot_start_are_an_error_not_a_thousand_failures(capfd):

@@ -21,7 +21,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -189,14 +189,19 @@ def _check_start(pool: ProcessPoolExecutor) -> None:
         ) from problem
 
 
-def _feed(pool: ProcessPoolExecutor, queue: deque[str], running: dict, most: int) -> bool:
-    """Submit until ``most`` images are in flight; False when the pool is broken."""
+def _feed(pool: Executor, queue: deque[str], running: dict, most: int) -> bool:
+    """Submit until ``most`` images are in flight; False when the pool is broken.
+
+    A worker that dies while the pool is starting the next one closes its pipes under the pool's
+    hands, which is an OSError here and a BrokenProcessPool a moment later. An OSError that stays
+    (no more processes, no more files) meets ``_check_start`` of the next pool, and is raised.
+    """
     try:
         with _environment(ONE_THREAD):  # submitting is what starts processes
             while queue and len(running) < most:
                 running[pool.submit(_attempt_in_worker, queue[0])] = queue[0]
                 queue.popleft()
-    except BrokenProcessPool:
+    except (BrokenProcessPool, OSError):
         return False
     return True
 
