@@ -8,6 +8,7 @@ from flax import nnx
 from wsss_jax.config import lookup
 from wsss_jax.models import BACKBONES, weights
 from wsss_jax.models.heads import Classifier
+from wsss_jax.models.segmenter import Segmenter
 
 
 def classifier(
@@ -29,6 +30,26 @@ def classifier(
     if pretrained is not None:
         weights.load(backbone, pretrained)
     return Classifier(backbone, classes, rngs=rngs, dropout=dropout)
+
+
+def segmenter(
+    name: str,
+    outputs: int,
+    *,
+    key: Any,
+    output_stride: int,
+    width: int = 256,
+    pretrained: Path | None = None,
+) -> Segmenter:
+    """DeepLabV3+ for ``outputs`` classes, background included, on the named backbone.
+
+    width: channels behind the backbone. key, pretrained and errors as for ``classifier``.
+    """
+    rngs = nnx.Rngs(key)
+    backbone = lookup(BACKBONES, name, "backbone")(rngs=rngs, output_stride=output_stride)
+    if pretrained is not None:
+        weights.load(backbone, pretrained)
+    return Segmenter(backbone, outputs, width=width, rngs=rngs)
 
 
 def lean(name: str, output_stride: int) -> float:

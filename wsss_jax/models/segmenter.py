@@ -49,11 +49,11 @@ class Rectified(nnx.Module):
 class Context(nnx.Module):
     """Atrous spatial pyramid pooling: one cell, three dilated neighbourhoods, the whole image."""
 
-    def __init__(self, inputs: int, rates: Sequence[int], *, rngs: nnx.Rngs):
-        wide = [Rectified(inputs, 256, 3, dilation=rate, rngs=rngs) for rate in rates]
-        self.views = nnx.List([Rectified(inputs, 256, 1, rngs=rngs), *wide])
-        self.whole = Rectified(inputs, 256, 1, rngs=rngs)
-        self.join = Rectified(256 * (len(rates) + 2), 256, 1, rngs=rngs)
+    def __init__(self, inputs: int, width: int, rates: Sequence[int], *, rngs: nnx.Rngs):
+        wide = [Rectified(inputs, width, 3, dilation=rate, rngs=rngs) for rate in rates]
+        self.views = nnx.List([Rectified(inputs, width, 1, rngs=rngs), *wide])
+        self.whole = Rectified(inputs, width, 1, rngs=rngs)
+        self.join = Rectified(width * (len(rates) + 2), width, 1, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w k"], cells: Cells) -> Float[Array, "b h w n"]:
         """Context of every cell."""
@@ -70,21 +70,22 @@ class Context(nnx.Module):
 class Segmenter(nnx.Module):
     """Scores of ``outputs`` classes (background included, as the first) for every pixel.
 
-    The backbone must return maps of stride 4 and end at stride 8 or 16. Raises ValueError
-    otherwise.
+    width: channels of everything behind the backbone; 256 in the papers, less for light backbones,
+    where these layers would cost ten times what the backbone does. The backbone must return maps
+    of stride 4 and end at stride 8 or 16. Raises ValueError otherwise.
     """
 
-    def __init__(self, backbone: Backbone, outputs: int, *, rngs: nnx.Rngs):
+    def __init__(self, backbone: Backbone, outputs: int, *, width: int = 256, rngs: nnx.Rngs):
         rates = lookup(RATES, str(backbone.strides[-1]), "output stride")
         if FINE not in backbone.strides:
             raise ValueError(f"maps of stride {backbone.strides}, wanted one of stride {FINE}")
         self.backbone = backbone
         self.fine = max(n for n, stride in enumerate(backbone.strides) if stride == FINE)
-        self.context = Context(backbone.channels[-1], rates, rngs=rngs)
+        self.context = Context(backbone.channels[-1], width, rates, rngs=rngs)
         self.outlines = Rectified(backbone.channels[self.fine], 48, 1, rngs=rngs)
-        self.first = Rectified(256 + 48, 256, 3, rngs=rngs)
-        self.second = Rectified(256, 256, 3, rngs=rngs)
-        self.last = Pointwise(256, outputs, rngs=rngs)
+        self.first = Rectified(width + 48, width, 3, rngs=rngs)
+        self.second = Rectified(width, width, 3, rngs=rngs)
+        self.last = Pointwise(width, outputs, rngs=rngs)
         self.half, self.tenth = nnx.Dropout(0.5), nnx.Dropout(0.1)
 
     def __call__(
@@ -100,6 +101,16 @@ class Segmenter(nnx.Module):
         """
         if inside is None:
             inside = jnp.ones(images.shape[:3], bool)
+        scores = self.grid_scores(images, inside, rngs)
+        return self._enlarged(scores, grid_inside(inside, FINE), inside, FINE)
+
+    def grid_scores(
+        self, images: Float[Array, "b H W 3"], inside: Bool[Array, "b H W"], rngs: Any = None
+    ) -> Float[Array, "b h w c"]:
+        """The same logits on the grid of stride 4, where they are computed; not zero on padding.
+
+        Cell n looks at pixel 4 n + 3 lean (``Backbone.lean``).
+        """
         mean = jnp.asarray(self.backbone.mean, images.dtype)
         scale = jnp.asarray([1 / s for s in self.backbone.std], images.dtype)
         normalised = (images - mean[None, None, None]) * scale[None, None, None]
@@ -111,7 +122,7 @@ class Segmenter(nnx.Module):
         x = jnp.concatenate([x, self.outlines(maps[self.fine], near)], axis=-1)
         x = _dropped(self.half, self.first(x, near), keys[1])
         x = _dropped(self.tenth, self.second(x, near), keys[2])
-        return self._enlarged(self.last(x).astype(jnp.float32), near, inside, FINE)
+        return self.last(x).astype(jnp.float32)
 
     def _enlarged(self, x: Array, cells: Cells, finer: Bool[Array, "b H W"], times: int) -> Array:
         """A map read on a grid ``times`` as fine, whose cells lie where the backbone has them."""
