@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Shaped
 
-from wsss_jax import npz
+from wsss_jax import npz, torch_tensors
 from wsss_jax.config import lookup
 from wsss_jax.models import import_mxnet, import_torch
 
@@ -79,7 +79,7 @@ def _tensor(name: str, entry: Mapping, values: memoryview) -> np.ndarray:
             f"{name} of shape {shape} and type {entry['dtype']} at bytes {begin}:{end} of "
             f"{len(values)}"
         )
-    return import_torch.decoded(values[begin:end], dtype).reshape(shape)
+    return torch_tensors.decoded(values[begin:end], dtype).reshape(shape)
 
 
 READERS: Mapping[str, Callable[[Path], dict[str, np.ndarray]]] = MappingProxyType(
