@@ -1,0 +1,78 @@
+"""What labels of cells say about pairs of cells, and where they say a boundary runs.
+
+Pairs lie on the stencil of ``ops.affinity``, in its order. Labels are mask values: 0 background,
+above it classes, IGNORE unknown. Sources: PSA (Ahn & Kwak 2018), IRN (Ahn, Cho & Kwak 2019). Where
+we differ: they take pairs only from cells where the whole stencil fits (2496 of 3136 cells at
+radius 5), we take every pair of the grid, as in the walk.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from wsss_jax.ops.affinity import stencil
+from wsss_jax.types import IGNORE
+
+
+class Pairs(NamedTuple):
+    """Masks (b,p,h,w) of three kinds of pairs; a pair with an unknown cell is of none.
+
+    background: both are background. foreground: both are the same class. different: the rest.
+    """
+
+    background: Any
+    foreground: Any
+    different: Any
+
+
+def pairs(labels: Int[Array, "b h w"], radius: int) -> Pairs:
+    """The kind of every pair closer than ``radius``; pairs that leave the grid are of none."""
+    height, width = labels.shape[1:]
+    margin = radius - 1
+    room = ((0, 0), (0, margin), (margin, margin))
+    padded = jnp.pad(labels, room, constant_values=IGNORE)
+
+    def kinds(offset: Int[Array, " 2"]) -> tuple[Array, Array, Array]:
+        start = (jnp.zeros((), jnp.int32), offset[0], offset[1] + margin)
+        there = lax.dynamic_slice(padded, start, (labels.shape[0], height, width))
+        known = (labels != IGNORE) & (there != IGNORE)
+        same = known & (labels == there)
+        return same & (labels == 0), same & (labels > 0), known & ~same
+
+    found = lax.map(kinds, jnp.asarray(np.asarray(stencil(radius), np.int32)))
+    return Pairs(*(jnp.moveaxis(kind, 0, 1) for kind in found))
+
+
+def boundaries(labels: Int[Array, "b h w"]) -> Int[Array, "b h w"]:
+    """1 where a cell's upper, lower, left or right neighbour is of another class, 0 elsewhere.
+
+    IGNORE where the cell is unknown, and where it could border on something unknown: such a cell
+    is 1 if a known neighbour differs, and else not known to be inside.
+    """
+    padded = jnp.pad(labels, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    sides = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:])
+    unknown = jnp.zeros(labels.shape, bool)
+    differs = jnp.zeros(labels.shape, bool)
+    for side in sides:
+        unknown |= side == IGNORE
+        differs |= (side != IGNORE) & (side != labels)
+    found = jnp.where(differs, 1, jnp.where(unknown, IGNORE, 0)).astype(labels.dtype)
+    return jnp.where(labels == IGNORE, jnp.asarray(IGNORE, labels.dtype), found)
+
+
+def at_cells(
+    masks: Int[Array, "b H W"], stride: int, inside: Bool[Array, "b H W"] | None = None
+) -> Int[Array, "b h w"]:
+    """Mask values in the middle of every cell of ``stride`` pixels; IGNORE on padding.
+
+    (PSA averages scores over the cell before it decides, IRN takes the nearest pixel as here.)
+    """
+    if inside is not None:
+        masks = jnp.where(inside, masks, jnp.asarray(IGNORE, masks.dtype))
+    rows, columns = (
+        np.minimum(np.arange(0, n, stride) + stride // 2, n - 1) for n in masks.shape[1:]
+    )
+    return masks[:, rows[:, None], columns[None, :]]
