@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wsss_jax.models import import_names
+from wsss_jax.models import import_names, weights
 
 
 class Reproduced(NamedTuple):
@@ -46,7 +46,7 @@ def reproduce(path, make):
         }
         arrays = {name: value.astype(np.float32) for name, value in found.items()}
     module = nnx.eval_shape(make)
-    import_names.fill(module, arrays, module.parameter_names(), source=str(path))
+    weights.fill(module, arrays, called=str(path))
     graph, state = nnx.split(module)
     images = jnp.asarray(stored["input"].transpose(0, 2, 3, 1))
     maps = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, images)

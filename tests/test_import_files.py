@@ -3,6 +3,8 @@
 import io
 import json
 import struct
+import sys
+import types
 import zipfile
 
 import jax
@@ -11,7 +13,8 @@ import pytest
 from flax import nnx
 from golden_weights import filled
 
-from wsss_jax.models import import_names, load, resnet
+from wsss_jax.cli import main
+from wsss_jax.models import BACKBONES, build, import_hub, import_names, load, resnet, save, vit
 from wsss_jax.models.import_files import read_arrays
 
 VALUES = np.arange(12, dtype=np.float32)
@@ -232,7 +235,7 @@ def torch_arrays(module):
 
 def test_a_network_survives_its_own_and_foreign_files(tmp_path):
     first = network(0)
-    import_names.save(first, tmp_path / "own.npz")
+    save(first, tmp_path / "own.npz")
     arrays = {f"module.{name}": value for name, value in torch_arrays(first).items()}
     np.savez(tmp_path / "foreign.npz", **arrays)
     for name in ("own.npz", "foreign.npz"):
@@ -260,6 +263,99 @@ def test_every_misfit_is_listed_at_once_and_changes_nothing(tmp_path):
         assert line in str(problem.value)
     for a, b in zip(*(jax.tree.leaves(nnx.state(m)) for m in (module, network(0))), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def small_transformer(grid=(3, 3), seed=0):
+    return filled(lambda: vit.ViT(24, 2, 3, rngs=nnx.Rngs(0), grid=grid), seed)
+
+
+def same(first, second):
+    for a, b in zip(*(jax.tree.leaves(nnx.state(m)) for m in (first, second)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("make", [network, small_transformer, lambda seed: tiny(seed)])
+def test_our_own_files_keep_every_bit(tmp_path, make):
+    first, second = make(seed=0), make(seed=1)
+    save(first, tmp_path / "new" / "own.npz")
+    load(second, tmp_path / "new" / "own.npz")
+    same(first, second)
+    with pytest.raises(ValueError, match=r"name it own\.npz"):
+        save(first, tmp_path / "own.pth")
+
+
+def tiny(seed=0):
+    return filled(lambda: BACKBONES["tiny"](rngs=nnx.Rngs(0)), seed)
+
+
+def test_positions_of_our_own_files_are_resampled(tmp_path):
+    first, wide = small_transformer(), small_transformer(grid=(5, 4), seed=1)
+    save(first, tmp_path / "own.npz")
+    load(wide, tmp_path / "own.npz")
+    wanted = vit.resampled(first.encoder.position[...], (5, 4))[0]
+    np.testing.assert_array_equal(wide.encoder.position[...], wanted)
+    np.testing.assert_array_equal(wide.embed.kernel[...], first.embed.kernel[...])
+
+
+def as_safetensors(path, arrays):
+    header, values, at = {}, [], 0
+    for name, value in arrays.items():
+        value = np.ascontiguousarray(value, np.float32)
+        span = [at, at + value.nbytes]
+        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": span}
+        values.append(value.tobytes())
+        at += value.nbytes
+    return safe(path, header, b"".join(values))
+
+
+def test_a_classifier_starts_from_any_weight_file(tmp_path):
+    path = as_safetensors(tmp_path / "r18.safetensors", torch_arrays(resnet18()))
+    key, settings = jax.random.key(0), {"output_stride": 16, "pretrained": path}
+    model = build.classifier("resnet18", 3, key=key, **settings)
+    same(model.backbone, resnet18())
+    assert model.kernel.shape == (512, 3)
+
+
+def resnet18():
+    return filled(lambda: BACKBONES["resnet18"](rngs=nnx.Rngs(0)))
+
+
+def test_files_are_converted_to_ours_and_the_backbone_is_found(tmp_path, capsys, monkeypatch):
+    few = {name: BACKBONES[name] for name in ("mobilenet_v1", "resnet18", "resnet50", "tiny")}
+    monkeypatch.setattr(build, "BACKBONES", few)
+    source = as_safetensors(tmp_path / "a.safetensors", torch_arrays(resnet18()))
+    target = tmp_path / "own.npz"
+    main(["weights", "convert", str(source), "--to", str(target)])
+    assert "resnet18" in capsys.readouterr().out
+    module = nnx.eval_shape(lambda: BACKBONES["resnet18"](rngs=nnx.Rngs(0)))
+    load(module, target)
+    same(module, resnet18())
+    with pytest.raises(SystemExit):
+        main(["weights", "convert", str(source), "--backbone", "resnet50", "--to", str(target)])
+    assert "missing, wanted for layer1/0/conv3/kernel" in capsys.readouterr().err
+    arrays = torch_arrays(resnet18()) | {"extra": np.zeros(2)}
+    with pytest.raises(ValueError, match="nearest is resnet18, with 1 misfits:\n  extra: in the"):
+        build.fitting(as_safetensors(source, arrays))
+
+
+def test_without_the_hub_the_file_to_place_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"timm/resnest101e\.in1k/resolve/main/model\.safetensors"):
+        import_hub.fetch("hub:timm/resnest101e.in1k")
+    with pytest.raises(ValueError, match="wanted hub:owner/name"):
+        import_hub.fetch("hub:timm")
+
+    def download(repository, file):
+        if repository == "a/b":
+            return f"/cache/{repository}/{file}"
+        raise OSError("no network")
+
+    fake = types.SimpleNamespace(hf_hub_download=download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    assert import_hub.fetch("hub:a/b").as_posix() == "/cache/a/b/model.safetensors"
+    assert import_hub.fetch("hub:a/b/c/d.bin").as_posix() == "/cache/a/b/c/d.bin"
+    with pytest.raises(ValueError, match=r"no network.*place it here as d\.safetensors"):
+        import_hub.fetch("hub:c/d")
 
 
 def test_pytorch_itself_agrees(tmp_path):

@@ -186,7 +186,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no such weight file"):
         load(module, tmp_path / "none.npz")
     with pytest.raises(ValueError, match="no public weights"):
-        load(BACKBONES["tiny"](rngs=nnx.Rngs(0)), tmp_path / "none.npz")
+        load(BACKBONES["tiny"](rngs=nnx.Rngs(0)), written(tmp_path / "w.npz", module))
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"PK\x03\x04 not a zip file")
     with pytest.raises(ValueError, match=r"broken\.npz"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wsss_jax.models import vit, vit_names
+from wsss_jax.models import vit, weights
 from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.models.vit import ViT
 from wsss_jax.types import Attentive
@@ -36,7 +36,7 @@ def reference(path, make):
     meta = json.loads(str(stored["meta_json"]))
     arrays = {name: drawn(name, shape, meta["salt"]) for name, shape in meta["parameters"]}
     model = nnx.eval_shape(lambda: TokenClassifier(make(), 20, rngs=nnx.Rngs(0)))
-    vit_names.load_arrays(model, arrays)
+    weights.fill(model, arrays)
     return model, arrays, jnp.asarray(stored["input"].transpose(0, 2, 3, 1)), stored
 
 
@@ -191,9 +191,9 @@ def timm_arrays(model):
     }
     names = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     for n, block in enumerate(e.blocks):
-        for name, weights in zip(names, block.weights(), strict=True):
-            out[f"blocks.{n}.{name}.weight"] = weights.kernel.T
-            out[f"blocks.{n}.{name}.bias"] = weights.bias
+        for name, layer in zip(names, block.weights(), strict=True):
+            out[f"blocks.{n}.{name}.weight"] = layer.kernel.T
+            out[f"blocks.{n}.{name}.bias"] = layer.bias
     return {name: np.asarray(x) for name, x in out.items()}
 
 
@@ -251,13 +251,13 @@ def test_every_layout_fills_the_same_network(layout):
         "stacked": lambda: stacked(google_arrays(model, newer=True)),
     }[layout]()
     empty = nnx.eval_shape(lambda: TokenClassifier(tiny(grid=(3, 3)), 4, rngs=nnx.Rngs(7)))
-    vit_names.load_arrays(empty, arrays)
+    weights.fill(empty, arrays)
     for a, b in zip(
         jax.tree.leaves(nnx.state(model)), jax.tree.leaves(nnx.state(empty)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
     backbone = nnx.eval_shape(lambda: tiny(grid=(5, 4)))
-    vit_names.load_arrays(backbone, arrays)  # the file's classifier is not wanted, positions move
+    weights.fill(backbone, arrays)  # the file's classifier is not wanted, positions move
     assert backbone.encoder.position.shape == (5, 4, 24)
 
 
@@ -268,13 +268,13 @@ def test_one_error_lists_everything_that_does_not_fit():
     arrays |= {"extra": np.zeros(3), "head.weight": np.zeros((7, 24), np.float32)}
     before = np.asarray(model.kernel[...])
     with pytest.raises(ValueError) as error:
-        vit_names.load_arrays(model, arrays)
+        weights.fill(model, arrays)
     text = str(error.value)
     assert "norm.bias: missing" in text and "extra: in the file, used by nothing" in text
     assert "(7, 24)" in text and "(24, 4)" in text
     np.testing.assert_array_equal(model.kernel[...], before)
     with pytest.raises(ValueError, match="extra"):
-        vit_names.load_arrays(tiny(grid=(3, 3)), arrays)
+        weights.fill(tiny(grid=(3, 3)), arrays)
 
 
 def test_wrong_settings_are_refused():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wsss_jax.models import vit, vit_names
+from wsss_jax.models import vit, weights
 from wsss_jax.models.token_classifier import TokenClassifier
 
 CLASSES = 4
@@ -40,7 +40,7 @@ def stored_network(folder: Path):
         vit.build("vit_tiny")(rngs=nnx.Rngs(0), grid=(6, 6)), 6, rngs=nnx.Rngs(0)
     )
     model = nnx.eval_shape(make)
-    vit_names.load_arrays(model, arrays)
+    weights.fill(model, arrays)
     images = jnp.asarray(stored["input"].transpose(0, 2, 3, 1)) * 0.5 + 0.5
     return model, images, stored, chefer
 

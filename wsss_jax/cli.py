@@ -19,6 +19,7 @@ from wsss_jax.data import check as checks
 from wsss_jax.data.datasets import Source, open_dataset
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
+from wsss_jax.models import build, import_hub
 from wsss_jax.stages import combine as combining
 from wsss_jax.stages import cues, demo, evaluate, fit, present, recipe, summary
 from wsss_jax.stages import explain as explaining
@@ -121,22 +122,28 @@ def explain(
 
 def import_priors(
     priors: Positional[Path],
-    data: Bare[Data],
+    data: Path,
     out: Path,
-    reader: str = "saliency_png",
+    settings: Bare[cues.Import] = cues.Import(),  # noqa: B008
+    split: str = "all",
+    lists: Path | None = None,
+    data_layout: str = "auto",
     workers: Workers = Workers(),  # noqa: B008
 ) -> None:
-    """Read score maps or saliency that another tool wrote.
+    """Read score maps, masks or saliency that another tool wrote.
 
     Args:
-        priors: folder with one file per image, named by id.
-        data: the images they belong to.
+        priors: folder with one file per image, named by id, or a store.
+        data: folder of the data set they belong to.
         out: store of score maps to write.
-        reader: layout of the files.
+        settings: layout of the files, and how finely they are kept.
+        split: name of a list of the data set, or "all".
+        lists: folder of id lists that lie elsewhere.
+        data_layout: voc, folder, coco or tfds; "auto" tells them apart.
         workers: processes and shards.
     """
-    source = data.open()
-    store = cues.import_priors(reader, priors, source, out, ids=source.ids, workers=workers)
+    source = Data(data, data_layout, split, lists).open()
+    store = cues.import_priors(settings, priors, source, out, ids=source.ids, workers=workers)
     print(store.folder)
 
 
@@ -246,6 +253,30 @@ def report(
     print(present.page_of_stores(out, opened, source, scoring.on(source), gallery))
 
 
+def weights(
+    action: Positional[Literal["convert"]],
+    source: Positional[str | None] = None,
+    *,
+    to: Path,
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    backbone: str | None = None,
+) -> None:
+    """Convert pretrained weights of any layout to an npz of ours.
+
+    Args:
+        action: convert is all there is.
+        source: .pth, .safetensors, .params, or .npz of Google's or ours.
+        to: the file to write.
+        from_: the same as the source; or hub:owner/name to download it from Hugging Face.
+        backbone: the network it is for; found by its names and shapes when not given.
+    """
+    given = [name for name in (source, from_) if name is not None]
+    if len(given) != 1:
+        raise ValueError(f"{len(given)} sources; name one file, or --from hub:owner/name")
+    here = import_hub.fetch(given[0]) if import_hub.is_on_hub(given[0]) else Path(given[0])
+    print(f"{to}: {build.convert(here, to, backbone)}")
+
+
 def run(experiment: Positional[Path], data: Path, weights: Path | None = None) -> None:
     """The whole recipe of an experiment file; further flags change its settings.
 
@@ -269,6 +300,7 @@ VERBS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
         "combine": combine,
         "evaluate": judge,
         "report": report,
+        "weights": weights,
         "run": run,
     }
 )

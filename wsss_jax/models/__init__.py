@@ -10,6 +10,7 @@ from typing import Any
 
 from wsss_jax.models import resnest, resnet, vit
 from wsss_jax.models.heads import Classifier as Classifier
+from wsss_jax.models.import_folded import imagenet_head as imagenet_head
 from wsss_jax.models.layers import grid_inside as grid_inside
 from wsss_jax.models.layers import keep as keep
 from wsss_jax.models.mobilenet import MobileNetV1 as MobileNetV1
@@ -18,8 +19,8 @@ from wsss_jax.models.resnet38d import ResNet38d as ResNet38d
 from wsss_jax.models.tiny import Tiny as Tiny
 from wsss_jax.models.token_classifier import TokenClassifier as TokenClassifier
 from wsss_jax.models.vit_hybrid import HybridViT as HybridViT
-from wsss_jax.models.weights import imagenet_head as imagenet_head
 from wsss_jax.models.weights import load as load
+from wsss_jax.models.weights import save as save
 
 BACKBONES: Mapping[str, Any] = MappingProxyType(
     {

@@ -1,4 +1,4 @@
-"""Whole networks from their names: what systems ask for."""
+"""Whole networks from their names: what systems ask for, and the conversion of weight files."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,30 @@ from typing import Any
 from flax import nnx
 
 from wsss_jax.config import lookup
-from wsss_jax.models import BACKBONES, weights
+from wsss_jax.models import BACKBONES, import_names, weights
 from wsss_jax.models.heads import Classifier
-from wsss_jax.models.segmenter import Segmenter
+from wsss_jax.models.import_files import read_arrays
+
+
+def backbone(
+    name: str,
+    *,
+    rngs: nnx.Rngs,
+    output_stride: int,
+    pretrained: Path | None = None,
+    **options: Any,
+) -> Any:
+    """The named backbone from a random start, or filled from a weight file of any layout.
+
+    options: of the backbone's own (``grid``, ``remat``, ``norm``). Raises ValueError for an
+    unknown name, or a file that does not fit (naming every misfit).
+    """
+    if pretrained is None:
+        make = lookup(BACKBONES, name, "backbone")
+        return make(rngs=rngs, output_stride=output_stride, **options)
+    module = _of_shapes(name, output_stride=output_stride, **options)
+    weights.load(module, pretrained)
+    return module
 
 
 def classifier(
@@ -19,41 +40,61 @@ def classifier(
     output_stride: int,
     pretrained: Path | None = None,
     dropout: float = 0.0,
+    **options: Any,
 ) -> Classifier:
     """A classifier over ``classes`` classes on the named backbone.
 
-    key: of the random start. pretrained: weight file that then fills the backbone. Raises
-    ValueError for an unknown name, or a file that does not fit (naming every misfit).
+    key: of the random start. pretrained: weight file that fills the backbone. options: of the
+    backbone's own. Raises ValueError as ``backbone``.
     """
     rngs = nnx.Rngs(key)
-    backbone = lookup(BACKBONES, name, "backbone")(rngs=rngs, output_stride=output_stride)
-    if pretrained is not None:
-        weights.load(backbone, pretrained)
-    return Classifier(backbone, classes, rngs=rngs, dropout=dropout)
-
-
-def segmenter(
-    name: str,
-    outputs: int,
-    *,
-    key: Any,
-    output_stride: int,
-    width: int = 256,
-    pretrained: Path | None = None,
-) -> Segmenter:
-    """DeepLabV3+ for ``outputs`` classes, background included, on the named backbone.
-
-    width: channels behind the backbone. key, pretrained and errors as for ``classifier``.
-    """
-    rngs = nnx.Rngs(key)
-    backbone = lookup(BACKBONES, name, "backbone")(rngs=rngs, output_stride=output_stride)
-    if pretrained is not None:
-        weights.load(backbone, pretrained)
-    return Segmenter(backbone, outputs, width=width, rngs=rngs)
+    body = backbone(name, rngs=rngs, output_stride=output_stride, pretrained=pretrained, **options)
+    return Classifier(body, classes, rngs=rngs, dropout=dropout)
 
 
 def lean(name: str, output_stride: int) -> float:
     """Which of its stride pixels a cell of a backbone's last map looks at (``Backbone.lean``)."""
+    return float(_of_shapes(name, output_stride=output_stride).lean)
+
+
+def convert(source: Path, target: Path, name: str | None = None) -> str:
+    """Write a weight file of any layout in our own; returns the name of the backbone it fits.
+
+    name: the backbone; None takes the first in BACKBONES that the file fits exactly. Raises
+    ValueError, of one named backbone with every misfit, else with the nearest one's.
+    """
+    if name is None:
+        name = fitting(source)
+    module = _of_shapes(name)
+    weights.load(module, source)
+    weights.save(module, target)
+    return name
+
+
+def fitting(source: Path) -> str:
+    """The first backbone in BACKBONES that a weight file fits exactly, else ValueError."""
+    if source.suffix == ".params":
+        return "resnet38d"  # the only one that was published so
+    arrays, misfits = read_arrays(source), {}
+    for name in BACKBONES:
+        module = _of_shapes(name)
+        try:
+            plain, table = weights.meaning(module, arrays, called=str(source))
+        except ValueError:
+            continue  # never published: only its own files fit, and this is none
+        found = import_names.converted(import_names.values_of(module), plain, table)[1]
+        if not found:
+            return name
+        misfits[name] = found
+    nearest = min(misfits, key=lambda name: len(misfits[name]))
+    lines = misfits[nearest]
+    raise ValueError(
+        f"{source} fits no backbone; nearest is {nearest}, with {len(lines)} misfits:\n  "
+        + "\n  ".join(lines[:20])
+    )
+
+
+def _of_shapes(name: str, **options: Any) -> Any:
+    """A backbone with shapes in place of values; a random start takes ten seconds to compile."""
     make = lookup(BACKBONES, name, "backbone")
-    backbone = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0), output_stride=output_stride))
-    return float(backbone.lean)
+    return nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0), **options))

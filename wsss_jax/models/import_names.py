@@ -1,21 +1,19 @@
 """Arrays of a weight file into a network: every name used once, every value filled, or one error.
 
-A network tells what the names in its public files mean (``parameter_names``). Kernels come in the
-layout of PyTorch, outputs first, and are turned to ours; running statistics are values like any.
-``save`` and ``load`` are also our own format: an npz under our own names.
+Here is the engine, which knows no architecture: a ``Table`` says for every value of a network which
+arrays of the file make it, and ``fill`` does so or lists all that does not fit. Networks whose
+public names follow PyTorch's say what these mean (``parameter_names``); running statistics are
+values like any.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Shaped
-
-from wsss_jax.models.import_files import read_arrays
 
 _PARTS = {
     "kernel": "weight",
@@ -24,10 +22,31 @@ _PARTS = {
     "mean": "running_mean",
     "var": "running_var",
 }
-_WRAPPER = "module."  # what torch.nn.DataParallel puts before every name
 _COUNTER = "num_batches_tracked"  # how long a BatchNorm was trained: no weight
 
-Turn = Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray]
+Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
+
+
+class Source(NamedTuple):
+    """Which arrays of a file make one value, and how.
+
+    convert: (the arrays, the wanted shape) to the array in our layout; a ValueError of NumPy's
+    means that the shapes do not fit.
+    """
+
+    names: tuple[str, ...]
+    convert: Callable[..., np.ndarray]
+
+
+class Table(NamedTuple):
+    """What a file means to a network.
+
+    sources: our path (``layer1/0/conv1/kernel``) to where its values are. ignored: whether a name
+    that nothing uses may be there, such as the ImageNet classes.
+    """
+
+    sources: Mapping[str, Source]
+    ignored: Callable[[str], bool] = lambda name: False
 
 
 @runtime_checkable
@@ -50,77 +69,59 @@ class Renamed(Protocol):
         ...
 
 
-def load(module: nnx.Module, path: Path) -> None:
-    """Fill every parameter and running statistic of a network from a weight file.
+def fill(module: nnx.Module, arrays: Arrays, table: Table, *, called: str) -> None:
+    """Set every parameter and running statistic from the arrays, in the dtype it has.
 
-    The file may be of any layout that ``import_files`` reads, under public names or, as ``save``
-    writes it, our own. Raises ValueError that lists all missing, unused and mis-shaped names, the
-    latter with both shapes; the network is then unchanged.
+    called: what errors call the arrays. Raises ValueError that lists all missing, unused and
+    mis-shaped names, the latter with both shapes; the network is then unchanged.
     """
-    arrays = read_arrays(path)
-    ours = values_of(module)
-    if arrays.keys() & ours.keys():
-        return fill(module, arrays, {name: name for name in ours}, source=str(path), turn=as_is)
-    if not isinstance(module, Named):
-        raise ValueError(f"{type(module).__name__} has no table of public names for {path}")
-    if path.suffix == ".params":
-        if not isinstance(module, Renamed):
-            raise ValueError(f"{type(module).__name__} was never published for MXNet: {path}")
-        arrays = {module.from_mxnet(name): value for name, value in arrays.items()}
-    elif all(name.startswith(_WRAPPER) for name in arrays):
-        arrays = {name.removeprefix(_WRAPPER): value for name, value in arrays.items()}
-    fill(module, arrays, module.parameter_names(), source=str(path))
-
-
-def save(module: nnx.Module, path: Path) -> None:
-    """Write every parameter and running statistic under our names, whole or not at all."""
-    partial = path.with_name(f".{path.stem}.partial.npz")
-    arrays: Any = {name: np.asarray(v[...]) for name, v in values_of(module).items()}
-    np.savez(partial, **arrays)
-    os.replace(partial, path)
-
-
-def fill(
-    module: nnx.Module,
-    arrays: Mapping[str, Shaped[np.ndarray, "..."]],
-    names: Mapping[str, str | None],
-    *,
-    source: str,
-    turn: Turn | None = None,
-) -> None:
-    """Set every parameter and running statistic to its array, in the dtype it has.
-
-    names: name in ``arrays`` to our path; None for what may be there and is not used. source: what
-    errors call the arrays. turn: (name, array, wanted shape) to the array in our layout,
-    ``from_torch`` unless told. Raises ValueError as ``load``.
-    """
-    turn = turn or from_torch
-    ours = values_of(module)
-    wanted = {name: path for name, path in names.items() if path is not None}
-    problems = [f"{path}: filled by nothing in the table" for path in ours.keys() - wanted.values()]
-    problems += [f"{name}: missing" for name in wanted if name not in arrays]
-    turned = {}
-    for name, value in arrays.items():
-        if name.endswith(_COUNTER):
-            continue
-        if name not in names:
-            problems.append(f"{name}: in the file, used by nothing")
-        elif name in wanted:
-            target = ours[wanted[name]]
-            new = turn(name, value, target.shape)
-            if new.shape != target.shape:
-                problems.append(
-                    f"{name}: shape {value.shape} in the file, the network has {target.shape}"
-                )
-            turned[wanted[name]] = new
-    if len(set(wanted.values())) != len(wanted):
-        problems.append("the table fills a value twice")
+    targets = values_of(module)
+    values, problems = converted(targets, arrays, table)
     if problems:
         raise ValueError(
-            f"{source} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems)
+            f"{called} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems)
         )
-    for path, value in turned.items():
-        ours[path].set_value(jnp.asarray(value, ours[path].dtype))
+    for path, value in values.items():
+        targets[path].set_value(jnp.asarray(value, targets[path].dtype))
+
+
+def converted(
+    targets: Mapping[str, Any], arrays: Arrays, table: Table
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The value of each path in ``targets`` (anything with a shape), and all that does not fit."""
+    values, problems, used = {}, [], set()
+    for path, source in table.sources.items():
+        used |= set(source.names)
+        missing = [name for name in source.names if name not in arrays]
+        problems += [f"{name}: missing, wanted for {path}" for name in missing]
+        if missing or path not in targets:
+            continue
+        found, shape = [arrays[name] for name in source.names], tuple(targets[path].shape)
+        value = _value(source, found, shape)
+        if value is None:
+            names, shapes = " + ".join(source.names), " + ".join(str(x.shape) for x in found)
+            problems.append(f"{names}: shape {shapes} in the file, the network has {shape}")
+        else:
+            values[path] = value
+    problems += [f"{p}: filled by nothing in the table" for p in targets if p not in table.sources]
+    problems += [f"{p}: in the table, not a value" for p in table.sources if p not in targets]
+    unused = (n for n in arrays if n not in used and not n.endswith(_COUNTER))
+    problems += [f"{n}: in the file, used by nothing" for n in unused if not table.ignored(n)]
+    return values, problems
+
+
+def own_table(module: nnx.Module) -> Table:
+    """The table of our own files, which name and lay out values as the network does."""
+    return Table({path: Source((path,), as_is) for path in values_of(module)})
+
+
+def named_table(module: Named) -> Table:
+    """The table of a network that knows the names of its values."""
+    names = module.parameter_names()
+    sources = {path: Source((name,), from_torch) for name, path in names.items() if path}
+    if len(sources) != sum(path is not None for path in names.values()):
+        raise ValueError(f"two names fill one value in the table of {type(module).__name__}")
+    return Table(sources, ignored=partial(_is_not_imported, names))
 
 
 def values_of(module: nnx.Module) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def torch_names(module: nnx.Module, layers: Mapping[str, str]) -> dict[str, str 
 
 
 def from_torch(
-    name: str, value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
+    value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Shaped[np.ndarray, "..."]:
     """Kernels OIHW to HWIO, or to IO where 1×1; matrices OI to IO; the rest as it is."""
     if value.ndim == 4:
@@ -152,8 +153,18 @@ def from_torch(
     return value.T if value.ndim == 2 else value
 
 
-def as_is(
-    name: str, value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
-) -> Shaped[np.ndarray, "..."]:
-    """The array itself: our own files."""
+def as_is(value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
+    """The array itself."""
     return value
+
+
+def _value(source: Source, found: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        value = source.convert(*found, shape)
+    except ValueError:
+        return None
+    return value if value.shape == shape else None
+
+
+def _is_not_imported(names: Mapping[str, str | None], name: str) -> bool:
+    return name in names and names[name] is None

@@ -1,33 +1,21 @@
-"""Pretrained vision transformers by name: timm's state dicts, and Google's npz old and new.
+"""What the names in public files of vision transformers mean: timm's, and Google's old and new.
 
-Every name of a file is used once and every parameter is filled, or one error lists all that is
-wrong. The position embedding is resampled to the grid that the network was built with. Names are
-those of ``vit.ViT``, ``vit_hybrid.HybridViT`` and ``token_classifier.TokenClassifier``.
+The position embedding is resampled to the grid that the network was built with. Paths are those of
+``vit.ViT``, ``vit_hybrid.HybridViT`` and ``token_classifier.TokenClassifier``.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Float, Shaped
 
-from wsss_jax.models.import_files import read_arrays
+from wsss_jax.models.import_names import Source, Table, as_is
 from wsss_jax.models.vit import resampled
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
-Convert = Callable[..., np.ndarray]
-
-
-class Source(NamedTuple):
-    """Which arrays of a file make one parameter, and how."""
-
-    names: tuple[str, ...]
-    convert: Convert
-
 
 _TIMM = {
     "norm1": "norm1", "query_key_value": "attn.qkv", "project": "attn.proj", "norm2": "norm2",
@@ -38,78 +26,37 @@ _UNUSED = re.compile(r"(head|fc_norm|pre_logits|head_dist)[./]")
 """Layers after the last norm, which a backbone without classifier does not have."""
 
 
-def load(module: nnx.Module, path: Path) -> None:
-    """Fill a transformer from a weight file of any layout that ``import_files`` reads.
+POSITION = "encoder/position"
+"""Path of the position embedding, below the backbone."""
 
-    Raises ValueError as ``load_arrays``, naming the file.
+
+def tables(paths: Iterable[str], arrays: Arrays) -> tuple[dict[str, np.ndarray], Table]:
+    """Arrays under their plain names, and the table of the layout that they have.
+
+    paths: of the network's values. Google's files are those of vision_transformer
+    (``Transformer/encoderblock_0/MultiHeadDotProductAttention_1``) and of big_vision (prefix
+    ``params/`` or ``params/img/``, modules counted from 0 each, blocks perhaps stacked into one
+    ``encoderblock``); any others are read as timm's.
     """
-    arrays = read_arrays(path)
-    try:
-        load_arrays(module, arrays)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def load_arrays(module: nnx.Module, arrays: Arrays) -> None:
-    """Fill every parameter of a transformer from the arrays of one file, by their names there.
-
-    Raises ValueError listing all missing, unused and mis-shaped names, the latter with both
-    shapes; the network is then unchanged.
-    """
-    params = {
-        "/".join(map(str, path)): param
-        for path, param in nnx.to_flat_state(nnx.state(module, nnx.Param))
-    }
-    google = any("Transformer/" in name for name in arrays)
-    arrays, table = google_names(arrays, params) if google else (arrays, timm_names(params))
-    problems, values, used = [], {}, set()
-    for path, source in table.items():
-        used |= set(source.names)
-        missing = [name for name in source.names if name not in arrays]
-        problems += [f"{name}: missing, wanted for {path}" for name in missing]
-        if missing:
-            continue
-        found, shape = [arrays[name] for name in source.names], params[path].shape
-        shapes = ", ".join(str(x.shape) for x in found)
-        try:
-            value = source.convert(*found, shape)
-        except ValueError:
-            value = None
-        if value is None or value.shape != shape:
-            names = " + ".join(source.names)
-            problems.append(f"{names}: shape {shapes} in the file, {path} in the network {shape}")
-        values[path] = value
-    problems += [f"{path}: filled by nothing in the table" for path in params if path not in table]
-    ignored = _UNUSED if "kernel" not in params else re.compile("(?!)")
-    problems += [
-        f"{name}: in the file, used by nothing"
-        for name in arrays
-        if name not in used and not ignored.match(name)
-    ]
-    if problems:
-        raise ValueError(
-            f"the weights do not fit {type(module).__name__}:\n  " + "\n  ".join(problems)
-        )
-    for path, value in values.items():
-        params[path].set_value(jnp.asarray(value, params[path].dtype))
-
-
-def timm_names(params: Mapping[str, object]) -> dict[str, Source]:
-    """Our path to names in a timm state dict, for every parameter that has one."""
-    return {path: source for path in params if (source := _timm(path)) is not None}
-
-
-def google_names(
-    arrays: Arrays, params: Mapping[str, object]
-) -> tuple[dict[str, np.ndarray], dict[str, Source]]:
-    """Arrays under their plain names, and our path to those names.
-
-    Files of vision_transformer (``Transformer/encoderblock_0/MultiHeadDotProductAttention_1``) and
-    of big_vision (prefix ``params/`` or ``params/img/``, modules counted from 0 each, blocks
-    perhaps stacked into one ``encoderblock``).
-    """
+    paths = list(paths)
+    ignored = _never if "kernel" in paths else _is_head
+    if not any("Transformer/" in name for name in arrays):
+        return dict(arrays), Table({p: s for p in paths if (s := _timm(p)) is not None}, ignored)
     plain = _unstacked({re.sub(r"^params/(img/)?", "", name): x for name, x in arrays.items()})
-    return plain, {path: s for path in params if (s := _google(path, plain)) is not None}
+    return plain, Table({p: s for p in paths if (s := _google(p, plain)) is not None}, ignored)
+
+
+def own_position(x: Float[np.ndarray, "g1 g2 k"], shape: tuple) -> np.ndarray:
+    """A position embedding in our own layout, on the network's grid."""
+    return _on_grid(x, shape)
+
+
+def _is_head(name: str) -> bool:
+    return _UNUSED.match(name) is not None
+
+
+def _never(name: str) -> bool:
+    return False
 
 
 def _timm(path: str) -> Source | None:
@@ -122,14 +69,14 @@ def _timm(path: str) -> Source | None:
     if path == "embed/kernel":
         return Source(("patch_embed.proj.weight",), _patches)
     whole = {
-        "embed/bias": Source(("patch_embed.proj.bias",), _as_is),
+        "embed/bias": Source(("patch_embed.proj.bias",), as_is),
         "encoder/token": Source(("cls_token",), _flat),
         "encoder/token_position": Source(("pos_embed",), _token_position),
         "encoder/position": Source(("pos_embed",), _position),
-        "encoder/norm/scale": Source(("norm.weight",), _as_is),
-        "encoder/norm/bias": Source(("norm.bias",), _as_is),
+        "encoder/norm/scale": Source(("norm.weight",), as_is),
+        "encoder/norm/bias": Source(("norm.bias",), as_is),
         "kernel": Source(("head.weight",), _transposed),
-        "bias": Source(("head.bias",), _as_is),
+        "bias": Source(("head.bias",), as_is),
     }
     return whole.get(path)
 
@@ -147,7 +94,7 @@ def _timm_stem(parts: list[str]) -> Source:
 def _dense(name: str, part: str) -> Source:
     if part == "kernel":
         return Source((f"{name}.weight",), _transposed)
-    return Source((f"{name}.{'weight' if part == 'scale' else 'bias'}",), _as_is)
+    return Source((f"{name}.{'weight' if part == 'scale' else 'bias'}",), as_is)
 
 
 def _convolution(name: str, part: str) -> Source:
@@ -166,14 +113,14 @@ def _google(path: str, plain: Arrays) -> Source | None:
     position = old if old in plain else "pos_embedding"
     whole = {
         "embed/kernel": Source(("embedding/kernel",), _reshaped),
-        "embed/bias": Source(("embedding/bias",), _as_is),
+        "embed/bias": Source(("embedding/bias",), as_is),
         "encoder/token": Source(("cls",), _flat),
         "encoder/token_position": Source((position,), _token_position),
         "encoder/position": Source((position,), _position),
-        "encoder/norm/scale": Source(("Transformer/encoder_norm/scale",), _as_is),
-        "encoder/norm/bias": Source(("Transformer/encoder_norm/bias",), _as_is),
-        "kernel": Source(("head/kernel",), _as_is),
-        "bias": Source(("head/bias",), _as_is),
+        "encoder/norm/scale": Source(("Transformer/encoder_norm/scale",), as_is),
+        "encoder/norm/bias": Source(("Transformer/encoder_norm/bias",), as_is),
+        "kernel": Source(("head/kernel",), as_is),
+        "bias": Source(("head/bias",), as_is),
     }
     return whole.get(path)
 
@@ -221,10 +168,6 @@ def _unstacked(arrays: Arrays) -> dict[str, np.ndarray]:
     return plain
 
 
-def _as_is(x: np.ndarray, shape: tuple) -> np.ndarray:
-    return x
-
-
 def _flat(x: np.ndarray, shape: tuple) -> np.ndarray:
     return x.reshape(-1)
 
@@ -264,8 +207,14 @@ def _position(x: Float[np.ndarray, "1 n k"], shape: tuple) -> np.ndarray:
     n = x.shape[1] - _with_token(x.shape[1])
     side = round(n**0.5)
     grid = x[0, x.shape[1] - n :].reshape(side, side, -1)
-    resized = resampled(jnp.asarray(grid, jnp.float32), (shape[0], shape[1]))[0]
-    return np.asarray(resized)
+    return _on_grid(grid, shape)
+
+
+def _on_grid(grid: np.ndarray, shape: tuple) -> np.ndarray:
+    """Exactly the same where the grid already is the wanted one."""
+    if grid.shape == shape:
+        return grid
+    return np.asarray(resampled(jnp.asarray(grid, jnp.float32), (shape[0], shape[1]))[0])
 
 
 def _with_token(count: int) -> bool:
