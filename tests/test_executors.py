@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
-from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
@@ -64,17 +62,12 @@ def test_a_worker_that_is_killed_once_loses_nothing(tmp_path):
     assert finished(tmp_path) == {*IDS}
 
 
-class Closing(Executor):
-    """A pool whose next worker cannot start because another has just died."""
-
-    def submit(self, function, /, *args, **kwargs):
-        raise OSError("handle is closed")
-
-
-def test_a_worker_dying_while_another_starts_is_a_broken_pool_and_loses_no_image():
-    queue, running = deque(IDS), {}
-    assert executors._feed(Closing(), queue, running, 4) is False
-    assert list(queue) == list(IDS) and not running
+def test_many_deaths_at_once_hang_nothing_and_lose_nothing(tmp_path):
+    function = partial(toy.write_or_die, folder=tmp_path, killers=IDS[:8])
+    failures = collected(function, IDS, Workers(4))
+    assert failures == dict.fromkeys(IDS[:8], executors.KILLED)
+    assert finished(tmp_path) == {*IDS[8:]}
+    assert not multiprocessing.active_children()
 
 
 def test_workers_that_cannot_start_are_an_error_not_a_thousand_failures(capfd):

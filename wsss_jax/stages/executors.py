@@ -14,23 +14,16 @@ the machine busy without fighting, and leave an accelerator to a run without pro
 
 import errno
 import importlib
-import multiprocessing
 import os
-import signal
-import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
-IN_FLIGHT = 4
-"""Items handed to each worker ahead of time: keeps workers busy and memory flat."""
+from wsss_jax.stages import processes
 
 ONE_THREAD = MappingProxyType(
     {
@@ -139,75 +132,26 @@ def map_unordered(
 
 
 def _in_processes(function: Function, ids: Sequence[str], count: int) -> Iterator[Outcome]:
-    queue = deque(ids)
-    while queue:
-        # Any image in flight may have killed the worker: each gets a second chance, alone.
-        suspects = yield from _pool(function, queue, count, IN_FLIGHT)
-        while suspects:
-            killers = yield from _pool(function, suspects, 1, 1)
-            yield from (Outcome(id, failure=KILLED) for id in killers)
+    attempt = partial(_attempt, function)
+    suspects = yield from _gathered(processes.run(attempt, deque(ids), count, ONE_THREAD))
+    # Others may have taken the memory: whoever died gets a second chance, alone.
+    killers = yield from _gathered(processes.run(attempt, suspects, 1, ONE_THREAD))
+    yield from (Outcome(id, failure=KILLED) for id in killers)
 
 
-def _pool(
-    function: Function, queue: deque[str], count: int, ahead: int
+def _gathered(
+    results: Generator[Outcome | OSError, None, deque[str]],
 ) -> Generator[Outcome, None, deque[str]]:
-    """Outcomes until the queue is empty or a worker dies; returns what was then in flight."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, _enter_worker, (function,))
-    running: dict[Future, str] = {}
+    """The outcomes among the results, as they come; raises the first error among them."""
     try:
-        _check_start(pool)
-        while queue or running:
-            alive = _feed(pool, queue, running, ahead * count)
-            if not running:
-                break  # a worker died between two images
-            done = wait(running, return_when=FIRST_COMPLETED).done
-            if not alive or any(_is_lost(future) for future in done):
-                done = wait(running).done
-            lost = deque(
-                id for future, id in running.items() if future in done and _is_lost(future)
-            )
-            yield from _finished([future.result() for future in done if not _is_lost(future)])
-            if lost:
-                return lost
-            for future in done:
-                del running[future]
-        return deque()
+        while True:
+            try:
+                result = next(results)
+            except StopIteration as end:
+                return end.value
+            yield from _finished([result])
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _check_start(pool: ProcessPoolExecutor) -> None:
-    try:
-        with _environment(ONE_THREAD):
-            ready = pool.submit(os.getpid)
-        ready.result()
-    except BrokenProcessPool as problem:
-        raise ChildProcessError(
-            "worker processes cannot start; their message is above. A script that starts them "
-            'needs `if __name__ == "__main__":` around its work; one worker needs no process'
-        ) from problem
-
-
-def _feed(pool: Executor, queue: deque[str], running: dict, most: int) -> bool:
-    """Submit until ``most`` images are in flight; False when the pool is broken.
-
-    A worker that dies while the pool is starting the next one closes its pipes under the pool's
-    hands, which is an OSError here and a BrokenProcessPool a moment later. An OSError that stays
-    (no more processes, no more files) meets ``_check_start`` of the next pool, and is raised.
-    """
-    try:
-        with _environment(ONE_THREAD):  # submitting is what starts processes
-            while queue and len(running) < most:
-                running[pool.submit(_attempt_in_worker, queue[0])] = queue[0]
-                queue.popleft()
-    except (BrokenProcessPool, OSError):
-        return False
-    return True
-
-
-def _is_lost(future: Future) -> bool:
-    return isinstance(future.exception(), BrokenProcessPool)
+        results.close()
 
 
 def _finished(results: Sequence[Outcome | OSError]) -> Iterator[Outcome]:
@@ -266,43 +210,6 @@ def _attempt(function: Function, id: str) -> Outcome | OSError:
         if isinstance(problem, OSError) and problem.errno in _FATAL:
             return problem
         return Outcome(id, failure=f"{type(problem).__name__}: {problem}")
-
-
-_current: deque[Function] = deque(maxlen=1)
-# What this worker process does: set once when it starts, so that images travel as bare ids.
-
-
-def _enter_worker(function: Function) -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides how to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    _current.append(function)
-
-
-def _attempt_in_worker(id: str) -> Outcome | OSError:
-    return _attempt(_current[0], id)
-
-
-def _die_with_parent() -> None:
-    # A parent that is killed says no goodbye, and its workers would wait for images for ever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _check_shard(index: int, count: int) -> tuple[int, int]:
