@@ -1,0 +1,235 @@
+"""Affinity labels: from score maps to masks of what is certain, IGNORE where it is not.
+
+Three published rules, each a pure function of one image (``psa``, ``irn``, ``pnoc``), and the
+stage that runs one over a store. They differ in where background comes from: two exponents of what
+the classes leave (PSA), two constants (IRN, Puzzle-CAM), or saliency (P-NOC). All clean their
+candidates with a dense CRF at full resolution.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from wsss_jax.config import as_json, lookup
+from wsss_jax.data import stores
+from wsss_jax.data.classes import to_mask_index
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.stores import Store
+from wsss_jax.ops import crf, masks
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.refine import check
+from wsss_jax.stages.work import each, settle
+from wsss_jax.types import IGNORE, ScoreMaps
+
+Image = UInt8[np.ndarray, "H W 3"]
+Mask = UInt8[np.ndarray, "H W"]
+Ranks = Int[np.ndarray, "H W"]
+"""0 for background, n + 1 for the n-th class that is present."""
+
+NO_SCORE = 1e-5
+"""Pixels whose scores are all below this are unknown in PSA."""
+
+
+@dataclass(frozen=True)
+class Psa:
+    """AffinityNet's rule: foreground even beside strong background, background even beside weak.
+
+    Attributes:
+        low: exponent alpha of (1 - max) ** alpha whose strong background certain foreground must
+            overcome (PSA 4, OC-CSE 6, MCTformer 1).
+        high: exponent whose weak background must still win (PSA 32, its paper and SEAM 24).
+        preset: of the CRF, by name.
+    """
+
+    low: float = 4.0
+    high: float = 32.0
+    preset: str = "psa"
+
+    def __post_init__(self) -> None:
+        lookup(crf.PRESETS, self.preset, "CRF preset")
+        if not 0 < self.low <= self.high:
+            raise ValueError(f"exponents {self.low} and {self.high}: wanted 0 < low <= high")
+
+
+@dataclass(frozen=True)
+class Irn:
+    """IRN's rule: two constant backgrounds, hard labels for the CRF.
+
+    Attributes:
+        foreground: score that certain foreground must exceed (IRN 0.30; Puzzle-CAM 0.40).
+        background: score that certain background must not exceed (IRN 0.05; Puzzle-CAM 0.10).
+        preset: of the CRF, by name.
+        certainty: probability that a hard label is right, for the CRF.
+    """
+
+    foreground: float = 0.30
+    background: float = 0.05
+    preset: str = "irn"
+    certainty: float = 0.7
+
+    def __post_init__(self) -> None:
+        lookup(crf.PRESETS, self.preset, "CRF preset")
+        _check(0 < self.background <= self.foreground <= 1, self)
+        _check(0 < self.certainty < 1, self)
+
+
+@dataclass(frozen=True)
+class Pnoc:
+    """P-NOC's rule: saliency says what may be foreground, and what neither claims is background.
+
+    Attributes:
+        foreground: score that foreground must exceed where it is salient.
+        salient: saliency in [0, 1] above which a pixel is salient.
+        preset: of the CRF, by name.
+        certainty: probability that a hard label is right, for the CRF.
+    """
+
+    foreground: float = 0.40
+    salient: float = 0.1
+    preset: str = "irn"
+    certainty: float = 0.7
+
+    def __post_init__(self) -> None:
+        lookup(crf.PRESETS, self.preset, "CRF preset")
+        _check(0 < self.foreground <= 1 and 0 < self.salient < 1, self)
+        _check(0 < self.certainty < 1, self)
+
+
+Rule = Psa | Irn | Pnoc
+
+
+def make_labels(
+    store: Store,
+    source: Source,
+    folder: Path,
+    rule: Rule,
+    *,
+    ids: tuple[str, ...],
+    saliency: Store | None = None,
+    workers: Workers | None = None,
+) -> Store:
+    """Affinity labels of ``ids`` as masks in a store at ``folder``; finished images are kept.
+
+    store: activations or probabilities with maximum about 1 per class. saliency: maps of one
+    class, needed by P-NOC's rule and used by no other. An image without classes is unknown all
+    over. Images that fail are skipped, printed, and listed.
+
+    Raises ValueError for stores that do not hold what the rule needs.
+    """
+    if store.holds != "scores" or store.kind == "logit":
+        raise ValueError(f"{store.folder} holds no activations or probabilities; explain first")
+    if isinstance(rule, Pnoc) != (saliency is not None):
+        raise ValueError(
+            f"{type(rule).__name__} came {'without' if saliency is None else 'with'} saliency; "
+            "P-NOC's rule needs a store of it, the others use none"
+        )
+    target = stores.create(
+        folder,
+        holds="masks",
+        classes=store.classes,
+        made_by={"stage": "labels", "rule": type(rule).__name__.lower(), **as_json(rule)},
+        parents=(store.folder.name, *([saliency.folder.name] if saliency else [])),
+    )
+    function = partial(_label_one, store=store, source=source, to=target, rule=rule, cue=saliency)
+    tally = each(
+        f"labels {folder.name}", function, target.missing(ids), workers=workers or Workers()
+    )
+    settle(target, tally)
+    return target
+
+
+def psa(maps: ScoreMaps, image: Image, rule: Psa) -> Mask:
+    """Mask values by PSA's rule, at the photograph's size.
+
+    Foreground is what wins against (1 - max) ** low after the CRF, background where
+    (1 - max) ** high wins, IGNORE the rest. Where both claim a pixel, background has it, as in the
+    code of Ahn & Kwak 2018. Where we differ: decided at full resolution and before augmentation;
+    they augment scores, average them over the cells of the network, and decide then.
+    """
+    scores = masks.enlarge(maps.scores, maps.size)
+    settings = crf.PRESETS[rule.preset]
+    rest = np.clip(1 - scores.max(axis=-1, keepdims=True), 0, 1)
+
+    def decided(alpha: float) -> Ranks:
+        rows = np.concatenate([rest ** np.float32(alpha), scores], axis=-1)
+        return crf.refine(image, rows, settings).argmax(axis=-1)
+
+    foreground, background = decided(rule.low), decided(rule.high)
+    labels = np.where(foreground == 0, IGNORE, _numbered(foreground, maps))
+    labels = np.where(background == 0, 0, labels)
+    return np.where(scores.max(axis=-1) < NO_SCORE, IGNORE, labels).astype(np.uint8)
+
+
+def irn(maps: ScoreMaps, image: Image, rule: Irn) -> Mask:
+    """Mask values by IRN's rule (Ahn, Cho & Kwak 2019): two thresholds, each cleaned by a CRF."""
+    scores = masks.enlarge(maps.scores, maps.size)
+
+    def decided(threshold: float) -> Ranks:
+        ranks = _ranks(scores, threshold)
+        return _cleaned(image, ranks, len(maps.classes) + 1, rule)
+
+    foreground, background = decided(rule.foreground), decided(rule.background)
+    labels = np.where(foreground == 0, IGNORE, _numbered(foreground, maps))
+    return np.where((foreground == 0) & (background == 0), 0, labels).astype(np.uint8)
+
+
+def pnoc(maps: ScoreMaps, image: Image, rule: Pnoc, *, saliency: Float[np.ndarray, "H W"]) -> Mask:
+    """Mask values by P-NOC's rule (David, Pedrini & Dias 2024); saliency in [0, 1].
+
+    Foreground: salient after a CRF, above the threshold, and kept by a second CRF. Background:
+    neither salient nor foreground. Salient pixels of no class are unknown.
+    """
+    salient = _cleaned(image, (saliency > rule.salient).astype(np.int64), 2, rule)
+    ranks = _ranks(masks.enlarge(maps.scores, maps.size), rule.foreground) * salient
+    foreground = _cleaned(image, ranks, len(maps.classes) + 1, rule)
+    labels = np.where(foreground == 0, IGNORE, _numbered(foreground, maps))
+    return np.where((foreground == 0) & (salient == 0), 0, labels).astype(np.uint8)
+
+
+def _label_one(
+    id: str, *, store: Store, source: Source, to: Store, rule: Rule, cue: Store | None
+) -> None:
+    maps, size = store.get_scores(id), source.size(id)
+    if not len(maps.classes):
+        to.put_mask(id, np.full(size, IGNORE, np.uint8))
+        return
+    image = source.image(id)
+    check(maps, image)
+    if isinstance(rule, Psa):
+        mask = psa(maps, image, rule)
+    elif isinstance(rule, Irn):
+        mask = irn(maps, image, rule)
+    else:
+        assert cue is not None
+        found = cue.get_scores(id)
+        check(found, image)
+        mask = pnoc(maps, image, rule, saliency=masks.enlarge(found.scores, size).max(axis=-1))
+    to.put_mask(id, mask)
+
+
+def _ranks(scores: Float[np.ndarray, "H W k"], threshold: float) -> Ranks:
+    """The best class of every pixel where it exceeds the threshold, else background."""
+    return np.where(scores.max(axis=-1) > threshold, scores.argmax(axis=-1) + 1, 0)
+
+
+def _cleaned(image: Image, ranks: Ranks, count: int, rule: Irn | Pnoc) -> Ranks:
+    """Hard labels 0 … count - 1 after a CRF that trusts them as far as the rule says."""
+    settings = crf.PRESETS[rule.preset]
+    marginals = crf.refine_labels(image, ranks, settings, k=count, gt_prob=rule.certainty)
+    return marginals.argmax(axis=-1)
+
+
+def _numbered(ranks: Ranks, maps: ScoreMaps) -> Int[np.ndarray, "H W"]:
+    """Mask values of ranks; background stays 0."""
+    values = np.concatenate([[0], to_mask_index(maps.classes.astype(np.int64))])
+    return values[ranks]
+
+
+def _check(holds: bool, rule: Rule) -> None:
+    if not holds:
+        raise ValueError(
+            f"{rule}: wanted scores in (0, 1], and less for background than foreground"
+        )
