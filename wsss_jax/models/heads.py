@@ -1,11 +1,15 @@
 """Heads on a backbone. The classifier is average pooling and a linear layer, so it has class maps.
 
 Source: Zhou et al. 2016 (class activation maps). The layer has no bias, as in PSA, IRN and P-NOC:
-the mean of a class map over the image is then exactly the class's logit.
+the mean of a class map over the image is then exactly the class's logit. A kernel may be
+regularised before it is used (``KERNELS``); logits and class maps then both use that one.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -13,19 +17,63 @@ from jaxtyping import Array, Bool, Float
 from wsss_jax.models.layers import grid_inside
 from wsss_jax.types import Backbone
 
+Kernel = Float[Array, "k c"]
+
+
+def as_it_is(kernel: Kernel) -> Kernel:
+    """The plain linear layer."""
+    return kernel
+
+
+def kernel_usage(kernel: Kernel) -> Kernel:
+    """Kernel usage regularisation: W × softmax(W), the softmax over the classes of each channel.
+
+    Classes compete for channels: a channel that one class weighs highly is kept from the others.
+    Source: David, Pedrini & Dias 2022 (MinMax-CAM), whose gate has no factor before it.
+    """
+    return kernel * jax.nn.softmax(kernel, axis=1)
+
+
+def kernel_usage_scaled(kernel: Kernel) -> Kernel:
+    """The same times the number of classes, so that it starts at the size of the plain layer.
+
+    Source: an earlier version of P-NOC's code. With C classes the gate starts near 1/C, and
+    without this factor logits and gradients start C times smaller.
+    """
+    return kernel_usage(kernel) * kernel.shape[1]
+
+
+KERNELS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
+    {
+        "linear": as_it_is,
+        "kernel_usage": kernel_usage,
+        "kernel_usage_scaled": kernel_usage_scaled,
+    }
+)
+"""From the kernel that is learned to the one that is used."""
+
 
 class Classifier(nnx.Module):
     """Multi-label classifier on images in [0, 1].
 
     kernel: (k, c), normal start of variance 1/k (LeCun), zero-mean so that every class begins
-    near probability one half. dropout: the rate at which whole channels are dropped (and the
-    others scaled up) when, and only when, ``rngs`` is given to a call.
+    near probability one half. effective: a function of KERNELS. dropout: the rate at which whole
+    channels are dropped (and the others scaled up) when, and only when, ``rngs`` is given to a
+    call.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, *, rngs: nnx.Rngs, dropout: float = 0.0):
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        *,
+        rngs: nnx.Rngs,
+        dropout: float = 0.0,
+        effective: Callable[[Array], Array] = as_it_is,
+    ):
         if classes < 1:
             raise ValueError(f"{classes} classes, wanted at least one")
-        self.backbone = backbone
+        self.backbone, self.effective = backbone, effective
         start = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(start(rngs.params(), (backbone.channels[-1], classes)))
         self.dropout = nnx.Dropout(dropout, broadcast_dims=(1, 2))
@@ -75,8 +123,8 @@ class Classifier(nnx.Module):
             total = jnp.einsum("bhwk,bhw->bk", features, weights)
             # A row that only fills a batch up has no real cell; its logits are zero, not NaN.
             pooled = total / jnp.maximum(weights.sum(axis=(1, 2)), 1.0)[:, None]
-        return pooled @ self.kernel[...].astype(jnp.float32)
+        return pooled @ self.effective(self.kernel[...].astype(jnp.float32))
 
     def class_maps(self, features: Float[Array, "b h w k"]) -> Float[Array, "b h w c"]:
         """Class logits of every cell; their mean over real cells is ``head``. Not rectified."""
-        return features @ self.kernel[...].astype(features.dtype)
+        return features @ self.effective(self.kernel[...]).astype(features.dtype)

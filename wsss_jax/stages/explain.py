@@ -17,12 +17,11 @@ from wsss_jax.data import stores
 from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
-from wsss_jax.explain import EXPLAINERS, multiscale, normalise
-from wsss_jax.explain.contract import Explainer
+from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, multiscale, normalise
 from wsss_jax.stages.fit import trained
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.work import Tally, settle
-from wsss_jax.systems import classifier
+from wsss_jax.systems import SYSTEMS, Explained, name_of
 from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import Batch, ScoreMaps, Size
 
@@ -94,12 +93,14 @@ def _explainer_of(
             f"{run} was trained on {len(classes)} classes ({', '.join(classes.names[:3])}, …), the "
             f"data set has {len(source.classes)}; explain with the data set it was trained on"
         )
-    explainer = lookup(EXPLAINERS, settings.method, "explanation method")
+    explained = SYSTEMS[name_of(training.model)].explained(training.model)
+    methods = ATTENTION_EXPLAINERS if explained.attentive else EXPLAINERS
+    explainer = lookup(methods, settings.method, "explanation method of this network")
     step = jax.jit(
-        partial(_scale, explainer=explainer, model=training.model, flip=settings.flip),
+        partial(_scale, explainer=explainer, explained=explained, flip=settings.flip),
         static_argnames="canvas",
     )
-    weights = (state.params, state.stats)
+    weights = explained.weights(state)
     return lambda group: _explained(group, partial(step, weights), settings.scales[0])
 
 
@@ -109,20 +110,20 @@ def _scale(
     photographs: Array,
     *,
     canvas: Size,
-    explainer: Explainer,
-    model: Any,
+    explainer: Callable[..., Array],
+    explained: Explained,
     flip: bool,
 ) -> Float[Array, "b h w c"]:
-    network = classifier.structure(model, batch.labels.shape[1])
+    network = explained.structure(batch.labels.shape[1])
     return multiscale.explain_scale(
         explainer,
-        classifier.scorer(network, *weights),
+        explained.scorer(network, *weights),
         batch.images,
         batch.inside,
         batch.labels,
         photographs=photographs,
         canvas=canvas,
-        lean=classifier.lean(model),
+        lean=explained.lean,
         flip=flip,
     )
 

@@ -1,26 +1,28 @@
 """Training of one system into a run folder: settings.json, metrics.jsonl and checkpoint/."""
 
+import dataclasses
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import tyro
 
 from wsss_jax import __version__, config
 from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import training_batches
+from wsss_jax.data.batches import TrainingBatches, training_batches
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.stages.progress import meter
-from wsss_jax.systems import classifier
-from wsss_jax.systems.classifier import Classifier
+from wsss_jax.systems import SYSTEMS, Classifier, Model, name_of
 from wsss_jax.train import loop
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.types import System
 
 
 @dataclass(frozen=True)
@@ -28,33 +30,38 @@ class Training:
     """One system and how long it learns.
 
     Attributes:
-        model: the network and its optimizer.
+        model: the settings of a system of SYSTEMS.
         augmentation: what happens to training images.
         epochs: passes over the labelled images.
         batch_size: images per step, over all hosts.
         seed: of the start, the order and the augmentation.
         save_every: steps between checkpoints.
         cache_megabytes: memory in which decoded photographs are kept.
+        imageless: classes that may be without any image. Any other such class stops training.
     """
 
-    model: Classifier = field(default_factory=Classifier)
+    # Flags change the settings of the system that is there; another system is a Python file.
+    model: Annotated[Model, tyro.conf.AvoidSubcommands] = field(default_factory=Classifier)
     augmentation: Augmentation = field(default_factory=Augmentation)
     epochs: int = 8
     batch_size: int = 16
     seed: int = 0
     save_every: int = 25
     cache_megabytes: int = 1024
+    imageless: tuple[str, ...] = ()
 
 
 def fit(source: Source, settings: Training, folder: Path) -> Path:
     """Train on the source's image labels, or go on with a run that was stopped; returns ``folder``.
 
-    Raises ValueError when the folder holds a run with other settings, naming them.
+    Raises ValueError when the folder holds a run with other settings, naming them, and when no
+    image shows a class, naming it.
     """
     record = run_record(settings, source)
     _claim(folder, record)
     if (folder / "finished").exists():
         return folder
+    _check_classes(source, settings.imageless)
     batches = training_batches(
         source,
         settings.augmentation,
@@ -64,12 +71,21 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
         cache_bytes=settings.cache_megabytes << 20,
     )
     steps = settings.epochs * batches.steps_per_epoch
-    system = classifier.make(settings.model, classes=len(source.classes), steps=steps)
-    with meter(f"train {folder.name}", steps, "steps") as bar:
+    make = SYSTEMS[name_of(settings.model)].make
+    system = make(settings.model, classes=len(source.classes), steps=steps)
+    plan = loop.Loop(steps, save_every=settings.save_every)
+    return learn(system, batches, plan, folder=folder, seed=settings.seed)
+
+
+def learn(
+    system: System, batches: TrainingBatches, plan: loop.Loop, *, folder: Path, seed: int
+) -> Path:
+    """Run any system's steps in a folder, with a progress bar; marks the folder finished."""
+    with meter(f"train {folder.name}", plan.steps, "steps") as bar:
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
             note = f"loss {metrics['loss']:.4f}  {metrics['images_per_second']:.1f} images/s"
-            skipped = int(metrics["skipped"])
+            skipped = int(metrics.get("skipped", 0))
             bar.advance(done - bar.done, note + (f"  {skipped} bad steps" if skipped else ""))
 
         def resumed(done: int) -> None:
@@ -78,24 +94,24 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
         loop.fit(
             system,
             batches,
-            loop.Loop(steps, save_every=settings.save_every),
+            plan,
             folder=folder,
-            key=jax.random.key(settings.seed),
+            key=jax.random.key(seed),
             progress=progress,
             resumed=resumed,
         )
     for id, reason in sorted(batches.skipped.items()):
         print(f"train {folder.name}: left out {id}: {reason}")
-    write_atomic(folder / "finished", f"{steps} steps\n".encode())
+    write_atomic(folder / "finished", f"{plan.steps} steps\n".encode())
     return folder
 
 
 def run_record(settings: Training, source: Source) -> dict[str, Any]:
-    """What a run folder says of how it was made; the weight file by name, wherever it lies."""
-    chosen = config.as_json(settings)
-    if settings.model.weights is not None:
-        chosen["model"]["weights"] = settings.model.weights.name
+    """What a run folder says of how it was made; files and folders by name, wherever they lie."""
+    chosen = config.as_json(_without_folders(settings))
+    del chosen["imageless"]  # says what is no mistake, and changes nothing that is learned
     return {
+        "system": name_of(settings.model),
         "settings": chosen,
         "data": {"name": source.name, "images": len(source.ids)},
         "classes": list(source.classes.names),
@@ -108,13 +124,24 @@ def trained(folder: Path) -> tuple[Training, ClassList, Any]:
     if not path.is_file() or not (folder / "finished").exists():
         raise BadFileError(f"{folder}: no finished training run; run `wsss train` into it first")
     record = json.loads(path.read_text())
-    settings = config.from_json(Training, record["settings"])
+    settings = training_of(record)
     classes = ClassList(tuple(record["classes"]))
-    template = classifier.template(settings.model, len(classes))
+    template = SYSTEMS[name_of(settings.model)].template(settings.model, len(classes))
     found = Checkpoints(folder / "checkpoint").restore(template)
     if found is None:
         raise BadFileError(f"{folder}: finished, but without a checkpoint; delete it, train again")
     return settings, classes, found[1]
+
+
+def training_of(record: Mapping[str, Any]) -> Training:
+    """The settings in the record of a run folder. Records without a system are of plain ones.
+
+    Raises ValueError for a system or a setting that does not exist.
+    """
+    entry = config.lookup(SYSTEMS, record.get("system", "vanilla"), "system")
+    rest = {name: value for name, value in record["settings"].items() if name != "model"}
+    model = config.from_json(entry.settings, record["settings"]["model"])
+    return replace(config.from_json(Training, rest), model=model)
 
 
 def versions() -> dict[str, str]:
@@ -128,8 +155,7 @@ def versions() -> dict[str, str]:
 def _claim(folder: Path, record: dict[str, Any]) -> None:
     path = folder / "settings.json"
     if path.exists():
-        old = {k: v for k, v in json.loads(path.read_text()).items() if k != "versions"}
-        changed = config.differences(old, record)
+        changed = config.differences(_up_to_date(json.loads(path.read_text())), record)
         if changed:
             raise ValueError(
                 f"{folder} holds a run with other settings; choose another folder or delete it:\n  "
@@ -138,3 +164,47 @@ def _claim(folder: Path, record: dict[str, Any]) -> None:
         return
     content = {**record, "versions": versions()}
     write_atomic(path, json.dumps(content, indent=1).encode())
+
+
+def _up_to_date(record: Mapping[str, Any]) -> dict[str, Any]:
+    """An earlier record with the settings that came later at their defaults, which change nothing.
+
+    A record that cannot be read so stays as it is, and its differences show.
+    """
+    found = {name: value for name, value in record.items() if name != "versions"}
+    try:
+        settings = training_of(found)
+    except (ValueError, KeyError, TypeError):
+        return found
+    today = {name: value for name, value in config.as_json(settings).items() if name != "imageless"}
+    return {"system": name_of(settings.model), **found, "settings": today}
+
+
+def _without_folders(settings: Any) -> Any:
+    """The settings with every path cut to its last part."""
+    if isinstance(settings, Path):
+        return Path(settings.name)
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        return settings
+    names = [field.name for field in dataclasses.fields(settings)]
+    return replace(settings, **{n: _without_folders(getattr(settings, n)) for n in names})
+
+
+def _check_classes(source: Source, allowed: tuple[str, ...]) -> None:
+    """ValueError naming the classes that no image shows, unless they are allowed for."""
+    for name in allowed:
+        config.lookup(dict.fromkeys(source.classes.names), name, "class (setting imageless)")
+    seen = [False] * len(source.classes)
+    for id in source.ids:
+        try:
+            shown = source.labels(id)
+        except BadFileError:
+            continue  # the batches name it and say why
+        seen = [old or bool(new) for old, new in zip(seen, shown, strict=True)]
+    named = zip(source.classes.names, seen, strict=True)
+    missing = [name for name, found in named if not found and name not in allowed]
+    if missing:
+        raise ValueError(
+            f"{source.name}: no image shows {', '.join(missing)}, so nothing can be learned of "
+            "them; take another split or, where this is meant, name them in the setting imageless"
+        )

@@ -1,1 +1,43 @@
-"""Learning problems: models and losses as two pure functions."""
+"""Learning problems: models and losses as two pure functions.
+
+``SYSTEMS`` holds every system that learns from image labels. To add one: write its settings and
+``make`` (see ``entry.Entry``), and one line here; the family test then covers it.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from wsss_jax.systems import classifier, poc
+from wsss_jax.systems.classifier import Classifier as Classifier
+from wsss_jax.systems.entry import Entry as Entry
+from wsss_jax.systems.entry import Explained as Explained
+from wsss_jax.systems.poc import OcCse as OcCse
+from wsss_jax.systems.poc import POc as POc
+from wsss_jax.systems.poc import PuzzleCam as PuzzleCam
+
+Model = Classifier | PuzzleCam | OcCse | POc
+"""The settings of any system of the table."""
+
+_JUDGED = (poc.make_judged, poc.template_judged, poc.explained_judged)
+
+SYSTEMS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "vanilla": Entry(Classifier, classifier.make, classifier.template, classifier.explained),
+        "puzzle": Entry(PuzzleCam, poc.make_puzzle, poc.template_puzzle, poc.explained_puzzle),
+        "occse": Entry(OcCse, *_JUDGED),
+        "poc": Entry(POc, *_JUDGED),
+    }
+)
+"""Systems by the name that run folders record."""
+
+
+def name_of(settings: Any) -> str:
+    """The system that these settings belong to. ValueError where it is none of SYSTEMS."""
+    for name, entry in SYSTEMS.items():
+        if type(settings) is entry.settings:
+            return name
+    raise ValueError(
+        f"{type(settings).__name__} is no system's settings; wanted one of "
+        + ", ".join(entry.settings.__name__ for entry in SYSTEMS.values())
+    )

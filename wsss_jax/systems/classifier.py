@@ -1,7 +1,9 @@
 """The vanilla system: a multi-label classifier trained on image labels alone.
 
 Source: the baseline of every paper here (Zhou et al. 2016 for its class maps): global average
-pooling, a linear layer without bias, binary cross-entropy averaged over classes.
+pooling, a linear layer without bias, binary cross-entropy averaged over classes. With other heads
+(``Classifier.head``) it is the classifier with kernel usage regularisation, or a vision
+transformer's own. Everything that other systems share of it is here too.
 """
 
 from collections.abc import Callable
@@ -10,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
-from wsss_jax.models import build
+from wsss_jax.models import build, classifiers
 from wsss_jax.ops import losses
+from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, Scorer, System
+from wsss_jax.types import Attentive, Batch, Scorer, System
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Classifier:
         label_smoothing: in [0, 1].
         dropout: rate at which whole feature channels are dropped while training.
         optim: how parameters are updated.
+        head: linear, kernel_usage, kernel_usage_scaled, or class_token (transformers only).
     """
 
     backbone: str = "mobilenet_v2"
@@ -39,44 +43,77 @@ class Classifier:
     label_smoothing: float = 0.0
     dropout: float = 0.0
     optim: Optim = field(default_factory=Optim)
+    head: str = "linear"
 
 
 def make(settings: Classifier, *, classes: int, steps: int) -> System:
     """The classifier as a learning problem of ``steps`` updates over ``classes`` classes."""
     network = structure(settings, classes)
-    update = optimizer(settings.optim, steps, _is_new(settings))
+    update = update_of(settings, steps)
 
     def init(key: Any) -> TrainState:
-        return states.create(states.functional(_module(settings, classes, key)), update)
+        return start(settings, classes, steps, key)
 
     def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
         targets = losses.smooth(batch.labels, settings.label_smoothing)
 
         def loss_of(params: Any) -> Array:
             module = network.bind(params, state.stats)
-            logits = module(batch.images, batch.inside, rngs=key)
-            return losses.mean_over(losses.multilabel_soft_margin(logits, targets), batch.real)
+            return cross_entropy(module(batch.images, batch.inside, rngs=key), targets, batch)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         state = state.updated(update, loss, grads)
-        return state, {
-            "loss": loss,
-            "skipped": state.skipped,
-            "bad_in_a_row": state.in_a_row,
-        }
+        return state, {"loss": loss, **counts(state)}
 
     return System(init, step)
 
 
 def template(settings: Classifier, classes: int) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network = structure(settings, classes)
-    update = optimizer(settings.optim, 1, _is_new(settings))
+    return template_of(structure(settings, classes), update_of(settings, 1))
 
-    def start(params: Any, stats: Any) -> TrainState:
+
+def explained(settings: Classifier) -> Explained:
+    """The network that class maps are asked of: the only one there is."""
+    return Explained(
+        structure=lambda classes: structure(settings, classes),
+        weights=lambda state: (state.params, state.stats),
+        scorer=attentive if settings.head == classifiers.CLASS_TOKEN else scorer,
+        lean=lean(settings),
+        attentive=settings.head == classifiers.CLASS_TOKEN,
+    )
+
+
+def start(settings: Classifier, classes: int, steps: int, key: Any) -> TrainState:
+    """The state of the named network before its first step, its weights read from their file."""
+    network = states.functional(_module(settings, classes, key))
+    return states.create(network, update_of(settings, steps))
+
+
+def update_of(settings: Classifier, steps: int) -> Any:
+    """The gradient transformation for ``steps`` updates."""
+    return optimizer(settings.optim, steps, _is_new(settings))
+
+
+def template_of(network: Network, update: Any) -> TrainState:
+    """The shape of the state that training a network of this structure starts from."""
+
+    def begin(params: Any, stats: Any) -> TrainState:
         return states.create(network._replace(params=params, stats=stats), update)
 
-    return jax.eval_shape(start, network.params, network.stats)
+    return jax.eval_shape(begin, network.params, network.stats)
+
+
+def cross_entropy(
+    logits: Float[Array, "b c"], targets: Float[Array, "b c"], batch: Batch
+) -> Float[Array, ""]:
+    """The classification loss of every system here: mean over classes and real images."""
+    return losses.mean_over(losses.multilabel_soft_margin(logits, targets), batch.real)
+
+
+def counts(state: TrainState) -> dict[str, Array]:
+    """What the training loop watches: steps that were not finite."""
+    return {"skipped": state.skipped, "bad_in_a_row": state.in_a_row}
 
 
 def lean(settings: Classifier) -> float:
@@ -104,8 +141,15 @@ def scorer(network: Network, params: Any, stats: Any) -> Callable[[Bool[Array, "
     return bound
 
 
+def attentive(
+    network: Network, params: Any, stats: Any
+) -> Callable[[Bool[Array, "b H W"]], Attentive]:
+    """The same for the class token of a transformer, whose attention is explained."""
+    return network.bind(params, stats).attentive
+
+
 def _module(settings: Classifier, classes: int, key: Any) -> Any:
-    return build.classifier(
+    plain = build.classifier(
         settings.backbone,
         classes,
         key=key,
@@ -113,6 +157,7 @@ def _module(settings: Classifier, classes: int, key: Any) -> Any:
         pretrained=settings.weights,
         dropout=settings.dropout,
     )
+    return classifiers.with_head(plain, settings.head, key=key)
 
 
 def _is_new(settings: Classifier) -> Callable[[str], bool]:

@@ -1,0 +1,35 @@
+"""What every learning problem of image labels offers, so that stages need not know which it is."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from wsss_jax.train.state import Network
+
+
+class Explained(NamedTuple):
+    """The network of a trained system that is asked for class maps.
+
+    structure: number of classes to its structure. weights: the system's state to the (params,
+    stats) of this network. scorer: (network, params, stats) to a function that, given which
+    pixels are real, gives a ``types.Scorer`` (a ``types.Attentive`` where ``attentive``). lean:
+    see ``types.Backbone``.
+    """
+
+    structure: Callable[[int], Network]
+    weights: Callable[[Any], tuple[Any, Any]]
+    scorer: Callable[[Network, Any, Any], Callable[[Any], Any]]
+    lean: float
+    attentive: bool = False
+
+
+class Entry(NamedTuple):
+    """One system of the table.
+
+    settings: its class of settings. make: (settings, classes=, steps=) to a ``types.System``.
+    template: (settings, classes) to the shape of its state. explained: settings to ``Explained``.
+    """
+
+    settings: type
+    make: Callable[..., Any]
+    template: Callable[..., Any]
+    explained: Callable[[Any], Explained]

@@ -1,0 +1,62 @@
+"""The ordinary classifier that judges erased images: a plain classifier, trained before.
+
+Source: OC-CSE (Kweon et al. 2021). Its run folder is read once, when training starts; from then on
+it is part of the state, so that a finished run does not depend on that folder.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wsss_jax import config
+from wsss_jax.systems import classifier
+from wsss_jax.systems.classifier import Classifier
+from wsss_jax.train.checkpoint import Checkpoints
+
+
+class Judge(NamedTuple):
+    """Parameters and statistics of a network that does not learn."""
+
+    params: Any
+    stats: Any
+
+
+def read(run: Path, wanted: Classifier, classes: int) -> Judge:
+    """The trained network of a run. Its structure has to be that of ``wanted``.
+
+    Raises ValueError where there is no finished run of a plain classifier, or one of another
+    structure or number of classes, naming what differs.
+    """
+    path = run / "settings.json"
+    if not path.is_file() or not (run / "finished").exists():
+        raise ValueError(
+            f"{run}: no finished training run; train a plain classifier there first, it is the "
+            "ordinary classifier that sees the erased images"
+        )
+    record = json.loads(path.read_text())
+    if record.get("system", "vanilla") != "vanilla":
+        raise ValueError(f"{run} trained {record['system']}, wanted the run of a plain classifier")
+    found = config.from_json(Classifier, record["settings"]["model"])
+    differences = [
+        f"{name} {getattr(found, name)!r}, wanted {getattr(wanted, name)!r}"
+        for name in ("backbone", "output_stride", "head")
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    if len(record["classes"]) != classes:
+        differences.append(f"{len(record['classes'])} classes, wanted {classes}")
+    if differences:
+        raise ValueError(
+            f"{run} holds another network: {'; '.join(differences)}; say which with the setting "
+            "ordinary_network, or train one that fits"
+        )
+    restored = Checkpoints(run / "checkpoint").restore(classifier.template(found, classes))
+    if restored is None:
+        raise ValueError(f"{run}: finished, but without a checkpoint; delete it, train again")
+    return Judge(restored[1].params, restored[1].stats)
+
+
+def shape(wanted: Classifier, classes: int) -> Judge:
+    """The shapes of what ``read`` gives; reads nothing."""
+    network = classifier.structure(replace(wanted, weights=None), classes)
+    return Judge(network.params, network.stats)

@@ -1,0 +1,207 @@
+"""Puzzle-CAM, OC-CSE, and P-OC, which is both: a classifier and one or two further terms.
+
+Sources: Jo & Yu 2021; Kweon et al. 2021; David, Pedrini & Dias 2024 (P-NOC), section on P-OC. The
+terms are in ``terms``; here they are weighted and summed. P-NOC, where the ordinary classifier
+learns too, is in ``pnoc``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from wsss_jax.ops import regularisers
+from wsss_jax.systems import classifier, ordinary, terms
+from wsss_jax.systems.classifier import Classifier
+from wsss_jax.systems.entry import Explained
+from wsss_jax.systems.ordinary import Judge
+from wsss_jax.systems.terms import Erasing, Puzzle, View
+from wsss_jax.train.state import TrainState
+from wsss_jax.types import Batch, System
+
+Metrics = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class PuzzleCam:
+    """A classifier whose class maps have to be the same from the image and from its tiles.
+
+    Attributes:
+        classifier: the network and its optimizer.
+        puzzle: the reconstruction.
+    """
+
+    classifier: Classifier = field(default_factory=Classifier)
+    puzzle: Puzzle = field(default_factory=Puzzle)
+
+
+@dataclass(frozen=True)
+class OcCse:
+    """A classifier whose class maps have to erase their class before an ordinary classifier.
+
+    Attributes:
+        classifier: the network and its optimizer.
+        erasing: how, and the ordinary classifier. OC-CSE's own weight is a staircase of 15.
+        ordinary_network: backbone, stride and head of the ordinary classifier; None where they
+            are the learner's.
+    """
+
+    classifier: Classifier
+    erasing: Erasing
+    ordinary_network: Classifier | None = None
+
+
+@dataclass(frozen=True)
+class POc:
+    """Puzzle-CAM and OC-CSE together.
+
+    Attributes:
+        classifier: the network and its optimizer.
+        erasing: how, and the ordinary classifier.
+        puzzle: the reconstruction.
+        ordinary_network: as of OcCse.
+    """
+
+    classifier: Classifier
+    erasing: Erasing
+    puzzle: Puzzle = field(default_factory=Puzzle)
+    ordinary_network: Classifier | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Judged:
+    """A network that learns, and one that judges it and does not change."""
+
+    learner: TrainState
+    judge: Judge
+
+
+def make_puzzle(settings: PuzzleCam, *, classes: int, steps: int) -> System:
+    """Puzzle-CAM as a learning problem of ``steps`` updates over ``classes`` classes."""
+    own = settings.classifier
+    network, update = classifier.structure(own, classes), classifier.update_of(own, steps)
+
+    def init(key: Any) -> TrainState:
+        return classifier.start(own, classes, steps, key)
+
+    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, Metrics]:
+        def loss_of(params: Any) -> tuple[Array, Metrics]:
+            module = network.bind(params, state.stats)
+            loss, _, metrics = whole_and_tiles(
+                module, own, settings.puzzle, batch, key, progress=(state.step, steps)
+            )
+            return loss, metrics
+
+        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        state = state.updated(update, loss, grads)
+        return state, {"loss": loss, **metrics, **classifier.counts(state)}
+
+    return System(init, step)
+
+
+def make_judged(settings: OcCse | POc, *, classes: int, steps: int) -> System:
+    """OC-CSE or P-OC as a learning problem of ``steps`` updates over ``classes`` classes."""
+    own, other = settings.classifier, judging(settings)
+    network, update = classifier.structure(own, classes), classifier.update_of(own, steps)
+    judges = classifier.structure(other, classes)
+    tiles = settings.puzzle if isinstance(settings, POc) else None
+    erases = erasing_loss(own, settings.erasing)
+
+    def init(key: Any) -> Judged:
+        judge = ordinary.read(settings.erasing.ordinary, other, classes)
+        return Judged(classifier.start(own, classes, steps, key), judge)
+
+    def step(state: Judged, batch: Batch, key: Any) -> tuple[Judged, Metrics]:
+        learner, progress = state.learner, (state.learner.step, steps)
+        key_drop, key_class = jax.random.split(key)
+        chosen = regularisers.chosen_class(batch.labels, key_class)
+
+        def loss_of(params: Any) -> tuple[Array, Metrics]:
+            module = network.bind(params, learner.stats)
+            judge = judges.bind(*state.judge)
+            loss, view, metrics = whole_and_tiles(
+                module, own, tiles, batch, key_drop, progress=progress
+            )
+            more, erased = erases(judge, view, chosen, progress)
+            return loss + more, {**metrics, **erased}
+
+        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
+        learner = learner.updated(update, loss, grads)
+        return replace(state, learner=learner), {
+            "loss": loss,
+            **metrics,
+            **classifier.counts(learner),
+        }
+
+    return System(init, step)
+
+
+def template_puzzle(settings: PuzzleCam, classes: int) -> TrainState:
+    """The shape of the state of ``make_puzzle``."""
+    return classifier.template(settings.classifier, classes)
+
+
+def template_judged(settings: OcCse | POc, classes: int) -> Judged:
+    """The shape of the state of ``make_judged``; the ordinary classifier's run is not read."""
+    judge = ordinary.shape(judging(settings), classes)
+    return Judged(classifier.template(settings.classifier, classes), judge)
+
+
+def explained_puzzle(settings: PuzzleCam) -> Explained:
+    """The network that class maps are asked of."""
+    return classifier.explained(settings.classifier)
+
+
+def explained_judged(settings: OcCse | POc) -> Explained:
+    """The network that class maps are asked of: the one that learned."""
+    own = classifier.explained(settings.classifier)
+    return own._replace(weights=lambda state: own.weights(state.learner))
+
+
+def judging(settings: Any) -> Classifier:
+    """The structure of the ordinary classifier."""
+    return settings.ordinary_network or settings.classifier
+
+
+def whole_and_tiles(
+    module: Any,
+    own: Classifier,
+    tiles: Puzzle | None,
+    batch: Batch,
+    key: Any,
+    *,
+    progress: tuple[Any, int],
+) -> tuple[Array, View, Metrics]:
+    """Classification of whole images and, where wanted, of tiles with their reconstruction.
+
+    progress: (step, steps). Returns the weighted sum, the view, and each term unweighted.
+    """
+    key_whole, key_tiles = jax.random.split(key)
+    logits, view = terms.look(module, batch, own.label_smoothing, key_whole)
+    loss = classifier.cross_entropy(logits, view.targets, batch)
+    metrics = {"loss_whole": loss}
+    if tiles is not None:
+        tiled, distance = terms.puzzle(view, tiles, key_tiles)
+        metrics |= {"loss_tiles": tiled, "reconstruction": distance}
+        loss = loss + tiled + tiles.at(*progress) * distance
+    return loss, view, metrics
+
+
+def erasing_loss(
+    own: Classifier, erasing: Erasing
+) -> Callable[[Any, View, Array, tuple[Any, int]], tuple[Array, Metrics]]:
+    """The term that erases softly before a judge: (judge, view, chosen, progress) to its value."""
+    lean = classifier.lean(own)
+
+    def value(
+        judge: Any, view: View, chosen: Array, progress: tuple[Any, int]
+    ) -> tuple[Array, Metrics]:
+        mask = regularisers.soft_mask(terms.region(view, chosen, lean), view.batch.real)
+        targets = terms.without(view.batch, chosen, own.label_smoothing)
+        loss = terms.seen_without(judge, view, mask, targets, None)
+        return erasing.at(*progress) * loss, {"loss_erased": loss}
+
+    return value
