@@ -1,0 +1,75 @@
+"""The same photographs, of which less is known: without labels and truth, or without classes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from wsss_jax.data.classes import ClassList
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.external import SALIENCY
+from wsss_jax.types import IGNORE, Size
+
+
+@dataclass(frozen=True)
+class View:
+    """A source whose classes, labels and truth are others; photographs pass through."""
+
+    whole: Source
+    classes: ClassList
+    shown: Callable[[str], Bool[np.ndarray, " c"]]
+    truth: Callable[[str], UInt8[np.ndarray, "H W"] | None]
+
+    @property
+    def name(self) -> str:
+        """What provenance calls this data set."""
+        return self.whole.name
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Images of the split."""
+        return self.whole.ids
+
+    @property
+    def has_background(self) -> bool:
+        """As the whole source says."""
+        return self.whole.has_background
+
+    def labels(self, id: str) -> Bool[np.ndarray, " c"]:
+        """Which classes of this view the image shows."""
+        return self.shown(id)
+
+    def image(self, id: str) -> UInt8[np.ndarray, "H W 3"]:
+        """The photograph."""
+        return self.whole.image(id)
+
+    def size(self, id: str) -> Size:
+        """(height, width) from the header."""
+        return self.whole.size(id)
+
+    def mask(self, id: str) -> UInt8[np.ndarray, "H W"] | None:
+        """The true mask in this view's numbering."""
+        return self.truth(id)
+
+    def encoded(self, id: str) -> bytes:
+        """The photograph as the bytes of its file."""
+        return self.whole.encoded(id)
+
+
+def photographs(source: Source) -> View:
+    """Photographs and nothing else: no labels are shown, no truth is read."""
+    none = np.zeros(len(source.classes), bool)
+    return View(source, source.classes, lambda id: none, lambda id: None)
+
+
+def agnostic(source: Source) -> View:
+    """One class, that of saliency maps: every pixel of any class, and every image, shows it."""
+
+    def truth(id: str) -> UInt8[np.ndarray, "H W"] | None:
+        mask = source.mask(id)
+        if mask is None:
+            return None
+        return np.where(mask == IGNORE, mask, mask > 0).astype(np.uint8)
+
+    return View(source, SALIENCY, lambda id: np.ones(1, bool), truth)

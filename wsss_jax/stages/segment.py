@@ -1,0 +1,237 @@
+"""The end of the path: a segmentation network learned from masks, and what it says of images.
+
+Masks come from a store that earlier stages made. True masks are another teacher, for the upper
+bound of full supervision: every record and store of such a run says so. Prediction sees
+photographs alone, neither labels nor truth, unless it is told to keep to the labelled classes.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from scipy.special import softmax
+
+from wsss_jax import config
+from wsss_jax.config import as_json
+from wsss_jax.data import stores, views
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.data.batches import Group, MaskReader, training_batches
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.files import BadFileError, MissingFileError
+from wsss_jax.data.stores import Store
+from wsss_jax.stages import dense, runs
+from wsss_jax.stages.dense import Dense
+from wsss_jax.systems import pixels
+from wsss_jax.systems.pixels import Segmenter
+from wsss_jax.types import IGNORE, ScoreMaps, Size
+
+TRUTH = "true masks of every pixel: full supervision, an upper bound"
+"""What records say of a network that was not taught by pseudo-masks."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One segmentation network and how long it learns.
+
+    Attributes:
+        model: the network and its optimizer.
+        augmentation: what happens to photographs and masks (P-NOC: long side 320 to 640, crop 512).
+        epochs: passes over the images (P-NOC 15, Puzzle-CAM 50).
+        batch_size: images per step, over all hosts.
+        seed: of the start, the order and the augmentation.
+        save_every: steps between checkpoints.
+        cache_megabytes: memory in which decoded photographs are kept.
+    """
+
+    model: Segmenter = field(default_factory=Segmenter)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    epochs: int = 15
+    batch_size: int = 16
+    seed: int = 0
+    save_every: int = 50
+    cache_megabytes: int = 1024
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How a trained network is asked.
+
+    Attributes:
+        scales: of the photograph's size; logits are averaged over them.
+        flip: average over the mirror image too.
+        batch_size: images per call.
+        among: every class, or only those the image is labelled with (for the training images).
+    """
+
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    flip: bool = True
+    batch_size: int = 4
+    among: Literal["every", "labelled"] = "every"
+
+
+class Teacher(NamedTuple):
+    """Where masks come from, and what records say of it."""
+
+    masks: MaskReader
+    record: dict[str, Any]
+
+
+def pseudo_masks(store: Store, source: Source) -> Teacher:
+    """The masks of a store as teacher of the source's images.
+
+    Raises ValueError for a store of scores, of other classes, or without the masks of some images
+    of the source, naming them.
+    """
+    if store.holds != "masks":
+        raise ValueError(
+            f"{store.folder} holds {store.holds}; decide masks first (`wsss run` makes them)"
+        )
+    if store.classes != source.classes.names:
+        raise ValueError(
+            f"{store.folder} has masks of {len(store.classes)} classes, {source.name} has "
+            f"{len(source.classes)}; both must be the same"
+        )
+    missing = store.missing(source.ids)
+    if missing:
+        raise ValueError(
+            f"{store.folder}: no masks of {len(missing)} of {len(source.ids)} images "
+            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
+        )
+    record = {
+        "masks": store.folder.name,
+        "made_by": dict(store.made_by),
+        "parents": list(store.parents),
+    }
+    return Teacher(_checked(store.get_mask, len(source.classes)), record)
+
+
+def truth(source: Source) -> Teacher:
+    """The source's own true masks as teacher: not weak supervision, but its upper bound."""
+
+    def read(id: str) -> UInt8[np.ndarray, "H W"]:
+        mask = source.mask(id)
+        if mask is None:
+            raise MissingFileError(f"{id}: no true mask, so it cannot teach")
+        return mask
+
+    return Teacher(_checked(read, len(source.classes)), {"masks": TRUTH})
+
+
+def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) -> Path:
+    """Train on the source's photographs and the teacher's masks into ``folder``, or go on with it.
+
+    Raises ValueError when the folder holds a run of other settings, data or teacher, naming them.
+    """
+    runs.claim(folder, run_record(settings, source, teacher))
+    if runs.is_finished(folder):
+        return folder
+    batches = training_batches(
+        source,
+        settings.augmentation,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        shard=(jax.process_index(), jax.process_count()),
+        masks=teacher.masks,
+        cache_bytes=settings.cache_megabytes << 20,
+    )
+    steps = settings.epochs * batches.steps_per_epoch
+    system = pixels.make(settings.model, classes=len(source.classes), steps=steps)
+    course = runs.Course(steps, settings.seed, settings.save_every)
+    runs.learn(system, batches, course, folder)
+    return folder
+
+
+def run_record(settings: Segmentation, source: Source, teacher: Teacher) -> dict[str, Any]:
+    """What a run folder says of how it was made; the weight file by name, wherever it lies."""
+    chosen = as_json(settings)
+    if settings.model.weights is not None:
+        chosen["model"]["weights"] = settings.model.weights.name
+    return {
+        "settings": chosen,
+        "data": {"name": source.name, "images": len(source.ids)},
+        "classes": list(source.classes.names),
+        "learned_from": as_json(teacher.record),
+    }
+
+
+def predict(
+    run: Path, source: Source, folder: Path, settings: Prediction, *, ids: tuple[str, ...]
+) -> Store:
+    """Probabilities of the classes on ``ids`` into a store at ``folder``; finished ones are kept.
+
+    Background is what the classes leave of 1. A class is kept where it could win a pixel: where
+    its probability is at least 1 / (C + 1) somewhere. The others' share is dealt out over what is
+    kept, background included, so that no decision changes. The peak is a class's largest
+    probability before that. Images that cannot be read are skipped, printed, and listed.
+    """
+    record = runs.record_of(run, "segment")
+    if tuple(record["classes"]) != source.classes.names:
+        raise ValueError(
+            f"{run} was trained on {len(record['classes'])} classes, the data set has "
+            f"{len(source.classes)}; predict on the data set it was trained for"
+        )
+    made_by = {"stage": "segment", **as_json(settings), "learned_from": record["learned_from"]}
+    target = stores.create(
+        folder,
+        holds="scores",
+        classes=source.classes.names,
+        kind="probability",
+        made_by=made_by,
+        parents=(run.name,),
+    )
+    missing = target.missing(ids)
+    if missing:
+        seen = source if settings.among == "labelled" else views.photographs(source)
+        network = _network_of(run, record)
+        maps = _labelled if settings.among == "labelled" else _every
+        dense.fill(target, seen, missing, network=network, asked=settings, maps=maps)
+    return target
+
+
+def probabilities(
+    shares: Float[np.ndarray, "h w c"], size: Size, among: np.ndarray | None = None
+) -> ScoreMaps:
+    """Score maps from probabilities over background (the first) and all classes, as ``predict``.
+
+    among: (C,) bool, the classes an image may show; by default those that could win a pixel.
+    """
+    peaks = shares[..., 1:].max(axis=(0, 1))
+    chosen = peaks >= 1 / shares.shape[-1] if among is None else among
+    classes = np.flatnonzero(chosen).astype(np.int32)
+    kept = shares[..., 1:][..., classes]
+    total = shares[..., :1] + kept.sum(axis=-1, keepdims=True)
+    scores = kept / np.maximum(total, np.finfo(np.float32).tiny)
+    return ScoreMaps(scores, classes, size, peaks[classes], "probability")
+
+
+def _checked(read: MaskReader, classes: int) -> MaskReader:
+    """The same reader, which refuses values that are no class."""
+
+    def mask(id: str) -> UInt8[np.ndarray, "H W"]:
+        found = read(id)
+        wrong = (found > classes) & (found != IGNORE)
+        if wrong.any():
+            raise BadFileError(f"{id}: mask value {found[wrong].max()} of {classes} classes")
+        return found
+
+    return mask
+
+
+def _every(logits: Float[np.ndarray, "h w c"], group: Group, row: int, size: Size) -> ScoreMaps:
+    return probabilities(softmax(logits, axis=-1), size)
+
+
+def _labelled(logits: Float[np.ndarray, "h w c"], group: Group, row: int, size: Size) -> ScoreMaps:
+    return probabilities(softmax(logits, axis=-1), size, group.labels[row])
+
+
+def _network_of(run: Path, record: dict[str, Any]) -> Dense:
+    model = config.from_json(Segmentation, record["settings"]).model
+    classes = len(record["classes"])
+    state = runs.last_state(run, pixels.template(model, classes))
+    logits = partial(pixels.scores, pixels.structure(model, classes))
+    return Dense(logits, (state.params, state.stats), pixels.STRIDE, pixels.lean(model))

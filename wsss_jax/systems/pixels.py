@@ -1,0 +1,153 @@
+"""The last network: segmentation learned pixel by pixel from masks that earlier stages decided.
+
+Source: DeepLabV3+ (Chen et al. 2018) trained as in Puzzle-CAM and P-NOC: cross-entropy over
+background and classes, IGNORE apart, mean over all known pixels of a batch. Whether the masks are
+pseudo-masks or true ones is not known here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Shaped
+
+from wsss_jax.models import build, networks
+from wsss_jax.ops import pixel_loss
+from wsss_jax.train import state as states
+from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.state import Network, TrainState
+from wsss_jax.types import IGNORE, Batch, System
+
+STRIDE = 4
+"""Pixels per cell of the grid on which the network computes its scores."""
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Which segmentation network learns, and how.
+
+    Attributes:
+        backbone: a name in BACKBONES, convolutional.
+        weights: file of pretrained weights of the backbone; None starts from random ones.
+        output_stride: pixels per cell of the backbone's last map, 8 or 16.
+        width: channels behind the backbone (256 in the papers; less for light backbones).
+        label_smoothing: in [0, 1] (P-NOC: 0.1).
+        optim: how parameters are updated (P-NOC: SGD of 0.007 with Nesterov momentum 0.9).
+    """
+
+    backbone: str = "mobilenet_v2"
+    weights: Path | None = None
+    output_stride: int = 16
+    width: int = 256
+    label_smoothing: float = 0.0
+    optim: Optim = field(
+        default_factory=lambda: Optim(learning_rate=0.007, nesterov=True, weight_decay=4e-5)
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, wanted it in [0, 1]")
+        if self.width < 4 or self.width % 4:
+            raise ValueError(f"width is {self.width}, wanted a multiple of 4 (GroupNorm's groups)")
+
+
+def make(settings: Segmenter, *, classes: int, steps: int) -> System:
+    """Segmentation into background and ``classes`` classes as a problem of ``steps`` updates.
+
+    Batches must have masks. A batch without a single known pixel gives loss 0 and no gradient.
+    """
+    network = structure(settings, classes)
+    update = optimizer(settings.optim, steps, _is_new(settings))
+
+    def init(key: Any) -> TrainState:
+        return states.create(states.functional(_module(settings, classes, key)), update)
+
+    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+        seen = in_corner(batch)
+        counts = seen.inside & seen.real[:, None, None]
+
+        def loss_of(params: Any) -> Array:
+            module = network.bind(params, state.stats)
+            logits = module(seen.images, seen.inside, rngs=key)
+            losses = pixel_loss.cross_entropy(logits, seen.masks, settings.label_smoothing)
+            return pixel_loss.mean_known(losses, seen.masks, counts)
+
+        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        state = state.updated(update, loss, grads)
+        known = (counts & (seen.masks != IGNORE)).sum() / jnp.maximum(counts.sum(), 1)
+        return state, {
+            "loss": loss,
+            "known": known.astype(jnp.float32),
+            "skipped": state.skipped,
+            "bad_in_a_row": state.in_a_row,
+        }
+
+    return System(init, step)
+
+
+def template(settings: Segmenter, classes: int) -> TrainState:
+    """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
+    network = structure(settings, classes)
+    update = optimizer(settings.optim, 1, _is_new(settings))
+
+    def start(params: Any, stats: Any) -> TrainState:
+        return states.create(network._replace(params=params, stats=stats), update)
+
+    return jax.eval_shape(start, network.params, network.stats)
+
+
+def structure(settings: Segmenter, classes: int) -> Network:
+    """The network's structure, with shapes in place of values; nothing is read or allocated."""
+    bare = replace(settings, weights=None)
+    return states.abstract(lambda: _module(bare, classes, jax.random.key(0)))
+
+
+def scores(
+    network: Network, weights: tuple[Any, Any], images: Array, inside: Bool[Array, "b H W"]
+) -> Float[Array, "b h w c"]:
+    """Logits of background and classes on the grid of STRIDE; images lie top left.
+
+    weights: parameters and the rest of the state.
+    """
+    return network.bind(*weights).grid_scores(images, inside)
+
+
+def lean(settings: Segmenter) -> float:
+    """Which of its STRIDE pixels a cell looks at, from 0 (the first) to 1 (the last)."""
+    return build.lean(settings.backbone, settings.output_stride)
+
+
+def in_corner(batch: Batch) -> Batch:
+    """The batch with every image moved to the top left of its canvas, as segmenters want it.
+
+    Crops lay an image that is smaller than they are at a random place. What leaves at one side
+    comes back at the other, which is padding only.
+    """
+    rows, columns = batch.inside.any(axis=2).argmax(axis=1), batch.inside.any(axis=1).argmax(axis=1)
+
+    def moved(array: Shaped[Array, "b H W ..."]) -> Shaped[Array, "b H W ..."]:
+        return jax.vmap(lambda a, y, x: jnp.roll(a, (-y, -x), (0, 1)))(array, rows, columns)
+
+    masks = None if batch.masks is None else moved(batch.masks)
+    return replace(batch, images=moved(batch.images), inside=moved(batch.inside), masks=masks)
+
+
+def _module(settings: Segmenter, classes: int, key: Any) -> Any:
+    return networks.segmenter(
+        settings.backbone,
+        classes + 1,
+        key=key,
+        output_stride=settings.output_stride,
+        width=settings.width,
+        pretrained=settings.weights,
+    )
+
+
+def _is_new(settings: Segmenter) -> Callable[[str], bool]:
+    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
+    if settings.weights is None:
+        return lambda name: False
+    return lambda name: not name.startswith("backbone")
