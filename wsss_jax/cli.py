@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -21,7 +21,7 @@ from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
 from wsss_jax.models import build, import_hub
 from wsss_jax.stages import combine as combining
-from wsss_jax.stages import cues, demo, evaluate, fit, present, recipe, summary
+from wsss_jax.stages import cues, demo, evaluate, fit, present, recipe, segment_plan, summary
 from wsss_jax.stages import explain as explaining
 from wsss_jax.stages import refine as refining
 from wsss_jax.stages.executors import Workers
@@ -298,6 +298,7 @@ VERBS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
         "import": import_priors,
         "refine": refine,
         "combine": combine,
+        "segment": segment_plan.command,
         "evaluate": judge,
         "report": report,
         "weights": weights,
@@ -357,11 +358,12 @@ def _run_experiment(args: list[str]) -> None:
     given, rest = tyro.cli(Run, prog="wsss run", args=first, return_unknown_args=True)
     made = _recipe_of(given.experiment)(given.data, given.weights)
     prog = f"wsss run {given.experiment}"
-    final = tyro.cli(Recipe, default=made, prog=prog, args=[*rest, *wants_help])
-    _whole(final, given.out or Path("runs") / final.name)
+    final = tyro.cli(type(made), default=made, prog=prog, args=[*rest, *wants_help])
+    out = given.out or Path("runs") / final.name
+    _whole(final, out) if isinstance(final, Recipe) else print(final.make(out).folder)
 
 
-def _recipe_of(path: Path) -> Callable[[Path, Path | None], Recipe]:
+def _recipe_of(path: Path) -> Callable[[Path, Path | None], Any]:
     if not path.is_file():
         raise BadFileError(f"{path}: no such experiment; see the files in experiments/")
     specification = importlib.util.spec_from_file_location(path.stem, path)

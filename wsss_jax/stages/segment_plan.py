@@ -1,0 +1,118 @@
+"""The end of the path as one plan: train on masks, predict, refine, decide, judge.
+
+Every step writes a store beside the others and skips what is there, so the same command goes on
+where it was stopped. True masks are read to judge, and to teach only where the plan says so; the
+names of everything made then begin with "upper_bound".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.stores import Store, open_store
+from wsss_jax.stages import segment, summary
+from wsss_jax.stages.decide import decide
+from wsss_jax.stages.evaluate import Scoring, evaluate
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.refine import Crf, refine
+from wsss_jax.stages.segment import Prediction, Segmentation
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """What a segmentation network learns from, and what it is asked.
+
+    Attributes:
+        data: folder of the data set.
+        masks: store of pseudo-masks to learn from.
+        truth: learn from true masks instead: the upper bound of full supervision.
+        layout: voc, folder, coco or tfds; auto tells them apart.
+        train_split: whose photographs and masks teach.
+        splits: which are predicted, and judged where they have true masks.
+        training: the network and how it learns.
+        prediction: scales and mirror images.
+        with_crf: refine what was predicted by a dense CRF.
+        crf: its settings (P-NOC: deeplab, Puzzle-CAM: psa).
+        scoring: what counts.
+        workers: processes and shards of the per-image stages.
+        name: of the run.
+    """
+
+    data: Path
+    masks: Path | None = None
+    truth: bool = False
+    layout: str = "auto"
+    train_split: str = "train"
+    splits: tuple[str, ...] = ("val",)
+    training: Segmentation = field(default_factory=Segmentation)
+    prediction: Prediction = field(default_factory=Prediction)
+    with_crf: bool = True
+    crf: Crf = field(default_factory=lambda: Crf("deeplab"))
+    scoring: Scoring = field(default_factory=Scoring)
+    workers: Workers = field(default_factory=Workers)
+    name: str = "segment"
+
+    def make(self, out: Path) -> Store:
+        """Do it all into ``out``; returns the final masks."""
+        stem = "upper_bound_" if self.truth else ""
+        source = self._open(self.train_split)
+        run = segment.fit(source, self._teacher(source), self.training, out / f"{stem}run")
+        whole = self._together()
+        scores = segment.predict(run, whole, out / f"{stem}scores", self.prediction, ids=whole.ids)
+        made = [scores]
+        if self.with_crf and whole.has_background:
+            folder = out / f"{stem}crf"
+            made += [refine(scores, whole, folder, self.crf, ids=whole.ids, workers=self.workers)]
+        scoring = self.scoring.on(whole)
+        folder = out / f"{stem}masks"
+        masks = decide(made[-1], folder, scoring, ids=whole.ids, workers=self.workers)
+        self._judge(made, out, whole, stem)
+        return masks
+
+    def _teacher(self, source: Source) -> segment.Teacher:
+        if (self.masks is None) == (not self.truth):
+            raise ValueError(
+                "give either a store of pseudo-masks (--masks) or --truth, which learns from true "
+                "masks for the upper bound of full supervision"
+            )
+        if self.masks is None:
+            return segment.truth(source)
+        return segment.pseudo_masks(open_store(self.masks), source)
+
+    def _judge(self, made: Sequence[Store], out: Path, whole: Source, stem: str) -> None:
+        rows = []
+        for split in self.splits:
+            source = self._open(split)
+            if all(source.mask(id) is None for id in source.ids):
+                continue
+            scoring = self.scoring.on(source)
+            results = [
+                evaluate(store, source, scoring, split=split, workers=self.workers)
+                for store in made
+            ]
+            rows += summary.against_first(results)
+        if rows:
+            summary.show(rows)
+            summary.write(out / f"{stem}results", rows, whole.classes, plan=self)
+
+    def _open(self, split: str) -> Source:
+        return open_dataset(self.data, split=split, layout=self.layout)
+
+    def _together(self) -> Source:
+        """One source with the images of all splits, each once."""
+        ids = (id for split in self.splits for id in self._open(split).ids)
+        return open_dataset(self.data, split=ALL, layout=self.layout, ids=tuple(dict.fromkeys(ids)))
+
+
+def command(plan: Annotated[SegmentPlan, tyro.conf.arg(name="")], out: Path) -> None:
+    """Train a segmentation network on pseudo-masks, predict, refine, and judge.
+
+    Args:
+        plan: masks to learn from, the network, and what is predicted.
+        out: folder of everything that is made; the same command goes on where it was stopped.
+    """
+    print(plan.make(out).folder)
