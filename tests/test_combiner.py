@@ -1,0 +1,264 @@
+"""The combiner starts as the log-opinion pool, and nothing it should not see changes it."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsss_jax.data import fusion_world
+from wsss_jax.data.evidence import EvidenceBatches, batched, evidence_groups, grid_of, slots_for
+from wsss_jax.models import combiner
+from wsss_jax.models.combiner import GROUPS, CombinerShape
+from wsss_jax.ops import fuse
+from wsss_jax.systems import fusion
+from wsss_jax.systems.fusion import Protocol
+from wsss_jax.train import state as states
+
+SMALL = CombinerShape(width=8, walk_steps=2)
+WORLD = fusion_world.make(6, seed=3, size=24)
+
+
+def evidence(ids=("0", "1"), **changes):
+    examples = [WORLD.read(id)._replace(**changes) for id in ids]
+    return batched(examples, rows=len(examples), slots=2, cells=24)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A combiner whose every weight is random, so that nothing is hidden by a zero."""
+    network = states.functional(combiner.build(SMALL, features=0, key=jax.random.key(0)))
+    keys = iter(jax.random.split(jax.random.key(1), 64))
+    params = jax.tree.map(
+        lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), network.params
+    )
+    return network._replace(params=params)
+
+
+@pytest.fixture(scope="module")
+def says(network):
+    module = network.bind(network.params, network.stats)
+    call = jax.jit(lambda e, available: tuple(module(e, available)))
+    return lambda e, available=None: call(e, e.available if available is None else available)
+
+
+def test_untrained_it_is_the_log_opinion_pool():
+    e = evidence()
+    module = combiner.build(SMALL, features=0, key=jax.random.key(0))
+    logits, gates = jax.jit(lambda e: tuple(module(e, e.available)))(e)
+    for row in range(2):
+        pool = fuse.apply("log_opinion_pool", e.scores[row], e.available[row])
+        for slot in np.flatnonzero(e.present[row]):
+            share = jax.nn.sigmoid(logits[row, ..., 1 + slot] - logits[row, ..., 0])
+            np.testing.assert_allclose(share, pool[..., slot], atol=1e-5)
+            np.testing.assert_allclose(gates[row, ..., slot], 1 / 6, atol=1e-6)
+
+
+def test_the_order_of_systems_and_classes_does_not_matter(says):
+    e = evidence(("0", "2"))
+    logits, gates = says(e)
+    order = np.array([3, 0, 5, 1, 4, 2])
+    moved = replace(
+        e, scores=e.scores[:, order], available=e.available[:, order], peak=e.peak[:, order]
+    )
+    again, gates_again = says(moved)
+    np.testing.assert_allclose(again, logits, atol=1e-4)
+    np.testing.assert_allclose(gates_again, gates[:, order], atol=1e-5)
+    swapped = replace(
+        e,
+        scores=e.scores[..., ::-1],
+        available=e.available[..., ::-1],
+        peak=e.peak[..., ::-1],
+        present=e.present[..., ::-1],
+    )
+    other, _ = says(swapped)
+    np.testing.assert_allclose(other[..., 1:], logits[..., :0:-1], atol=1e-4)
+
+
+def test_a_system_that_is_left_out_leaves_no_trace(says):
+    e = evidence()
+    part = e.available.copy()
+    part[:, 2] = False
+    noise = np.random.default_rng(0).random(e.scores[:, 2].shape, np.float32)
+    other = replace(e, scores=e.scores.copy(), peak=e.peak.copy())
+    other.scores[:, 2], other.peak[:, 2] = noise, 7.0
+    for first, second in zip(says(e, part), says(other, part), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-6)
+    assert not np.asarray(says(e, part)[1])[:, 2].any()
+
+
+def test_a_system_more_that_knows_nothing_and_slots_that_fill_up_change_nothing(says):
+    e = evidence()
+    logits, gates = says(e)
+
+    def more(array, axis):
+        return np.concatenate([array, np.zeros_like(np.take(array, [0], axis))], axis)
+
+    wider = replace(
+        e, scores=more(e.scores, 1), available=more(e.available, 1), peak=more(e.peak, 1)
+    )
+    again, gates_again = says(wider)
+    np.testing.assert_allclose(again, logits, atol=1e-5)
+    np.testing.assert_allclose(gates_again[:, :6], gates, atol=1e-6)
+    slots = replace(
+        e,
+        scores=more(e.scores, 4),
+        available=more(e.available, 2),
+        peak=more(e.peak, 2),
+        present=more(e.present, 1),
+    )
+    again, _ = says(slots)
+    np.testing.assert_allclose(again[..., :3], logits, atol=1e-4)
+    assert np.isneginf(np.asarray(again)[..., 3]).all()
+
+
+def test_padding_of_the_canvas_changes_nothing(says):
+    examples = [WORLD.read("0"), WORLD.read("1")]
+    tight = batched(examples, rows=2, slots=2, cells=24)
+    wide = batched(examples, rows=2, slots=2, cells=32)
+    for first, second in zip(says(tight), says(wide), strict=True):
+        first, second = np.asarray(first), np.asarray(second)
+        cut = second[:, :24, :24] if first.ndim == 4 else second[:, :, :24, :24]
+        np.testing.assert_allclose(first, cut, atol=2e-4)
+
+
+def test_gates_are_shares_and_probabilities_sum_to_one(says):
+    e = evidence()
+    logits, gates = says(e)
+    np.testing.assert_allclose(
+        np.asarray(gates).sum(axis=1), np.broadcast_to(e.present[:, None, None], (2, 24, 24, 2)),
+        atol=1e-5,
+    )  # fmt: skip
+    total = np.asarray(combiner.Combined(logits, gates).probabilities()).sum(axis=-1)
+    np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("group", GROUPS[1:])
+def test_every_group_can_be_switched_off(group):
+    e = evidence()
+    shape = replace(SMALL, groups=tuple(name for name in GROUPS if name != group))
+    module = combiner.build(shape, features=4, key=jax.random.key(0))
+    e = replace(e, features=np.ones((*e.images.shape[:3], 4), np.float32))
+    logits = jax.eval_shape(lambda e: module(e, e.available).logits, e)
+    assert logits.shape == (2, 24, 24, 3)
+
+
+def test_unknown_groups_are_named():
+    with pytest.raises(ValueError, match="colour"):
+        CombinerShape(groups=("own", "colour"))
+
+
+def test_the_world_is_the_same_for_the_same_seed_and_its_systems_err():
+    again = fusion_world.make(6, seed=3, size=24)
+    for name in ("images", "labels", "masks", "scores", "saliency", "edges"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(WORLD, name))
+    other = fusion_world.make(6, seed=4, size=24)
+    assert (other.masks != WORLD.masks).any()
+    absent = ~WORLD.labels[:, None, None, None, :]
+    assert not np.where(absent, WORLD.scores, 0).any()
+    assert WORLD.scores.min() >= 0 and WORLD.scores.max() <= 1
+    shown = np.stack([(WORLD.masks == c + 1).any(axis=(1, 2)) for c in range(6)], axis=1)
+    assert not (shown & ~WORLD.labels).any()
+    with pytest.raises(ValueError, match="24"):
+        fusion_world.make(1, seed=0, size=8)
+
+
+@pytest.mark.parametrize("systems", [1, 2, 3, 4, 5, 6])
+def test_splits_are_halves_that_differ(systems):
+    seen = fusion.splits(systems, 4, seed=0)
+    assert seen.shape == (4, systems) and seen.any(axis=1).all()
+    assert (seen == fusion.splits(systems, 4, seed=0)).all()
+    if systems >= 4:
+        assert (seen[0] ^ seen[1]).all() and (seen[2] ^ seen[3]).all()
+        assert abs(int(seen[0].sum()) - systems / 2) <= 0.5
+    elif systems > 1:
+        assert (seen.sum(axis=1) == systems - 1).all()
+
+
+def test_random_parts_are_never_empty_and_sometimes_everything():
+    available = jnp.ones((400, 5, 2), bool).at[:, 0, 1].set(False)
+    part = np.asarray(fusion.random_part(available, 0.5, jax.random.key(0)))
+    assert (part <= np.asarray(available)).all()
+    assert part.any(axis=1).all()
+    whole = (part == np.asarray(available)).all(axis=(1, 2)).mean()
+    assert 0.5 < whole < 0.75  # half of them, and one fifth of the other half
+
+
+def test_the_robust_loss_by_hand():
+    logits = jnp.log(jnp.array([[0.2, 0.8]]))
+    label = jnp.array([1])
+    np.testing.assert_allclose(fusion.robust(logits, label, q=0.0), -np.log(0.8), rtol=1e-6)
+    np.testing.assert_allclose(fusion.robust(logits, label, q=1.0), 0.2, rtol=1e-5)
+    np.testing.assert_allclose(fusion.robust(logits, label, q=0.7), (1 - 0.8**0.7) / 0.7, rtol=1e-5)
+
+
+def test_mirroring_twice_is_nothing_and_labels_move_along():
+    e = evidence()
+    e = replace(e, truth=np.random.default_rng(0).integers(0, 3, (2, 24, 24)).astype(np.int32))
+    there = fusion.mirrored(e)
+    np.testing.assert_array_equal(there.truth, e.truth[:, :, ::-1])
+    np.testing.assert_array_equal(there.scores, e.scores[:, :, :, ::-1])
+    jax.tree.map(np.testing.assert_array_equal, fusion.mirrored(there), e)
+
+
+def test_batches_come_again_from_their_state_and_hold_every_image_once():
+    batches = EvidenceBatches(WORLD.read, WORLD.slots(), cells=24, seed=1, slots_per_batch=2)
+    first = [next(batches) for _ in range(batches.steps_per_epoch)]
+    state = batches.get_state()
+    later = next(batches)
+    again = EvidenceBatches(WORLD.read, WORLD.slots(), cells=24, seed=1, slots_per_batch=2)
+    again.set_state(state)
+    np.testing.assert_array_equal(next(again).images, later.images)
+    shown = np.concatenate([e.images[e.real] for e in first])
+    assert len({image.tobytes() for image in shown}) == len(shown) == 6
+    with pytest.raises(ValueError, match="other images"):
+        EvidenceBatches(WORLD.read, {"0": 1}, cells=24, seed=1).set_state(state)
+
+
+def test_groups_hold_every_image_once_and_grids_keep_the_shape():
+    seen = [
+        id
+        for group in evidence_groups(WORLD.read, WORLD.slots(), cells=24, skip=lambda *_: None)
+        for id in group.ids
+    ]
+    assert sorted(seen) == sorted(WORLD.slots())
+    assert grid_of((375, 500), 96) == (72, 96) and grid_of((500, 5), 96) == (96, 1)
+    assert [slots_for(n) for n in (1, 2, 3, 4, 5)] == [1, 2, 4, 4, 8]
+
+
+def test_students_learn_from_others_and_the_network_from_them():
+    protocol = Protocol(shape=SMALL, students=2, walk_steps=2, average_steps=1, jitter=0.0)
+    seen = fusion.splits(6, 2, seed=0)
+    key, e = jax.random.key(0), evidence(("0", "1", "2", "3"))
+    system = fusion.make_students(protocol, seen=seen, features=0, steps=12)
+    state, losses = system.init(key), []
+    traced = [0]
+
+    @jax.jit
+    def step(state, batch, key):
+        traced[0] += 1
+        return system.step(state, batch, key)
+
+    for number in range(12):
+        state, metrics = step(state, e, jax.random.fold_in(key, number))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    assert traced == [1]
+    network = fusion.structure(protocol, 0)
+
+    @jax.jit
+    def averaged(state, e):
+        return fusion.students_mean(protocol, network, state, e, seen=seen)
+
+    mean, apart = averaged(state, e)
+    assert mean.shape == (4, 24, 24, 3) and float(apart.max()) > 0
+    np.testing.assert_allclose(mean.sum(axis=-1), 1, atol=1e-4)
+    taught = replace(e, target=mean)
+    distilled = fusion.make_distilled(protocol, features=0, steps=2)
+    one, metrics = jax.jit(distilled.step)(distilled.init(key), taught, key)
+    assert np.isfinite(float(metrics["loss"]))
+    template = fusion.template(protocol, 0)
+    assert jax.tree.map(jnp.shape, one) == jax.tree.map(jnp.shape, template)
+    score = jax.jit(lambda state, e: fusion.left_out_score(network, state, e))(one, e)
+    assert 0 < float(score) < 10

@@ -1,0 +1,191 @@
+"""What a combiner looks at beside the scores themselves: agreement, surroundings, appearance.
+
+Everything is computed for one set of systems, so that leaving a system out leaves no trace of it.
+Arrays are those of ``types.Evidence``: b images, s systems, an (h,w) grid, k class slots. Cells
+that are not ``inside`` are zero in every result. Nothing here is learned.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from wsss_jax.ops import affinity, fuse, walk
+from wsss_jax.ops.affinity import Affinity
+from wsss_jax.types import Evidence
+
+_TINY = 1e-6
+
+
+def statistics(
+    scores: Float[Array, "b s h w k"], available: Bool[Array, "b s k"]
+) -> Float[Array, "b h w k 4"]:
+    """Mean, maximum, minimum and standard deviation over the systems that know the class."""
+    known = available[:, :, None, None, :]
+    count = jnp.maximum(available.sum(axis=1), 1).astype(scores.dtype)[:, None, None, :]
+    mean = jnp.where(known, scores, 0).sum(axis=1) / count
+    spread = jnp.where(known, jnp.square(scores - mean[:, None]), 0).sum(axis=1) / count
+    highest = jnp.where(known, scores, 0).max(axis=1)
+    lowest = jnp.where(known, scores, 1).min(axis=1)
+    lowest = jnp.where(available.any(axis=1)[:, None, None, :], lowest, 0)
+    return jnp.stack([mean, highest, lowest, jnp.sqrt(spread + _TINY)], axis=-1)
+
+
+def others(maps: Float[Array, "*b k"], present: Bool[Array, "*b k"]) -> Float[Array, "*b k"]:
+    """For each class the highest score of any other present class of the image, else 0."""
+    count = maps.shape[-1]
+    if count == 1:
+        return jnp.zeros_like(maps)
+    values = jnp.where(present, maps, 0)[..., None, :]
+    apart = ~np.eye(count, dtype=bool)
+    lead = (1,) * (maps.ndim - 1)
+    return jnp.where(apart.reshape(*lead, count, count), values, 0).max(axis=-1)
+
+
+def blurred(
+    maps: Float[Array, "b h w c"], inside: Bool[Array, "b h w"], *, sigma: float
+) -> Float[Array, "b h w c"]:
+    """Gaussian means over real cells, ``sigma`` in cells; borders and padding pull nothing down."""
+    weights = inside.astype(maps.dtype)[..., None]
+    stacked = jnp.concatenate([maps * weights, weights], axis=-1)
+    rows, columns = (jnp.asarray(_gaussian(n, sigma), maps.dtype) for n in maps.shape[1:3])
+    tall = jnp.einsum("yh,bhwc->bywc", rows, stacked)
+    both = jnp.einsum("xw,bywc->byxc", columns, tall)
+    return both[..., :-1] / jnp.maximum(both[..., -1:], _TINY) * weights
+
+
+def pairs(
+    images: Float[Array, "b h w 3"],
+    inside: Bool[Array, "b h w"],
+    edges: Float[Array, "b h w"] | None = None,
+    *,
+    radius: int = 5,
+    sigma_colour: float = 0.06,
+    sigma_space: float = 3.0,
+) -> Affinity:
+    """Affinity from colour and position, cut where an edge lies between two cells.
+
+    Without ``edges`` the colour affinity alone. The product is symmetric like its factors.
+    """
+    colour = affinity.from_colour(
+        images,
+        radius=radius,
+        sigma_colour=sigma_colour,
+        sigma_space=sigma_space,
+        inside=inside,
+    )
+    if edges is None:
+        return colour
+    boundary = affinity.from_boundary(edges, radius=radius, inside=inside)
+    return Affinity(colour.values * boundary.values, radius)
+
+
+def spread(
+    maps: Float[Array, "b h w c"], joined: Affinity, *, steps: int, beta: float = 1.0
+) -> Float[Array, "b h w c"]:
+    """The maps after a random walk: each cell's mean over what belongs to it."""
+    return walk.propagate(maps, joined, beta=beta, steps=steps)
+
+
+def normalised(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
+    """Each map divided by its maximum over the grid; 0 where it has no positive score."""
+    peak = maps.max(axis=(1, 2), keepdims=True)
+    return jnp.maximum(maps, 0) / jnp.maximum(peak, _TINY)
+
+
+def consensus(
+    evidence: Evidence, available: Bool[Array, "b s k"], *, steps: int, use_saliency: bool = True
+) -> Float[Array, "b h w k"]:
+    """The strongest closed form: mean × (0.5 + 0.5 saliency), walked, maximum 1 for each class.
+
+    ``available`` says which of the evidence's systems count. Images without
+    saliency keep the mean. Half of the saliency's weight stays, since saliency misses objects.
+    """
+    maps = statistics(evidence.scores, available)[..., 0]
+    if use_saliency:
+        salient = jnp.where(evidence.cues[:, 0, None, None], evidence.saliency, 1)
+        maps = maps * (0.5 + 0.5 * salient)[..., None]
+    maps = normalised(jnp.where(evidence.inside[..., None], maps, 0))
+    if steps:
+        joined = pairs(evidence.images, evidence.inside, _edges_of(evidence))
+        maps = normalised(spread(maps, joined, steps=steps))
+    return maps
+
+
+def likelihood(
+    images: Float[Array, "b h w 3"],
+    foreground: Float[Array, "b h w k"],
+    background: Float[Array, "b h w 1"],
+    *,
+    bins: int = 8,
+) -> Float[Array, "b h w k"]:
+    """How much more usual a cell's colour is in the class than in the background of this image.
+
+    p(colour | class) / (p(colour | class) + p(colour | background)), from soft histograms of
+    ``bins``³ colours that the weights (both >= 0, 0 on padding) fill. 1/2 where nothing is known.
+    """
+    level = jnp.clip((images * bins).astype(jnp.int32), 0, bins - 1)
+    index = (level[..., 0] * bins + level[..., 1]) * bins + level[..., 2]
+    weights = jnp.concatenate([foreground, background], axis=-1)
+
+    def of_image(index: Int[Array, "h w"], weights: Float[Array, "h w n"]) -> Float[Array, "h w k"]:
+        flat, count = index.ravel(), weights.shape[-1]
+        histogram = jnp.zeros((bins**3, count)).at[flat].add(weights.reshape(-1, count))
+        smooth = _smooth_colours(histogram.reshape(bins, bins, bins, count))
+        share = smooth / jnp.maximum(smooth.sum(axis=0, keepdims=True), _TINY)
+        ours, ground = share[:, :-1], share[:, -1:]
+        floor = 0.05 / bins**3  # a colour seen nowhere says nothing
+        ratio = (ours + floor) / (ours + ground + 2 * floor)
+        return ratio[flat].reshape(*index.shape, count - 1)
+
+    return jax.vmap(of_image)(index, weights)
+
+
+def ridge(
+    features: Float[Array, "b h w f"],
+    maps: Float[Array, "b h w k"],
+    inside: Bool[Array, "b h w"],
+    *,
+    strength: float = 0.02,
+) -> Float[Array, "b h w k"]:
+    """The maps as far as a linear function of this image's features can tell them.
+
+    Ridge regression per image and class, in closed form, features standardised over the image;
+    ``strength`` is the penalty relative to a feature's variance. Where the maps contradict the
+    features (noise, a system's own shape), the fit does not follow them.
+    """
+    weights = inside.astype(features.dtype)[..., None]
+    count = jnp.maximum(weights.sum(axis=(1, 2), keepdims=True), 1)
+    x = (features - (features * weights).sum(axis=(1, 2), keepdims=True) / count) * weights
+    x = x / jnp.sqrt(jnp.square(x).sum(axis=(1, 2), keepdims=True) / count + _TINY)
+    mean = (maps * weights).sum(axis=(1, 2), keepdims=True) / count
+    cells = count[:, 0, 0, 0][:, None, None]
+    gram = jnp.einsum("bhwf,bhwg->bfg", x, x) / cells
+    moment = jnp.einsum("bhwf,bhwk->bfk", x, (maps - mean) * weights) / cells
+    penalty = strength * jnp.eye(features.shape[-1], dtype=features.dtype)
+    solution = jnp.linalg.solve(gram + penalty[None], moment)
+    return jnp.clip(jnp.einsum("bhwf,bfk->bhwk", x, solution) + mean, 0, 1) * weights
+
+
+def agreement(
+    scores: Float[Array, "b s h w k"],
+    available: Bool[Array, "b s k"],
+    inside: Bool[Array, "b h w"],
+) -> Float[Array, "b s k"]:
+    """How far each system agrees with the others, per image and class (``ops.fuse``)."""
+    return jax.vmap(fuse.agreement_weights)(scores, available, inside)
+
+
+def _edges_of(evidence: Evidence) -> Float[Array, "b h w"]:
+    return jnp.where(evidence.cues[:, 1, None, None], evidence.edges, 0)
+
+
+def _gaussian(n: int, sigma: float) -> Float[np.ndarray, "n n"]:
+    away = np.arange(n)[:, None] - np.arange(n)[None]
+    return np.exp(-0.5 * np.square(away / sigma)).astype(np.float32)
+
+
+def _smooth_colours(histogram: Float[Array, "r g b n"]) -> Float[Array, "c n"]:
+    near = jnp.asarray(_gaussian(histogram.shape[0], 0.7))
+    smooth = jnp.einsum("ri,gj,bk,ijkn->rgbn", near, near, near, histogram)
+    return smooth.reshape(-1, histogram.shape[-1])

@@ -1,0 +1,151 @@
+"""Frozen features as a store: what a pretrained network sees, reduced to a few channels.
+
+They are evidence that no system's scores hold: a combiner fits them to the consensus of an image
+(``ops.evidence.ridge``) and sees where the two contradict. The channels are principal components of
+the network's maps over a sample of images; no label is read.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from wsss_jax.config import as_json
+from wsss_jax.data import stores
+from wsss_jax.data.batches import Group, inference_groups
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.stores import Store
+from wsss_jax.models import build
+from wsss_jax.ops import images
+from wsss_jax.stages.progress import meter
+from wsss_jax.stages.work import Tally, settle
+from wsss_jax.train import state as states
+from wsss_jax.train.loop import Interrupted, stop_signals
+from wsss_jax.types import ScoreMaps
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which network looks, and what is kept of it.
+
+    Attributes:
+        backbone: a name in BACKBONES.
+        weights: its pretrained weights.
+        taps: which of its maps, counted from the finest (0); each counts alike.
+        channels: principal components that are kept.
+        stride: pixels per cell of what is kept.
+        sample: images that the components are computed from.
+        batch_size: images per step.
+    """
+
+    weights: Path
+    backbone: str = "mobilenet_v2"
+    taps: tuple[int, ...] = (1, 2, 3, 4)
+    channels: int = 24
+    stride: int = 8
+    sample: int = 64
+    batch_size: int = 4
+
+
+def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str, ...]) -> Store:
+    """Compute the features of ``ids`` into a store at ``folder``; finished images are kept.
+
+    Scores are standardised components, kind logit, one "class" per component. Images that cannot
+    be read are skipped and listed. Raises ValueError for weights that do not fit.
+    """
+    made_by = {"stage": "features", **as_json(settings), "weights": settings.weights.name}
+    names = tuple(f"component_{i}" for i in range(settings.channels))
+    target = stores.create(folder, holds="scores", classes=names, kind="logit", made_by=made_by)
+    missing = target.missing(ids)
+    if not missing:
+        return target
+    look = _network(settings)
+    centre, basis = _components(look, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
+    skipped: dict[str, str] = {}
+    done = 0
+    with stop_signals() as stop, meter(f"features {folder.name}", len(missing)) as bar:
+        groups = inference_groups(
+            source, missing, scales=(1.0,), batch_size=settings.batch_size, skip=skipped.__setitem__
+        )
+        for group in groups:
+            maps = np.asarray((look(*_inputs(group)) - centre) @ basis)
+            for row, id in enumerate(group.ids):
+                height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
+                scores = maps[row, :height, :width].astype(np.float32)
+                size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
+                peak = scores.max(axis=(0, 1))
+                number = np.arange(settings.channels, dtype=np.int32)
+                target.put_scores(id, ScoreMaps(scores, number, size, peak, "logit"))
+            done += len(group.ids)
+            bar.advance(len(group.ids))
+            if stop.is_set():
+                raise Interrupted(128 + stop.number)
+    settle(target, Tally(done, skipped))
+    return target
+
+
+def _network(settings: Features) -> Any:
+    module = build.classifier(
+        settings.backbone,
+        1,
+        key=jax.random.key(0),
+        output_stride=16,
+        pretrained=settings.weights,
+    )
+    network = states.functional(module)
+
+    @jax.jit
+    def look(
+        pixels: Float[Array, "b H W 3"], inside: Bool[Array, "b H W"]
+    ) -> Float[Array, "b h w k"]:
+        backbone = network.bind(network.params, network.stats).backbone
+        mean, std = (jnp.asarray(v, pixels.dtype) for v in (backbone.mean, backbone.std))
+        normal = (pixels - mean[None, None, None]) / std[None, None, None]
+        taps = backbone(normal * inside[..., None], inside=inside)
+        grid = (pixels.shape[1] // settings.stride, pixels.shape[2] // settings.stride)
+        return jnp.concatenate([_standard(images.resize(taps[i], grid)) for i in settings.taps], -1)
+
+    return look
+
+
+def _standard(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
+    """Each cell's channels with mean square 1 / k, so that every tap weighs the same."""
+    power = jnp.square(maps).sum(axis=-1, keepdims=True)
+    return maps / jnp.sqrt(power + 1e-6)
+
+
+def _components(
+    look: Any, source: Source, ids: tuple[str, ...], settings: Features
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k n"]]:
+    """Mean, and the directions of largest variance scaled to variance 1."""
+    total, square, count = 0.0, 0.0, 0
+    size = settings.batch_size
+    groups = inference_groups(source, ids, scales=(1.0,), batch_size=size, skip=partial(_ignore))
+    for group in groups:
+        maps = np.asarray(look(*_inputs(group)), np.float64)
+        for row in range(len(group.ids)):
+            height, width = (int(n) // settings.stride for n in group.sizes[row])
+            cells = maps[row, :height, :width].reshape(-1, maps.shape[-1])
+            total, square, count = (
+                total + cells.sum(0),
+                square + cells.T @ cells,
+                count + len(cells),
+            )
+    mean = np.asarray(total / max(count, 1))
+    values, vectors = np.linalg.eigh(np.asarray(square / max(count, 1)) - np.outer(mean, mean))
+    top = slice(-1, -settings.channels - 1, -1)
+    basis = vectors[:, top] / np.sqrt(np.maximum(values[top], 1e-12))
+    return mean.astype(np.float32), basis.astype(np.float32)
+
+
+def _inputs(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    return group.scaled[0].images, group.scaled[0].inside
+
+
+def _ignore(id: str, reason: str) -> None:
+    """Images that cannot be read are reported when their own turn comes."""

@@ -1,0 +1,288 @@
+"""The learned combiner as a stage: stores in, stores out, nothing but image labels to learn from.
+
+``learn`` trains students on restricted views, writes their mean over the training images as a
+store, and distils one network from it. ``fuse`` runs that network over any images and writes three
+stores: the fused probabilities, which system was trusted where, and how sure the result is.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool
+
+from wsss_jax import config
+from wsss_jax.config import as_json
+from wsss_jax.data import stores
+from wsss_jax.data.evidence import (
+    EvidenceBatches,
+    EvidenceGroup,
+    Inputs,
+    Read,
+    evidence_groups,
+)
+from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.data.stores import Store
+from wsss_jax.stages.progress import meter
+from wsss_jax.stages.work import Tally, settle
+from wsss_jax.systems import fusion
+from wsss_jax.systems.fusion import Protocol
+from wsss_jax.train import loop
+from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.train.loop import Interrupted, stop_signals
+from wsss_jax.types import Evidence, ScoreMaps
+
+
+@dataclass(frozen=True)
+class Combining:
+    """The learned combiner and how long it learns.
+
+    Attributes:
+        protocol: of label-free learning.
+        epochs: passes over the training images, of the students.
+        distil_epochs: passes, of the network that learns from them; 0 keeps the students.
+        cells: long side of the grid; VOC at stride 4 has 125.
+        seed: of the start, the splits, the order and the distortions.
+        save_every: steps between checkpoints.
+    """
+
+    protocol: Protocol = field(default_factory=Protocol)
+    epochs: int = 6
+    distil_epochs: int = 6
+    cells: int = 96
+    seed: int = 0
+    save_every: int = 50
+
+
+def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[str]) -> Path:
+    """Train on the evidence of ``ids``, or go on with a run that was stopped; returns ``folder``.
+
+    Reads image labels, photographs and stores, and no mask. Raises ValueError when the folder holds
+    a run with other settings, naming them.
+    """
+    inputs = replace(inputs, cells=settings.cells)
+    record = {
+        "settings": as_json(settings),
+        "systems": [store.folder.name for store in inputs.systems],
+        "cues": [
+            None if store is None else store.folder.name
+            for store in (inputs.saliency, inputs.edges, inputs.features)
+        ],
+        "channels": inputs.channels(),
+        "images": len(ids),
+    }
+    _claim(folder, record)
+    seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
+    slots = inputs.slots(ids)
+    students = partial(fusion.make_students, settings.protocol, seen=seen)
+    state = _trained(folder / "students", students, inputs.read, slots, inputs.channels(), settings)
+    network = fusion.structure(settings.protocol, inputs.channels())
+    target = stores.create(
+        folder / "average",
+        holds="scores",
+        classes=inputs.source.classes.names,
+        kind="probability",
+        made_by={"stage": "students", **record},
+        parents=tuple(record["systems"]),
+    )
+    _average(inputs, state, network, target, settings, seen=seen, ids=ids)
+    taught = replace(inputs, target=target)
+    again = replace(settings, epochs=settings.distil_epochs)
+    distilled = partial(fusion.make_distilled, settings.protocol)
+    _trained(folder / "distilled", distilled, taught.read, slots, inputs.channels(), again)
+    write_atomic(folder / "finished", b"distilled\n")
+    return folder
+
+
+def fuse(
+    run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]
+) -> tuple[Store, Store, Store]:
+    """Fused probabilities, gates and uncertainty of ``ids``, into three stores named after folder.
+
+    Systems may be others than those of the training, in any order and number. Probabilities are of
+    the labelled classes; what they leave of 1 is background. ``<folder>_gates`` holds each system's
+    share of trust in the class that wins, ``<folder>_uncertainty`` the entropy (in shares of its
+    maximum) and the disagreement of the students.
+    """
+    settings, channels = finished(run)
+    inputs = replace(inputs, cells=settings.cells)
+    if inputs.channels() != channels:
+        raise ValueError(
+            f"{run} was trained with {channels} frozen channels, now there are "
+            f"{inputs.channels()}; give the features of its training"
+        )
+    network = fusion.structure(settings.protocol, channels)
+    state = _state(run / "distilled", fusion.template(settings.protocol, channels))
+    students = settings.protocol.students
+    several = _state(run / "students", fusion.template(settings.protocol, channels, students))
+    seen = fusion.splits(len(inputs.systems), students, settings.seed)
+    names = tuple(store.folder.name for store in inputs.systems)
+
+    def store(suffix: str, classes: tuple[str, ...], kind: Any) -> Store:
+        return stores.create(
+            folder.with_name(folder.name + suffix),
+            holds="scores",
+            classes=classes,
+            kind=kind,
+            made_by={"stage": "learned combiner", "run": run.name, **as_json(settings)},
+            parents=names,
+        )
+
+    fused = store("", inputs.source.classes.names, "probability")
+    gates = store("_gates", names, "probability")
+    doubt = store("_uncertainty", ("entropy", "disagreement"), "probability")
+
+    @jax.jit
+    def says(evidence: Evidence) -> tuple[Array, Array, Array]:
+        combined = fusion.combine(network, state, evidence, evidence.available)
+        _, apart = fusion.students_mean(settings.protocol, network, several, evidence, seen=seen)
+        return combined.probabilities(), combined.gates, apart
+
+    def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
+        for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
+            probabilities, trust, apart = (_cut(part[row], example) for part in rows)
+            count = len(example.classes)
+            _put(fused, id, probabilities[..., 1 : count + 1], example)
+            winner = probabilities[..., 1 : count + 1].argmax(axis=-1)[None, ..., None]
+            shares = np.take_along_axis(trust, winner, axis=-1)[..., 0].transpose(1, 2, 0)
+            _put(gates, id, shares, example, np.arange(len(names)))
+            entropy = _entropy(probabilities[..., : count + 1])
+            _put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
+
+    missing = doubt.missing(ids)  # written last, so an image that has it has all three
+    _each(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
+    return fused, gates, doubt
+
+
+def finished(run: Path) -> tuple[Combining, int]:
+    """Settings of a finished run and its frozen channels. BadFileError where there is none."""
+    path = run / "settings.json"
+    if not path.is_file() or not (run / "finished").exists():
+        raise BadFileError(f"{run}: no finished combiner; run `wsss combine --learn` into it first")
+    record = json.loads(path.read_text())
+    return config.from_json(Combining, record["settings"]), int(record["channels"])
+
+
+def _average(
+    inputs: Inputs,
+    state: Any,
+    network: Any,
+    target: Store,
+    settings: Combining,
+    *,
+    seen: Bool[np.ndarray, "students systems"],
+    ids: Sequence[str],
+) -> None:
+    says = jax.jit(
+        lambda evidence: fusion.students_mean(
+            settings.protocol, network, state, evidence, seen=seen
+        )
+    )
+
+    def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
+        for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
+            maps = _cut(rows[0][row], example)[..., 1 : len(example.classes) + 1]
+            _put(target, id, maps, example)
+
+    _each(f"average {target.folder.parent.name}", inputs, target.missing(ids), says, keep, target)
+
+
+def _each(
+    title: str, inputs: Inputs, ids: Sequence[str], says: Any, keep: Any, target: Store
+) -> None:
+    """Run a jitted function over all evidence; memory does not grow with the number of images."""
+    if not ids:
+        return
+    skipped: dict[str, str] = {}
+    slots = inputs.slots(ids)
+    done = 0
+    with stop_signals() as stop, meter(title, len(slots)) as bar:
+        for group in evidence_groups(
+            inputs.read, slots, cells=inputs.cells, skip=skipped.__setitem__
+        ):
+            keep(group, tuple(np.asarray(part) for part in says(group.evidence)))
+            done += len(group.ids)
+            bar.advance(len(group.ids))
+            if stop.is_set():
+                raise Interrupted(128 + stop.number)
+    settle(target, Tally(done, skipped))
+
+
+def _trained(
+    folder: Path,
+    make: Any,
+    read: Read,
+    slots: Mapping[str, int],
+    channels: int,
+    settings: Combining,
+) -> Any:
+    batches = EvidenceBatches(
+        read, slots, cells=settings.cells, seed=settings.seed, multiple=jax.device_count()
+    )
+    steps = max(settings.epochs, 1) * batches.steps_per_epoch
+    system = make(features=channels, steps=steps)
+    with meter(f"train {folder.parent.name}/{folder.name}", steps, "steps") as bar:
+
+        def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            bar.advance(done - bar.done, f"loss {metrics['loss']:.4f}")
+
+        state = loop.fit(
+            system,
+            batches,
+            loop.Loop(steps, save_every=settings.save_every),
+            folder=folder,
+            key=jax.random.key(settings.seed),
+            progress=progress,
+            resumed=bar.start_at,
+        )
+    for id, reason in sorted(batches.skipped.items()):
+        print(f"{folder.name}: left out {id}: {reason}")
+    return jax.device_get(state)
+
+
+def _state(folder: Path, template: Any) -> Any:
+    found = Checkpoints(folder / "checkpoint").restore(template)
+    if found is None:
+        raise BadFileError(f"{folder}: no checkpoint; delete the run and train again")
+    return found[1]
+
+
+def _claim(folder: Path, record: dict[str, Any]) -> None:
+    path = folder / "settings.json"
+    if path.exists():
+        changed = config.differences(json.loads(path.read_text()), as_json(record))
+        if changed:
+            raise ValueError(
+                f"{folder} holds a combiner with other settings; choose another folder or delete "
+                "it:\n  " + "\n  ".join(changed)
+            )
+        return
+    write_atomic(path, json.dumps(record, indent=1).encode())
+
+
+def _cut(rows: np.ndarray, example: Any) -> np.ndarray:
+    """Without the padding; the grid is axes 0 and 1, or 1 and 2 where systems come first."""
+    height, width = example.image.shape[:2]
+    if rows.ndim == 4:
+        return rows[:, :height, :width]
+    return rows[:height, :width]
+
+
+def _put(
+    store: Store, id: str, scores: np.ndarray, example: Any, classes: np.ndarray | None = None
+) -> None:
+    numbers = example.classes if classes is None else classes.astype(np.int32)
+    kept = np.clip(scores, 0, 1).astype(np.float32)
+    store.put_scores(
+        id, ScoreMaps(kept, numbers, example.size, kept.max(axis=(0, 1)), "probability")
+    )
+
+
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    p = np.clip(probabilities, 1e-12, 1)
+    return -(p * np.log(p)).sum(axis=-1) / np.log(p.shape[-1])

@@ -1,0 +1,393 @@
+"""How the combiner learns without a pixel label, and with a few.
+
+A network that sees everything its teacher saw learns to be its teacher. So each *student* sees a
+part of the systems, and learns from the closed-form consensus of the others: mean × saliency,
+random walk, threshold. What the parts have in common beyond that is the image itself. The students'
+mean is better than any of them and than the consensus; one network that sees all systems (or any
+part of them, by system dropout) is then *distilled* from it. Losses are robust, since targets err.
+
+Sources: generalised cross-entropy, Zhang & Sabuncu 2018 (equation 6, q 0.7); learning from the view
+of others, Blum & Mitchell 1998. Not here: files (``stages.learn_combiner``).
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from wsss_jax.models import combiner
+from wsss_jax.models.combiner import Combined, CombinerShape
+from wsss_jax.ops import evidence as ops
+from wsss_jax.train import state as states
+from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.state import Network, TrainState
+from wsss_jax.types import IGNORE, Evidence, System
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Every step of the label-free protocol, each of which can be taken out.
+
+    Attributes:
+        shape: of the network.
+        students: how many, each with a split of its own.
+        restricted: students see their part of the systems only; False: all of them.
+        disjoint: a student's teacher is the other part; False: all systems teach.
+        walk_steps: length of the teacher's random walk; 0 teaches mean × saliency.
+        saliency: whether the teacher multiplies by 0.5 + 0.5 saliency.
+        threshold: of the teacher, on maps whose maximum is 1.
+        loss: gce (robust) or ce.
+        q: of the robust loss, from 0 (cross-entropy) to 1 (mean absolute error).
+        jitter: log-scale deviation of gammas, and relative depth of scales, that distort each
+            system's scores while training.
+        colour_jitter: deviation of brightness and of each channel.
+        full_view: how often distillation sees all systems; the rest sees a random part.
+        average_steps: walk over the students' mean before it teaches the distilled network.
+        labelled_weight: weight of pixel labels where there are any (the k-shot regime).
+        optim: how parameters are updated.
+    """
+
+    shape: CombinerShape = field(default_factory=CombinerShape)
+    students: int = 4
+    restricted: bool = True
+    disjoint: bool = True
+    walk_steps: int = 32
+    saliency: bool = True
+    threshold: float = 0.4
+    loss: Literal["gce", "ce"] = "gce"
+    q: float = 0.7
+    jitter: float = 0.3
+    colour_jitter: float = 0.05
+    full_view: float = 0.5
+    average_steps: int = 3
+    labelled_weight: float = 1.0
+    optim: Optim = field(
+        default_factory=lambda: Optim(
+            "adamw",
+            learning_rate=3e-3,
+            new_layers=5.0,
+            weight_decay=1e-2,
+            schedule="cosine",
+            clip=1.0,
+        )
+    )
+
+
+def splits(systems: int, students: int, seed: int) -> Bool[np.ndarray, "students systems"]:
+    """Which systems each student sees: different halves, or all but one of fewer than four.
+
+    A single system is seen by all. The same numbers give the same splits.
+    """
+    if systems == 1:
+        return np.ones((students, 1), bool)
+    random = np.random.default_rng([seed, systems])
+    seen = np.zeros((students, systems), bool)
+    if systems < 4:
+        hidden = [int(i) for i in random.permutation(systems)]
+        for row in range(students):
+            seen[row] = np.arange(systems) != hidden[row % systems]
+        return seen
+    for row in range(0, students, 2):  # both halves of a split, so that every system is seen
+        order = random.permutation(systems)
+        half = systems // 2 + (systems % 2 and row // 2 % 2)
+        seen[row, order[:half]] = True
+        if row + 1 < students:
+            seen[row + 1] = ~seen[row]
+    return seen
+
+
+def make_students(
+    protocol: Protocol,
+    *,
+    seen: Bool[np.ndarray, "students systems"],
+    features: int,
+    steps: int,
+) -> System:
+    """All students as one learning problem; their states are stacked along the first axis."""
+    network, update = structure(protocol, features), _optimizer(protocol, steps)
+    views = jnp.asarray(seen)
+
+    def init(key: Any) -> TrainState:
+        keys = jax.random.split(key, len(seen))
+        each = [_start(protocol, features, one, update) for one in keys]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    def step(state: TrainState, batch: Evidence, key: Any) -> tuple[TrainState, dict[str, Array]]:
+        pairs = _joined(batch)
+
+        def one(item: tuple) -> tuple[TrainState, Array]:
+            state, view, key = item
+            inputs, teachers = _views(protocol, view, batch.available)
+            labels, counted = teacher_labels(protocol, batch, teachers, pairs)
+            return _update(protocol, network, update, state, batch, inputs, labels, counted, key)
+
+        keys = jax.random.split(key, len(seen))
+        state, losses = jax.lax.map(one, (state, views, keys))
+        return state, _metrics(losses.mean(), state)
+
+    return System(init, step)
+
+
+def make_distilled(
+    protocol: Protocol, *, features: int, steps: int, start: TrainState | None = None
+) -> System:
+    """One network over all systems, taught by ``Evidence.target`` and, where given, by truth.
+
+    start: parameters to go on from (k-shot fine-tuning); None starts afresh.
+    """
+    network, update = structure(protocol, features), _optimizer(protocol, steps)
+
+    def init(key: Any) -> TrainState:
+        if start is None:
+            return _start(protocol, features, key, update)
+        return states.create(network._replace(params=start.params, stats=start.stats), update)
+
+    def step(state: TrainState, batch: Evidence, key: Any) -> tuple[TrainState, dict[str, Array]]:
+        dropped, jittered = jax.random.split(key)
+        inputs = random_part(batch.available, protocol.full_view, dropped)
+        labels, counted = target_labels(batch)
+        state, loss = _update(
+            protocol, network, update, state, batch, inputs, labels, counted, jittered
+        )
+        return state, _metrics(loss, state)
+
+    return System(init, step)
+
+
+def structure(protocol: Protocol, features: int) -> Network:
+    """The network's structure, with shapes in place of values."""
+    return states.abstract(lambda: _module(protocol, features, jax.random.key(0)))
+
+
+def template(protocol: Protocol, features: int, students: int = 0) -> TrainState:
+    """The shape of a state, of one network or of stacked students; allocates nothing."""
+    network, update = structure(protocol, features), _optimizer(protocol, 1)
+
+    def start(params: Any, stats: Any) -> TrainState:
+        state = states.create(network._replace(params=params, stats=stats), update)
+        if not students:
+            return state
+        return jax.tree.map(lambda leaf: jnp.stack([leaf] * students), state)
+
+    return jax.eval_shape(start, network.params, network.stats)
+
+
+def combine(
+    network: Network, state: TrainState, evidence: Evidence, available: Bool[Array, "b s k"]
+) -> Combined:
+    """What a trained network says of evidence, from the systems that ``available`` names."""
+    return network.bind(state.params, state.stats)(evidence, available)
+
+
+def students_mean(
+    protocol: Protocol,
+    network: Network,
+    state: TrainState,
+    evidence: Evidence,
+    *,
+    seen: Bool[np.ndarray, "students systems"],
+) -> tuple[Float[Array, "b h w n"], Float[Array, "b h w"]]:
+    """The students' mean probabilities after a short walk, and how far they disagree.
+
+    Disagreement is the standard deviation over students of their probabilities, at the class where
+    it is largest. A student whose part knows no class of an image does not count there.
+    """
+
+    def one(item: tuple) -> tuple[Array, Array]:
+        state, view = item
+        inputs, _ = _views(protocol, view, evidence.available)
+        knows = (inputs.any(axis=1) | ~evidence.present).all(axis=-1)
+        return combine(network, state, evidence, inputs).probabilities(), knows
+
+    every, knows = jax.lax.map(one, (state, jnp.asarray(seen)))
+    weight = knows.astype(jnp.float32)[:, :, None, None, None]
+    weight = jnp.where(weight.sum(axis=0, keepdims=True) > 0, weight, 1)
+    mean = (every * weight).sum(axis=0) / weight.sum(axis=0)
+    apart = jnp.sqrt((jnp.square(every - mean[None]) * weight).sum(axis=0) / weight.sum(axis=0))
+    if protocol.average_steps:
+        pairs = _joined(evidence)
+        mean = ops.spread(mean, pairs, steps=protocol.average_steps)
+    return mean, apart.max(axis=-1)
+
+
+def left_out_score(
+    network: Network, state: TrainState, evidence: Evidence, *, threshold: float = 0.4
+) -> Float[Array, ""]:
+    """Label-free quality: how well the combination of the others predicts each system.
+
+    Mean cross-entropy (lower is better) between what is said without system s and the classes that
+    s itself names at ``threshold``, over all s, cells and images. It is no mIoU: a combiner that
+    copies the others' common errors scores well.
+    """
+    count = evidence.scores.shape[1]
+
+    def without(s: Array) -> Array:
+        others = evidence.available & (jnp.arange(count) != s)[None, :, None]
+        logits = combine(network, state, evidence, others).logits
+        scores = jax.lax.dynamic_index_in_dim(evidence.scores, s, 1, False)
+        known = jax.lax.dynamic_index_in_dim(evidence.available, s, 1, False)
+        labels = labels_at(ops.normalised(scores), evidence.present & known, threshold)
+        judged = (known | ~evidence.present).all(axis=-1) & evidence.real
+        judged &= (others.any(axis=1) | ~evidence.present).all(axis=-1)
+        cells = evidence.inside & judged[:, None, None]
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+        return jnp.stack([jnp.where(cells, -picked, 0).sum(), cells.sum().astype(jnp.float32)])
+
+    total, cells = jax.lax.map(without, jnp.arange(count)).sum(axis=0)
+    return total / jnp.maximum(cells, 1)
+
+
+def teacher_labels(
+    protocol: Protocol, batch: Evidence, teachers: Bool[Array, "b s k"], pairs: Any
+) -> tuple[Int[Array, "b h w"], Bool[Array, "b h w"]]:
+    """Hard labels (0 background, slot + 1) of the teachers' consensus, and which cells count.
+
+    Images of which the teachers know no class, or not all, do not count.
+    """
+    maps = ops.consensus(batch, teachers, steps=0, use_saliency=protocol.saliency)
+    if protocol.walk_steps:
+        maps = ops.normalised(ops.spread(maps, pairs, steps=protocol.walk_steps))
+    labels = labels_at(maps, batch.present, protocol.threshold)
+    taught = (teachers.any(axis=1) | ~batch.present).all(axis=-1) & batch.real
+    return labels, batch.inside & taught[:, None, None]
+
+
+def target_labels(batch: Evidence) -> tuple[Int[Array, "b h w"], Bool[Array, "b h w"]]:
+    """Hard labels of soft targets, and which cells count."""
+    return batch.target.argmax(axis=-1), batch.inside & batch.real[:, None, None]
+
+
+def labels_at(
+    maps: Float[Array, "b h w k"], present: Bool[Array, "b k"], threshold: float
+) -> Int[Array, "b h w"]:
+    """Slot + 1 of the highest map where it exceeds the threshold, else 0."""
+    here = jnp.where(present[:, None, None, :], maps, -1)
+    return jnp.where(here.max(axis=-1) > threshold, here.argmax(axis=-1) + 1, 0)
+
+
+def robust(
+    logits: Float[Array, "*b n"], labels: Int[Array, "*b"], *, q: float
+) -> Float[Array, "*b"]:
+    """Generalised cross-entropy (1 - p_y^q) / q; its limit at q = 0 is cross-entropy."""
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+    return -picked if q == 0 else (1 - jnp.exp(q * picked)) / q
+
+
+def random_part(
+    available: Bool[Array, "b s k"], full_view: float, key: Any
+) -> Bool[Array, "b s k"]:
+    """Per image all systems with probability ``full_view``, else a random part of 1 to s of them.
+
+    An image of which the part knows no class keeps all its systems.
+    """
+    rows, count = available.shape[:2]
+    order, size, whole = jax.random.split(key, 3)
+    rank = jax.random.uniform(order, (rows, count)).argsort(axis=-1).argsort(axis=-1)
+    wanted = jax.random.randint(size, (rows, 1), 1, count + 1)
+    keeps = (rank < wanted) | (jax.random.uniform(whole, (rows, 1)) < full_view)
+    part = available & keeps[:, :, None]
+    lost = (available.any(axis=1) & ~part.any(axis=1)).any(axis=-1)
+    return jnp.where(lost[:, None, None], available, part)
+
+
+def jittered(batch: Evidence, protocol: Protocol, key: Any) -> Evidence:
+    """Other scales and gammas of each system, other light, and half of the images mirrored."""
+    gammas, scales, light, sides = jax.random.split(key, 4)
+    shape = batch.scores.shape[:2]
+    gamma = jnp.exp(protocol.jitter * jax.random.normal(gammas, shape))[:, :, None, None, None]
+    scale = 1 - protocol.jitter * jax.random.uniform(scales, shape)[:, :, None, None, None]
+    scores = scale * jnp.power(jnp.maximum(batch.scores, 1e-6), gamma)
+    moved = protocol.colour_jitter * jax.random.normal(light, (shape[0], 1, 1, 3))
+    images = jnp.where(batch.inside[..., None], jnp.clip(batch.images + moved, 0, 1), 0)
+    changed = replace(batch, scores=jnp.where(batch.scores > 0, scores, 0), images=images)
+    mirror = jax.random.bernoulli(sides, 0.5)
+    return jax.tree.map(lambda a, b: jnp.where(mirror, a, b), mirrored(changed), changed)
+
+
+def mirrored(batch: Evidence) -> Evidence:
+    """Left and right exchanged on the whole canvas."""
+
+    def at(axis: int, value: Any) -> Any:
+        return None if value is None else jnp.flip(value, axis)
+
+    return replace(
+        batch,
+        scores=at(3, batch.scores),
+        **{
+            name: at(2, getattr(batch, name))
+            for name in ("images", "saliency", "edges", "features", "inside", "target", "truth")
+        },
+    )
+
+
+def _update(
+    protocol: Protocol,
+    network: Network,
+    update: Any,
+    state: TrainState,
+    batch: Evidence,
+    inputs: Bool[Array, "b s k"],
+    labels: Int[Array, "b h w"],
+    counted: Bool[Array, "b h w"],
+    key: Any,
+) -> tuple[TrainState, Float[Array, ""]]:
+    """One step of one network: distort the evidence and its labels alike, and learn."""
+    carried = replace(batch, target=None, truth=None)
+    packed = replace(carried, target=jnp.stack([labels, counted.astype(labels.dtype)], axis=-1))
+    if batch.truth is not None:
+        packed = replace(packed, truth=batch.truth)
+    seen = jittered(packed, protocol, key)
+    labels, counted = seen.target[..., 0], seen.target[..., 1] > 0
+
+    def loss_of(params: Any) -> Array:
+        logits = network.bind(params, state.stats)(seen, inputs).logits
+        q = protocol.q if protocol.loss == "gce" else 0.0
+        loss = _mean(robust(logits, labels, q=q), counted)
+        if seen.truth is None:
+            return loss
+        known = (seen.truth != IGNORE) & seen.inside & seen.real[:, None, None]
+        exact = robust(logits, jnp.where(known, seen.truth, 0), q=0.0)
+        return loss + protocol.labelled_weight * _mean(exact, known)
+
+    loss, grads = jax.value_and_grad(loss_of)(state.params)
+    return state.updated(update, loss, grads), loss
+
+
+def _views(
+    protocol: Protocol, view: Bool[Array, " s"], available: Bool[Array, "b s k"]
+) -> tuple[Bool[Array, "b s k"], Bool[Array, "b s k"]]:
+    """What a student sees, and who teaches it."""
+    mine = available & view[None, :, None]
+    others = available & ~view[None, :, None]
+    alone = ~others.any(axis=(1, 2), keepdims=True)
+    teachers = jnp.where(alone, available, others) if protocol.disjoint else available
+    return (mine if protocol.restricted else available), teachers
+
+
+def _joined(batch: Evidence) -> Any:
+    edges = jnp.where(batch.cues[:, 1, None, None], batch.edges, 0)
+    return ops.pairs(batch.images, batch.inside, edges)
+
+
+def _mean(values: Float[Array, "*b"], counted: Bool[Array, "*b"]) -> Float[Array, ""]:
+    number = jnp.maximum(counted.sum().astype(values.dtype), 1)
+    return jnp.where(counted, values, 0).sum() / number
+
+
+def _metrics(loss: Float[Array, ""], state: TrainState) -> dict[str, Array]:
+    return {"loss": loss, "skipped": state.skipped.sum(), "bad_in_a_row": state.in_a_row.max()}
+
+
+def _optimizer(protocol: Protocol, steps: int) -> Any:
+    return optimizer(protocol.optim, steps, lambda name: name.startswith(("add", "ask")))
+
+
+def _start(protocol: Protocol, features: int, key: Any, update: Any) -> TrainState:
+    return states.create(states.functional(_module(protocol, features, key)), update)
+
+
+def _module(protocol: Protocol, features: int, key: Any) -> Any:
+    return combiner.build(protocol.shape, features=features, key=key)
