@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,17 @@ def read(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
 
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype, bool]:
     with archive.open(f"{name}.npy") as file:
-        return _parsed(file, name)
+        return parsed(file, name)
 
 
-def _parsed(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype, bool]:
+def parsed(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Shape, dtype and Fortran order from an array's header; ValueError above MAX_VALUES."""
     version = npy.read_magic(file)
     reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = reader(file)
+    try:
+        shape, fortran, dtype = reader(file)
+    except (SyntaxError, TokenError, RecursionError, MemoryError, TypeError) as problem:
+        raise ValueError(f"{name} has a damaged header ({type(problem).__name__})") from problem
     count = int(np.prod(shape, dtype=np.float64)) if all(n >= 0 for n in shape) else -1
     if not 0 <= count <= MAX_VALUES:
         raise ValueError(f"{name} has shape {shape}, above {MAX_VALUES:,} values")
@@ -59,7 +64,7 @@ def _parsed(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype, bool]:
 
 def _array(archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as file:
-        shape, dtype, fortran = _parsed(file, name)
+        shape, dtype, fortran = parsed(file, name)
         if dtype.kind not in kinds or dtype.kind == "O":
             raise ValueError(f"{name} has dtype {dtype}, wanted kind {kinds}")
         count = int(np.prod(shape, dtype=np.int64))

@@ -7,6 +7,7 @@ is imported and nothing called but the functions of that table. Not here: what t
 Source: the operations as ``pickletools`` of the standard library documents them.
 """
 
+import io
 import pickletools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 MAX_STEPS = 10_000_000
-"""More operations than this are refused: no file of arrays needs them."""
+"""More operations than this are refused, where no other limit is named."""
 
 MAX_LITERAL = 2**28
 """Longer texts and byte strings (in bytes) are refused before they are read."""
@@ -49,16 +50,23 @@ class Unfinished(ABC):
         """Take in the rest. Raises ValueError for what does not belong to it."""
 
 
-def run(file: Any, names: Names, persistent: Constructor | None = None) -> Any:
+def run(
+    file: Any,
+    names: Names,
+    persistent: Constructor | None = None,
+    *,
+    steps: int = MAX_STEPS,
+) -> Any:
     """What one pickle describes, read from ``file`` up to its end mark.
 
-    persistent: makes something of what the pickle only refers to. State that is given to anything
+    persistent: makes something of what the pickle only refers to. steps: operations that are
+    carried out before the file is refused. State that is given to anything
     but an Unfinished is dropped. Keys of dictionaries are texts and numbers. Raises the errors of
     PROBLEMS for anything damaged, unknown or too large.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    for name, argument in _steps(file):
+    for name, argument in _steps(file, steps):
         if name == "STOP":
             return stack.pop()
         if name in ("PROTO", "FRAME"):
@@ -77,8 +85,10 @@ def run(file: Any, names: Names, persistent: Constructor | None = None) -> Any:
             _reduce(stack, names)
         elif name == "BINPERSID" and persistent is not None:
             stack.append(persistent(stack.pop()))
+        elif name in _CONTAINERS:
+            _CONTAINERS[name](stack)
         else:
-            _CONTAINERS.get(name, _refused(name))(stack)
+            raise ValueError(f"the pickle uses {name}, which no file of arrays needs")
     raise EOFError("the pickle is cut off")
 
 
@@ -109,12 +119,13 @@ class _Limited:
         return self._file.readline(MAX_LITERAL)
 
 
-def _steps(file: Any) -> Iterator[tuple[str, Any]]:
-    """Operations of a pickle and their arguments, up to a number no file of arrays needs."""
-    limited: Any = _Limited(file)
+def _steps(file: Any, most: int) -> Iterator[tuple[str, Any]]:
+    """Operations of a pickle and their arguments, up to a number that a file of arrays needs."""
+    # What lies in memory gives what it has, whatever length is asked for.
+    limited: Any = file if isinstance(file, io.BytesIO) else _Limited(file)
     for n, (operation, argument, _) in enumerate(pickletools.genops(limited)):
-        if n > MAX_STEPS:
-            raise ValueError("the pickle does not end")
+        if n > most:
+            raise ValueError(f"the pickle has more than {most:,} operations")
         yield operation.name, argument
 
 
@@ -127,13 +138,6 @@ def _allowed(name: str, names: Names) -> Name:
     if name not in names:
         raise ValueError(f"names {name.replace(' ', '.')}, which holds no numbers and is not read")
     return Name(name)
-
-
-def _refused(name: str) -> Callable[[list], None]:
-    def refuse(stack: list) -> None:
-        raise ValueError(f"the pickle uses {name}, which no file of arrays needs")
-
-    return refuse
 
 
 def _reduce(stack: list, names: Names) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from wsss_jax.data.datasets import ALL, Source, open_dataset
 from wsss_jax.data.stores import Store
 from wsss_jax.stages.combine import Fusion, combine
-from wsss_jax.stages.cues import import_priors
+from wsss_jax.stages.cues import Import, import_priors
 from wsss_jax.stages.decide import decide
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.executors import Workers
@@ -84,7 +84,7 @@ def make(recipe: Recipe, out: Path) -> Made:
     cue = None
     if recipe.saliency is not None and scoring.background:
         cue = import_priors(
-            "saliency_png",
+            Import("saliency_png", stride=1),
             recipe.saliency,
             everything,
             out / "saliency",

@@ -1,0 +1,188 @@
+"""The layout of a folder is told from its files and the labels, or refused with the candidates."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import toy_priors
+from PIL import Image
+
+from wsss_jax.data import layouts, stores
+from wsss_jax.data.classes import VOC
+from wsss_jax.data.external import READERS
+from wsss_jax.data.files import BadFileError
+
+SIZE = (8, 12)
+LABELS = {"a": (4, 7), "b": (0, 1), "c": (14,), "d": (0,)}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A source that knows labels only."""
+
+    table: dict
+
+    name = "toy"
+    classes = VOC
+    has_background = True
+
+    @property
+    def ids(self):
+        return tuple(self.table)
+
+    def labels(self, id):
+        return np.isin(np.arange(len(VOC)), self.table[id])
+
+    def size(self, id):
+        return SIZE
+
+    def image(self, id):
+        return np.zeros((*SIZE, 3), np.uint8)
+
+    def mask(self, id):
+        return None
+
+    def encoded(self, id):
+        return b""
+
+
+def scores(count, seed=0):
+    return np.random.default_rng(seed).random((count, *SIZE), np.float32) / np.float32(count)
+
+
+def folder_of(tmp_path, layout, table=LABELS, shift=0):
+    for id, classes in table.items():
+        numbers = [n + shift for n in classes]
+        toy_priors.write(layout, tmp_path / "in", id, numbers, scores(len(classes)))
+    return tmp_path / "in"
+
+
+def survey(folder, table=LABELS, **more):
+    return layouts.survey(folder, Labelled(table), tuple(table), **more)
+
+
+@pytest.mark.parametrize("layout", [name for name in READERS if "store" not in name])
+def test_auto_finds_every_layout(tmp_path, layout):
+    plan = survey(folder_of(tmp_path, layout))
+    how = READERS[layout]
+    assert plan.layout == {"mctformer": "psa_cam"}.get(layout, layout)
+    assert (plan.first, plan.kind) == (how.first, how.kind)
+    assert plan.classes == (("saliency",) if how.agnostic else VOC.names)
+    assert survey(tmp_path / "in", layout=layout)[1:] == plan[1:]
+
+
+def test_auto_reads_the_golden_folders(shared):
+    root = shared / "golden/external_priors"
+    table = {"2007_000799": (12, 14), "2007_001299": (9,)}
+    for name in ("psa_cam", "psa_crf", "irn", "puzzle", "puzzle_rw", "clipes", "mask_png"):
+        plan = survey(root / name, table)
+        assert plan.layout == name
+        assert name != "psa_crf" or plan.kind == "activation"  # its background is no remainder
+    assert survey(root / "mctformer", table).layout == "psa_cam"
+    assert survey(root / "mask_palette_png", table).layout == "mask_png"
+
+
+@pytest.mark.parametrize(
+    "layout, table, candidates",
+    [
+        # Every image has aeroplanes and bicycles, and every dictionary only numbers 0 and 1: maps
+        # of aeroplanes without the bicycles' number, or background and aeroplanes?
+        ("psa_crf", {"a": (0, 1, 2), "b": (0, 1, 3)}, "psa_cam or psa_crf"),
+        ("ccam", {"a": (0,), "b": (0,)}, "puzzle or ccam"),
+    ],
+)
+def test_what_cannot_be_told_apart_is_refused_by_name(tmp_path, layout, table, candidates):
+    for id in table:
+        toy_priors.write(layout, tmp_path / "in", id, (0,), scores(1))
+    with pytest.raises(BadFileError, match=f"may be {candidates}.*give --layout"):
+        survey(tmp_path / "in", table)
+    assert survey(tmp_path / "in", table, layout=layout).layout == layout
+
+
+def grey(folder, id, values, mode="L"):
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(np.asarray(values, np.uint8)).convert(mode).save(folder / f"{id}.png")
+
+
+def test_grey_pictures_are_masks_or_saliency_by_their_values(tmp_path):
+    empty = np.zeros(SIZE)
+    for id in LABELS:
+        grey(tmp_path / "in", id, empty)
+    with pytest.raises(BadFileError, match="may be mask_png or saliency_png"):
+        survey(tmp_path / "in")
+    grey(tmp_path / "in", "a", empty + 5)
+    assert survey(tmp_path / "in").layout == "mask_png"
+    grey(tmp_path / "in", "b", empty + 120)
+    assert survey(tmp_path / "in").layout == "saliency_png"
+    grey(tmp_path / "in", "c", empty, "1")
+    assert survey(tmp_path / "in").layout == "saliency_png"
+    grey(tmp_path / "in", "d", empty, "P")
+    with pytest.raises(BadFileError, match=r"mixes layouts: .*d\.png is mask_png"):
+        survey(tmp_path / "in")
+
+
+def test_mixed_folders_and_two_files_of_one_image_are_refused(tmp_path):
+    folder = folder_of(tmp_path, "irn")
+    toy_priors.write("puzzle", folder, "b", LABELS["b"], scores(2))
+    with pytest.raises(BadFileError, match=r"mixes layouts: .*a\.npy is irn.*b\.npy is puzzle"):
+        survey(folder)
+    grey(folder, "a", np.zeros(SIZE))
+    with pytest.raises(BadFileError, match=r"both a\.npy and a\.png"):
+        survey(folder)
+    assert survey(folder, layout="irn").layout == "irn"
+
+
+@pytest.mark.parametrize("layout", ["psa_cam", "irn", "puzzle", "mask_png"])
+@pytest.mark.parametrize("auto", [True, False])
+def test_a_folder_numbered_otherwise_is_refused_with_the_likely_mend(tmp_path, layout, auto):
+    table = {id: classes for id, classes in LABELS.items() if id != "d"}
+    folder = folder_of(tmp_path, layout, table, shift=1)
+    first = READERS[layout].first
+    given = {} if auto else {"layout": layout}
+    with pytest.raises(BadFileError, match=rf"off by one\?.*add --first-class {first + 1}"):
+        survey(folder, table, **given)
+    assert survey(folder, table, **given, first=first + 1).first == first + 1
+    assert survey(folder, table, **given, first=first).first == first
+
+
+def test_one_bad_file_does_not_decide(tmp_path):
+    folder = folder_of(tmp_path, "psa_cam")
+    toy_priors.save(folder / "a.npy", {13: scores(1)[0]})
+    (folder / "b.npy").write_bytes(b"nonsense")
+    assert survey(folder).layout == "psa_cam"
+    for id in LABELS:
+        (folder / f"{id}.npy").write_bytes(b"nonsense")
+    with pytest.raises(BadFileError, match=r"none of the 4 files .* can be read.*first .*a\.npy"):
+        survey(folder)
+    toy_priors.save(folder / "a.npy", {"logits": scores(1)[0]})
+    with pytest.raises(BadFileError, match=r"none of the 4 .*fields logits, which no known layout"):
+        survey(folder)
+
+
+def test_wrong_folders_and_names_are_told(tmp_path):
+    with pytest.raises(BadFileError, match="no such folder"):
+        survey(tmp_path / "gone")
+    (tmp_path / "x.npy").touch()
+    with pytest.raises(BadFileError, match=r"any of the 4 images; it holds x\.npy .*a\.npy"):
+        survey(tmp_path)
+    with pytest.raises(ValueError, match="did you mean 'puzzle'"):
+        survey(tmp_path, layout="puzle")
+    with pytest.raises(BadFileError, match=r"no index\.json"):
+        survey(tmp_path, layout="store")
+
+
+@pytest.mark.parametrize("holds, names", [("scores", VOC.names), ("scores", ("saliency",)),
+                                          ("masks", VOC.names)])  # fmt: skip
+def test_our_own_stores_are_known_by_their_index(tmp_path, holds, names):
+    stores.create(tmp_path / "own", holds=holds, classes=names, made_by={}, kind="probability")
+    plan = survey(tmp_path / "own")
+    assert plan.folder == tmp_path / "own" / holds and plan.kind == "probability"
+    assert plan.classes == names
+    own = {VOC.names: "store"}.get(names, "saliency_store")
+    assert plan.layout == ("mask_png" if holds == "masks" else own)
+
+
+def test_a_store_of_other_classes_is_refused(tmp_path):
+    stores.create(tmp_path / "own", holds="scores", classes=("x", "y"), made_by={})
+    with pytest.raises(BadFileError, match=r"holds classes x, y .*the data set has aeroplane"):
+        survey(tmp_path / "own")
