@@ -16,7 +16,9 @@ import tyro
 
 from wsss_jax import memory
 from wsss_jax.data import check as checks
+from wsss_jax.data import views
 from wsss_jax.data.datasets import Source, open_dataset
+from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
 from wsss_jax.models import build, import_hub
@@ -24,6 +26,7 @@ from wsss_jax.stages import combine as combining
 from wsss_jax.stages import cues, demo, evaluate, fit, present, recipe, segment_plan, summary
 from wsss_jax.stages import explain as explaining
 from wsss_jax.stages import refine as refining
+from wsss_jax.stages import saliency_plan as saliency
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.recipe import Recipe
@@ -218,12 +221,12 @@ def judge(
         scoring: what counts, and where background begins.
         workers: processes and shards.
     """
-    source = data.open()
+    source, opened = data.open(), [open_store(path) for path in stores]
+    if all(store.classes == SALIENCY.names for store in opened):
+        source = views.agnostic(source)
     results = [
-        evaluate.evaluate(
-            open_store(path), source, scoring.on(source), split=data.split, workers=workers
-        )
-        for path in stores
+        evaluate.evaluate(store, source, scoring.on(source), split=data.split, workers=workers)
+        for store in opened
     ]
     rows = summary.against_first(results)
     summary.show(rows)
@@ -298,6 +301,7 @@ VERBS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
         "import": import_priors,
         "refine": refine,
         "combine": combine,
+        "saliency": saliency.command,
         "segment": segment_plan.command,
         "evaluate": judge,
         "report": report,

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -60,16 +62,19 @@ class View:
 def photographs(source: Source) -> View:
     """Photographs and nothing else: no labels are shown, no truth is read."""
     none = np.zeros(len(source.classes), bool)
-    return View(source, source.classes, lambda id: none, lambda id: None)
+    return View(source, source.classes, partial(_the_same, none), partial(_the_same, None))
 
 
 def agnostic(source: Source) -> View:
     """One class, that of saliency maps: every pixel of any class, and every image, shows it."""
+    shown = partial(_the_same, np.ones(1, bool))
+    return View(source, SALIENCY, shown, partial(_any_class, source))
 
-    def truth(id: str) -> UInt8[np.ndarray, "H W"] | None:
-        mask = source.mask(id)
-        if mask is None:
-            return None
-        return np.where(mask == IGNORE, mask, mask > 0).astype(np.uint8)
 
-    return View(source, SALIENCY, lambda id: np.ones(1, bool), truth)
+def _the_same(value: Any, id: str) -> Any:
+    return value
+
+
+def _any_class(source: Source, id: str) -> UInt8[np.ndarray, "H W"] | None:
+    mask = source.mask(id)
+    return None if mask is None else np.where(mask == IGNORE, mask, mask > 0).astype(np.uint8)

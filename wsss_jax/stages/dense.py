@@ -5,7 +5,7 @@ photograph, each read where the network looked (``explain.multiscale``).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -63,19 +63,22 @@ Maps = Callable[[Float[np.ndarray, "h w c"], Group, int, Size], ScoreMaps]
 
 
 def fill(
-    target: Store,
+    outputs: Sequence[tuple[Store, Maps]],
     source: Source,
     ids: tuple[str, ...],
     *,
     network: Dense,
     asked: Asked,
-    maps: Maps,
 ) -> None:
-    """Ask about ``ids`` and put what ``maps`` makes of it into the store.
+    """Ask about those of ``ids`` that a store lacks, and put into each what its maps make of it.
 
     Images that cannot be read are skipped, printed, and listed. Raises Interrupted after SIGTERM
     or Ctrl-C; finished images are kept.
     """
+    lacking = {id for target, _ in outputs for id in target.missing(ids)}
+    ids = tuple(id for id in ids if id in lacking)
+    if not ids:
+        return
     answer = _answer(network, asked)
     skipped: dict[str, str] = {}
     groups = inference_groups(
@@ -86,18 +89,21 @@ def fill(
         skip=skipped.__setitem__,
     )
     done = 0
-    with stop_signals() as stop, meter(f"predict {target.folder.name}", len(ids)) as bar:
+    title = "predict " + ", ".join(target.folder.name for target, _ in outputs)
+    with stop_signals() as stop, meter(title, len(ids)) as bar:
         for group in groups:
             logits = answer(group)
             for row, id in enumerate(group.ids):
                 size: Size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
                 height, width = multiscale.grid_size(size)
-                target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
+                for target, maps in outputs:
+                    target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
                 done += 1
             bar.advance(len(group.ids), f"({len(skipped)} skipped)" if skipped else "")
             if stop.is_set():
                 raise Interrupted(128 + stop.number)
-    settle(target, Tally(done, skipped))
+    for target, _ in outputs:
+        settle(target, Tally(done, skipped))
 
 
 def _answer(network: Dense, asked: Asked) -> Callable[[Group], Float[np.ndarray, "b h w c"]]:

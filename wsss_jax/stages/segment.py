@@ -183,12 +183,11 @@ def predict(
         made_by=made_by,
         parents=(run.name,),
     )
-    missing = target.missing(ids)
-    if missing:
+    if target.missing(ids):
         seen = source if settings.among == "labelled" else views.photographs(source)
-        network = _network_of(run, record)
         maps = _labelled if settings.among == "labelled" else _every
-        dense.fill(target, seen, missing, network=network, asked=settings, maps=maps)
+        network = _network_of(run, record)
+        dense.fill([(target, maps)], seen, ids, network=network, asked=settings)
     return target
 
 
@@ -234,4 +233,4 @@ def _network_of(run: Path, record: dict[str, Any]) -> Dense:
     classes = len(record["classes"])
     state = runs.last_state(run, pixels.template(model, classes))
     logits = partial(pixels.scores, pixels.structure(model, classes))
-    return Dense(logits, (state.params, state.stats), pixels.STRIDE, pixels.lean(model))
+    return Dense(logits, (state.averaged, state.stats), pixels.STRIDE, pixels.lean(model))

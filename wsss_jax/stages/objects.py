@@ -1,0 +1,165 @@
+"""A saliency network of our own, with an edge head beside it, learned from certain masks.
+
+Two stores of masks teach: what is an object (decided from C2AM-H's maps, for instance by
+``labels.make_labels``), and which classes meet where (confident pseudo-masks). IGNORE is what they
+are not sure of. Two stores of score maps come out, saliency and edges, for the random walk, the
+combiner, or other tools.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from scipy.special import expit
+
+from wsss_jax import config
+from wsss_jax.config import as_json
+from wsss_jax.data import stores, views
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.data.batches import Group, MaskReader, training_batches
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.external import SALIENCY
+from wsss_jax.data.files import BadFileError
+from wsss_jax.data.stores import Store
+from wsss_jax.ops import boundaries
+from wsss_jax.stages import dense, runs, segment
+from wsss_jax.stages.dense import Dense
+from wsss_jax.stages.saliency import Looking
+from wsss_jax.systems import objects
+from wsss_jax.systems.objects import Objects
+from wsss_jax.types import IGNORE, ScoreMaps, Size
+
+EDGES = ("edge",)
+"""What the one class of an edge map is called."""
+
+
+@dataclass(frozen=True)
+class ObjectTraining:
+    """One network of saliency and edges, and how long it learns.
+
+    Attributes:
+        model: the network and its optimizer.
+        augmentation: what happens to photographs and masks (PoolNet: mirror images alone).
+        epochs: passes over the images (P-NOC: 9).
+        batch_size: images per step, over all hosts (PoolNet: 10 one by one).
+        seed: of the start, the order and the augmentation.
+        save_every: steps between checkpoints.
+        cache_megabytes: memory in which decoded photographs are kept.
+    """
+
+    model: Objects = field(default_factory=Objects)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    epochs: int = 9
+    batch_size: int = 10
+    seed: int = 0
+    save_every: int = 50
+    cache_megabytes: int = 1024
+
+
+def fit(
+    source: Source,
+    settings: ObjectTraining,
+    folder: Path,
+    *,
+    proposals: Store,
+    classes: Store | None = None,
+) -> Path:
+    """Train on photographs and masks into ``folder``, or go on with a run that was stopped.
+
+    proposals: masks of 1 for objects, 0 for none. classes: masks of classes, whose boundaries
+    teach the edges; without them the edge head learns nothing. Raises ValueError for stores that
+    hold something else or lack images, naming them, and for a folder of other settings.
+    """
+    salient = segment.pseudo_masks(proposals, views.agnostic(source))
+    classed = None if classes is None else segment.pseudo_masks(classes, source)
+    chosen = as_json(settings)
+    if settings.model.weights is not None:
+        chosen["model"]["weights"] = settings.model.weights.name
+    record = {
+        "settings": chosen,
+        "data": {"name": source.name, "images": len(source.ids)},
+        "proposals": salient.record,
+        "classes": None if classed is None else classed.record,
+    }
+    runs.claim(folder, record)
+    if runs.is_finished(folder):
+        return folder
+    batches = training_batches(
+        views.agnostic(source),
+        settings.augmentation,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        shard=(jax.process_index(), jax.process_count()),
+        masks=_both(salient.masks, None if classed is None else classed.masks),
+        cache_bytes=settings.cache_megabytes << 20,
+    )
+    steps = settings.epochs * batches.steps_per_epoch
+    course = runs.Course(steps, settings.seed, settings.save_every)
+    runs.learn(objects.make(settings.model, steps=steps), batches, course, folder)
+    return folder
+
+
+def predict(
+    run: Path,
+    source: Source,
+    folders: tuple[Path, Path],
+    settings: Looking,
+    *,
+    ids: tuple[str, ...],
+) -> tuple[Store, Store]:
+    """Saliency and edges of ``ids`` into two stores of probabilities; finished images are kept.
+
+    Both are the logistic function of the mean logits, whatever ``settings.reading`` says of
+    networks that compare. Images that cannot be read are skipped, printed, and listed.
+    """
+    record = runs.record_of(run, "saliency")
+    made_by = {"stage": "objects", **as_json(settings)} | {
+        name: record[name] for name in ("proposals", "classes")
+    }
+    saliency, edges = (
+        stores.create(
+            folder,
+            holds="scores",
+            classes=names,
+            kind="probability",
+            made_by=made_by,
+            parents=(run.name,),
+        )
+        for folder, names in zip(folders, (SALIENCY.names, EDGES), strict=True)
+    )
+    if saliency.missing(ids) or edges.missing(ids):
+        outputs = [(saliency, partial(_channel, 0)), (edges, partial(_channel, 1))]
+        network, seen = _network_of(run, record), views.photographs(source)
+        dense.fill(outputs, seen, ids, network=network, asked=settings)
+    return saliency, edges
+
+
+def _both(salient: MaskReader, classed: MaskReader | None) -> MaskReader:
+    """One plane of both masks; without classes all of them are unknown."""
+
+    def read(id: str) -> UInt8[np.ndarray, "H W"]:
+        first = salient(id)
+        second = np.full_like(first, IGNORE) if classed is None else classed(id)
+        if first.shape != second.shape:
+            raise BadFileError(f"{id}: masks of {first.shape} and of {second.shape}")
+        return boundaries.packed(first, second)
+
+    return read
+
+
+def _network_of(run: Path, record: Mapping[str, Any]) -> Dense:
+    model = config.from_json(ObjectTraining, record["settings"]).model
+    state = runs.last_state(run, objects.template(model))
+    return Dense(partial(objects.logits, model), state, objects.STRIDE, objects.LEAN)
+
+
+def _channel(
+    channel: int, logits: Float[np.ndarray, "h w c"], group: Group, row: int, size: Size
+) -> ScoreMaps:
+    scores = expit(logits[..., channel : channel + 1]).astype(np.float32)
+    return ScoreMaps(scores, np.zeros(1, np.int32), size, scores.max(axis=(0, 1)), "probability")

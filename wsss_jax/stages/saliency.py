@@ -1,0 +1,242 @@
+"""Saliency of our own: foreground by contrast (C2AM), with hints from score maps (C2AM-H).
+
+What is made are score maps of the one class of ``data.external.SALIENCY``, so they can stand
+wherever another tool's saliency can, and 8-bit grey PNGs for other tools. Hints come from any store
+of class scores; labels and true masks are not read.
+"""
+
+import io
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+from PIL import Image
+from scipy.special import expit
+
+from wsss_jax import config
+from wsss_jax.config import as_json
+from wsss_jax.data import stores, views
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.data.batches import Group, MaskReader, training_batches
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.external import SALIENCY
+from wsss_jax.data.files import path_of, write_atomic
+from wsss_jax.data.stores import Store
+from wsss_jax.ops import masks
+from wsss_jax.stages import dense, runs
+from wsss_jax.stages.dense import Dense
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.work import each
+from wsss_jax.systems import saliency
+from wsss_jax.systems.saliency import LEVELS, Contrast
+from wsss_jax.types import ScoreMaps, Size
+
+
+@dataclass(frozen=True)
+class Contrasting:
+    """One network of foreground and background, and how long it learns.
+
+    Attributes:
+        model: the network, its hints and its optimizer.
+        augmentation: what happens to photographs and hints (CCAM: no colours, crop 448 of 512).
+        epochs: passes over the images.
+        batch_size: images per step, over all hosts; at least 32, better 128 (CCAM), since every
+            image is compared with every other.
+        seed: of the start, the order and the augmentation.
+        save_every: steps between checkpoints.
+        cache_megabytes: memory in which decoded photographs are kept.
+    """
+
+    model: Contrast = field(default_factory=Contrast)
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(
+            crop=448,
+            long_side=(512, 512),
+            brightness=0.0,
+            contrast=0.0,
+            saturation=0.0,
+            hue=0.0,
+        )
+    )
+    epochs: int = 10
+    batch_size: int = 128
+    seed: int = 0
+    save_every: int = 25
+    cache_megabytes: int = 1024
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How a trained network is asked for saliency.
+
+    Attributes:
+        scales: of the photograph's size; logits are averaged over them.
+        flip: average over the mirror image too.
+        batch_size: images per call.
+        reading: probability is the logistic function of the logits, one half where the network
+            is undecided; peak is what CCAM and P-NOC keep, the positive part of the logits by its
+            maximum, which their thresholds 0.3 and 0.2 belong to.
+    """
+
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    flip: bool = True
+    batch_size: int = 4
+    reading: Literal["probability", "peak"] = "probability"
+
+
+def fit(source: Source, settings: Contrasting, folder: Path, *, hints: Store | None) -> Path:
+    """Train on photographs and hints into ``folder``, or go on with a run that was stopped.
+
+    hints: store of class scores for C2AM-H, None for C2AM. Raises ValueError where hints and
+    ``model.hint_weight`` do not go together, where hints of some images are missing (naming them),
+    and when the folder holds a run with other settings.
+    """
+    record = run_record(settings, source, hints)
+    reader = None if hints is None else hint_reader(hints, source)
+    runs.claim(folder, record)
+    if runs.is_finished(folder):
+        return folder
+    batches = training_batches(
+        views.agnostic(source),
+        settings.augmentation,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        shard=(jax.process_index(), jax.process_count()),
+        masks=reader,
+        cache_bytes=settings.cache_megabytes << 20,
+    )
+    steps = settings.epochs * batches.steps_per_epoch
+    course = runs.Course(steps, settings.seed, settings.save_every)
+    runs.learn(saliency.make(settings.model, steps=steps), batches, course, folder)
+    return folder
+
+
+def run_record(settings: Contrasting, source: Source, hints: Store | None) -> dict[str, Any]:
+    """What a run folder says of how it was made; the weight file by name, wherever it lies."""
+    if (hints is not None) != (settings.model.hint_weight > 0):
+        raise ValueError(
+            f"model.hint_weight is {settings.model.hint_weight}, and there are "
+            f"{'no ' if hints is None else ''}hints; C2AM-H wants both, C2AM neither"
+        )
+    chosen = as_json(settings)
+    if settings.model.weights is not None:
+        chosen["model"]["weights"] = settings.model.weights.name
+    return {
+        "system": "c2am" if hints is None else "c2am_h",
+        "settings": chosen,
+        "data": {"name": source.name, "images": len(source.ids)},
+        "hints": None if hints is None else {"store": hints.folder.name, "by": dict(hints.made_by)},
+    }
+
+
+def hint_reader(hints: Store, source: Source) -> MaskReader:
+    """Largest class score per pixel as a byte plane, score × LEVELS, of the photograph's size.
+
+    Raises ValueError for a store of masks or logits, or one that lacks images of the source.
+    """
+    if hints.holds != "scores" or hints.kind == "logit":
+        raise ValueError(
+            f"{hints.folder} holds {hints.kind if hints.holds == 'scores' else hints.holds}; "
+            "hints are activations or probabilities"
+        )
+    missing = hints.missing(source.ids)
+    if missing:
+        raise ValueError(
+            f"{hints.folder}: no hints of {len(missing)} of {len(source.ids)} images "
+            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
+        )
+
+    def read(id: str) -> UInt8[np.ndarray, "H W"]:
+        maps = hints.get_scores(id)
+        if not len(maps.classes):
+            return np.zeros(maps.size, np.uint8)
+        most = masks.enlarge(maps.scores.max(axis=-1, keepdims=True), maps.size)[..., 0]
+        return np.round(LEVELS * np.clip(most, 0, 1)).astype(np.uint8)
+
+    return read
+
+
+def predict(
+    run: Path, source: Source, folder: Path, settings: Looking, *, ids: tuple[str, ...]
+) -> Store:
+    """Saliency of ``ids`` into a store at ``folder``; finished images are kept.
+
+    Images that cannot be read are skipped, printed, and listed.
+    """
+    record = runs.record_of(run, "saliency")
+    target = stores.create(
+        folder,
+        holds="scores",
+        classes=SALIENCY.names,
+        kind="probability",
+        made_by={
+            "stage": "saliency",
+            **as_json(settings),
+            "system": record["system"],
+            "hints": record["hints"],
+        },
+        parents=(run.name,),
+    )
+    if target.missing(ids):
+        model = config.from_json(Contrasting, record["settings"]).model
+        state = runs.last_state(run, saliency.template(model))
+        logits = partial(_logits, model)
+        network = Dense(logits, state, model.output_stride, saliency.lean(model))
+        maps = partial(_read_as, READINGS[settings.reading])
+        seen = views.photographs(source)
+        dense.fill([(target, maps)], seen, ids, network=network, asked=settings)
+    return target
+
+
+def by_probability(logits: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """The logistic function of the logits."""
+    return expit(logits)
+
+
+def by_peak(logits: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """The positive part of the logits, divided by its maximum; zero where nothing is positive."""
+    positive = np.maximum(logits, 0)
+    return positive / (positive.max() + np.float32(1e-5))
+
+
+READINGS = MappingProxyType({"probability": by_probability, "peak": by_peak})
+"""From mean logits to saliency in [0, 1]."""
+
+
+def write_pngs(
+    store: Store, folder: Path, *, ids: tuple[str, ...], workers: Workers | None = None
+) -> Path:
+    """8-bit grey pictures of the photographs' size, 255 for certain foreground; none twice."""
+    missing = [id for id in ids if not path_of(folder, id, ".png").exists()]
+    function = partial(_write_png, store=store, folder=folder)
+    tally = each(f"png {folder.name}", function, missing, workers=workers or Workers())
+    tally.report(folder.name)
+    return folder
+
+
+def _write_png(id: str, *, store: Store, folder: Path) -> None:
+    maps = store.get_scores(id)
+    whole = masks.enlarge(maps.scores, maps.size)[..., 0]
+    buffer = io.BytesIO()
+    grey = np.round(255 * np.clip(whole, 0, 1)).astype(np.uint8)
+    Image.fromarray(grey).save(buffer, "PNG")
+    write_atomic(path_of(folder, id, ".png"), buffer.getvalue())
+
+
+def _logits(
+    model: Contrast, state: Any, images: Array, inside: Bool[Array, "b H W"]
+) -> Float[Array, "b h w 1"]:
+    return saliency.foreground(model, state, images, inside)[..., None]
+
+
+def _read_as(
+    reading: Any, logits: Float[np.ndarray, "h w c"], group: Group, row: int, size: Size
+) -> ScoreMaps:
+    scores = reading(logits[..., 0])[..., None].astype(np.float32)
+    peak = scores.max(axis=(0, 1))
+    return ScoreMaps(scores, np.zeros(1, np.int32), size, peak, "probability")

@@ -1,0 +1,118 @@
+"""Saliency of our own as one plan: contrast and hints, PNGs, and a network that learns from both.
+
+Every step writes a store beside the others and skips what is there, so the same command goes on
+where it was stopped. True masks are read to judge and for nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from wsss_jax.data import views
+from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.stores import Store, open_store
+from wsss_jax.stages import objects, saliency, summary
+from wsss_jax.stages.evaluate import Scoring, evaluate
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.labels import Irn, make_labels
+from wsss_jax.stages.objects import ObjectTraining
+from wsss_jax.stages.saliency import Contrasting, Looking
+
+
+@dataclass(frozen=True)
+class SaliencyPlan:
+    """How saliency is learned, and for which images it is made.
+
+    Attributes:
+        data: folder of the data set.
+        hints: store of class scores whose large values are hints (C2AM-H); without it, C2AM.
+        layout: voc, folder, coco or tfds; auto tells them apart.
+        train_split: whose photographs and hints teach.
+        splits: for which saliency is made, and judged where there are true masks.
+        training: the network that compares foregrounds and backgrounds.
+        looking: scales and mirror images.
+        with_network: learn a saliency and edge network from what was found.
+        rule: what of it is certain enough to teach, after a CRF.
+        classes: store of masks whose class boundaries teach the edges.
+        network: that network.
+        beside: stores of other saliency maps that are judged beside ours.
+        workers: processes and shards of the per-image stages.
+        name: of the run.
+    """
+
+    data: Path
+    hints: Path | None = None
+    layout: str = "auto"
+    train_split: str = "train"
+    splits: tuple[str, ...] = ("train", "val")
+    training: Contrasting = field(default_factory=Contrasting)
+    looking: Looking = field(default_factory=Looking)
+    with_network: bool = True
+    rule: Irn = field(default_factory=lambda: Irn(foreground=0.6, background=0.4))
+    classes: Path | None = None
+    network: ObjectTraining = field(default_factory=ObjectTraining)
+    beside: tuple[Path, ...] = ()
+    workers: Workers = field(default_factory=Workers)
+    name: str = "saliency"
+
+    def make(self, out: Path) -> Store:
+        """Do it all into ``out``; returns the last saliency maps."""
+        source, whole = self._open(self.train_split), self._together()
+        hints = None if self.hints is None else open_store(self.hints)
+        run = saliency.fit(source, self.training, out / "run", hints=hints)
+        maps = saliency.predict(run, whole, out / "contrast", self.looking, ids=whole.ids)
+        made = [maps]
+        if self.with_network:
+            made.append(self._network(source, whole, maps, out))
+        pngs = out / "png"
+        saliency.write_pngs(made[-1], pngs, ids=whole.ids, workers=self.workers)
+        self._judge([*map(open_store, self.beside), *made], out)
+        return made[-1]
+
+    def _network(self, source: Source, whole: Source, maps: Store, out: Path) -> Store:
+        proposals = make_labels(
+            maps, source, out / "proposals", self.rule, ids=source.ids, workers=self.workers
+        )
+        classes = None if self.classes is None else open_store(self.classes)
+        run = objects.fit(
+            source, self.network, out / "network", proposals=proposals, classes=classes
+        )
+        folders = out / "saliency", out / "edges"
+        return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]
+
+    def _judge(self, judged: Sequence[Store], out: Path) -> None:
+        rows = []
+        for split in self.splits:
+            source = views.agnostic(self._open(split))
+            if not source.has_background or all(source.mask(id) is None for id in source.ids):
+                continue
+            results = [
+                evaluate(store, source, Scoring(), split=split, workers=self.workers)
+                for store in judged
+            ]
+            rows += summary.against_first(results)
+        if rows:
+            summary.show(rows)
+            summary.write(out / "results", rows, source.classes, plan=self)
+
+    def _open(self, split: str) -> Source:
+        return open_dataset(self.data, split=split, layout=self.layout)
+
+    def _together(self) -> Source:
+        """One source with the images of all splits and of training, each once."""
+        names = (self.train_split, *self.splits)
+        ids = tuple(dict.fromkeys(id for split in names for id in self._open(split).ids))
+        return open_dataset(self.data, split=ALL, layout=self.layout, ids=ids)
+
+
+def command(plan: Annotated[SaliencyPlan, tyro.conf.arg(name="")], out: Path) -> None:
+    """Learn saliency and edges from photographs, and from hints where there are any.
+
+    Args:
+        plan: hints, networks, and for which images saliency is made.
+        out: folder of everything that is made; the same command goes on where it was stopped.
+    """
+    print(plan.make(out).folder)

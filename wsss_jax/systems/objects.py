@@ -1,0 +1,147 @@
+"""Saliency and edges learned together, from masks that earlier stages were sure of.
+
+The role of PoolNet with its edge branch (Liu et al. 2019) in P-NOC: a network that is told what
+C2AM-H proposes, and smooths out what it proposes wrongly; class boundaries of confident
+pseudo-masks teach its edges. Where we differ: our own light heads (``models.dense_heads``) in place
+of PoolNet's, both learned jointly from the start, means in place of sums over pixels, and unknown
+pixels where the proposals are not sure.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from wsss_jax.models import dense_heads
+from wsss_jax.ops import boundaries, losses
+from wsss_jax.train import state as states
+from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.state import Network, TrainState
+from wsss_jax.types import Batch, System
+
+STRIDE = 4
+"""Pixels per cell of both answers."""
+
+LEAN = 0.5
+"""Cells of the heads stand for the middle of their pixels."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Which network learns saliency and edges, and how.
+
+    Attributes:
+        backbone: a name in BACKBONES, convolutional.
+        weights: file of pretrained weights of the backbone; None starts from random ones.
+        output_stride: pixels per cell of the backbone's last map.
+        edge_weight: of the edges' loss beside that of saliency.
+        learns_body: whether the heads teach the backbone too.
+        optim: how parameters are updated (PoolNet: Adam of 5e-5, weight decay 5e-4).
+    """
+
+    backbone: str = "mobilenet_v2"
+    weights: Path | None = None
+    output_stride: int = 16
+    edge_weight: float = 1.0
+    learns_body: bool = True
+    optim: Optim = field(
+        default_factory=lambda: Optim("adamw", learning_rate=5e-5, weight_decay=5e-4)
+    )
+
+    def __post_init__(self) -> None:
+        if self.edge_weight < 0:
+            raise ValueError(f"edge_weight is {self.edge_weight}, wanted it at least 0")
+
+
+def make(settings: Objects, *, steps: int) -> System:
+    """Saliency and edges as one problem of ``steps`` updates.
+
+    ``Batch.masks`` are ``boundaries.packed`` planes of objects and classes. Images of which nothing
+    is known cost nothing, for each of the two by itself.
+    """
+    network = structure(settings)
+    update = optimizer(settings.optim, steps, _is_new(settings))
+
+    def init(key: Any) -> TrainState:
+        return states.create(states.functional(_module(settings, key)), update)
+
+    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+        salient, edges = labels_of(batch)
+
+        def loss_of(params: Any) -> tuple[Array, tuple[Array, Array]]:
+            module = network.bind(params, state.stats)
+            found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
+            parts = (
+                losses.mean_over_given(losses.binary(found.saliency, salient), salient),
+                losses.mean_over_given(losses.balanced_binary(found.edge, edges), edges),
+            )
+            return parts[0] + settings.edge_weight * parts[1], parts
+
+        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        state = state.updated(update, loss, grads)
+        return state, {
+            "loss": loss,
+            "saliency": parts[0],
+            "edges": parts[1],
+            "skipped": state.skipped,
+            "bad_in_a_row": state.in_a_row,
+        }
+
+    return System(init, step)
+
+
+def labels_of(batch: Batch) -> tuple[Array, Array]:
+    """Labels of saliency and of edges on the grid of STRIDE, IGNORE where nothing is known."""
+    objects, classes = boundaries.unpacked(batch.masks)
+    salient = boundaries.most_of_cell(objects, STRIDE)
+    edges = boundaries.any_in_cell(boundaries.class_boundaries(classes), STRIDE)
+    return (
+        losses.where_given(salient, batch.real),
+        losses.where_given(edges, batch.real),
+    )
+
+
+def template(settings: Objects) -> TrainState:
+    """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
+    network = structure(settings)
+    update = optimizer(settings.optim, 1, _is_new(settings))
+
+    def start(params: Any, stats: Any) -> TrainState:
+        return states.create(network._replace(params=params, stats=stats), update)
+
+    return jax.eval_shape(start, network.params, network.stats)
+
+
+def structure(settings: Objects) -> Network:
+    """The network's structure, with shapes in place of values; nothing is read or allocated."""
+    bare = replace(settings, weights=None)
+    return states.abstract(lambda: _module(bare, jax.random.key(0)))
+
+
+def logits(
+    settings: Objects, state: TrainState, images: Array, inside: Bool[Array, "b H W"]
+) -> Float[Array, "b h w 2"]:
+    """Logits of saliency and of edges, side by side on the grid of STRIDE."""
+    found = structure(settings).bind(state.averaged, state.stats)(images, inside)
+    return jnp.stack([found.saliency, found.edge], axis=-1)
+
+
+def _module(settings: Objects, key: Any) -> Any:
+    return dense_heads.multitask(
+        settings.backbone,
+        {"saliency": STRIDE, "edge": STRIDE},
+        key=key,
+        output_stride=settings.output_stride,
+        pretrained=settings.weights,
+    )
+
+
+def _is_new(settings: Objects) -> Callable[[str], bool]:
+    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
+    if settings.weights is None:
+        return lambda name: False
+    return lambda name: not name.startswith("backbone")
