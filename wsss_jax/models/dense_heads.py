@@ -16,6 +16,7 @@ losses (``ops.losses``), and what affinities are for (``ops.affinity``).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.config import lookup
+from wsss_jax.models import build
 from wsss_jax.models.heads import Classifier
 from wsss_jax.models.layers import Conv3x3, Pointwise, grid_inside, keep
 from wsss_jax.models.norms import GroupNorm
@@ -223,6 +225,24 @@ class MultiTask(nnx.Module):
             features=features,
             **dense,
         )
+
+
+def multitask(
+    name: str,
+    strides: Mapping[str, int],
+    *,
+    key: Any,
+    output_stride: int,
+    pretrained: Path | None = None,
+) -> MultiTask:
+    """Heads without a classifier on the named backbone.
+
+    key: of the random start. pretrained: weight file that then fills the backbone. ValueError for
+    an unknown name, or a file that does not fit.
+    """
+    rngs = nnx.Rngs(key)
+    body = build.backbone(name, rngs=rngs, output_stride=output_stride, pretrained=pretrained)
+    return MultiTask(body, strides, rngs=rngs)
 
 
 def maps_of(

@@ -1,5 +1,7 @@
 """Refinement: score maps in, score maps out, by random walk and by dense CRF.
 
+The walk follows colours, or the affinity that a network has learned (``learn_affinity``).
+
 The index of the store names the program and version that computed it, since two CRFs agree to
 rounding only and a store must not mix them.
 """
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -22,26 +24,33 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import affinity, crf, crf_pydensecrf, masks, walk
 from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.learn_affinity import Learned, learned
 from wsss_jax.stages.work import each, settle
+from wsss_jax.systems.affinity import BRANCHES, AffinityNet, answers
 from wsss_jax.types import ScoreMaps, Size
 
 CELLS = 32
 """Grids are padded to multiples of this many cells, so that few shapes are compiled."""
 
+PIXELS = 128
+"""Photographs that a network sees are padded to multiples of this, for the same reason."""
+
 
 @dataclass(frozen=True)
 class Walk:
-    """Random walk over affinities from colour and position, nothing learned.
+    """Random walk over affinities, from colour and position or learned.
 
     Attributes:
-        radius: of the stencil, in grid cells.
-        sigma_colour: in units of [0, 1] RGB.
-        sigma_space: in grid cells.
-        beta: exponent of the affinity.
+        affinity: run folder of an affinity network; None takes colour and position.
+        radius: of the stencil, in cells of the affinity's grid.
+        sigma_colour: in units of [0, 1] RGB; of no account where affinity is learned.
+        sigma_space: in grid cells; likewise.
+        beta: exponent of the affinity (learned: 8 in PSA, 10 in IRN).
         steps: length of the walk (PSA and IRN: 256 with learned affinity; colour alone joins
             too much for so many).
     """
 
+    affinity: Path | None = None
     radius: int = 5
     sigma_colour: float = 0.06
     sigma_space: float = 3.0
@@ -108,13 +117,18 @@ def refine(
             f"{store.folder} holds {store.kind if store.holds == 'scores' else 'masks'}; refine "
             "activations or probabilities (logits: import them as probabilities)"
         )
+    made_by, parents = as_json(settings), [store.folder.name]
+    if isinstance(settings, Walk) and settings.affinity is not None:
+        learned(settings.affinity)  # a run that is not finished is refused before anything is made
+        made_by["affinity"] = settings.affinity.name
+        parents.append(settings.affinity.name)
     target = stores.create(
         folder,
         holds="scores",
         classes=store.classes,
         kind="activation" if isinstance(settings, Walk) else "probability",
-        made_by={"stage": name, **as_json(settings), "computed_by": computed_by(settings)},
-        parents=(store.folder.name,),
+        made_by={"stage": name, **made_by, "computed_by": computed_by(settings)},
+        parents=tuple(parents),
     )
     function = partial(_refine_one, store=store, source=source, target=target, settings=settings)
     tally = each(f"{name} {folder.name}", function, target.missing(ids), workers=workers)
@@ -154,23 +168,54 @@ def _refine_one(
 
 
 def walked(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Walk) -> ScoreMaps:
-    """The maps after a walk over the photograph's colours; each class has maximum 1 again.
+    """The maps after a walk; each class has maximum 1 again.
 
+    Over colours on the grid of the maps; over learned affinity on the network's grid, which the
+    maps are averaged or enlarged onto. (PSA walks with a background beside the classes, IRN
+    divides by the maximum over all classes. Ours leaves background to the stages that need it.)
     Raises ValueError for photograph and maps of different images, NaN or negative scores.
     """
     check(maps, image)
-    height, width, count = maps.scores.shape
-    canvas = (-(-height // CELLS) * CELLS, -(-width // CELLS) * CELLS)
-    slots = 1 << (count - 1).bit_length()
+    if settings.affinity is None:
+        scores = _along_colours(maps.scores, image, settings)
+    else:
+        scores = _along_learned(maps.scores, image, settings, learned(settings.affinity))
+    scores = np.maximum(scores, 0)
+    scores = scores / (scores.max(axis=(0, 1), keepdims=True) + np.float32(1e-5))
+    return ScoreMaps(scores, maps.classes, maps.size, maps.peak, "activation")
+
+
+def _along_colours(
+    scores: Float[np.ndarray, "h w k"], image: UInt8[np.ndarray, "H W 3"], settings: Walk
+) -> Float[np.ndarray, "h w k"]:
+    height, width, count = scores.shape
+    canvas = _rounded_up((height, width), CELLS)
     colours = np.asarray(
         Image.fromarray(image).resize((width, height), Image.Resampling.BOX), np.float32
     )
-    padded = _on_canvas(maps.scores, canvas, slots)
+    padded = _on_canvas(scores, canvas, _slots(count))
     inside = _on_canvas(np.ones((height, width, 1), np.float32), canvas, 1)[..., 0] > 0
     out = _walk(padded, _on_canvas(colours / np.float32(255), canvas, 3), inside, settings)
-    scores = np.maximum(np.asarray(out)[:height, :width, :count], 0)
-    scores = scores / (scores.max(axis=(0, 1), keepdims=True) + np.float32(1e-5))
-    return ScoreMaps(scores, maps.classes, maps.size, maps.peak, "activation")
+    return np.asarray(out)[:height, :width, :count]
+
+
+def _along_learned(
+    scores: Float[np.ndarray, "h w k"],
+    image: UInt8[np.ndarray, "H W 3"],
+    settings: Walk,
+    network: Learned,
+) -> Float[np.ndarray, "h2 w2 k"]:
+    stride, count = network.model.stride, scores.shape[-1]
+    height, width = (-(-n // stride) for n in image.shape[:2])
+    canvas = _rounded_up(image.shape[:2], PIXELS)
+    photograph = _on_canvas(image.astype(np.float32) / np.float32(255), canvas, 3)
+    inside = _on_canvas(np.ones((*image.shape[:2], 1), np.float32), canvas, 1)[..., 0] > 0
+    grid = (canvas[0] // stride, canvas[1] // stride)
+    padded = _on_canvas(_resampled(scores, (height, width)), grid, _slots(count))
+    out = _learned_walk(
+        network.weights, padded, photograph, inside, model=network.model, settings=settings
+    )
+    return np.asarray(out)[:height, :width, :count]
 
 
 def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Crf) -> ScoreMaps:
@@ -230,6 +275,43 @@ def _walk(
         inside=inside,
     )
     return walk.propagate(scores, pairs, beta=settings.beta, steps=settings.steps)
+
+
+@partial(jax.jit, static_argnames=("model", "settings"))
+def _learned_walk(
+    weights: tuple[Any, Any],
+    scores: Float[Array, "h w k"],
+    photograph: Float[Array, "H W 3"],
+    inside: Bool[Array, "H W"],
+    *,
+    model: AffinityNet,
+    settings: Walk,
+) -> Float[Array, "h w k"]:
+    branch = BRANCHES[model.branch]
+    said = answers(model, weights, photograph[None], inside[None])
+    cells = inside[None, :: model.stride, :: model.stride]
+    joined = branch.join(said, settings.radius, cells)
+    start = branch.start(scores[None], said)
+    return walk.propagate(start, joined, beta=settings.beta, steps=settings.steps)[0]
+
+
+def _rounded_up(size: tuple[int, ...], multiple: int) -> Size:
+    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
+def _slots(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _resampled(scores: Float[np.ndarray, "h w k"], grid: Size) -> Float[np.ndarray, "h2 w2 k"]:
+    """Scores on another grid: averaged onto a coarser one, as PSA does, else enlarged."""
+    if scores.shape[0] <= grid[0] or scores.shape[1] <= grid[1]:
+        return masks.enlarge(scores, grid)
+    planes = [
+        Image.fromarray(plane).resize((grid[1], grid[0]), Image.Resampling.BOX)
+        for plane in np.moveaxis(scores, -1, 0)
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
 def _on_canvas(

@@ -1,0 +1,206 @@
+"""Learning which neighbouring cells belong together, from masks of what is certain.
+
+Two branches, one loss: AffinityNet compares features (Ahn & Kwak 2018, PSA), IRN asks whether a
+boundary lies between two cells (Ahn, Cho & Kwak 2019). Puzzle-CAM and P-NOC use the latter, and
+differ in their labels only. Their affinity then drives the random walk. Not here: IRN's
+displacement field, which has no effect on semantic masks (its author, irn issue 19), and where
+labels come from (``stages.labels``).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from wsss_jax.config import lookup
+from wsss_jax.models import dense_heads, grid_inside
+from wsss_jax.ops import affinity as affinities
+from wsss_jax.ops import losses, pairs
+from wsss_jax.ops.affinity import Affinity
+from wsss_jax.train import state as states
+from wsss_jax.train.optimizers import Optim, optimizer, path_name
+from wsss_jax.train.state import Network, TrainState
+from wsss_jax.types import Batch, System
+
+
+class Branch(NamedTuple):
+    """One way to an affinity.
+
+    head: a name of ``dense_heads.HEADS``. join: answers of the head, a radius and the real cells
+    to the affinity. start: scores and answers to the scores that a walk starts from. mirrored:
+    whether answers of the mirror image are averaged in.
+    """
+
+    head: str
+    join: Callable[[Array, int, Array | None], Affinity]
+    start: Callable[[Array, Array], Array]
+    mirrored: bool
+
+
+def _features(answers: Array, radius: int, cells: Array | None) -> Affinity:
+    return affinities.from_features(answers, radius=radius, inside=cells)
+
+
+def _boundary(answers: Array, radius: int, cells: Array | None) -> Affinity:
+    return affinities.from_boundary(jax.nn.sigmoid(answers), radius=radius, inside=cells)
+
+
+def _as_they_are(scores: Array, answers: Array) -> Array:
+    del answers
+    return scores
+
+
+def _off_boundaries(scores: Array, answers: Array) -> Array:
+    """IRN takes the scores off the boundaries before they walk."""
+    return scores * jax.nn.sigmoid(-answers)[..., None]
+
+
+BRANCHES: Mapping[str, Branch] = MappingProxyType(
+    {
+        "features": Branch("affinity", _features, _as_they_are, mirrored=False),
+        "boundary": Branch("edge", _boundary, _off_boundaries, mirrored=True),
+    }
+)
+"""AffinityNet's and IRN's."""
+
+
+STRIDES = (1, 2, 4, 8, 16, 32)
+"""Pixels per cell that canvases are divisible by."""
+
+
+@dataclass(frozen=True)
+class AffinityNet:
+    """Which network learns affinity, and how.
+
+    Attributes:
+        branch: features (AffinityNet) or boundary (IRN).
+        backbone: a name in BACKBONES, convolutional.
+        weights: file of pretrained weights; None starts from random ones.
+        output_stride: pixels per cell of the backbone's last map.
+        stride: pixels per cell of the affinity's grid (PSA 8, IRN 4).
+        radius: of the pairs that are learned from, in cells (PSA 5, IRN 10).
+        learns_body: whether the backbone learns too (PSA: yes, IRN: no).
+        optim: how parameters are updated.
+    """
+
+    branch: str = "boundary"
+    backbone: str = "mobilenet_v2"
+    weights: Path | None = None
+    output_stride: int = 16
+    stride: int = 4
+    radius: int = 10
+    learns_body: bool = False
+    optim: Optim = field(default_factory=Optim)
+
+    def __post_init__(self) -> None:
+        lookup(BRANCHES, self.branch, "affinity branch")
+        affinities.stencil(self.radius)
+        if self.stride not in STRIDES:
+            raise ValueError(f"stride is {self.stride}, wanted one of {STRIDES} pixels per cell")
+
+
+def make(settings: AffinityNet, *, steps: int) -> System:
+    """Affinity as a learning problem of ``steps`` updates on batches with masks.
+
+    Masks hold class labels, IGNORE where nothing is certain. A batch without a certain pair costs
+    nothing and teaches nothing.
+    """
+    network, branch = structure(settings), BRANCHES[settings.branch]
+    update = _update(settings, steps)
+
+    def init(key: Any) -> TrainState:
+        return states.create(states.functional(_module(settings, key)), update)
+
+    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+        labels = pairs.at_cells(batch.masks, settings.stride, batch.inside)
+        kinds = pairs.pairs(losses.where_given(labels, batch.real), settings.radius)
+        cells = grid_inside(batch.inside, settings.stride)
+
+        def loss_of(params: Any) -> Array:
+            module = network.bind(params, state.stats)
+            found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
+            joined = branch.join(getattr(found, branch.head), settings.radius, cells)
+            return losses.pair_affinity(joined.values, kinds)
+
+        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        state = state.updated(update, loss, grads)
+        return state, {"loss": loss, "skipped": state.skipped, "bad_in_a_row": state.in_a_row}
+
+    return System(init, step)
+
+
+def answers(
+    settings: AffinityNet,
+    weights: tuple[Any, Any],
+    images: Float[Array, "b H W 3"],
+    inside: Bool[Array, "b H W"],
+) -> Float[Array, "b h w ..."]:
+    """What the trained head says of images, which lie top left; canvases divisible by the stride.
+
+    weights: parameters and the rest of the state. For IRN's branch the mean of the logits of image
+    and mirror image, as there; where only the image has a real cell, its own.
+    """
+    branch, stride = BRANCHES[settings.branch], settings.stride
+    module = structure(settings).bind(*weights)
+    found = getattr(module(images, inside), branch.head)
+    if not branch.mirrored:
+        return found
+    mirror = getattr(module(images[:, :, ::-1], inside[:, :, ::-1]), branch.head)[:, :, ::-1]
+    both = grid_inside(inside[:, :, ::-1], stride)[:, :, ::-1]
+    return jnp.where(both, (found + mirror) / 2, found)
+
+
+def template(settings: AffinityNet) -> TrainState:
+    """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
+    network, update = structure(settings), _update(settings, 1)
+
+    def start(params: Any, stats: Any) -> TrainState:
+        return states.create(network._replace(params=params, stats=stats), update)
+
+    return jax.eval_shape(start, network.params, network.stats)
+
+
+def structure(settings: AffinityNet) -> Network:
+    """The network's structure, with shapes in place of values; nothing is read or allocated."""
+    bare = replace(settings, weights=None)
+    return states.abstract(lambda: _module(bare, jax.random.key(0)))
+
+
+def _module(settings: AffinityNet, key: Any) -> Any:
+    return dense_heads.multitask(
+        settings.backbone,
+        {BRANCHES[settings.branch].head: settings.stride},
+        key=key,
+        output_stride=settings.output_stride,
+        pretrained=settings.weights,
+    )
+
+
+def _update(settings: AffinityNet, steps: int) -> optax.GradientTransformation:
+    """Heads learn as new layers where the backbone is pretrained; a fixed backbone not at all.
+
+    (Without gradients weight decay alone would still wear it away.)
+    """
+
+    def is_head(name: str) -> bool:
+        return not name.startswith("backbone")
+
+    fresh = settings.weights is None
+    learns = optimizer(settings.optim, steps, (lambda name: False) if fresh else is_head)
+    if settings.learns_body:
+        return learns
+
+    def label(path: Any, leaf: Any) -> str:
+        del leaf
+        return "learns" if is_head(path_name(path)) else "fixed"
+
+    return optax.multi_transform(
+        {"learns": learns, "fixed": optax.set_to_zero()},
+        lambda params: jax.tree_util.tree_map_with_path(label, params),
+    )
