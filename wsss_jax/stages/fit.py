@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -21,6 +21,7 @@ from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.stages.progress import meter
 from wsss_jax.systems import SYSTEMS, Classifier, Model, name_of
 from wsss_jax.train import loop
+from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
 
@@ -37,6 +38,8 @@ class Training:
         seed: of the start, the order and the augmentation.
         save_every: steps between checkpoints.
         cache_megabytes: memory in which decoded photographs are kept.
+        compute: the type in which networks compute; parameters are float32 all the same.
+        engine: mesh (one step over all devices) or pmap (a step of each device, averaged).
         imageless: classes that may be without any image. Any other such class stops training.
     """
 
@@ -48,6 +51,8 @@ class Training:
     seed: int = 0
     save_every: int = 25
     cache_megabytes: int = 1024
+    compute: Literal["float32", "bfloat16"] = "float32"
+    engine: Literal["mesh", "pmap"] = "mesh"
     imageless: tuple[str, ...] = ()
 
 
@@ -73,7 +78,9 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
     steps = settings.epochs * batches.steps_per_epoch
     make = SYSTEMS[name_of(settings.model)].make
     system = make(settings.model, classes=len(source.classes), steps=steps)
-    plan = loop.Loop(steps, save_every=settings.save_every)
+    plan = loop.Loop(
+        steps, save_every=settings.save_every, compute=settings.compute, engine=settings.engine
+    )
     return learn(system, batches, plan, folder=folder, seed=settings.seed)
 
 
@@ -85,6 +92,8 @@ def learn(
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
             note = f"loss {metrics['loss']:.4f}  {metrics['images_per_second']:.1f} images/s"
+            if "utilisation" in metrics:  # only of devices whose peak is known
+                note += f"  {metrics['utilisation']:.0%} of peak"
             skipped = int(metrics.get("skipped", 0))
             bar.advance(done - bar.done, note + (f"  {skipped} bad steps" if skipped else ""))
 
@@ -130,7 +139,7 @@ def trained(folder: Path) -> tuple[Training, ClassList, Any]:
     found = Checkpoints(folder / "checkpoint").restore(template)
     if found is None:
         raise BadFileError(f"{folder}: finished, but without a checkpoint; delete it, train again")
-    return settings, classes, found[1]
+    return settings, classes, states.settled(found[1])
 
 
 def training_of(record: Mapping[str, Any]) -> Training:

@@ -15,6 +15,7 @@ from wsss_jax.data.batches import TrainingBatches
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.stages import fit
 from wsss_jax.train import loop
+from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
 
@@ -68,4 +69,4 @@ def last_state(folder: Path, template: Any) -> Any:
     found = Checkpoints(folder / "checkpoint").restore(template)
     if found is None:
         raise BadFileError(f"{folder}: finished, but without a checkpoint; delete it, train again")
-    return found[1]
+    return states.settled(found[1])

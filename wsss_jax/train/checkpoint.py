@@ -69,8 +69,9 @@ class Checkpoints:
                 damaged[step] = f"checkpoint {self.folder / str(step)} is damaged: {problem}"
                 self.say(damaged[step])
                 continue
-            for bad in damaged:  # else orbax would refuse to write these steps again
-                shutil.rmtree(self.folder / str(bad))
+            if jax.process_index() == 0:
+                for bad in damaged:  # else orbax would refuse to write these steps again
+                    shutil.rmtree(self.folder / str(bad))
             return step, state, extra
         if damaged:
             raise CorruptCheckpointError(

@@ -1,7 +1,8 @@
 """The one training loop: batches in, steps run, metrics written, checkpoints kept.
 
 It knows nothing of what is learned. A run that was stopped, by SIGTERM, Ctrl-C or kill -9, goes on
-from its last checkpoint with the identical order of data and ends with the identical result.
+from its last checkpoint with the identical order of data and ends with the identical result. With
+several hosts (``jax.distributed``) all stop at the same step when one of them is told to.
 """
 
 import json
@@ -10,15 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
+from wsss_jax.config import lookup
 from wsss_jax.train import parallel
 from wsss_jax.train.checkpoint import Checkpoints
-from wsss_jax.types import Batch, System
+from wsss_jax.train.utilisation import Utilisation
+from wsss_jax.types import System
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called with (done, total, latest metrics)."""
@@ -28,7 +33,7 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 class Batches(Protocol):
     """An iterator over batches that can say where it is and go back there."""
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         """The next batch of this host."""
         ...
 
@@ -53,14 +58,18 @@ class Interrupted(SystemExit):
 class Loop:
     """How long to train and how often to save.
 
-    steps: optimizer updates. save_every, log_every: in steps. max_bad_steps: non-finite updates
-    in a row (each is skipped) after which training stops with an error.
+    steps: batches. save_every, log_every: in steps. max_bad_steps: non-finite updates
+    in a row (each is skipped) after which training stops with an error. compute: the type in which
+    networks compute; parameters, their gradients, norms and losses are float32 all the same.
+    engine: a name in ``parallel.ENGINES``.
     """
 
     steps: int
     save_every: int = 100
     log_every: int = 5
     max_bad_steps: int = 10
+    compute: Literal["float32", "bfloat16"] = "float32"
+    engine: Literal["mesh", "pmap"] = "mesh"
 
 
 def fit(
@@ -80,11 +89,10 @@ def fit(
     Raises DivergedError after too many non-finite steps in a row, Interrupted after a signal;
     the checkpoint is kept in both cases.
     """
-    mesh = parallel.data_mesh()
+    engine = lookup(parallel.ENGINES, loop.engine, "engine")(in_type(system.step, loop.compute))
     checkpoints = Checkpoints(folder / "checkpoint")
     start, state = _start(system, batches, checkpoints, key)
-    state = parallel.replicate(state, mesh)
-    step = jax.jit(system.step, donate_argnums=0)
+    state = engine.put(state)
     log = _Log(folder / "metrics.jsonl", start, loop)
     saved = start
     if start:
@@ -93,31 +101,67 @@ def fit(
     def save(done: int) -> None:
         nonlocal saved
         if done > saved:
-            checkpoints.save(done, state, {"batches": batches.get_state()})
+            positions = parallel.from_each_host(batches.get_state())
+            checkpoints.save(done, engine.take(state), {"batches": positions})
             saved = done
 
     with stop_signals() as stop:
         latest: dict[str, Any] = {}
         for done in range(start, loop.steps):
-            batch = parallel.split_rows(next(batches), mesh)
+            rows = next(batches)
+            batch, step_key = engine.split(rows), jax.random.fold_in(key, done)
+            log.count(len(rows.real), engine.step, state, batch, step_key)
             before = latest
-            state, latest = step(state, batch, jax.random.fold_in(key, done))
+            state, latest = engine.step(state, batch, step_key)
             # One step stays in flight: un-bounded loops of collectives deadlock on small hosts.
             jax.block_until_ready(before)
-            shown = log.write(done + 1, latest, batch.images.shape[0])
+            shown = log.write(done + 1, latest)
             if shown is not None:
                 progress(done + 1, loop.steps, shown)
             if shown is not None and shown.get("bad_in_a_row", 0) >= loop.max_bad_steps:
-                raise DivergedError(
-                    f"{loop.max_bad_steps} steps in a row are not finite, at step {done + 1}; "
-                    f"the last good state is in {checkpoints.folder}. Lower the learning rate "
-                    "(optim.learning-rate) or clip gradients (optim.clip 5)"
-                )
-            if stop.is_set() or (done + 1) % loop.save_every == 0 or done + 1 == loop.steps:
+                raise DivergedError(_advice(loop, done + 1, checkpoints.folder))
+            due = (done + 1) % loop.save_every == 0 or done + 1 == loop.steps
+            told = _told(stop, asked=due or shown is not None)
+            if told or due:
                 save(done + 1)
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
-    return state
+            if told:
+                raise Interrupted(128 + told)
+    return engine.take(state)
+
+
+def in_type(step: parallel.Step, compute: str) -> parallel.Step:
+    """The step on images of this type, which is that in which networks compute.
+
+    They turn their float32 parameters to it layer by layer, so gradients arrive in float32.
+    """
+    dtype = lookup(_TYPES, compute, "type to compute in")
+
+    def typed(state: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+        return step(state, replace(batch, images=jnp.asarray(batch.images, dtype)), key)
+
+    return typed
+
+
+_TYPES = MappingProxyType({"float32": jnp.float32, "bfloat16": jnp.bfloat16})
+
+
+def _told(stop: "StopFlag", *, asked: bool) -> int:
+    """The signal that ends the run, 0 for none. One host looks at every step.
+
+    Several agree at the steps where all of them ask: a host that stopped alone would leave the
+    others waiting in the next step for ever.
+    """
+    if jax.process_count() == 1:
+        return stop.number if stop.is_set() else 0
+    return parallel.highest(stop.number if stop.is_set() else 0) if asked else 0
+
+
+def _advice(loop: Loop, done: int, folder: Path) -> str:
+    return (
+        f"{loop.max_bad_steps} steps in a row are not finite, at step {done}; the last good state "
+        f"is in {folder}. Lower the learning rate (optim.learning-rate) or clip gradients "
+        "(optim.clip 5)"
+    )
 
 
 def _start(system: System, batches: Batches, checkpoints: Checkpoints, key: Any) -> tuple[int, Any]:
@@ -126,7 +170,13 @@ def _start(system: System, batches: Batches, checkpoints: Checkpoints, key: Any)
     if found is None:
         return 0, state
     done, state, extra = found
-    batches.set_state(extra["batches"])
+    positions = extra["batches"]
+    if len(positions) != jax.process_count():
+        raise ValueError(
+            f"{checkpoints.folder} was written by {len(positions)} hosts, here are "
+            f"{jax.process_count()}: the order of data would differ; go on with as many"
+        )
+    batches.set_state(positions[jax.process_index()])
     return done, state
 
 
@@ -135,23 +185,36 @@ class _Log:
 
     def __init__(self, path: Path, start: int, loop: Loop) -> None:
         self.path, self.loop = path, loop
-        self.since, self.images = time.perf_counter(), 0
+        self.since, self.images, self.utilisation = time.perf_counter(), 0, Utilisation()
+        self.writes = jax.process_index() == 0
+        if not self.writes:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         if path.exists():
             kept = [ln for ln in path.read_text().splitlines() if _step_of(ln) <= start]
         path.write_text("".join(line + "\n" for line in kept))
 
-    def write(self, done: int, metrics: dict[str, Any], rows: int) -> dict[str, float] | None:
-        self.images += rows
+    def count(self, rows: int, step: Any, *arguments: Any) -> None:
+        """Note a step on so many images of this host, before it is made."""
+        self.images += rows * jax.process_count()
+        if self.loop.engine == "mesh":
+            self.utilisation.add(step, *arguments)
+
+    def write(self, done: int, metrics: dict[str, Any]) -> dict[str, float] | None:
+        """The metrics as numbers, and a line of them, where one is due."""
         if done % self.loop.log_every and done != self.loop.steps:
             return None
         shown = {name: float(value) for name, value in metrics.items()}
         now = time.perf_counter()
         shown["images_per_second"] = self.images / max(now - self.since, 1e-9)
+        share = self.utilisation.share(now - self.since)
+        if share is not None:
+            shown["utilisation"] = share
         self.since, self.images = now, 0
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": done, **shown}) + "\n")
+        if self.writes:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": done, **shown}) + "\n")
         return shown
 
 

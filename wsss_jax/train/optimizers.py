@@ -1,15 +1,18 @@
 """Optimisers with per-group learning rates and the schedules of the field.
 
 Groups follow the reference codes (PSA, IRN, Puzzle-CAM, P-NOC): new layers learn ten times faster
-than pretrained ones, biases twice as fast and without weight decay.
+than pretrained ones, biases twice as fast and without weight decay. Frozen stages, clipping, the
+average of several batches and the moving average of the parameters are all wrapped around them, so
+that whoever steps the optimizer knows nothing of it.
 """
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from wsss_jax.config import lookup
@@ -23,15 +26,24 @@ class Optim:
         name: sgd or adamw.
         learning_rate: of pretrained weights, at its peak.
         new_layers: factor of the rate for layers without pretrained weights.
-        biases: factor of the rate for biases, which never decay.
-        momentum: of SGD. The reference codes of the field run with practically none, because
-            they hand the weight decay over in its place; 0.9 wants a ten times smaller rate.
-        nesterov: whether that momentum looks ahead.
+        biases: factor of the rate for biases, which never decay. Scales of norms, class tokens
+            and all else of one axis learn like weights; they decay under sgd, as the reference
+            codes have it, and not under adamw.
+        momentum: of SGD, where the next setting does not say otherwise.
+        momentum_is_weight_decay: the reference codes of the field hand the weight decay over where
+            PyTorch's SGD takes its momentum: they run with practically none, which is why 0.1 is a
+            stable rate of theirs. True does as they do, whatever ``momentum`` says; else 0.9
+            wants a ten times smaller rate.
+        nesterov: whether momentum looks ahead (Puzzle-CAM's does).
         weight_decay: of weights, per step and unit of learning rate.
         schedule: poly is (1 - t/T) ** power; cosine; constant.
         power: of the poly schedule.
-        warm_up: steps of linear rise before the schedule.
+        warm_up: updates of linear rise before the schedule.
         clip: largest gradient norm, 0 for no limit.
+        accumulate: batches whose gradients are averaged into one update. (Puzzle-CAM and P-NOC
+            add them up instead: give their rate times this number to do the same.)
+        ema: decay of the moving average of the parameters that explanations use, 0 for none.
+        freeze: names of stages that keep their pretrained values (stem, layer1 …).
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -39,12 +51,24 @@ class Optim:
     new_layers: float = 10.0
     biases: float = 2.0
     momentum: float = 0.9
+    momentum_is_weight_decay: bool = False
     nesterov: bool = False
     weight_decay: float = 1e-4
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     power: float = 0.9
     warm_up: int = 0
     clip: float = 0.0
+    accumulate: int = 1
+    ema: float = 0.0
+    freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate}, wanted at least one batch")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}, wanted a decay in [0, 1), 0 for none")
+        if self.momentum_is_weight_decay and self.name != "sgd":
+            raise ValueError(f"momentum_is_weight_decay is of sgd only, not of {self.name}")
 
 
 def schedule(optim: Optim, steps: int) -> optax.Schedule:
@@ -60,27 +84,70 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
 def optimizer(
     optim: Optim, steps: int, is_new: Callable[[str], bool]
 ) -> optax.GradientTransformation:
-    """The gradient transformation for ``steps`` updates.
+    """The gradient transformation for ``steps`` batches, an update every ``accumulate`` of them.
 
     is_new: from a parameter's path ("backbone/stem/kernel") to whether it starts untrained.
+    Starting it raises ValueError for a name in ``freeze`` that is no stage.
     """
+    updates = max(steps // optim.accumulate, 1)
+    parts = (
+        ("weights", 1.0, True),
+        ("scales", 1.0, optim.name == "sgd"),
+        ("biases", optim.biases, False),
+    )
     groups: dict[Hashable, optax.GradientTransformation] = {
-        f"{age}_{part}": _one_group(optim, steps, new * bias, decays=part == "weights")
+        f"{age}_{part}": _one_group(optim, updates, new * factor, decays=decays)
         for age, new in (("pretrained", 1.0), ("new", optim.new_layers))
-        for part, bias in (("weights", 1.0), ("biases", optim.biases))
+        for part, factor, decays in parts
     }
+    groups["frozen"] = optax.set_to_zero()
 
     def label(path: Any, leaf: Any) -> str:
         name = path_name(path)
+        if _is_frozen(name, optim.freeze):
+            return "frozen"
         age = "new" if is_new(name) else "pretrained"
-        return f"{age}_{'weights' if leaf.ndim > 1 else 'biases'}"
+        return f"{age}_{_part(name, leaf.ndim)}"
 
-    grouped = optax.multi_transform(
-        groups, lambda params: jax.tree_util.tree_map_with_path(label, params)
-    )
-    if not optim.clip:
-        return grouped
-    return optax.chain(optax.clip_by_global_norm(optim.clip), grouped)
+    def labels(params: Any) -> Any:
+        _check_names(params, optim.freeze)
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    whole: Any = optax.multi_transform(groups, labels)
+    if optim.clip:
+        whole = optax.chain(_without(optim.freeze), optax.clip_by_global_norm(optim.clip), whole)
+    if optim.ema:
+        whole = _averaging(whole, optim.ema)
+    if optim.accumulate > 1:
+        return optax.MultiSteps(whole, optim.accumulate).gradient_transformation()
+    return whole
+
+
+class MovingAverage(NamedTuple):
+    """State of the wrapper that keeps a moving average of the parameters."""
+
+    average: Any
+    count: Any
+    inner: Any
+
+
+def averaged(params: Any, opt_state: Any) -> Any:
+    """The moving average of the parameters where the optimizer keeps one, else they themselves."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=_is_average)
+    found = [leaf.average for leaf in leaves if _is_average(leaf)]
+    return found[0] if found else params
+
+
+def held(params: Any, freeze: tuple[str, ...]) -> Any:
+    """The parameters, those of frozen stages as constants: no backward pass is run for them.
+
+    Not needed for them to stay as they are (the optimizer sees to that), but it saves time.
+    """
+
+    def hold(path: Any, leaf: Any) -> Any:
+        return jax.lax.stop_gradient(leaf) if _is_frozen(path_name(path), freeze) else leaf
+
+    return jax.tree_util.tree_map_with_path(hold, params) if freeze else params
 
 
 def path_name(path: Any) -> str:
@@ -91,21 +158,84 @@ def path_name(path: Any) -> str:
     return "/".join(part for part in parts if part and part != "value")
 
 
+def _part(name: str, axes: int) -> str:
+    if axes > 1:
+        return "weights"
+    return "biases" if name.split("/")[-1] == "bias" else "scales"
+
+
 def _one_group(
-    optim: Optim, steps: int, factor: float, *, decays: bool
+    optim: Optim, updates: int, factor: float, *, decays: bool
 ) -> optax.GradientTransformation:
     decay = optim.weight_decay if decays else 0.0
-    rate = schedule(optim, steps)
+    rate = schedule(optim, updates)
     if optim.name == "adamw":
         return optax.adamw(lambda step: factor * rate(step), weight_decay=decay)
+    momentum = optim.weight_decay if optim.momentum_is_weight_decay else optim.momentum
     return optax.chain(
         optax.add_decayed_weights(decay),
         optax.sgd(
-            lambda step: factor * rate(step),
-            momentum=optim.momentum or None,
-            nesterov=optim.nesterov,
+            lambda step: factor * rate(step), momentum=momentum or None, nesterov=optim.nesterov
         ),
     )
+
+
+def _averaging(inner: Any, decay: float) -> optax.GradientTransformation:
+    """The same updates, and a moving average of the parameters that they lead to.
+
+    The first updates weigh more, min(decay, (1 + t) / (10 + t)) as in TensorFlow's
+    ExponentialMovingAverage, so that the random start is soon forgotten.
+    """
+
+    def init(params: Any) -> MovingAverage:
+        # A copy: parameters are donated to the step, and no buffer may be donated twice.
+        start = jax.tree.map(jnp.copy, params)
+        return MovingAverage(start, jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MovingAverage]:
+        updates, inside = inner.update(updates, state.inner, params)
+        t = state.count.astype(jnp.float32)
+        share = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
+
+        def moved(old: Any, param: Any, step: Any) -> Any:
+            return old + share.astype(old.dtype) * (param + step - old)
+
+        average = jax.tree.map(moved, state.average, params, updates)
+        return updates, MovingAverage(average, state.count + 1, inside)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _is_average(leaf: Any) -> bool:
+    return isinstance(leaf, MovingAverage)
+
+
+def _without(freeze: tuple[str, ...]) -> optax.GradientTransformation:
+    """Gradients of frozen stages as zeros, so that they do not count in the norm."""
+
+    def is_frozen(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: _is_frozen(path_name(path), freeze), params
+        )
+
+    return optax.masked(optax.set_to_zero(), is_frozen)
+
+
+def _is_frozen(name: str, freeze: tuple[str, ...]) -> bool:
+    return any(_starts_with(name, stage) for stage in freeze)
+
+
+def _starts_with(name: str, stage: str) -> bool:
+    """Whether a path lies in a stage, which is named from the top or from the backbone on."""
+    return f"{name}/".startswith(f"{stage}/") or f"/backbone/{stage}/" in f"/{name}/"
+
+
+def _check_names(params: Any, freeze: tuple[str, ...]) -> None:
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for stage in freeze:
+        if not any(_starts_with(path, stage) for path in paths):
+            known = sorted({path.split("backbone/")[-1].split("/")[0] for path in paths})
+            raise ValueError(f"no stage {stage!r} to freeze (known: {', '.join(known)})")
 
 
 _SCHEDULES: MappingProxyType[str, Callable[[Optim, int], optax.Schedule]] = MappingProxyType(

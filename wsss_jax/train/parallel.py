@@ -1,16 +1,93 @@
-"""One step over all devices of all hosts: a one-axis mesh, batches split, states replicated."""
+"""One step over all devices of all hosts, and what hosts have to agree about.
 
-from collections.abc import Sequence
-from typing import Any
+``meshed`` is the engine: ``jit`` over a one-axis mesh, batches split, states replicated; the
+compiler adds up gradients, and the step is exactly that of one device with the whole batch.
+``pmapped`` is the older style, kept for comparison: every device takes a step of its own on its
+rows, and gradients are averaged. The two agree where all rows are real and nothing is drawn.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from wsss_jax.train.state import TrainState, each
+
+AXIS = "data"
+"""Name of the axis of devices."""
+
+Step = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
+
+
+class Engine(NamedTuple):
+    """How steps run over the devices.
+
+    put: a state on the host, or on one device, to all devices. split: this host's rows of a batch
+    to its devices; ValueError when they cannot be dealt out evenly. step: the compiled step, which
+    takes its state over. take: a state back as ``put`` wants it.
+    """
+
+    put: Callable[[Any], Any]
+    split: Callable[[Any], Any]
+    step: Any
+    take: Callable[[Any], Any]
+
+
+def meshed(step: Step, devices: Sequence[Any] | None = None) -> Engine:
+    """One step of the whole batch, split over a mesh of all devices (or of these)."""
+    mesh = data_mesh(devices)
+    return Engine(
+        put=lambda state: replicate(state, mesh),
+        split=lambda batch: split_rows(batch, mesh),
+        step=jax.jit(step, donate_argnums=0),
+        take=lambda state: state,
+    )
+
+
+def pmapped(step: Step, devices: Sequence[Any] | None = None) -> Engine:
+    """A step of each device on its own rows; gradients, metrics and statistics are averaged.
+
+    Every device draws for itself, and has to have as many real rows as the others.
+    """
+    local = jax.local_devices() if devices is None else devices
+    count = len(local)
+
+    def one(state: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+        state, metrics = step(state, batch, jax.random.fold_in(key, jax.lax.axis_index(AXIS)))
+        return each(state, _mean_statistics), _mean(metrics)
+
+    def put(state: Any) -> Any:
+        inside = each(state, lambda s: replace(s, axis=AXIS))
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), inside)
+
+    def split(batch: Any) -> Any:
+        return jax.tree.map(lambda x: x.reshape(count, _share(x, count), *x.shape[1:]), batch)
+
+    def take(state: Any) -> Any:
+        outside = each(state, lambda s: replace(s, axis=None))
+        return jax.tree.map(lambda x: x.addressable_shards[0].data[0], outside)
+
+    run = jax.pmap(
+        one, AXIS, in_axes=(0, 0, None), out_axes=(0, None), devices=devices, donate_argnums=0
+    )
+    return Engine(put, split, run, take)
+
+
+ENGINES: Mapping[str, Callable[..., Engine]] = MappingProxyType({"mesh": meshed, "pmap": pmapped})
+"""Engines by name; called with the step and, unless all are meant, the devices."""
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """All devices (or these) along one axis named "data"."""
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def split_rows(tree: Any, mesh: Mesh) -> Any:
@@ -19,14 +96,10 @@ def split_rows(tree: Any, mesh: Mesh) -> Any:
     Raises ValueError when the rows cannot be dealt out evenly.
     """
     local = len([d for d in mesh.devices.flat if d.process_index == jax.process_index()])
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def place(rows: Any) -> Any:
-        if rows.shape[0] % local:
-            raise ValueError(
-                f"{rows.shape[0]} images do not divide over {local} local devices; "
-                "choose a batch size that is a multiple"
-            )
+        _share(rows, local)
         return jax.make_array_from_process_local_data(sharding, rows)
 
     return jax.tree.map(place, tree)
@@ -35,3 +108,43 @@ def split_rows(tree: Any, mesh: Mesh) -> Any:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """The same values on every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def highest(number: int) -> int:
+    """The largest of the numbers that the hosts call this with; every host must call it."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.asarray(number)).max())
+
+
+def from_each_host(value: Any) -> list[Any]:
+    """The JSON values that the hosts call this with, by host; every host must call it."""
+    if jax.process_count() == 1:
+        return [value]
+    own = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    padded = np.zeros(highest(own.size), np.uint8)  # an end of zeros is no JSON, and is cut off
+    padded[: own.size] = own
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(bytes(row).rstrip(b"\0")) for row in np.asarray(rows)]
+
+
+def _share(rows: Any, devices: int) -> int:
+    if rows.shape[0] % devices:
+        raise ValueError(
+            f"{rows.shape[0]} images do not divide over {devices} local devices; "
+            "choose a batch size that is a multiple"
+        )
+    return rows.shape[0] // devices
+
+
+def _mean_statistics(state: TrainState) -> TrainState:
+    return replace(state, stats=_mean(state.stats))
+
+
+def _mean(tree: Any) -> Any:
+    """The mean over devices of what is a fraction; counts are the same on all of them."""
+
+    def one(x: Any) -> Any:
+        return jax.lax.pmean(x, AXIS) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(one, tree)

@@ -5,7 +5,7 @@ plain ``jax.jit`` over pytrees. This is the only file outside models/ that knows
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array, Float
+
+from wsss_jax.train import optimizers
 
 
 class Network(NamedTuple):
@@ -38,8 +40,9 @@ def functional(module: nnx.Module) -> Network:
 class TrainState:
     """Everything that training one network changes.
 
-    step counts updates tried; skipped those dropped for non-finite values, in_a_row the latest
-    uninterrupted run of them.
+    step counts batches tried; skipped those dropped for non-finite values, in_a_row the latest
+    uninterrupted run of them. axis: of the devices over which each step averages its gradients,
+    where every device has a loss of its own (``parallel.pmapped`` sets it).
     """
 
     params: Any
@@ -48,11 +51,19 @@ class TrainState:
     step: Any
     skipped: Any
     in_a_row: Any
+    axis: str | None = field(default=None, metadata={"static": True})
+
+    @property
+    def averaged(self) -> Any:
+        """The parameters to explain with: their moving average if one is kept (``Optim.ema``)."""
+        return optimizers.averaged(self.params, self.opt_state)
 
     def updated(
         self, optimizer: optax.GradientTransformation, loss: Float[Array, ""], grads: Any
     ) -> "TrainState":
         """The state one step further; unchanged but for the counts if anything is not finite."""
+        if self.axis is not None:
+            loss, grads = jax.lax.pmean((loss, grads), self.axis)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int
             updates, opt_state = optimizer.update(grads, self.opt_state, self.params)
@@ -70,6 +81,20 @@ class TrainState:
             skipped=self.skipped + bad,
             in_a_row=(self.in_a_row + 1) * bad,
         )
+
+
+def each(state: Any, change: Callable[[TrainState], TrainState]) -> Any:
+    """The state of a system with every training state in it changed, wherever it keeps them."""
+
+    def changed(part: Any) -> Any:
+        return change(part) if isinstance(part, TrainState) else part
+
+    return jax.tree.map(changed, state, is_leaf=lambda part: isinstance(part, TrainState))
+
+
+def settled(state: Any) -> Any:
+    """A system's state as it is used after training: with averaged parameters where kept."""
+    return each(state, lambda one: replace(one, params=one.averaged))
 
 
 def create(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
