@@ -282,11 +282,30 @@ def test_unknown_pixels_of_a_mask_favour_nobody_and_absent_classes_go(tmp_path):
     np.testing.assert_allclose(column[:5], [[1, 0], [0, 1], [0.25, 0.25], [0, 0], [0, 0]])
 
 
-def own(tmp_path, **changes):
+@pytest.mark.parametrize(
+    "layout", ["psa_cam", "clipes", "irn", "mask_png", "saliency_png", "store"]
+)
+def test_a_file_cut_at_any_kilobyte_is_one_error(tmp_path, layout):
+    size = (60, 70)
+    want = wanted(size=size, grid=(15, 18))
+    if layout == "store":
+        folder = own(tmp_path, size)
+    else:
+        folder = tmp_path
+        toy_priors.write(layout, folder, "a", CLASSES, scores(size))
+    path = folder / f"a{READERS[layout].suffixes[0]}"
+    whole = path.read_bytes()
+    read(folder, layout, want=want)
+    for end in range(0, len(whole) - 12, 1024):  # a PNG without its last chunk is whole
+        path.write_bytes(whole[:end])
+        with pytest.raises(BadFileError, match=path.name):
+            read(folder, layout, want=want)
+
+
+def own(tmp_path, size=SIZE):
     store = stores.create(tmp_path / "own", holds="scores", classes=VOC.names, made_by={})
-    maps = dict(scores=scores().transpose(1, 2, 0), classes=np.array(CLASSES, np.int32),
-                size=SIZE, peak=np.array([3.0, 7.0], np.float32)) | changes  # fmt: skip
-    store.put_scores("a", ScoreMaps(**maps))
+    values, peak = scores(size).transpose(1, 2, 0), np.array([3.0, 7.0], np.float32)
+    store.put_scores("a", ScoreMaps(values, np.array(CLASSES, np.int32), size, peak))
     return tmp_path / "own/scores"
 
 

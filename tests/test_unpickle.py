@@ -18,7 +18,7 @@ MAPS = np.linspace(0, 1, 24, dtype=np.float32).reshape(2, 3, 4)
 def npy(path, pickled):
     """A pickle behind the header of an array of one object."""
     buffer = io.BytesIO()
-    np.save(buffer, {})
+    np.save(buffer, np.array({}, object))
     path.write_bytes(buffer.getvalue()[:128] + pickled)
     return path
 

@@ -90,7 +90,8 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The whole content of a file of at most ``limit`` bytes. Raises BadFileError."""
     try:
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            # A buffer of the limit's size would cost more than reading a small file.
+            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except FileNotFoundError as problem:
         raise MissingFileError(f"{path}: no such file") from problem
     except OSError as problem:

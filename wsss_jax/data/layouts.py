@@ -29,10 +29,8 @@ LOOK = 32
 """Files that are looked at, evenly spread over the images."""
 
 _STORES = ("store", "saliency_store")
-_DICTIONARIES = ("psa_cam", "psa_crf", "irn", "puzzle", "puzzle_rw", "ccam", "clipes")
-# mctformer is written and read as psa_cam is, so that is what it is taken for.
-_PICTURES = ("mask_png", "saliency_png")
-_OWN_FIELDS = ("high_res", "hr_cam", "rw", "attn_highres")
+_TOLD = tuple(name for name, how in READERS.items() if how.told)
+_OWN_FIELDS = frozenset(how.fields[0] for how in READERS.values() if how.fields)
 _PNG = (".png",)
 
 
@@ -75,7 +73,7 @@ def survey(
         raise BadFileError(f"{folder}: no such folder")
     if layout in _STORES or (layout == AUTO and (folder / "index.json").is_file()):
         return _of_store(folder, source)
-    names = (*_DICTIONARIES, *_PICTURES) if layout == AUTO else (layout,)
+    names = _TOLD if layout == AUTO else (layout,)
     looks = _looks(_files(folder, ids, names), source, names)
     name = _decided(folder, looks) if layout == AUTO else layout
     how = READERS[name]
@@ -183,7 +181,7 @@ def _picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
     saliency = {"saliency_png": Found((0,), ())}
     if mode == "1":
         return saliency
-    values = np.unique(decode_mask(content, str(path))).tolist()
+    values = external.values_of(decode_mask(content, str(path)))
     inner = tuple(value for value in values if value not in (0, IGNORE))
     mask = {"mask_png": Found(inner, ())}
     if mode == "P":
