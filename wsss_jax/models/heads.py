@@ -94,10 +94,25 @@ class Classifier(nnx.Module):
         rngs: Any = None,
     ) -> Float[Array, "b h w k"]:
         """The last map of the backbone, zero on padding."""
+        return self.dropped(self.taps(images, inside, rngs)[-1], rngs)
+
+    def taps(
+        self,
+        images: Float[Array, "b H W 3"],
+        inside: Bool[Array, "b H W"] | None = None,
+        rngs: Any = None,
+    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """All maps of the backbone."""
+        return self.backbone(self.normalised(images), inside=inside, rngs=rngs)
+
+    def normalised(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b H W 3"]:
+        """Images in [0, 1] as the backbone wants them."""
         mean = jnp.asarray(self.backbone.mean, images.dtype)
         scale = jnp.asarray([1 / s for s in self.backbone.std], images.dtype)
-        normalised = (images - mean[None, None, None]) * scale[None, None, None]
-        features = self.backbone(normalised, inside=inside, rngs=rngs)[-1]
+        return (images - mean[None, None, None]) * scale[None, None, None]
+
+    def dropped(self, features: Float[Array, "b h w k"], rngs: Any) -> Float[Array, "b h w k"]:
+        """Features with whole channels dropped, if ``rngs`` are given."""
         if rngs is None or self.dropout.rate == 0:
             return features
         return self.dropout(features, deterministic=False, rngs=rngs)

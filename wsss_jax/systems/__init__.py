@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from wsss_jax.systems import classifier, poc
+from wsss_jax.systems import classifier, pnoc, poc, seam
 from wsss_jax.systems.classifier import Classifier as Classifier
 from wsss_jax.systems.entry import Entry as Entry
 from wsss_jax.systems.entry import Explained as Explained
+from wsss_jax.systems.pnoc import PNoc as PNoc
 from wsss_jax.systems.poc import OcCse as OcCse
 from wsss_jax.systems.poc import POc as POc
 from wsss_jax.systems.poc import PuzzleCam as PuzzleCam
+from wsss_jax.systems.seam import Seam as Seam
 
-Model = Classifier | PuzzleCam | OcCse | POc
+Model = Classifier | PuzzleCam | OcCse | POc | PNoc | Seam
 """The settings of any system of the table."""
 
 _JUDGED = (poc.make_judged, poc.template_judged, poc.explained_judged)
@@ -27,6 +29,8 @@ SYSTEMS: Mapping[str, Entry] = MappingProxyType(
         "puzzle": Entry(PuzzleCam, poc.make_puzzle, poc.template_puzzle, poc.explained_puzzle),
         "occse": Entry(OcCse, *_JUDGED),
         "poc": Entry(POc, *_JUDGED),
+        "pnoc": Entry(PNoc, pnoc.make, pnoc.template, pnoc.explained),
+        "seam": Entry(Seam, seam.make, seam.template, seam.explained),
     }
 )
 """Systems by the name that run folders record."""

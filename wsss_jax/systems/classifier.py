@@ -18,7 +18,7 @@ from wsss_jax.models import build, classifiers
 from wsss_jax.ops import losses
 from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.optimizers import Optim, held, optimizer
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import Attentive, Batch, Scorer, System
 
@@ -58,7 +58,7 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
         targets = losses.smooth(batch.labels, settings.label_smoothing)
 
         def loss_of(params: Any) -> Array:
-            module = network.bind(params, state.stats)
+            module = network.bind(held(params, settings.optim.freeze), state.stats)
             return cross_entropy(module(batch.images, batch.inside, rngs=key), targets, batch)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
@@ -77,7 +77,7 @@ def explained(settings: Classifier) -> Explained:
     """The network that class maps are asked of: the only one there is."""
     return Explained(
         structure=lambda classes: structure(settings, classes),
-        weights=lambda state: (state.params, state.stats),
+        weights=lambda state: (state.averaged, state.stats),
         scorer=attentive if settings.head == classifiers.CLASS_TOKEN else scorer,
         lean=lean(settings),
         attentive=settings.head == classifiers.CLASS_TOKEN,
@@ -86,13 +86,13 @@ def explained(settings: Classifier) -> Explained:
 
 def start(settings: Classifier, classes: int, steps: int, key: Any) -> TrainState:
     """The state of the named network before its first step, its weights read from their file."""
-    network = states.functional(_module(settings, classes, key))
+    network = states.functional(module_of(settings, classes, key))
     return states.create(network, update_of(settings, steps))
 
 
 def update_of(settings: Classifier, steps: int) -> Any:
     """The gradient transformation for ``steps`` updates."""
-    return optimizer(settings.optim, steps, _is_new(settings))
+    return optimizer(settings.optim, steps, is_new(settings))
 
 
 def template_of(network: Network, update: Any) -> TrainState:
@@ -123,8 +123,32 @@ def lean(settings: Classifier) -> float:
 
 def structure(settings: Classifier, classes: int) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    bare = replace(settings, weights=None)
-    return states.abstract(lambda: _module(bare, classes, jax.random.key(0)))
+    return states.abstract(lambda: module_of(bare(settings), classes, jax.random.key(0)))
+
+
+def bare(settings: Classifier) -> Classifier:
+    """The same network without its file of weights."""
+    return replace(settings, weights=None)
+
+
+def module_of(settings: Classifier, classes: int, key: Any) -> Any:
+    """The network itself, from a random start or its file of weights."""
+    plain = build.classifier(
+        settings.backbone,
+        classes,
+        key=key,
+        output_stride=settings.output_stride,
+        pretrained=settings.weights,
+        dropout=settings.dropout,
+    )
+    return classifiers.with_head(plain, settings.head, key=key)
+
+
+def is_new(settings: Classifier) -> Callable[[str], bool]:
+    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
+    if settings.weights is None:
+        return lambda name: False
+    return lambda name: "backbone" not in name.split("/")
 
 
 def scorer(network: Network, params: Any, stats: Any) -> Callable[[Bool[Array, "b H W"]], Scorer]:
@@ -146,22 +170,3 @@ def attentive(
 ) -> Callable[[Bool[Array, "b H W"]], Attentive]:
     """The same for the class token of a transformer, whose attention is explained."""
     return network.bind(params, stats).attentive
-
-
-def _module(settings: Classifier, classes: int, key: Any) -> Any:
-    plain = build.classifier(
-        settings.backbone,
-        classes,
-        key=key,
-        output_stride=settings.output_stride,
-        pretrained=settings.weights,
-        dropout=settings.dropout,
-    )
-    return classifiers.with_head(plain, settings.head, key=key)
-
-
-def _is_new(settings: Classifier) -> Callable[[str], bool]:
-    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
-    if settings.weights is None:
-        return lambda name: False
-    return lambda name: not name.startswith("backbone")

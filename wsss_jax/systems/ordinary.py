@@ -5,9 +5,11 @@ it is part of the state, so that a finished run does not depend on that folder.
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from wsss_jax import config
 from wsss_jax.systems import classifier
@@ -53,10 +55,12 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
     restored = Checkpoints(run / "checkpoint").restore(classifier.template(found, classes))
     if restored is None:
         raise ValueError(f"{run}: finished, but without a checkpoint; delete it, train again")
-    return Judge(restored[1].params, restored[1].stats)
+    # As arrays without a device of their own, like those of a network that begins to learn.
+    read_back = jax.device_get((restored[1].averaged, restored[1].stats))
+    return Judge(*jax.tree.map(jnp.asarray, read_back))
 
 
 def shape(wanted: Classifier, classes: int) -> Judge:
     """The shapes of what ``read`` gives; reads nothing."""
-    network = classifier.structure(replace(wanted, weights=None), classes)
+    network = classifier.structure(wanted, classes)
     return Judge(network.params, network.stats)

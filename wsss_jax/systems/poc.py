@@ -193,7 +193,10 @@ def whole_and_tiles(
 def erasing_loss(
     own: Classifier, erasing: Erasing
 ) -> Callable[[Any, View, Array, tuple[Any, int]], tuple[Array, Metrics]]:
-    """The term that erases softly before a judge: (judge, view, chosen, progress) to its value."""
+    """The term that erases softly before a judge: (judge, view, chosen, progress) to its value.
+
+    The judge has no dropout here: it is not the one that learns.
+    """
     lean = classifier.lean(own)
 
     def value(
@@ -201,7 +204,7 @@ def erasing_loss(
     ) -> tuple[Array, Metrics]:
         mask = regularisers.soft_mask(terms.region(view, chosen, lean), view.batch.real)
         targets = terms.without(view.batch, chosen, own.label_smoothing)
-        loss = terms.seen_without(judge, view, mask, targets, None)
+        loss = terms.seen_without(judge, view.batch, mask, targets, None)
         return erasing.at(*progress) * loss, {"loss_erased": loss}
 
     return value

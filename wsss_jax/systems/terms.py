@@ -135,12 +135,11 @@ def region(view: View, chosen: Bool[Array, "b c"], lean: float) -> Float[Array, 
 
 
 def seen_without(
-    ordinary: Any, view: View, mask: Float[Array, "b H W"], targets: Float[Array, "b c"], key: Any
+    other: Any, batch: Batch, mask: Float[Array, "b H W"], targets: Float[Array, "b c"], key: Any
 ) -> Float[Array, ""]:
     """Cross-entropy of another classifier on the images erased by ``mask``."""
-    batch = view.batch
-    erased = regularisers.erase(batch.images, mask, ordinary.backbone.mean)
-    logits = ordinary(erased, batch.inside, rngs=key)
+    erased = regularisers.erase(batch.images, mask, other.backbone.mean)
+    logits = other(erased, batch.inside, rngs=key)
     return losses.mean_over(losses.multilabel_soft_margin(logits, targets), batch.real)
 
 
