@@ -52,12 +52,14 @@ class CombinerShape:
         residual: largest absolute value of what it may add to a class's logit; 0 leaves a pure
             mixture of the systems.
         walk_steps: length of the random walk among the context inputs.
+        background: whether a cell may belong to no class; False for data sets without background.
     """
 
     groups: tuple[str, ...] = GROUPS
     width: int = 32
     residual: float = 6.0
     walk_steps: int = 16
+    background: bool = True
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.groups if name not in GROUPS]
@@ -125,6 +127,8 @@ class Combiner(nnx.Module):
         here = present[:, None, None, :]
         count = jnp.maximum(present.sum(axis=-1), 1).astype(mixed.dtype)[:, None, None]
         ground = jnp.where(here, added[..., 1], 0).sum(axis=-1) / count
+        if not self.shape.background:
+            ground = jnp.full_like(ground, -jnp.inf)
         classes = jnp.where(here, mixed + added[..., 0], -jnp.inf)
         return Combined(jnp.concatenate([ground[..., None], classes], axis=-1), gates)
 

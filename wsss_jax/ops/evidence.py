@@ -5,6 +5,9 @@ Arrays are those of ``types.Evidence``: b images, s systems, an (h,w) grid, k cl
 that are not ``inside`` are zero in every result. Nothing here is learned.
 """
 
+from dataclasses import replace
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +177,57 @@ def agreement(
 ) -> Float[Array, "b s k"]:
     """How far each system agrees with the others, per image and class (``ops.fuse``)."""
     return jax.vmap(fuse.agreement_weights)(scores, available, inside)
+
+
+def random_part(
+    available: Bool[Array, "b s k"], full_view: float, key: Any
+) -> Bool[Array, "b s k"]:
+    """Per image all systems with probability ``full_view``, else a random part of 1 to s of them.
+
+    An image of which the part knows no class keeps all its systems.
+    """
+    rows, count = available.shape[:2]
+    order, size, whole = jax.random.split(key, 3)
+    rank = jax.random.uniform(order, (rows, count)).argsort(axis=-1).argsort(axis=-1)
+    wanted = jax.random.randint(size, (rows, 1), 1, count + 1)
+    keeps = (rank < wanted) | (jax.random.uniform(whole, (rows, 1)) < full_view)
+    part = available & keeps[:, :, None]
+    lost = (available.any(axis=1) & ~part.any(axis=1)).any(axis=-1)
+    return jnp.where(lost[:, None, None], available, part)
+
+
+def distorted(batch: Evidence, key: Any, *, scores: float, colours: float) -> Evidence:
+    """Other scales and gammas of each system, other light, and half of the batches mirrored.
+
+    scores: deviation of each system's log-gamma, and depth of its scale. colours: deviation of each
+    channel's brightness.
+    """
+    gammas, scales, light, sides = jax.random.split(key, 4)
+    shape = batch.scores.shape[:2]
+    gamma = jnp.exp(scores * jax.random.normal(gammas, shape))[:, :, None, None, None]
+    scale = 1 - scores * jax.random.uniform(scales, shape)[:, :, None, None, None]
+    bent = scale * jnp.power(jnp.maximum(batch.scores, 1e-6), gamma)
+    moved = colours * jax.random.normal(light, (shape[0], 1, 1, 3))
+    images = jnp.where(batch.inside[..., None], jnp.clip(batch.images + moved, 0, 1), 0)
+    changed = replace(batch, scores=jnp.where(batch.scores > 0, bent, 0), images=images)
+    mirror = jax.random.bernoulli(sides, 0.5)
+    return jax.tree.map(lambda a, b: jnp.where(mirror, a, b), mirrored(changed), changed)
+
+
+def mirrored(batch: Evidence) -> Evidence:
+    """Left and right exchanged on the whole canvas."""
+
+    def at(axis: int, value: Any) -> Any:
+        return None if value is None else jnp.flip(value, axis)
+
+    return replace(
+        batch,
+        scores=at(3, batch.scores),
+        **{
+            name: at(2, getattr(batch, name))
+            for name in ("images", "saliency", "edges", "features", "inside", "target", "truth")
+        },
+    )
 
 
 def _edges_of(evidence: Evidence) -> Float[Array, "b h w"]:

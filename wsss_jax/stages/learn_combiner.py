@@ -23,7 +23,6 @@ from wsss_jax.data.evidence import (
     EvidenceBatches,
     EvidenceGroup,
     Inputs,
-    Read,
     evidence_groups,
 )
 from wsss_jax.data.files import BadFileError, write_atomic
@@ -80,7 +79,8 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
     students = partial(fusion.make_students, settings.protocol, seen=seen)
-    state = _trained(folder / "students", students, inputs.read, slots, inputs.channels(), settings)
+    number = settings.protocol.students
+    state = trained(folder / "students", students, inputs, slots, settings, networks=number)
     network = fusion.structure(settings.protocol, inputs.channels())
     target = stores.create(
         folder / "average",
@@ -93,8 +93,8 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     _average(inputs, state, network, target, settings, seen=seen, ids=ids)
     taught = replace(inputs, target=target)
     again = replace(settings, epochs=settings.distil_epochs)
-    distilled = partial(fusion.make_distilled, settings.protocol)
-    _trained(folder / "distilled", distilled, taught.read, slots, inputs.channels(), again)
+    make = partial(fusion.make_distilled, settings.protocol)
+    trained(folder / "distilled", make, taught, slots, again)
     write_atomic(folder / "finished", b"distilled\n")
     return folder
 
@@ -116,10 +116,11 @@ def fuse(
             f"{run} was trained with {channels} frozen channels, now there are "
             f"{inputs.channels()}; give the features of its training"
         )
-    network = fusion.structure(settings.protocol, channels)
-    state = _state(run / "distilled", fusion.template(settings.protocol, channels))
+    network, state = fusion.structure(settings.protocol, channels), distilled(run)
     students = settings.protocol.students
-    several = _state(run / "students", fusion.template(settings.protocol, channels, students))
+    several = _state(
+        _students_of(run) / "students", fusion.template(settings.protocol, channels, students)
+    )
     seen = fusion.splits(len(inputs.systems), students, settings.seed)
     names = tuple(store.folder.name for store in inputs.systems)
 
@@ -213,19 +214,24 @@ def _each(
     settle(target, Tally(done, skipped))
 
 
-def _trained(
+def trained(
     folder: Path,
     make: Any,
-    read: Read,
+    inputs: Inputs,
     slots: Mapping[str, int],
-    channels: int,
     settings: Combining,
+    networks: int = 1,
 ) -> Any:
+    """Train what ``make(features=, steps=)`` gives for ``settings.epochs``; the last state.
+
+    networks: how many take turns at the steps.
+    """
     batches = EvidenceBatches(
-        read, slots, cells=settings.cells, seed=settings.seed, multiple=jax.device_count()
+        inputs.read, slots, cells=settings.cells, seed=settings.seed, multiple=jax.device_count()
     )
     steps = max(settings.epochs, 1) * batches.steps_per_epoch
-    system = make(features=channels, steps=steps)
+    system = make(features=inputs.channels(), steps=steps)
+    steps *= networks
     with meter(f"train {folder.parent.name}/{folder.name}", steps, "steps") as bar:
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -243,6 +249,17 @@ def _trained(
     for id, reason in sorted(batches.skipped.items()):
         print(f"{folder.name}: left out {id}: {reason}")
     return jax.device_get(state)
+
+
+def distilled(run: Path) -> Any:
+    """The state of the network that a finished run distilled."""
+    settings, channels = finished(run)
+    return _state(run / "distilled", fusion.template(settings.protocol, channels))
+
+
+def _students_of(run: Path) -> Path:
+    record = json.loads((run / "settings.json").read_text())
+    return run / record.get("students_of", "")
 
 
 def _state(folder: Path, template: Any) -> Any:

@@ -9,14 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.stores import Store
+from wsss_jax.stages import learn_combiner
 from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.cues import Import, import_priors
 from wsss_jax.stages.decide import decide
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.explain import Explanation, explain
+from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.fit import Training, fit
+from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.refine import Crf, Walk, refine
 
 VOTES = ("majority_vote", "staple", "dawid_skene")
@@ -39,6 +43,9 @@ class Recipe:
         walk: random walk of each system and of the fusion.
         crf: dense CRF of each system and of the fusion.
         fusions: closed forms to compare.
+        combiner: the learned combiner of the systems' class maps, which then makes the
+            pseudo-masks; None to do without.
+        features: frozen features that it sees; None to do without.
         scoring: what counts, and where background begins.
         workers: processes and shards of the per-image stages.
         gallery: photographs on the report page.
@@ -55,6 +62,8 @@ class Recipe:
     walk: Walk = field(default_factory=Walk)
     crf: Crf = field(default_factory=Crf)
     fusions: tuple[str, ...] = ("mean",)
+    combiner: Combining | None = None
+    features: Features | None = None
     scoring: Scoring = field(default_factory=Scoring)
     workers: Workers = field(default_factory=Workers)
     gallery: int = 40
@@ -96,6 +105,8 @@ def make(recipe: Recipe, out: Path) -> Made:
     singles = [steps.refined(store, store.folder.name, "single") for store in cams]
     fused = {rule: steps.fused(cams, rule) for rule in recipe.fusions}
     final = steps.refined(fused["mean"] if "mean" in fused else cams[0], "fused", "fused")
+    if recipe.combiner is not None:
+        final = steps.learned(cams, recipe.combiner)
     final_masks = decide(
         final,
         out / "pseudo_masks",
@@ -159,11 +170,28 @@ class _Steps:
         )
         return self._keep(store, "fused: closed forms")
 
-    def refined(self, maps: Store, stem: str, group: str) -> Store:
+    def learned(self, cams: list[Store], settings: Combining) -> Store:
+        """The learned combiner, from the training images alone, on all of them."""
+        recipe, ids = self.recipe, self.source.ids
+        shape = replace(
+            settings.protocol.shape, background=recipe.scoring.on(self.source).background
+        )
+        settings = replace(settings, protocol=replace(settings.protocol, shape=shape))
+        seen = None
+        if recipe.features is not None:
+            seen = features(self.source, self.out / "features", recipe.features, ids=ids)
+        inputs = Inputs(self.source, tuple(cams), saliency=self.cue, features=seen)
+        taught = _open(recipe, recipe.train_split).ids
+        run = learn_combiner.learn(inputs, self.out / "run_combiner", settings, ids=taught)
+        combined, _, _ = learn_combiner.fuse(run, inputs, self.out / "combined", ids=ids)
+        self._keep(combined, "combined: learned")
+        return self.refined(combined, "combined", "combined", cue=False)
+
+    def refined(self, maps: Store, stem: str, group: str, cue: bool = True) -> Store:
         """Saliency, random walk and CRF, one after the other; the last one is returned."""
         stem = stem.removeprefix("cam_")
         ids, workers = self.source.ids, self.recipe.workers
-        if self.cue is not None:
+        if self.cue is not None and cue:
             folder = self.out / f"{stem}_saliency"
             maps = combine(
                 [maps], self.source, folder, Fusion(), ids=ids, saliency=self.cue, workers=workers

@@ -35,7 +35,8 @@ class Protocol:
         shape: of the network.
         students: how many, each with a split of its own.
         restricted: students see their part of the systems only; False: all of them.
-        disjoint: a student's teacher is the other part; False: all systems teach.
+        disjoint: a student's teacher is the other part, if that is two systems or more; False: all
+            systems teach.
         walk_steps: length of the teacher's random walk; 0 teaches mean × saliency.
         saliency: whether the teacher multiplies by 0.5 + 0.5 saliency.
         threshold: of the teacher, on maps whose maximum is 1.
@@ -46,6 +47,7 @@ class Protocol:
         colour_jitter: deviation of brightness and of each channel.
         full_view: how often distillation sees all systems; the rest sees a random part.
         average_steps: walk over the students' mean before it teaches the distilled network.
+        consensus_weight: weight of what the teacher says.
         labelled_weight: weight of pixel labels where there are any (the k-shot regime).
         optim: how parameters are updated.
     """
@@ -63,6 +65,7 @@ class Protocol:
     colour_jitter: float = 0.05
     full_view: float = 0.5
     average_steps: int = 3
+    consensus_weight: float = 1.0
     labelled_weight: float = 1.0
     optim: Optim = field(
         default_factory=lambda: Optim(
@@ -106,7 +109,11 @@ def make_students(
     features: int,
     steps: int,
 ) -> System:
-    """All students as one learning problem; their states are stacked along the first axis."""
+    """All students as one learning problem; their states are stacked along the first axis.
+
+    Each step is one student's, in turn: all of them in a loop inside the step would take XLA's CPU
+    backend four times as long. ``steps`` counts those of one student.
+    """
     network, update = structure(protocol, features), _optimizer(protocol, steps)
     views = jnp.asarray(seen)
 
@@ -116,17 +123,15 @@ def make_students(
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
     def step(state: TrainState, batch: Evidence, key: Any) -> tuple[TrainState, dict[str, Array]]:
-        pairs = _joined(batch)
-
-        def one(item: tuple) -> tuple[TrainState, Array]:
-            state, view, key = item
-            inputs, teachers = _views(protocol, view, batch.available)
-            labels, counted = teacher_labels(protocol, batch, teachers, pairs)
-            return _update(protocol, network, update, state, batch, inputs, labels, counted, key)
-
-        keys = jax.random.split(key, len(seen))
-        state, losses = jax.lax.map(one, (state, views, keys))
-        return state, _metrics(losses.mean(), state)
+        turn = state.step.sum() % len(seen)
+        own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, turn, 0, False), state)
+        inputs, teachers = _views(protocol, views[turn], batch.available)
+        labels, counted = teacher_labels(protocol, batch, teachers)
+        own, loss = _update(protocol, network, update, own, batch, inputs, labels, counted, key)
+        state = jax.tree.map(
+            lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, turn, 0), state, own
+        )
+        return state, _metrics(loss, state)
 
     return System(init, step)
 
@@ -147,7 +152,7 @@ def make_distilled(
 
     def step(state: TrainState, batch: Evidence, key: Any) -> tuple[TrainState, dict[str, Array]]:
         dropped, jittered = jax.random.split(key)
-        inputs = random_part(batch.available, protocol.full_view, dropped)
+        inputs = ops.random_part(batch.available, protocol.full_view, dropped)
         labels, counted = target_labels(batch)
         state, loss = _update(
             protocol, network, update, state, batch, inputs, labels, counted, jittered
@@ -196,13 +201,14 @@ def students_mean(
     it is largest. A student whose part knows no class of an image does not count there.
     """
 
-    def one(item: tuple) -> tuple[Array, Array]:
-        state, view = item
-        inputs, _ = _views(protocol, view, evidence.available)
-        knows = (inputs.any(axis=1) | ~evidence.present).all(axis=-1)
-        return combine(network, state, evidence, inputs).probabilities(), knows
-
-    every, knows = jax.lax.map(one, (state, jnp.asarray(seen)))
+    views = [_views(protocol, view, evidence.available)[0] for view in jnp.asarray(seen)]
+    every = jnp.stack(
+        [
+            combine(network, _of(state, i), evidence, inputs).probabilities()
+            for i, inputs in enumerate(views)
+        ]
+    )
+    knows = jnp.stack([(v.any(axis=1) | ~evidence.present).all(axis=-1) for v in views])
     weight = knows.astype(jnp.float32)[:, :, None, None, None]
     weight = jnp.where(weight.sum(axis=0, keepdims=True) > 0, weight, 1)
     mean = (every * weight).sum(axis=0) / weight.sum(axis=0)
@@ -241,16 +247,15 @@ def left_out_score(
 
 
 def teacher_labels(
-    protocol: Protocol, batch: Evidence, teachers: Bool[Array, "b s k"], pairs: Any
+    protocol: Protocol, batch: Evidence, teachers: Bool[Array, "b s k"]
 ) -> tuple[Int[Array, "b h w"], Bool[Array, "b h w"]]:
     """Hard labels (0 background, slot + 1) of the teachers' consensus, and which cells count.
 
     Images of which the teachers know no class, or not all, do not count.
     """
-    maps = ops.consensus(batch, teachers, steps=0, use_saliency=protocol.saliency)
-    if protocol.walk_steps:
-        maps = ops.normalised(ops.spread(maps, pairs, steps=protocol.walk_steps))
-    labels = labels_at(maps, batch.present, protocol.threshold)
+    maps = ops.consensus(batch, teachers, steps=protocol.walk_steps, use_saliency=protocol.saliency)
+    floor = protocol.threshold if protocol.shape.background else -1.0
+    labels = labels_at(maps, batch.present, floor)
     taught = (teachers.any(axis=1) | ~batch.present).all(axis=-1) & batch.real
     return labels, batch.inside & taught[:, None, None]
 
@@ -276,53 +281,6 @@ def robust(
     return -picked if q == 0 else (1 - jnp.exp(q * picked)) / q
 
 
-def random_part(
-    available: Bool[Array, "b s k"], full_view: float, key: Any
-) -> Bool[Array, "b s k"]:
-    """Per image all systems with probability ``full_view``, else a random part of 1 to s of them.
-
-    An image of which the part knows no class keeps all its systems.
-    """
-    rows, count = available.shape[:2]
-    order, size, whole = jax.random.split(key, 3)
-    rank = jax.random.uniform(order, (rows, count)).argsort(axis=-1).argsort(axis=-1)
-    wanted = jax.random.randint(size, (rows, 1), 1, count + 1)
-    keeps = (rank < wanted) | (jax.random.uniform(whole, (rows, 1)) < full_view)
-    part = available & keeps[:, :, None]
-    lost = (available.any(axis=1) & ~part.any(axis=1)).any(axis=-1)
-    return jnp.where(lost[:, None, None], available, part)
-
-
-def jittered(batch: Evidence, protocol: Protocol, key: Any) -> Evidence:
-    """Other scales and gammas of each system, other light, and half of the images mirrored."""
-    gammas, scales, light, sides = jax.random.split(key, 4)
-    shape = batch.scores.shape[:2]
-    gamma = jnp.exp(protocol.jitter * jax.random.normal(gammas, shape))[:, :, None, None, None]
-    scale = 1 - protocol.jitter * jax.random.uniform(scales, shape)[:, :, None, None, None]
-    scores = scale * jnp.power(jnp.maximum(batch.scores, 1e-6), gamma)
-    moved = protocol.colour_jitter * jax.random.normal(light, (shape[0], 1, 1, 3))
-    images = jnp.where(batch.inside[..., None], jnp.clip(batch.images + moved, 0, 1), 0)
-    changed = replace(batch, scores=jnp.where(batch.scores > 0, scores, 0), images=images)
-    mirror = jax.random.bernoulli(sides, 0.5)
-    return jax.tree.map(lambda a, b: jnp.where(mirror, a, b), mirrored(changed), changed)
-
-
-def mirrored(batch: Evidence) -> Evidence:
-    """Left and right exchanged on the whole canvas."""
-
-    def at(axis: int, value: Any) -> Any:
-        return None if value is None else jnp.flip(value, axis)
-
-    return replace(
-        batch,
-        scores=at(3, batch.scores),
-        **{
-            name: at(2, getattr(batch, name))
-            for name in ("images", "saliency", "edges", "features", "inside", "target", "truth")
-        },
-    )
-
-
 def _update(
     protocol: Protocol,
     network: Network,
@@ -339,13 +297,13 @@ def _update(
     packed = replace(carried, target=jnp.stack([labels, counted.astype(labels.dtype)], axis=-1))
     if batch.truth is not None:
         packed = replace(packed, truth=batch.truth)
-    seen = jittered(packed, protocol, key)
+    seen = ops.distorted(packed, key, scores=protocol.jitter, colours=protocol.colour_jitter)
     labels, counted = seen.target[..., 0], seen.target[..., 1] > 0
 
     def loss_of(params: Any) -> Array:
         logits = network.bind(params, state.stats)(seen, inputs).logits
         q = protocol.q if protocol.loss == "gce" else 0.0
-        loss = _mean(robust(logits, labels, q=q), counted)
+        loss = protocol.consensus_weight * _mean(robust(logits, labels, q=q), counted)
         if seen.truth is None:
             return loss
         known = (seen.truth != IGNORE) & seen.inside & seen.real[:, None, None]
@@ -359,12 +317,16 @@ def _update(
 def _views(
     protocol: Protocol, view: Bool[Array, " s"], available: Bool[Array, "b s k"]
 ) -> tuple[Bool[Array, "b s k"], Bool[Array, "b s k"]]:
-    """What a student sees, and who teaches it."""
+    """What a student sees, and who teaches it: all systems where fewer than two are hidden."""
     mine = available & view[None, :, None]
     others = available & ~view[None, :, None]
-    alone = ~others.any(axis=(1, 2), keepdims=True)
-    teachers = jnp.where(alone, available, others) if protocol.disjoint else available
+    few = others.sum(axis=1, keepdims=True) < 2
+    teachers = jnp.where(few, available, others) if protocol.disjoint else available
     return (mine if protocol.restricted else available), teachers
+
+
+def _of(state: TrainState, student: int) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf[student], state)
 
 
 def _joined(batch: Evidence) -> Any:

@@ -1,0 +1,93 @@
+"""The k-shot regime: a label-free combiner fine-tuned on k images whose pixels are labelled.
+
+A regime of its own, whose numbers never stand in a column with label-free ones. The labelled images
+come from the training split; what the students said of them is kept as a second teacher, with a
+weight that falls as labels grow: 1 / (1 + k / 5).
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from wsss_jax.config import as_json
+from wsss_jax.data.evidence import Inputs
+from wsss_jax.data.files import write_atomic
+from wsss_jax.data.stores import open_store
+from wsss_jax.stages import learn_combiner
+from wsss_jax.systems import fusion
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """How many images are labelled, and how long they teach.
+
+    Attributes:
+        images: k, the labelled images.
+        epochs: passes over them.
+        learning_rate: of the fine-tuning, at its peak.
+        seed: of the draw of images.
+    """
+
+    images: int = 5
+    epochs: int = 60
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+def fine_tune(
+    run: Path, inputs: Inputs, folder: Path, settings: FewShot, *, ids: Sequence[str]
+) -> Path:
+    """Fine-tune the finished combiner ``run`` on the true masks of k of ``ids``.
+
+    The masks of no other image are read. Returns ``folder``, a run like that of
+    ``learn_combiner.learn`` whose settings name the labelled images. Raises ValueError when there
+    are fewer than k images with labels and masks.
+    """
+    learned, channels = learn_combiner.finished(run)
+    labelled = drawn(inputs, settings, ids)
+    shots = replace(
+        learned,
+        epochs=settings.epochs,
+        protocol=replace(
+            learned.protocol,
+            consensus_weight=1 / (1 + settings.images / 5),
+            optim=replace(learned.protocol.optim, learning_rate=settings.learning_rate),
+        ),
+    )
+    taught = replace(
+        inputs,
+        cells=learned.cells,
+        labelled=frozenset(labelled),
+        target=open_store(run / "average"),
+    )
+    start = learn_combiner.distilled(run)
+    learn_combiner.trained(
+        folder / "distilled",
+        partial(fusion.make_distilled, shots.protocol, start=start),
+        taught,
+        taught.slots(labelled),
+        shots,
+    )
+    record = json.loads((run / "settings.json").read_text())
+    content = {**record, "few_shot": as_json(settings), "labelled": list(labelled)}
+    content["channels"], content["students_of"] = channels, os.path.relpath(run, folder)
+    write_atomic(folder / "settings.json", json.dumps(content, indent=1).encode())
+    write_atomic(folder / "finished", b"fine-tuned\n")
+    return folder
+
+
+def drawn(inputs: Inputs, settings: FewShot, ids: Sequence[str]) -> tuple[str, ...]:
+    """The ids whose pixels count as labelled: k at random among those with classes and masks."""
+    usable = [id for id in inputs.slots(ids) if inputs.source.mask(id) is not None]
+    if len(usable) < settings.images:
+        raise ValueError(
+            f"{len(usable)} images have labels and true masks, {settings.images} are wanted; "
+            "label more or take a smaller k"
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(usable))
+    return tuple(usable[i] for i in order[: settings.images])
