@@ -7,7 +7,7 @@ stopped (the same command resumes).
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,9 +21,19 @@ from wsss_jax.data.datasets import Source, open_dataset
 from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
-from wsss_jax.models import build, import_hub
-from wsss_jax.stages import combine as combining
-from wsss_jax.stages import cues, demo, evaluate, fit, present, recipe, segment_plan, summary
+from wsss_jax.stages import (
+    convert,
+    cues,
+    demo,
+    evaluate,
+    features,
+    fit,
+    learn_combiner,
+    present,
+    recipe,
+    segment_plan,
+    summary,
+)
 from wsss_jax.stages import explain as explaining
 from wsss_jax.stages import refine as refining
 from wsss_jax.stages import saliency_plan as saliency
@@ -185,8 +195,9 @@ def combine(
     fusion: Bare[combining.Fusion] = combining.Fusion(),  # noqa: B008
     saliency: Path | None = None,
     workers: Workers = Workers(),  # noqa: B008
+    learned: Bare[learn_combiner.Learned] = learn_combiner.Learned(),  # noqa: B008
 ) -> None:
-    """Fuse the score maps of several systems by a closed-form rule.
+    """Fuse the score maps of several systems, by a closed-form rule or by the learned combiner.
 
     Args:
         stores: score maps of each system.
@@ -194,11 +205,16 @@ def combine(
         out: store of score maps to write.
         fusion: the rule.
         saliency: store of saliency maps that weigh the result.
-        workers: processes and shards.
+        workers: processes and shards, of a rule.
+        learned: the combiner that learns from image labels, in place of a rule.
     """
     source = data.open()
     systems = [open_store(path) for path in stores]
     cue = None if saliency is None else open_store(saliency)
+    if learned.run is not None:
+        teaching = replace(data, split=learned.learn_split).open()
+        print(learn_combiner.command(learned, systems, cue, source, teaching, out).folder)
+        return
     fused = combining.combine(
         systems, source, out, fusion, ids=source.ids, saliency=cue, workers=workers
     )
@@ -256,30 +272,6 @@ def report(
     print(present.page_of_stores(out, opened, source, scoring.on(source), gallery))
 
 
-def weights(
-    action: Positional[Literal["convert"]],
-    source: Positional[str | None] = None,
-    *,
-    to: Path,
-    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
-    backbone: str | None = None,
-) -> None:
-    """Convert pretrained weights of any layout to an npz of ours.
-
-    Args:
-        action: convert is all there is.
-        source: .pth, .safetensors, .params, or .npz of Google's or ours.
-        to: the file to write.
-        from_: the same as the source; or hub:owner/name to download it from Hugging Face.
-        backbone: the network it is for; found by its names and shapes when not given.
-    """
-    given = [name for name in (source, from_) if name is not None]
-    if len(given) != 1:
-        raise ValueError(f"{len(given)} sources; name one file, or --from hub:owner/name")
-    here = import_hub.fetch(given[0]) if import_hub.is_on_hub(given[0]) else Path(given[0])
-    print(f"{to}: {build.convert(here, to, backbone)}")
-
-
 def run(experiment: Positional[Path], data: Path, weights: Path | None = None) -> None:
     """The whole recipe of an experiment file; further flags change its settings.
 
@@ -300,12 +292,13 @@ VERBS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
         "explain": explain,
         "import": import_priors,
         "refine": refine,
+        "features": features.command,
         "combine": combine,
         "saliency": saliency.command,
         "segment": segment_plan.command,
         "evaluate": judge,
         "report": report,
-        "weights": weights,
+        "weights": convert.command,
         "run": run,
     }
 )

@@ -6,19 +6,19 @@ the network's maps over a sample of images; no label is read.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.batches import Group, inference_groups
-from wsss_jax.data.datasets import Source
+from wsss_jax.data.datasets import ALL, Source, open_dataset
 from wsss_jax.data.stores import Store
 from wsss_jax.models import build
 from wsss_jax.ops import images
@@ -89,6 +89,26 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     return target
 
 
+def command(
+    settings: Annotated[Features, tyro.conf.arg(name="")],
+    data: Path,
+    out: Path,
+    layout: str = "auto",
+    split: str = ALL,
+) -> None:
+    """Features of a frozen pretrained network as a store, for the learned combiner.
+
+    Args:
+        settings: the network, and what is kept.
+        data: folder of the data set.
+        out: store to write; the same command goes on where it was stopped.
+        layout: voc, folder, coco or tfds; "auto" tells them apart.
+        split: name of a list of the data set, or "all".
+    """
+    source = open_dataset(data, split=split, layout=layout)
+    print(features(source, out, settings, ids=source.ids).folder)
+
+
 def _network(settings: Features) -> Any:
     module = build.classifier(
         settings.backbone,
@@ -125,7 +145,7 @@ def _components(
     """Mean, and the directions of largest variance scaled to variance 1."""
     total, square, count = 0.0, 0.0, 0
     size = settings.batch_size
-    groups = inference_groups(source, ids, scales=(1.0,), batch_size=size, skip=partial(_ignore))
+    groups = inference_groups(source, ids, scales=(1.0,), batch_size=size, skip=_ignore)
     for group in groups:
         maps = np.asarray(look(*_inputs(group)), np.float64)
         for row in range(len(group.ids)):

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool
 from wsss_jax import config
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
+from wsss_jax.data.datasets import Source
 from wsss_jax.data.evidence import (
     EvidenceBatches,
     EvidenceGroup,
@@ -26,7 +27,7 @@ from wsss_jax.data.evidence import (
     evidence_groups,
 )
 from wsss_jax.data.files import BadFileError, write_atomic
-from wsss_jax.data.stores import Store
+from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.work import Tally, settle
 from wsss_jax.systems import fusion
@@ -56,6 +57,48 @@ class Combining:
     cells: int = 96
     seed: int = 0
     save_every: int = 50
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned combiner, asked for on the command line.
+
+    Attributes:
+        run: its folder; trained there first when it is not finished.
+        learn_split: the images whose labels teach it.
+        edges: store of edge maps that it sees.
+        features: store of frozen features that it sees (``wsss features``).
+        combining: how it learns.
+    """
+
+    run: Path | None = None
+    learn_split: str = "train"
+    edges: Path | None = None
+    features: Path | None = None
+    combining: Combining = field(default_factory=Combining)
+
+
+def command(
+    chosen: Learned,
+    systems: Sequence[Store],
+    saliency: Store | None,
+    source: Source,
+    teaching: Source,
+    out: Path,
+) -> Store:
+    """Learn on ``teaching`` where that is not done, then fuse all images of ``source``.
+
+    Raises ValueError where no run folder is named.
+    """
+    if chosen.run is None:
+        raise ValueError("name the folder of the combiner's run (--run)")
+    edges, seen = (
+        None if path is None else open_store(path) for path in (chosen.edges, chosen.features)
+    )
+    inputs = Inputs(source, tuple(systems), saliency=saliency, edges=edges, features=seen)
+    learn(replace(inputs, source=teaching), chosen.run, chosen.combining, ids=teaching.ids)
+    fused, _, _ = fuse(chosen.run, inputs, out, ids=source.ids)
+    return fused
 
 
 def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[str]) -> Path:
