@@ -21,6 +21,7 @@ from wsss_jax.data.datasets import Source, open_dataset
 from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
+from wsss_jax.stages import combine as combining
 from wsss_jax.stages import (
     convert,
     cues,
