@@ -222,7 +222,7 @@ def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, mo
     np.testing.assert_array_equal(found[0] == 1, (found[1] > 0) & (found[1] != U))
     record = json.loads((run / "settings.json").read_text())
     assert record["classes"]["made_by"] == {"stage": "decide"}
-    with pytest.raises(ValueError, match="1 classes"):
+    with pytest.raises(ValueError, match="has masks of 6 classes"):
         objects.fit(source, settings, tmp_path / "x", proposals=classes)
     asked = Looking(scales=(1.0,), batch_size=6)
     folders = tmp_path / "saliency", tmp_path / "edges"

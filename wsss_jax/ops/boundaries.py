@@ -13,6 +13,7 @@ BASE = 85
 """Values a plane may take when two planes travel in one byte: classes 0 … 83, and 84 unknown."""
 
 Masks = Int[Array, "b h w"]
+Cells = Int[Array, "b h2 w2"]
 
 
 def class_boundaries(masks: Masks) -> Masks:
@@ -35,7 +36,7 @@ def class_boundaries(masks: Masks) -> Masks:
     return jnp.where(unknown, IGNORE, labels).astype(masks.dtype)
 
 
-def any_in_cell(labels: Masks, stride: int) -> Masks:
+def any_in_cell(labels: Masks, stride: int) -> Cells:
     """1 for cells with a pixel of 1, else IGNORE for those with an unknown pixel, else 0."""
     blocks = _blocks(labels, stride)
     found = (blocks == 1).any(axis=(2, 4))
@@ -43,7 +44,7 @@ def any_in_cell(labels: Masks, stride: int) -> Masks:
     return jnp.where(found, 1, jnp.where(unknown, IGNORE, 0)).astype(labels.dtype)
 
 
-def most_of_cell(labels: Masks, stride: int) -> Masks:
+def most_of_cell(labels: Masks, stride: int) -> Cells:
     """What most known pixels of a cell are, 0 or 1; IGNORE where none is known or both tie."""
     blocks = _blocks(labels, stride)
     balance = jnp.where(blocks == IGNORE, 0, 2 * blocks - 1).sum(axis=(2, 4))
@@ -77,7 +78,7 @@ def unpacked(planes: Masks) -> tuple[Masks, Masks]:
     return objects.astype(planes.dtype), classes.astype(planes.dtype)
 
 
-def _blocks(labels: Masks, stride: int) -> Int[Array, "b h s w s"]:
+def _blocks(labels: Masks, stride: int) -> Int[Array, "b h2 s w2 s"]:
     """The pixels of each cell along two axes of their own; unknown ones fill the last cells up."""
     rows, columns = (-n % stride for n in labels.shape[1:])
     padded = jnp.pad(labels, ((0, 0), (0, rows), (0, columns)), constant_values=IGNORE)

@@ -218,7 +218,9 @@ def _moved(state: ContrastState, network: TrainState, seen: dict[str, Array]) ->
 
 
 def _start(network: TrainState) -> ContrastState:
-    return ContrastState(network, jnp.zeros(()), jnp.ones(()), jnp.full((), 0.5))
+    # With a dtype: a weak 0.5 would cost the step a second trace.
+    half = jnp.asarray(0.5, jnp.float32)
+    return ContrastState(network, jnp.zeros(()), jnp.ones(()), half)
 
 
 def _module(settings: Contrast, key: Any) -> Any:
