@@ -86,4 +86,4 @@ def learned(folder: Path) -> Learned:
     record = runs.record_of(folder, "affinity")
     model = config.from_json(AffinityTraining, record["settings"]).model
     state = runs.last_state(folder, affinity.template(model))
-    return Learned(model, (state.params, state.stats))
+    return Learned(model, (state.averaged, state.stats))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -212,9 +212,8 @@ def _along_learned(
     inside = _on_canvas(np.ones((*image.shape[:2], 1), np.float32), canvas, 1)[..., 0] > 0
     grid = (canvas[0] // stride, canvas[1] // stride)
     padded = _on_canvas(_resampled(scores, (height, width)), grid, _slots(count))
-    out = _learned_walk(
-        network.weights, padded, photograph, inside, model=network.model, settings=settings
-    )
+    said = _answers(network.model, network.weights, photograph[None], inside[None])
+    out = _walk_learned(said, padded, inside, model=network.model, settings=settings)
     return np.asarray(out)[:height, :width, :count]
 
 
@@ -277,18 +276,20 @@ def _walk(
     return walk.propagate(scores, pairs, beta=settings.beta, steps=settings.steps)
 
 
+# Apart from the walk, so that a network is compiled once per canvas whatever the number of classes.
+_answers = jax.jit(answers, static_argnames="settings")
+
+
 @partial(jax.jit, static_argnames=("model", "settings"))
-def _learned_walk(
-    weights: tuple[Any, Any],
+def _walk_learned(
+    said: Float[Array, "1 h w ..."],
     scores: Float[Array, "h w k"],
-    photograph: Float[Array, "H W 3"],
     inside: Bool[Array, "H W"],
     *,
     model: AffinityNet,
     settings: Walk,
 ) -> Float[Array, "h w k"]:
     branch = BRANCHES[model.branch]
-    said = answers(model, weights, photograph[None], inside[None])
     cells = inside[None, :: model.stride, :: model.stride]
     joined = branch.join(said, settings.radius, cells)
     start = branch.start(scores[None], said)

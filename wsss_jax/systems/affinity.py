@@ -24,7 +24,7 @@ from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import losses, pairs
 from wsss_jax.ops.affinity import Affinity
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer, path_name
+from wsss_jax.train.optimizers import Optim, optimizer
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import Batch, System
 
@@ -148,12 +148,12 @@ def answers(
     """
     branch, stride = BRANCHES[settings.branch], settings.stride
     module = structure(settings).bind(*weights)
-    found = getattr(module(images, inside), branch.head)
     if not branch.mirrored:
-        return found
-    mirror = getattr(module(images[:, :, ::-1], inside[:, :, ::-1]), branch.head)[:, :, ::-1]
+        return getattr(module(images, inside), branch.head)
+    seen, real = (jnp.concatenate([x, x[:, :, ::-1]]) for x in (images, inside))
+    found, mirror = jnp.split(getattr(module(seen, real), branch.head), 2)
     both = grid_inside(inside[:, :, ::-1], stride)[:, :, ::-1]
-    return jnp.where(both, (found + mirror) / 2, found)
+    return jnp.where(both, (found + mirror[:, :, ::-1]) / 2, found)
 
 
 def template(settings: AffinityNet) -> TrainState:
@@ -187,20 +187,8 @@ def _update(settings: AffinityNet, steps: int) -> optax.GradientTransformation:
 
     (Without gradients weight decay alone would still wear it away.)
     """
-
-    def is_head(name: str) -> bool:
-        return not name.startswith("backbone")
-
+    optim = settings.optim
+    if not settings.learns_body:
+        optim = replace(optim, freeze=(*optim.freeze, "backbone"))
     fresh = settings.weights is None
-    learns = optimizer(settings.optim, steps, (lambda name: False) if fresh else is_head)
-    if settings.learns_body:
-        return learns
-
-    def label(path: Any, leaf: Any) -> str:
-        del leaf
-        return "learns" if is_head(path_name(path)) else "fixed"
-
-    return optax.multi_transform(
-        {"learns": learns, "fixed": optax.set_to_zero()},
-        lambda params: jax.tree_util.tree_map_with_path(label, params),
-    )
+    return optimizer(optim, steps, lambda name: not fresh and not name.startswith("backbone"))

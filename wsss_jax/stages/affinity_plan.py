@@ -1,0 +1,110 @@
+"""Learned affinity as one plan: labels from score maps, a network, its walk, a CRF, a verdict.
+
+Every step writes a store beside the others and skips what is there, so the same command goes on
+where it was stopped. True masks are read to judge and for nothing else.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.stores import Store, open_store
+from wsss_jax.stages import summary
+from wsss_jax.stages.evaluate import Scoring, evaluate
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.labels import Irn, Rule, make_labels
+from wsss_jax.stages.learn_affinity import AffinityTraining, learn_affinity
+from wsss_jax.stages.refine import Crf, Walk, refine
+
+
+@dataclass(frozen=True)
+class AffinityPlan:
+    """What an affinity network learns from, and which maps walk over what it learned.
+
+    Attributes:
+        data: folder of the data set.
+        maps: store of score maps, where labels come from and walks start.
+        saliency: store of saliency maps, for P-NOC's labels only.
+        layout: voc, folder, coco or tfds; auto tells them apart.
+        train_split: whose photographs and labels teach.
+        splits: whose maps walk, and are judged where there are true masks.
+        rule: which labels are certain.
+        training: the network and how it learns.
+        walk: how far the maps walk; its affinity is the one learned here.
+        beside: the walk over colours that is judged beside it.
+        with_crf: refine what has walked by a dense CRF.
+        crf: its settings.
+        scoring: what counts.
+        workers: processes and shards of the per-image stages.
+        name: of the run.
+    """
+
+    data: Path
+    maps: Path
+    saliency: Path | None = None
+    layout: str = "auto"
+    train_split: str = "train"
+    splits: tuple[str, ...] = ("train", "val")
+    rule: Rule = field(default_factory=Irn)
+    training: AffinityTraining = field(default_factory=AffinityTraining)
+    walk: Walk = field(default_factory=lambda: Walk(beta=10.0, steps=256))
+    beside: Walk = field(default_factory=Walk)
+    with_crf: bool = True
+    crf: Crf = field(default_factory=Crf)
+    scoring: Scoring = field(default_factory=Scoring)
+    workers: Workers = field(default_factory=Workers)
+    name: str = "affinity"
+
+    def make(self, out: Path) -> Store:
+        """Do it all into ``out``; returns the last score maps."""
+        source, whole, start = self._open(self.train_split), self._together(), open_store(self.maps)
+        labels = make_labels(
+            start,
+            source,
+            out / "labels",
+            self.rule,
+            ids=source.ids,
+            saliency=None if self.saliency is None else open_store(self.saliency),
+            workers=self.workers,
+        )
+        run = learn_affinity(source, labels, self.training, out / "run")
+        steps: list[tuple[str, Walk | Crf]] = [
+            ("colour_walk", self.beside),
+            ("walk", replace(self.walk, affinity=run)),
+        ]
+        if self.with_crf and whole.has_background:
+            steps.append(("crf", self.crf))
+        made = [start]
+        for name, settings in steps:
+            before = start if isinstance(settings, Walk) else made[-1]
+            refined = refine(
+                before, whole, out / name, settings, ids=whole.ids, workers=self.workers
+            )
+            made.append(refined)
+        self._judge(made, out, whole)
+        return made[-1]
+
+    def _judge(self, made: list[Store], out: Path, whole: Source) -> None:
+        rows = []
+        for split in self.splits:
+            source = self._open(split)
+            if all(source.mask(id) is None for id in source.ids):
+                continue
+            scoring = self.scoring.on(source)
+            results = [
+                evaluate(store, source, scoring, split=split, workers=self.workers)
+                for store in made
+            ]
+            rows += summary.against_first(results)
+        if rows:
+            summary.show(rows)
+            summary.write(out, rows, whole.classes, plan=self)
+
+    def _open(self, split: str) -> Source:
+        return open_dataset(self.data, split=split, layout=self.layout)
+
+    def _together(self) -> Source:
+        """One source with the images of all splits, each once."""
+        splits = (self.train_split, *self.splits)
+        ids = (id for split in splits for id in self._open(split).ids)
+        return open_dataset(self.data, split=ALL, layout=self.layout, ids=tuple(dict.fromkeys(ids)))
