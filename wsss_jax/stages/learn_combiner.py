@@ -182,7 +182,7 @@ def fuse(
     doubt = store("_uncertainty", ("entropy", "disagreement"), "probability")
 
     @jax.jit
-    def says(evidence: Evidence) -> tuple[Array, Array, Array]:
+    def says(state: Any, several: Any, evidence: Evidence) -> tuple[Array, Array, Array]:
         combined = fusion.combine(network, state, evidence, evidence.available)
         _, apart = fusion.students_mean(settings.protocol, network, several, evidence, seen=seen)
         return combined.probabilities(), combined.gates, apart
@@ -199,7 +199,8 @@ def fuse(
             _put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
     missing = doubt.missing(ids)  # written last, so an image that has it has all three
-    _each(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
+    asked = partial(says, state, several)
+    _each(f"combine {folder.name}", inputs, missing, asked, keep, target=doubt)
     return fused, gates, doubt
 
 
@@ -222,11 +223,11 @@ def _average(
     seen: Bool[np.ndarray, "students systems"],
     ids: Sequence[str],
 ) -> None:
-    says = jax.jit(
-        lambda evidence: fusion.students_mean(
-            settings.protocol, network, state, evidence, seen=seen
-        )
-    )
+    @jax.jit
+    def mean(state: Any, evidence: Evidence) -> tuple[Array, Array]:
+        return fusion.students_mean(settings.protocol, network, state, evidence, seen=seen)
+
+    says = partial(mean, state)
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
