@@ -232,6 +232,15 @@ def test_cells_without_neighbours_keep_their_score():
     np.testing.assert_allclose(refined.scores, scores, atol=1e-4)
 
 
+def test_a_walk_of_probabilities_keeps_their_sums():
+    first = np.clip(half() * 0.7, 0, 0.7)
+    both = np.concatenate([first, 0.9 - first], axis=-1)
+    given = maps(both, classes=(1, 2), kind="probability")
+    refined = walked(given, photograph(), QUICK)
+    assert refined.kind == "probability"
+    np.testing.assert_allclose(refined.scores.sum(axis=-1), 0.9, atol=1e-3)
+
+
 def test_a_map_of_zeros_stays_zero_and_does_not_disturb_the_others():
     alone = walked(maps(half()), photograph(), QUICK).scores
     with_zeros = np.concatenate([half(), np.zeros((12, 16, 1), np.float32)], -1)

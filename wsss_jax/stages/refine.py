@@ -102,9 +102,9 @@ def refine(
 ) -> Store:
     """Refine the score maps of ``ids`` into a store at ``folder``; finished images are kept.
 
-    The walk keeps scores as activations with maximum 1 per class; the CRF gives probabilities
-    whose remainder to 1 is background. An image without classes keeps its empty record. Images
-    that fail are skipped, printed, and listed.
+    The walk keeps the kind of the scores, activations with maximum 1 per class; the CRF gives
+    probabilities whose remainder to 1 is background. An image without classes keeps its empty
+    record. Images that fail are skipped, printed, and listed.
 
     Raises ValueError before anything is made when the store holds masks or logits, when the CRF
     that is asked for is not installed, or when the folder was made with other settings, by another
@@ -126,7 +126,7 @@ def refine(
         folder,
         holds="scores",
         classes=store.classes,
-        kind="activation" if isinstance(settings, Walk) else "probability",
+        kind=store.kind if isinstance(settings, Walk) else "probability",
         made_by={"stage": name, **made_by, "computed_by": computed_by(settings)},
         parents=tuple(parents),
     )
@@ -168,7 +168,10 @@ def _refine_one(
 
 
 def walked(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Walk) -> ScoreMaps:
-    """The maps after a walk; each class has maximum 1 again.
+    """The maps after a walk: activations with maximum 1 again, probabilities as they come.
+
+    A walk takes means, so probabilities keep their sums, and the background that they leave walks
+    along with them.
 
     Over colours on the grid of the maps; over learned affinity on the network's grid, which the
     maps are averaged or enlarged onto. (PSA walks with a background beside the classes, IRN
@@ -181,6 +184,9 @@ def walked(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Walk) -
     else:
         scores = _along_learned(maps.scores, image, settings, learned(settings.affinity))
     scores = np.maximum(scores, 0)
+    if maps.kind == "probability":
+        peak = scores.max(axis=(0, 1))
+        return ScoreMaps(np.minimum(scores, 1), maps.classes, maps.size, peak, maps.kind)
     scores = scores / (scores.max(axis=(0, 1), keepdims=True) + np.float32(1e-5))
     return ScoreMaps(scores, maps.classes, maps.size, maps.peak, "activation")
 
