@@ -186,7 +186,7 @@ def test_saliency_is_judged_against_every_class_at_once(world, tmp_path):
         tmp_path / "s", holds="scores", classes=SALIENCY.names, made_by={}, kind="probability"
     )
     for id in source.ids:
-        scores = (source.mask(id) > 0).astype(np.float32)[..., None]
+        scores = (np.asarray(source.mask(id)) > 0).astype(np.float32)[..., None]
         store.put_scores(
             id,
             ScoreMaps(scores, np.zeros(1, np.int32), (40, 40), np.ones(1, np.float32), store.kind),
@@ -204,8 +204,9 @@ def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, mo
         tmp_path / "c", holds="masks", classes=source.classes.names, made_by={"stage": "decide"}
     )
     for id in source.ids:
-        classes.put_mask(id, source.mask(id))
-        proposals.put_mask(id, (source.mask(id) > 0).astype(np.uint8))
+        truth = np.asarray(source.mask(id))
+        classes.put_mask(id, truth)
+        proposals.put_mask(id, (truth > 0).astype(np.uint8))
     settings = ObjectTraining(SMALL, VIEW, epochs=1, batch_size=2)
     planes_seen = []
 

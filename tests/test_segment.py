@@ -138,7 +138,7 @@ def world(learner, tmp_path_factory):
         out / "masks", holds="masks", classes=source.classes.names, made_by={"stage": "decide"}
     )
     for id in source.ids:
-        store.put_mask(id, source.mask(id))
+        store.put_mask(id, np.asarray(source.mask(id)))
     settings = Segmentation(SMALL, VIEW, epochs=2, batch_size=4, save_every=1)
     runs.claim(
         out / "run", segment.run_record(settings, source, segment.pseudo_masks(store, source))
