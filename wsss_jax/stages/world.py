@@ -40,9 +40,9 @@ def write(world: World, folder: Path, prefix: str = "w") -> Inputs:
         labels[id] = [CLASSES[c] for c in np.flatnonzero(world.labels[row])]
     content = {"classes": list(CLASSES), "image_labels": labels}
     write_atomic(data / "labels.json", json.dumps(content).encode())
-    systems = tuple(_store(folder, name, CLASSES, "activation") for name in SYSTEMS)
-    saliency = _store(folder, "saliency", SALIENCY.names, "probability")
-    edges = _store(folder, "edges", EDGES, "probability")
+    systems = tuple(store(folder, name, CLASSES, "activation") for name in SYSTEMS)
+    saliency = store(folder, "saliency", SALIENCY.names, "probability")
+    edges = store(folder, "edges", EDGES, "probability")
     for row, id in enumerate(labels):
         classes = np.flatnonzero(world.labels[row]).astype(np.int32)
         for number, system in enumerate(systems):
@@ -54,7 +54,8 @@ def write(world: World, folder: Path, prefix: str = "w") -> Inputs:
     )
 
 
-def _store(folder: Path, name: str, classes: tuple[str, ...], kind: Kind) -> Store:
+def store(folder: Path, name: str, classes: tuple[str, ...], kind: Kind) -> Store:
+    """An empty store of the world, to be filled."""
     made_by = {"stage": "fusion world"}
     return stores.create(folder / name, holds="scores", classes=classes, kind=kind, made_by=made_by)
 
