@@ -124,7 +124,6 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     students = partial(fusion.make_students, settings.protocol, seen=seen)
     number = settings.protocol.students
     state = trained(folder / "students", students, inputs, slots, settings, networks=number)
-    network = fusion.structure(settings.protocol, inputs.channels())
     target = stores.create(
         folder / "average",
         holds="scores",
@@ -133,7 +132,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         made_by={"stage": "students", **record},
         parents=tuple(record["systems"]),
     )
-    _average(inputs, state, network, target, settings, seen=seen, ids=ids)
+    _average(inputs, state, target, settings, seen=seen, ids=ids)
     taught = replace(inputs, target=target)
     again = replace(settings, epochs=settings.distil_epochs)
     make = partial(fusion.make_distilled, settings.protocol)
@@ -159,7 +158,7 @@ def fuse(
             f"{run} was trained with {channels} frozen channels, now there are "
             f"{inputs.channels()}; give the features of its training"
         )
-    network, state = fusion.structure(settings.protocol, channels), distilled(run)
+    state = distilled(run)
     students = settings.protocol.students
     several = _state(
         _students_of(run) / "students", fusion.template(settings.protocol, channels, students)
@@ -181,11 +180,10 @@ def fuse(
     gates = store("_gates", names, "probability")
     doubt = store("_uncertainty", ("entropy", "disagreement"), "probability")
 
-    @jax.jit
-    def says(state: Any, several: Any, evidence: Evidence) -> tuple[Array, Array, Array]:
-        combined = fusion.combine(network, state, evidence, evidence.available)
-        _, apart = fusion.students_mean(settings.protocol, network, several, evidence, seen=seen)
-        return combined.probabilities(), combined.gates, apart
+    def says(evidence: Evidence) -> tuple[Array, Array, Array]:
+        how = {"protocol": settings.protocol, "features": channels}
+        _, apart = _students(several, evidence, seen=_key(seen), **how)
+        return (*_network(state, evidence, **how), apart)
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
@@ -199,8 +197,7 @@ def fuse(
             _put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
     missing = doubt.missing(ids)  # written last, so an image that has it has all three
-    asked = partial(says, state, several)
-    _each(f"combine {folder.name}", inputs, missing, asked, keep, target=doubt)
+    _each(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
     return fused, gates, doubt
 
 
@@ -213,21 +210,45 @@ def finished(run: Path) -> tuple[Combining, int]:
     return config.from_json(Combining, record["settings"]), int(record["channels"])
 
 
+@partial(jax.jit, static_argnames=("protocol", "features"))
+def _network(
+    state: Any, evidence: Evidence, *, protocol: Protocol, features: int
+) -> tuple[Array, Array]:
+    """Probabilities and gates; compiled once per shape, whatever is fused."""
+    network = fusion.structure(protocol, features)
+    combined = fusion.combine(network, state, evidence, evidence.available)
+    return combined.probabilities(), combined.gates
+
+
+@partial(jax.jit, static_argnames=("protocol", "features", "seen"))
+def _students(
+    state: Any,
+    evidence: Evidence,
+    *,
+    protocol: Protocol,
+    features: int,
+    seen: tuple[tuple[bool, ...], ...],
+) -> tuple[Array, Array]:
+    network = fusion.structure(protocol, features)
+    return fusion.students_mean(protocol, network, state, evidence, seen=np.asarray(seen))
+
+
+def _key(seen: Bool[np.ndarray, "students systems"]) -> tuple[tuple[bool, ...], ...]:
+    return tuple(tuple(bool(one) for one in row) for row in seen)
+
+
 def _average(
     inputs: Inputs,
     state: Any,
-    network: Any,
     target: Store,
     settings: Combining,
     *,
     seen: Bool[np.ndarray, "students systems"],
     ids: Sequence[str],
 ) -> None:
-    @jax.jit
-    def mean(state: Any, evidence: Evidence) -> tuple[Array, Array]:
-        return fusion.students_mean(settings.protocol, network, state, evidence, seen=seen)
-
-    says = partial(mean, state)
+    says = partial(
+        _students, state, protocol=settings.protocol, features=inputs.channels(), seen=_key(seen)
+    )
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
