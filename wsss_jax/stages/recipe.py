@@ -7,6 +7,9 @@ where it was stopped. Nothing before ``judge_all`` reads a true mask.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from wsss_jax.data.datasets import ALL, Source, open_dataset
 from wsss_jax.data.evidence import Inputs
@@ -62,8 +65,8 @@ class Recipe:
     walk: Walk = field(default_factory=Walk)
     crf: Crf = field(default_factory=Crf)
     fusions: tuple[str, ...] = ("mean",)
-    combiner: Combining | None = None
-    features: Features | None = None
+    combiner: Annotated[Combining | None, tyro.conf.AvoidSubcommands] = None
+    features: Annotated[Features | None, tyro.conf.AvoidSubcommands] = None
     scoring: Scoring = field(default_factory=Scoring)
     workers: Workers = field(default_factory=Workers)
     gallery: int = 40
@@ -185,19 +188,28 @@ class _Steps:
         run = learn_combiner.learn(inputs, self.out / "run_combiner", settings, ids=taught)
         combined, _, _ = learn_combiner.fuse(run, inputs, self.out / "combined", ids=ids)
         self._keep(combined, "combined: learned")
-        return self.refined(combined, "combined", "combined", cue=False)
+        # It has seen saliency, and walked: only the edges of the full photograph are left to find.
+        return self.refined(combined, "combined", "combined", steps=("crf",))
 
-    def refined(self, maps: Store, stem: str, group: str, cue: bool = True) -> Store:
+    def refined(
+        self,
+        maps: Store,
+        stem: str,
+        group: str,
+        steps: tuple[str, ...] = ("saliency", "walk", "crf"),
+    ) -> Store:
         """Saliency, random walk and CRF, one after the other; the last one is returned."""
         stem = stem.removeprefix("cam_")
         ids, workers = self.source.ids, self.recipe.workers
-        if self.cue is not None and cue:
+        if self.cue is not None and "saliency" in steps:
             folder = self.out / f"{stem}_saliency"
             maps = combine(
                 [maps], self.source, folder, Fusion(), ids=ids, saliency=self.cue, workers=workers
             )
             self._keep(maps, f"{group}: × saliency")
         for settings, name in ((self.recipe.walk, "walk"), (self.recipe.crf, "crf")):
+            if name not in steps:
+                continue
             folder = self.out / f"{stem}_{name}"
             maps = refine(maps, self.source, folder, settings, ids=ids, workers=workers)
             self._keep(maps, f"{group}: + {'random walk' if name == 'walk' else 'dense CRF'}")
