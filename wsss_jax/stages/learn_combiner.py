@@ -119,6 +119,8 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         "images": len(ids),
     }
     _claim(folder, record)
+    if (folder / "finished").exists():
+        return folder
     seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
     students = partial(fusion.make_students, settings.protocol, seen=seen)
