@@ -112,8 +112,9 @@ def safety(run: Path, test: Inputs, folder: Path, best: np.ndarray, combined: np
         "overctx to the power 3": ("overctx", lambda scores: scores**3),
     }
     for title, (victim, change) in changes.items():
-        other = distorted(test, folder, title.replace(" ", "_"), victim, change)
-        row(f"{title}, less before", judged(run, other, folder / f"f_{title[:9]}"), combined)
+        name = title.replace(" ", "_")
+        other = distorted(test, folder, name, victim, change)
+        row(f"{title}, less before", judged(run, other, folder / f"f_{name}"), combined)
 
 
 def ablations(
