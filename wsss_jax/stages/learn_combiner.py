@@ -207,7 +207,7 @@ def finished(run: Path) -> tuple[Combining, int]:
     """Settings of a finished run and its frozen channels. BadFileError where there is none."""
     path = run / "settings.json"
     if not path.is_file() or not (run / "finished").exists():
-        raise BadFileError(f"{run}: no finished combiner; run `wsss combine --learn` into it first")
+        raise BadFileError(f"{run}: no finished combiner; run `wsss combine --run` with it first")
     record = json.loads(path.read_text())
     return config.from_json(Combining, record["settings"]), int(record["channels"])
 
