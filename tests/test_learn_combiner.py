@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from wsss_jax.data import fusion_world, stores
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import learn_combiner, world
+from wsss_jax.stages import few_shot, learn_combiner, world
+from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.systems.fusion import Protocol
 
@@ -54,7 +56,6 @@ def test_what_it_writes_and_how_it_goes_on_where_it_stopped(inputs, run, tmp_pat
     assert not gates.get_scores(IDS[2]).scores[..., 1].any()  # that system has not seen this image
     assert gates.classes == fusion_world.SYSTEMS
     before = {id: fused.path(id).read_bytes() for id in ids}
-    doubt.path(IDS[1]).unlink()
     fused.path(IDS[1]).unlink()
     learn_combiner.fuse(run, inputs, tmp_path / "fused", ids=ids)
     assert {id: fused.path(id).read_bytes() for id in ids} == before
@@ -71,7 +72,7 @@ def test_fewer_systems_than_in_training_can_be_fused(inputs, run, tmp_path):
 def test_other_settings_are_refused_and_an_unfinished_run_is_named(inputs, run, tmp_path):
     with pytest.raises(ValueError, match="epochs"):
         learn_combiner.learn(inputs, run, replace(SETTINGS, epochs=3), ids=inputs.source.ids[:4])
-    with pytest.raises(BadFileError, match="no finished combiner"):
+    with pytest.raises(BadFileError, match="no finished run"):
         learn_combiner.fuse(tmp_path, inputs, tmp_path / "out", ids=(IDS[0],))
 
 
@@ -85,3 +86,18 @@ def test_scores_of_another_photograph_cost_only_that_image(inputs, run, tmp_path
     fused, _, doubt = learn_combiner.fuse(run, mixed, tmp_path / "mixed", ids=(IDS[0], IDS[1]))
     assert fused.ids() == (IDS[1],)
     assert "(25, 24)" in (doubt.folder / "skipped.json").read_text()
+
+
+def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs, run, tmp_path):
+    ids, shots = inputs.source.ids[:4], FewShot(1, epochs=1, learning_rate=0.05)
+    tuned = few_shot.fine_tune(run, inputs, tmp_path / "one", shots, ids=ids)
+    before, after = (learn_combiner.distilled(folder).params for folder in (run, tuned))
+    moved = jax.tree.map(
+        lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), before, after
+    )
+    assert max(jax.tree.leaves(moved)) > 1e-3
+    assert few_shot.fine_tune(run, inputs, tmp_path / "one", shots, ids=ids) == tuned
+    with pytest.raises(ValueError, match="seed"):
+        few_shot.fine_tune(run, inputs, tmp_path / "one", replace(shots, seed=5), ids=ids)
+    with pytest.raises(ValueError, match="9 are wanted"):
+        few_shot.drawn(inputs, FewShot(9), ids)

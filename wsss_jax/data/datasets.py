@@ -8,7 +8,7 @@ is truth, its mask. Opening reads lists and labels only; what is wrong with one 
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -221,6 +221,12 @@ def open_dataset(
     if layout not in _LISTS:
         raise ValueError(f"layout {layout!r} has no lists; choose a split or give the ids")
     return opener(root, split, ids=ids, lists=lists)
+
+
+def open_together(root: Path, names: Iterable[str], layout: str = "auto") -> Source:
+    """One source with the images of several splits, each once, in the order of the splits."""
+    ids = (id for name in names for id in open_dataset(root, split=name, layout=layout).ids)
+    return open_dataset(root, split=ALL, layout=layout, ids=tuple(dict.fromkeys(ids)))
 
 
 def splits(root: Path, layout: str = "auto", lists: Path | None = None) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ over segmenters as in VoteNet (Ding et al. 2019), sets as in Deep Sets (Zaheer e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from jaxtyping import Array, Bool, Float
 
 from wsss_jax.models.layers import conv3x3
 from wsss_jax.ops import evidence as ops
+from wsss_jax.ops.affinity import Affinity
 from wsss_jax.ops.fuse import LOGIT_FLOOR
 from wsss_jax.types import Evidence
 
@@ -171,8 +173,6 @@ class _Seen:
         self.real = evidence.inside[..., None].astype(jnp.float32)
         self.stats = ops.statistics(evidence.scores, available) * self.real[..., None]
         self.mean = self.stats[..., 0]
-        present = jnp.broadcast_to(evidence.present[:, None, None], self.mean.shape)
-        self.other = ops.others(self.mean, present)
 
     def per_system(self, logits: Float[Array, "b s h w k"]) -> Float[Array, "b s h w k c"]:
         """Channels of one system and class at a time."""
@@ -200,7 +200,9 @@ class _Seen:
         """Channels that all systems of a class share."""
         e, mean = self.evidence, self.mean
         made = {
-            "other": lambda: [self.other],
+            "other": lambda: [
+                ops.others(mean, jnp.broadcast_to(e.present[:, None, None], mean.shape))
+            ],
             "consensus": lambda: [self.stats[..., i] for i in range(4)],
             "context": lambda: [
                 ops.blurred(mean, e.inside, sigma=2.0),
@@ -254,10 +256,12 @@ class _Seen:
         return ops.agreement(self.evidence.scores, self.available, self.evidence.inside)
 
     def _walked(self, maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
-        e = self.evidence
-        edges = jnp.where(e.cues[:, 1, None, None], e.edges, 0)
-        edges = edges if "edge" in self.shape.groups else jnp.zeros_like(edges)
-        return ops.spread(maps, ops.pairs(e.images, e.inside, edges), steps=self.shape.walk_steps)
+        return ops.spread(maps, self._joined, steps=self.shape.walk_steps)
+
+    @cached_property
+    def _joined(self) -> Affinity:
+        """Made once for all maps that walk."""
+        return ops.joined(self.evidence, use_edges="edge" in self.shape.groups)
 
     def _standard(self, logits: Float[Array, "b s h w k"]) -> Float[Array, "b s h w k"]:
         """Each map in its own units: what a system's scale and contrast cannot change."""

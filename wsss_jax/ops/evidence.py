@@ -83,6 +83,14 @@ def pairs(
     return Affinity(colour.values * boundary.values, radius)
 
 
+def joined(evidence: Evidence, *, use_edges: bool = True) -> Affinity:
+    """``pairs`` of the evidence's photographs, cut by its edges where it has any."""
+    if not use_edges:
+        return pairs(evidence.images, evidence.inside)
+    edges = jnp.where(evidence.cues[:, 1, None, None], evidence.edges, 0)
+    return pairs(evidence.images, evidence.inside, edges)
+
+
 def spread(
     maps: Float[Array, "b h w c"], joined: Affinity, *, steps: int, beta: float = 1.0
 ) -> Float[Array, "b h w c"]:
@@ -110,8 +118,7 @@ def consensus(
         maps = maps * (0.5 + 0.5 * salient)[..., None]
     maps = normalised(jnp.where(evidence.inside[..., None], maps, 0))
     if steps:
-        joined = pairs(evidence.images, evidence.inside, _edges_of(evidence))
-        maps = normalised(spread(maps, joined, steps=steps))
+        maps = normalised(spread(maps, joined(evidence), steps=steps))
     return maps
 
 
@@ -228,10 +235,6 @@ def mirrored(batch: Evidence) -> Evidence:
             for name in ("images", "saliency", "edges", "features", "inside", "target", "truth")
         },
     )
-
-
-def _edges_of(evidence: Evidence) -> Float[Array, "b h w"]:
-    return jnp.where(evidence.cues[:, 1, None, None], evidence.edges, 0)
 
 
 def _gaussian(n: int, sigma: float) -> Float[np.ndarray, "n n"]:

@@ -7,7 +7,7 @@ where it was stopped. True masks are read to judge and for nothing else.
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import summary
 from wsss_jax.stages.evaluate import Scoring, evaluate
@@ -57,7 +57,11 @@ class AffinityPlan:
 
     def make(self, out: Path) -> Store:
         """Do it all into ``out``; returns the last score maps."""
-        source, whole, start = self._open(self.train_split), self._together(), open_store(self.maps)
+        source, whole, start = (
+            self._open(self.train_split),
+            open_together(self.data, (self.train_split, *self.splits), self.layout),
+            open_store(self.maps),
+        )
         labels = make_labels(
             start,
             source,
@@ -102,9 +106,3 @@ class AffinityPlan:
 
     def _open(self, split: str) -> Source:
         return open_dataset(self.data, split=split, layout=self.layout)
-
-    def _together(self) -> Source:
-        """One source with the images of all splits, each once."""
-        splits = (self.train_split, *self.splits)
-        ids = (id for split in splits for id in self._open(split).ids)
-        return open_dataset(self.data, split=ALL, layout=self.layout, ids=tuple(dict.fromkeys(ids)))

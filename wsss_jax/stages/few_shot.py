@@ -5,7 +5,6 @@ come from the training split; what the students said of them is kept as a second
 weight that falls as labels grow: 1 / (1 + k / 5).
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from wsss_jax.config import as_json
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import open_store
-from wsss_jax.stages import learn_combiner
+from wsss_jax.stages import learn_combiner, runs
 from wsss_jax.systems import fusion
 
 
@@ -48,7 +47,7 @@ def fine_tune(
     ``learn_combiner.learn`` whose settings name the labelled images. Raises ValueError when there
     are fewer than k images with labels and masks.
     """
-    learned, channels = learn_combiner.finished(run)
+    learned, _ = learn_combiner.finished(run)
     labelled = drawn(inputs, settings, ids)
     shots = replace(
         learned,
@@ -59,6 +58,12 @@ def fine_tune(
             optim=replace(learned.protocol.optim, learning_rate=settings.learning_rate),
         ),
     )
+    record = runs.record_of(run, "combine --run")
+    made = {name: value for name, value in record.items() if name != "versions"}
+    content = {**made, "few_shot": as_json(settings), "labelled": list(labelled)}
+    runs.claim(folder, {**content, "students_of": os.path.relpath(run, folder)})
+    if runs.is_finished(folder):
+        return folder
     taught = replace(
         inputs,
         cells=learned.cells,
@@ -73,10 +78,6 @@ def fine_tune(
         taught.slots(labelled),
         shots,
     )
-    record = json.loads((run / "settings.json").read_text())
-    content = {**record, "few_shot": as_json(settings), "labelled": list(labelled)}
-    content["channels"], content["students_of"] = channels, os.path.relpath(run, folder)
-    write_atomic(folder / "settings.json", json.dumps(content, indent=1).encode())
     write_atomic(folder / "finished", b"fine-tuned\n")
     return folder
 

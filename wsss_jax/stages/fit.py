@@ -17,6 +17,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import TrainingBatches, training_batches
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.evidence import EvidenceBatches
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.stages.progress import meter
 from wsss_jax.systems import SYSTEMS, Classifier, Model, name_of
@@ -85,7 +86,12 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
 
 
 def learn(
-    system: System, batches: TrainingBatches, plan: loop.Loop, *, folder: Path, seed: int
+    system: System,
+    batches: TrainingBatches | EvidenceBatches,
+    plan: loop.Loop,
+    *,
+    folder: Path,
+    seed: int,
 ) -> Path:
     """Run any system's steps in a folder, with a progress bar; marks the folder finished."""
     with meter(f"train {folder.name}", plan.steps, "steps") as bar:

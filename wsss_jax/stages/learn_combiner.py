@@ -5,7 +5,6 @@ store, and distils one network from it. ``fuse`` runs that network over any imag
 stores: the fused probabilities, which system was trusted where, and how sure the result is.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,14 +25,13 @@ from wsss_jax.data.evidence import (
     Inputs,
     evidence_groups,
 )
-from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.stages import runs
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.work import Tally, settle
 from wsss_jax.systems import fusion
 from wsss_jax.systems.fusion import Protocol
-from wsss_jax.train import loop
-from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import Evidence, ScoreMaps
 
@@ -45,7 +43,7 @@ class Combining:
     Attributes:
         protocol: of label-free learning.
         epochs: passes over the training images, of the students.
-        distil_epochs: passes, of the network that learns from them; 0 keeps the students.
+        distil_epochs: passes, of the network that learns from them.
         cells: long side of the grid; VOC at stride 4 has 125.
         seed: of the start, the splits, the order and the distortions.
         save_every: steps between checkpoints.
@@ -57,6 +55,13 @@ class Combining:
     cells: int = 96
     seed: int = 0
     save_every: int = 50
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.distil_epochs, self.cells) < 1:
+            raise ValueError(
+                f"{self.epochs} and {self.distil_epochs} epochs on {self.cells} cells; wanted at "
+                "least 1 of each"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,14 +123,16 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         "channels": inputs.channels(),
         "images": len(ids),
     }
-    _claim(folder, record)
-    if (folder / "finished").exists():
+    runs.claim(folder, record)
+    if runs.is_finished(folder):
         return folder
     seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
     students = partial(fusion.make_students, settings.protocol, seen=seen)
     number = settings.protocol.students
-    state = trained(folder / "students", students, inputs, slots, settings, networks=number)
+    trained(folder / "students", students, inputs, slots, settings, networks=number)
+    stacked = fusion.template(settings.protocol, inputs.channels(), number)
+    state = runs.last_state(folder / "students", stacked)
     target = stores.create(
         folder / "average",
         holds="scores",
@@ -162,7 +169,7 @@ def fuse(
         )
     state = distilled(run)
     students = settings.protocol.students
-    several = _state(
+    several = runs.last_state(
         _students_of(run) / "students", fusion.template(settings.protocol, channels, students)
     )
     seen = fusion.splits(len(inputs.systems), students, settings.seed)
@@ -198,17 +205,15 @@ def fuse(
             entropy = _entropy(probabilities[..., : count + 1])
             _put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
-    missing = doubt.missing(ids)  # written last, so an image that has it has all three
+    lacking = {id for store in (fused, gates, doubt) for id in store.missing(ids)}
+    missing = [id for id in ids if id in lacking]
     _each(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
     return fused, gates, doubt
 
 
 def finished(run: Path) -> tuple[Combining, int]:
     """Settings of a finished run and its frozen channels. BadFileError where there is none."""
-    path = run / "settings.json"
-    if not path.is_file() or not (run / "finished").exists():
-        raise BadFileError(f"{run}: no finished combiner; run `wsss combine --run` with it first")
-    record = json.loads(path.read_text())
+    record = runs.record_of(run, "combine --run")
     return config.from_json(Combining, record["settings"]), int(record["channels"])
 
 
@@ -288,65 +293,29 @@ def trained(
     slots: Mapping[str, int],
     settings: Combining,
     networks: int = 1,
-) -> Any:
-    """Train what ``make(features=, steps=)`` gives for ``settings.epochs``; the last state.
+) -> None:
+    """Train what ``make(features=, steps=)`` gives for ``settings.epochs`` into a run folder.
 
     networks: how many take turns at the steps.
     """
     batches = EvidenceBatches(
         inputs.read, slots, cells=settings.cells, seed=settings.seed, multiple=jax.device_count()
     )
-    steps = max(settings.epochs, 1) * batches.steps_per_epoch
+    steps = settings.epochs * batches.steps_per_epoch
     system = make(features=inputs.channels(), steps=steps)
-    steps *= networks
-    with meter(f"train {folder.parent.name}/{folder.name}", steps, "steps") as bar:
-
-        def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
-            bar.advance(done - bar.done, f"loss {metrics['loss']:.4f}")
-
-        state = loop.fit(
-            system,
-            batches,
-            loop.Loop(steps, save_every=settings.save_every),
-            folder=folder,
-            key=jax.random.key(settings.seed),
-            progress=progress,
-            resumed=bar.start_at,
-        )
-    for id, reason in sorted(batches.skipped.items()):
-        print(f"{folder.name}: left out {id}: {reason}")
-    return jax.device_get(state)
+    course = runs.Course(steps * networks, settings.seed, settings.save_every)
+    runs.learn(system, batches, course, folder)
 
 
 def distilled(run: Path) -> Any:
     """The state of the network that a finished run distilled."""
     settings, channels = finished(run)
-    return _state(run / "distilled", fusion.template(settings.protocol, channels))
+    return runs.last_state(run / "distilled", fusion.template(settings.protocol, channels))
 
 
 def _students_of(run: Path) -> Path:
-    record = json.loads((run / "settings.json").read_text())
+    record = runs.record_of(run, "combine --run")
     return run / record.get("students_of", "")
-
-
-def _state(folder: Path, template: Any) -> Any:
-    found = Checkpoints(folder / "checkpoint").restore(template)
-    if found is None:
-        raise BadFileError(f"{folder}: no checkpoint; delete the run and train again")
-    return found[1]
-
-
-def _claim(folder: Path, record: dict[str, Any]) -> None:
-    path = folder / "settings.json"
-    if path.exists():
-        changed = config.differences(json.loads(path.read_text()), as_json(record))
-        if changed:
-            raise ValueError(
-                f"{folder} holds a combiner with other settings; choose another folder or delete "
-                "it:\n  " + "\n  ".join(changed)
-            )
-        return
-    write_atomic(path, json.dumps(record, indent=1).encode())
 
 
 def _cut(rows: np.ndarray, example: Any) -> np.ndarray:

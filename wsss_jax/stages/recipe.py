@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.stores import Store
 from wsss_jax.stages import learn_combiner
@@ -88,8 +88,7 @@ def make(recipe: Recipe, out: Path) -> Made:
     """Everything from photographs and labels to pseudo-masks; resumes what ``out`` holds."""
     # The recipe's steps build on one another, so a job array must not cut them into shares.
     recipe = replace(recipe, workers=replace(recipe.workers, shard=(0, 1)))
-    sources = {split: _open(recipe, split) for split in recipe.splits}
-    everything = _together(recipe, sources)
+    everything = open_together(recipe.data, recipe.splits, recipe.layout)
     scoring = recipe.scoring.on(everything)
     if not scoring.background:
         recipe = replace(recipe, crf=replace(recipe.crf, background=None))
@@ -223,9 +222,3 @@ class _Steps:
 
 def _open(recipe: Recipe, split: str) -> Source:
     return open_dataset(recipe.data, split=split, layout=recipe.layout)
-
-
-def _together(recipe: Recipe, sources: Mapping[str, Source]) -> Source:
-    """One source with the images of all splits, each once."""
-    ids = tuple(dict.fromkeys(id for source in sources.values() for id in source.ids))
-    return open_dataset(recipe.data, split=ALL, layout=recipe.layout, ids=ids)

@@ -12,6 +12,7 @@ from typing import Any
 
 from wsss_jax import config
 from wsss_jax.data.batches import TrainingBatches
+from wsss_jax.data.evidence import EvidenceBatches
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.stages import fit
 from wsss_jax.train import loop
@@ -50,7 +51,9 @@ def is_finished(folder: Path) -> bool:
     return (folder / "finished").exists()
 
 
-def learn(system: System, batches: TrainingBatches, course: Course, folder: Path) -> None:
+def learn(
+    system: System, batches: TrainingBatches | EvidenceBatches, course: Course, folder: Path
+) -> None:
     """Train to the end, or from where an earlier call was stopped, and mark the run finished."""
     plan = loop.Loop(course.steps, save_every=course.save_every)
     fit.learn(system, batches, plan, folder=folder, seed=course.seed)

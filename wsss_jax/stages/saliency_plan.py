@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from wsss_jax.data import views
-from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import objects, saliency, summary
 from wsss_jax.stages.evaluate import Scoring, evaluate
@@ -60,7 +60,10 @@ class SaliencyPlan:
 
     def make(self, out: Path) -> Store:
         """Do it all into ``out``; returns the last saliency maps."""
-        source, whole = self._open(self.train_split), self._together()
+        source, whole = (
+            self._open(self.train_split),
+            open_together(self.data, (self.train_split, *self.splits), self.layout),
+        )
         hints = None if self.hints is None else open_store(self.hints)
         run = saliency.fit(source, self.training, out / "run", hints=hints)
         maps = saliency.predict(run, whole, out / "contrast", self.looking, ids=whole.ids)
@@ -100,12 +103,6 @@ class SaliencyPlan:
 
     def _open(self, split: str) -> Source:
         return open_dataset(self.data, split=split, layout=self.layout)
-
-    def _together(self) -> Source:
-        """One source with the images of all splits and of training, each once."""
-        names = (self.train_split, *self.splits)
-        ids = tuple(dict.fromkeys(id for split in names for id in self._open(split).ids))
-        return open_dataset(self.data, split=ALL, layout=self.layout, ids=ids)
 
 
 def command(plan: Annotated[SaliencyPlan, tyro.conf.arg(name="")], out: Path) -> None:

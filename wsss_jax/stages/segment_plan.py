@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import segment, summary
 from wsss_jax.stages.decide import decide
@@ -61,7 +61,7 @@ class SegmentPlan:
         stem = "upper_bound_" if self.truth else ""
         source = self._open(self.train_split)
         run = segment.fit(source, self._teacher(source), self.training, out / f"{stem}run")
-        whole = self._together()
+        whole = open_together(self.data, self.splits, self.layout)
         scores = segment.predict(run, whole, out / f"{stem}scores", self.prediction, ids=whole.ids)
         made = [scores]
         if self.with_crf and whole.has_background:
@@ -101,11 +101,6 @@ class SegmentPlan:
 
     def _open(self, split: str) -> Source:
         return open_dataset(self.data, split=split, layout=self.layout)
-
-    def _together(self) -> Source:
-        """One source with the images of all splits, each once."""
-        ids = (id for split in self.splits for id in self._open(split).ids)
-        return open_dataset(self.data, split=ALL, layout=self.layout, ids=tuple(dict.fromkeys(ids)))
 
 
 def command(plan: Annotated[SegmentPlan, tyro.conf.arg(name="")], out: Path) -> None:

@@ -198,9 +198,8 @@ def students_mean(
     """The students' mean probabilities after a short walk, and how far they disagree.
 
     Disagreement is the standard deviation over students of their probabilities, at the class where
-    it is largest. A student whose part knows no class of an image does not count there.
+    it is largest. A student whose part lacks a class of an image does not count there.
     """
-
     views = [_views(protocol, view, evidence.available)[0] for view in jnp.asarray(seen)]
     every = jnp.stack(
         [
@@ -214,8 +213,7 @@ def students_mean(
     mean = (every * weight).sum(axis=0) / weight.sum(axis=0)
     apart = jnp.sqrt((jnp.square(every - mean[None]) * weight).sum(axis=0) / weight.sum(axis=0))
     if protocol.average_steps:
-        pairs = _joined(evidence)
-        mean = ops.spread(mean, pairs, steps=protocol.average_steps)
+        mean = ops.spread(mean, ops.joined(evidence), steps=protocol.average_steps)
     return mean, apart.max(axis=-1)
 
 
@@ -327,11 +325,6 @@ def _views(
 
 def _of(state: TrainState, student: int) -> TrainState:
     return jax.tree.map(lambda leaf: leaf[student], state)
-
-
-def _joined(batch: Evidence) -> Any:
-    edges = jnp.where(batch.cues[:, 1, None, None], batch.edges, 0)
-    return ops.pairs(batch.images, batch.inside, edges)
 
 
 def _mean(values: Float[Array, "*b"], counted: Bool[Array, "*b"]) -> Float[Array, ""]:
