@@ -5,12 +5,23 @@ import io
 import json
 import re
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.report import Gain, Picture, Report, StageScore, charts, figures, page, write_page
+from wsss_jax.report import (
+    Gain,
+    Picture,
+    Report,
+    Rule,
+    StageScore,
+    charts,
+    figures,
+    page,
+    write_page,
+)
 
 HOSTILE = """</script><script>alert("x")</script>'"&<!--{{data}}"""
 CLASSES = ("background", "cat", HOSTILE)
@@ -124,6 +135,47 @@ def test_a_picture_without_truth_or_maps_is_fine(tmp_path):
     assert page.summary(bare, report())["ious"] == {}
     assert write_page(tmp_path / "x.html", Report("t", ("background", "cat")), [bare]).is_file()
     assert write_page(tmp_path / "y.html", Report("t", ("background", "cat")), []).is_file()
+    none = replace(bare, maps={"cam": np.zeros((4, 4, 0), np.float32)})
+    assert page.record(none)["maps"]["cam"]["count"] == 0
+
+
+def switched(**more):
+    """A picture with two rules, the first of which is a map too, and trust in two systems."""
+    plain = picture()
+    sure = np.linspace(0, 1, 96, dtype=np.float32).reshape(8, 12, 1)
+    rules = {"cam": plain.maps["cam"], "fused": sure}
+    gates = {"fused: trust": np.concatenate([sure, 1 - sure], axis=-1)}
+    return replace(plain, rules=rules, gates=gates, doubts={"fused: entropy": sure}, **more)
+
+
+RULES = {"cam": Rule("systems", 0.3), "fused": Rule("learned", 0.5)}
+
+
+def test_rules_gates_and_doubts_are_shipped_and_maps_only_once():
+    made = page.record(switched())
+    assert list(made["rules"]) == ["fused"] and list(made["maps"]) == ["cam", "saliency"]
+    shares = unpacked(made["gates"]["fused: trust"]["values"], (2, 8, 12)).astype(int)
+    assert abs(shares.sum(axis=0) - 255).max() <= 1 and made["gates"]["fused: trust"]["count"] == 2
+    doubt = unpacked(made["doubts"]["fused: entropy"]["values"], (8, 12))
+    assert doubt[0, 0] == 0 and doubt[-1, -1] == 255
+    told = page.summary(switched(), report(rules=RULES, systems=("a", "b")))
+    assert told["rules"] == ["cam", "fused"] and told["doubts"] == ["fused: entropy"]
+
+
+def test_the_page_knows_rules_and_the_colours_of_systems(tmp_path):
+    full = report(rules=RULES, systems=("a", HOSTILE))
+    html = write_page(tmp_path / "r.html", full, [switched()]).read_text()
+    data = re.search(r'<script type="application/json" id="report">(.*?)</script>', html)
+    assert data is not None
+    read = json.loads(data[1])
+    assert read["rules"]["fused"] == {"group": "learned", "threshold": 0.5}
+    assert [system["name"] for system in read["systems"]] == ["a", HOSTILE]
+    assert read["systems"][0]["colour"] != read["systems"][1]["colour"]
+
+
+def test_systems_have_colours_of_their_own():
+    colours = figures.system_colours(12)
+    assert len(np.unique(colours, axis=0)) == 12 and figures.system_colours(0).shape == (0, 3)
 
 
 def test_steps_keep_the_best_of_each_group():
@@ -159,7 +211,7 @@ def test_table_says_where_each_threshold_came_from():
 def test_hostile_text_stays_text(tmp_path):
     html = write_page(tmp_path / "r.html", report(), [picture(HOSTILE)]).read_text()
     assert "<script>alert" not in html and 'alert("x")\'' not in html
-    assert html.count("<script") == html.count("</script>") == 4  # report, picture, two programs
+    assert html.count("<script") == html.count("</script>") == 5  # report, picture, three programs
     data = re.search(r'<script type="application/json" id="report">(.*?)</script>', html)
     assert data is not None
     read = json.loads(data[1])
@@ -176,7 +228,7 @@ def test_page_stands_alone(tmp_path):
 def test_every_hash_of_the_policy_belongs_to_a_block(tmp_path):
     html = write_page(tmp_path / "r.html", report(), [picture()]).read_text()
     blocks = re.findall(r"<style>(.*?)</style>|<script>(.*?)</script>", html, re.S)
-    assert len(blocks) == 3 == html.count("'sha256-")
+    assert len(blocks) == 4 == html.count("'sha256-")
     assert all(page._hash(style or script) in html for style, script in blocks)
 
 
@@ -201,6 +253,9 @@ def test_a_failing_picture_leaves_the_old_page(tmp_path):
             "a, mask 'fused': the prediction holds 9",
         ),
         (lambda: Report("t", ("background",), [stage("s", 0.1)]), "3 class scores"),
+        (lambda: page.summary(switched(), report(systems=("a", "b"))), "'cam' is none of"),
+        (lambda: page.summary(switched(), report(rules=RULES)), "of 2 systems, the report has 0"),
+        (lambda: Rule("learned", 1.5), "threshold 1.5"),
     ],
 )
 def test_disagreement_is_named(make, message):

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from wsss_jax.report import Picture, Report, StageScore, write_page
+from wsss_jax.report import Picture, Report, Rule, StageScore, write_page
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed (extra dev)"
@@ -24,9 +24,10 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--window-size=1400,1600",
+    "--window-size=1400,3600",
 )
 MISSED, EXTRA = [86, 180, 233], [230, 159, 0]
+LEFT, RIGHT = [68, 119, 170], [238, 102, 119]
 VOC_CAT, SAFE_CAT = [128, 0, 0], [230, 159, 0]
 
 pytestmark = pytest.mark.skipif(
@@ -42,8 +43,13 @@ def picture(id, found, *, labels=("cat",)):
     mask[:, 20 : 20 + found] = 1
     ramp = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (40, 1))
     maps = {"cam": np.repeat(ramp[..., None], len(labels), -1), "saliency": ramp[..., None]}
+    rules = {"cam": maps["cam"], HOSTILE: maps["cam"][:, ::-1]}
+    left = np.arange(60) < 30  # the first system is trusted on the left, the second on the right
+    shares = np.stack([left, ~left], axis=-1).astype(np.float32)
+    gates = {"trust": np.tile(shares, (40, 1, 1))}
     photo = np.full((40, 60, 3), 120, np.uint8)
-    return Picture(id, photo, labels, maps, {"all": truth, "fused": mask}, truth)
+    masks = {"all": truth, "fused": mask}
+    return Picture(id, photo, labels, maps, masks, truth, rules, gates, {"doubt": ramp[..., None]})
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,16 @@ def page(tmp_path_factory):
         for name, miou in (("cam", 0.5), (HOSTILE, 0.6))
     ]
     curves = {HOSTILE: (np.linspace(0, 1, 9), np.linspace(0.2, 0.5, 9))}
-    report = Report(HOSTILE, CLASSES, stages, curves, {HOSTILE: HOSTILE}, [HOSTILE])
+    report = Report(
+        HOSTILE,
+        CLASSES,
+        stages,
+        curves,
+        {HOSTILE: HOSTILE},
+        [HOSTILE],
+        rules={"cam": Rule("systems", 0.3), HOSTILE: Rule(HOSTILE, 0.5)},
+        systems=("left", HOSTILE),
+    )
     pictures = [
         picture("b", 10),
         picture("a", 30),
@@ -226,6 +241,58 @@ def test_threshold_cuts_the_map(shown):
     assert pixel(shown, "c", "saliency", 50) == [255, 255, 255] and not text(shown, "c", "saliency")
     choose(shown, "view", "errors")
     assert pixel(shown, "b", "cam", 55) == EXTRA
+
+
+def card(browser, id):
+    cards = browser.find_elements("css selector", ".card")
+    return next(one for one in cards if one.find_element("tag name", "h3").text == id)
+
+
+def press(browser, element):
+    browser.execute_async_script("arguments[0].click(); setTimeout(arguments[1], 150);", element)
+
+
+def what_if(browser, id, rule):
+    menu = card(browser, id).find_element("css selector", ".whatif select")
+    browser.execute_async_script(
+        """const [menu, rule, done] = arguments;
+        menu.value = rule;
+        menu.dispatchEvent(new Event("change", { bubbles: true }));
+        setTimeout(done, 150);""",
+        menu,
+        rule,
+    )
+
+
+def test_what_if_switches_the_rule_of_one_picture(shown):
+    choose(shown, "opacity", 1)
+    # The last rule is shown first: the map from right to left, cut at a half.
+    assert pixel(shown, "b", "What if", 20) == VOC_CAT != pixel(shown, "b", "What if", 50)
+    what_if(shown, "b", "cam")
+    assert pixel(shown, "b", "What if", 20) == VOC_CAT == pixel(shown, "b", "What if", 50)
+    assert pixel(shown, "b", "Errors of it", 50) == EXTRA
+    assert pixel(shown, "a", "What if", 50) != VOC_CAT  # the other pictures stay as they are
+    # Columns 18-59 exceed 0.3, the object is 20-39: 20/42 and 18/40.
+    verdict = card(shown, "b").find_element("css selector", ".verdict")
+    assert verdict.text == "mean IoU 46.3 %"
+    buttons = card(shown, "b").find_elements("css selector", ".whatif button")
+    press(shown, buttons[2])
+    assert pixel(shown, "a", "What if", 50) == VOC_CAT
+    press(shown, buttons[1])
+    options = card(shown, "b").find_elements("css selector", ".whatif option")
+    # The other rule finds columns 0-29: 10/40 and 20/50 of them rightly.
+    assert [option.text[:4] for option in options] == ["46.3", "32.5"]
+
+
+def test_trust_has_a_colour_for_each_system_and_doubt_is_heat(shown):
+    choose(shown, "opacity", 1)
+    assert pixel(shown, "b", "trust", 5) == LEFT and pixel(shown, "b", "trust", 55) == RIGHT
+    assert sum(pixel(shown, "b", "doubt", 2)) < 60 and sum(pixel(shown, "b", "doubt", 59)) > 550
+    chips = shown.find_elements("css selector", "#systems button")
+    press(shown, chips[0])
+    assert sum(pixel(shown, "b", "trust", 5)) > 550 and sum(pixel(shown, "b", "trust", 55)) < 60
+    press(shown, shown.find_elements("css selector", "#systems button")[0])
+    assert pixel(shown, "b", "trust", 5) == LEFT
 
 
 def test_panels_can_be_hidden(shown):

@@ -50,6 +50,22 @@ class StageScore:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """A way to come to a mask that the reader may try on any picture.
+
+    group: where it stands in the menu ("closed forms", "single systems"). threshold: its own, in
+    [0, 1]; None for data sets without background, where the highest score wins everywhere.
+    """
+
+    group: str
+    threshold: float | None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} of a rule, wanted one in [0, 1] or None")
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything the page shows besides the pictures.
 
@@ -57,6 +73,8 @@ class Report:
     curves: name to (thresholds, mIoU), both (t,) in [0, 1]. settings: provenance as name to text.
     notes: sentences for the reader, shown under the title. scored: mask values that count in the
     mean IoU of one picture, all by default; leave 0 out for data sets without background.
+    rules: what the reader may switch between, by name; the last one is shown first. systems: whose
+    trust the pictures' gates are, one colour each.
     """
 
     title: str
@@ -68,6 +86,8 @@ class Report:
     settings: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     scored: Sequence[int] = ()
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    systems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.scored:
@@ -86,8 +106,11 @@ class Picture:
 
     labels: names of the classes present. maps: per system or cue, scores in [0, 1] on any grid,
     (h,w,k) with one map per label in the order of ``labels``, or (h,w,1) for what belongs to no
-    class (saliency, edges, uncertainty). masks: per stage or rule, in mask numbering with 255 =
-    ignore. truth: the same, or None where it is unknown.
+    class (saliency, edges). masks: per stage or rule, in mask numbering with 255 =
+    ignore. truth: the same, or None where it is unknown. rules: scores like those of ``maps`` that
+    the page cuts at a threshold of the reader's choice; an array that stands in ``maps`` too is
+    shipped once. gates: per combiner each system's share of trust (h,w,s), in the order of
+    the report's systems. doubts: per name how unsure the result is, (h,w,1) in [0, 1].
     """
 
     id: str
@@ -96,10 +119,15 @@ class Picture:
     maps: Mapping[str, Float[np.ndarray, "_ _ _"]] = field(default_factory=dict)
     masks: Mapping[str, UInt8[np.ndarray, "_ _"]] = field(default_factory=dict)
     truth: UInt8[np.ndarray, "_ _"] | None = None
+    rules: Mapping[str, Float[np.ndarray, "_ _ _"]] = field(default_factory=dict)
+    gates: Mapping[str, Float[np.ndarray, "_ _ _"]] = field(default_factory=dict)
+    doubts: Mapping[str, Float[np.ndarray, "_ _ 1"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, scores in self.maps.items():
+        for name, scores in (*self.maps.items(), *self.rules.items(), *self.doubts.items()):
             self._check_map(name, scores)
+        for name, shares in self.gates.items():
+            self._check_range(name, shares)
         for name, mask in {**self.masks, "truth": self.truth}.items():
             if mask is not None and mask.shape != self.photo.shape[:2]:
                 raise ValueError(
@@ -113,6 +141,9 @@ class Picture:
                 f"{self.id}: {name!r} has {scores.shape[-1]} maps for {len(self.labels)} labels; "
                 "give one per label, or a single one that belongs to no class"
             )
+        self._check_range(name, scores)
+
+    def _check_range(self, name: str, scores: np.ndarray) -> None:
         low, high = (float(scores.min()), float(scores.max())) if scores.size else (0.0, 0.0)
         if not (-_ROUNDING <= low and high <= 1 + _ROUNDING):
             raise ValueError(

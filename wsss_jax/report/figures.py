@@ -35,6 +35,9 @@ _COLOUR_BLIND = (
     "332288", "88ccee", "44aa99", "117733", "999933", "ddcc77", "cc6677", "882255", "aa4499",
 )  # fmt: skip
 
+# Tol's "bright" scheme (2021), so that a system is not taken for a class.
+_SYSTEMS = ("4477aa", "ee6677", "228833", "ccbb44", "66ccee", "aa3377")
+
 
 def fitted(size: Size, side: int) -> Size:
     """The size scaled down, never up, until its longer side is at most ``side``; at least 1×1."""
@@ -64,8 +67,10 @@ def map_values(scores: Float[np.ndarray, "h w k"], side: int = MAP_SIDE) -> tupl
     Values a rounding error outside [0, 1] are clipped.
     """
     size = fitted((scores.shape[0], scores.shape[1]), side)
-    planes = [_shrunk(scores[..., k].astype(np.float32), size) for k in range(scores.shape[-1])]
-    return packed(np.rint(255 * np.clip(np.stack(planes), 0, 1)).astype(np.uint8)), size
+    planes = np.zeros((scores.shape[-1], *size), np.float32)
+    for k in range(len(planes)):
+        planes[k] = _shrunk(scores[..., k].astype(np.float32), size)
+    return packed(np.rint(255 * np.clip(planes, 0, 1)).astype(np.uint8)), size
 
 
 def packed(values: UInt8[np.ndarray, "..."]) -> str:
@@ -91,13 +96,14 @@ def class_colours(classes: int) -> dict[str, UInt8[np.ndarray, "n 3"]]:
 
     The second has 16 colours for objects; further rounds are the same colours made lighter.
     """
-    base = _from_hex(_COLOUR_BLIND)
-    safe = np.zeros((classes, 3), np.uint8)
-    for value in range(1, classes):
-        rounds, place = divmod(value - 1, len(base))
-        lighter = 1 - 0.55**rounds
-        safe[value] = np.rint(base[place] + lighter * (255.0 - base[place]))
+    ground = np.zeros((1, 3), np.uint8)
+    safe = np.concatenate([ground, _rounds(_COLOUR_BLIND, classes - 1)])
     return {"VOC": palette()[:classes], "colour-blind": safe}
+
+
+def system_colours(systems: int) -> UInt8[np.ndarray, "n 3"]:
+    """One colour per system; from the seventh on the same colours made lighter."""
+    return _rounds(_SYSTEMS, systems)
 
 
 def image_ious(
@@ -110,6 +116,16 @@ def image_ious(
     """
     decided = np.where(mask == IGNORE, np.uint8(0), mask)
     return metrics.iou(metrics.confusion(truth, decided, classes - 1).counts)
+
+
+def _rounds(colours: tuple[str, ...], count: int) -> UInt8[np.ndarray, "n 3"]:
+    """As many colours as are wanted: the given ones, then lighter ones."""
+    base, found = _from_hex(colours), np.zeros((count, 3), np.uint8)
+    for place in range(count):
+        lighter = 1 - 0.55 ** (place // len(base))
+        colour = base[place % len(base)]
+        found[place] = np.rint(colour + lighter * (255.0 - colour))
+    return found
 
 
 def _shrunk(plane: np.ndarray, size: Size) -> np.ndarray:

@@ -16,19 +16,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsss_jax.data.files import write_atomic
 from wsss_jax.report import charts, figures
 from wsss_jax.report.content import Picture, Report, StageScore
 
-_SCRIPTS = ("paint.js", "report.js")
+_SCRIPTS = ("paint.js", "whatif.js", "report.js")
 
 
 def write_page(path: Path, report: Report, pictures: Iterable[Picture]) -> Path:
     """Write the page, whole or not at all, and return its path.
 
     Pictures are encoded one by one, so the iterable may load them as it goes; about 0.1-0.2 MB
-    each. Raises ValueError when an id comes twice, a label is no class of the report, or the
-    pictures disagree with it otherwise.
+    each, and 5-10 KB more for every rule. Raises ValueError when an id comes twice, a label is no
+    class of the report, or the pictures disagree with it otherwise.
     """
     index: list[dict[str, Any]] = []
     records: list[str] = []
@@ -45,13 +47,8 @@ def write_page(path: Path, report: Report, pictures: Iterable[Picture]) -> Path:
 
 def summary(picture: Picture, report: Report) -> dict[str, Any]:
     """What sorting and filtering need: labels as mask values, size, and IoUs at full resolution."""
+    _check_names(picture, report)
     classes = report.classes
-    unknown = [label for label in picture.labels if label not in classes[1:]]
-    if unknown:
-        raise ValueError(
-            f"{picture.id}: label {unknown[0]!r} is none of the report's classes "
-            f"({', '.join(classes[1:])})"
-        )
     height, width = figures.fitted(
         (picture.photo.shape[0], picture.photo.shape[1]), figures.PHOTO_SIDE
     )
@@ -63,18 +60,21 @@ def summary(picture: Picture, report: Report) -> dict[str, Any]:
         "truth": picture.truth is not None,
         "maps": list(picture.maps),
         "masks": list(picture.masks),
+        "rules": list(picture.rules),
+        "gates": list(picture.gates),
+        "doubts": list(picture.doubts),
     }
 
 
 def record(picture: Picture) -> dict[str, Any]:
     """The pixels of one picture: the photograph as a data URI, all else as packed values."""
-    maps = {}
-    for name, scores in picture.maps.items():
-        values, size = figures.map_values(scores)
-        maps[name] = {"values": values, "size": [size[1], size[0]], "count": scores.shape[-1]}
+    shared = {name for name, scores in picture.rules.items() if scores is picture.maps.get(name)}
     return {
         "photo": figures.photo_uri(picture.photo),
-        "maps": maps,
+        "maps": _planes(picture.maps),
+        "rules": _planes({n: s for n, s in picture.rules.items() if n not in shared}),
+        "gates": _planes(picture.gates),
+        "doubts": _planes(picture.doubts),
         "masks": {name: figures.mask_values(mask) for name, mask in picture.masks.items()},
         "truth": None if picture.truth is None else figures.mask_values(picture.truth),
     }
@@ -90,6 +90,36 @@ def json_tag(value: Any, id: str) -> str:
 def fill(template: str, values: Mapping[str, str]) -> str:
     """The template with each ``{{name}}`` replaced, in one pass: values are never filled again."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+
+
+def _check_names(picture: Picture, report: Report) -> None:
+    classes = report.classes
+    unknown = [label for label in picture.labels if label not in classes[1:]]
+    if unknown:
+        raise ValueError(
+            f"{picture.id}: label {unknown[0]!r} is none of the report's classes "
+            f"({', '.join(classes[1:])})"
+        )
+    strange = [name for name in picture.rules if name not in report.rules]
+    if strange:
+        raise ValueError(
+            f"{picture.id}: rule {strange[0]!r} is none of the report's rules "
+            f"({', '.join(report.rules)})"
+        )
+    for name, shares in picture.gates.items():
+        if shares.shape[-1] != len(report.systems):
+            raise ValueError(
+                f"{picture.id}: gates {name!r} are of {shares.shape[-1]} systems, the report has "
+                f"{len(report.systems)}"
+            )
+
+
+def _planes(layers: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, scores in layers.items():
+        values, size = figures.map_values(scores)
+        found[name] = {"values": values, "size": [size[1], size[0]], "count": scores.shape[-1]}
+    return found
 
 
 def _ious(picture: Picture, report: Report) -> dict[str, list[float | None]]:
@@ -111,14 +141,7 @@ def _ious(picture: Picture, report: Report) -> dict[str, list[float | None]]:
 
 def _page(report: Report, index: list[dict[str, Any]], records: list[str]) -> str:
     style, scripts = _asset("report.css"), [_asset(name) for name in _SCRIPTS]
-    palettes = figures.class_colours(len(report.classes))
-    data = {
-        "classes": list(report.classes),
-        "palettes": {name: colours.tolist() for name, colours in palettes.items()},
-        "heat": figures.heat_ramp().tolist(),
-        "scored": list(report.scored),
-        "pictures": index,
-    }
+    data = {**_look(report), "pictures": index}
     values = {
         "policy": _policy(style, scripts),
         "style": style,
@@ -131,6 +154,26 @@ def _page(report: Report, index: list[dict[str, Any]], records: list[str]) -> st
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }
     return fill(_asset("template.html"), values)
+
+
+def _look(report: Report) -> dict[str, Any]:
+    """Names, colours and rules, as the page's scripts want them."""
+    palettes = figures.class_colours(len(report.classes))
+    colours = figures.system_colours(len(report.systems)).tolist()
+    return {
+        "classes": list(report.classes),
+        "palettes": {name: table.tolist() for name, table in palettes.items()},
+        "heat": figures.heat_ramp().tolist(),
+        "scored": list(report.scored),
+        "systems": [
+            {"name": name, "colour": colour}
+            for name, colour in zip(report.systems, colours, strict=True)
+        ],
+        "rules": {
+            name: {"group": rule.group, "threshold": rule.threshold}
+            for name, rule in report.rules.items()
+        },
+    }
 
 
 def _results(report: Report) -> str:

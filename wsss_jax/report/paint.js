@@ -42,21 +42,32 @@ const paint = (() => {
     return out;
   }
 
-  /** Photo, score planes at the photo's size, masks and truth of one picture. */
+  /** The planes of one shipped map, at the photo's size; one of zeros for a photo without labels. */
+  async function planes(map, size) {
+    if (!map.count) return [new Uint8Array(size[0] * size[1])];
+    const all = await values(map.values), step = map.size[0] * map.size[1];
+    return Array.from({ length: map.count }, (_, k) =>
+      enlarge(all.subarray(k * step, (k + 1) * step), map.size, size));
+  }
+
+  /** Photo, score planes at the photo's size, masks and truth of one picture; rules stay packed. */
   async function decode(record, size) {
-    const maps = {}, masks = {};
-    const work = Object.entries(record.maps).map(async ([name, map]) => {
-      const all = await values(map.values), step = map.size[0] * map.size[1];
-      maps[name] = Array.from({ length: map.count }, (_, k) =>
-        enlarge(all.subarray(k * step, (k + 1) * step), map.size, size));
-    });
+    const maps = {}, masks = {}, gates = {}, doubts = {};
+    const work = [[record.maps, maps], [record.gates, gates], [record.doubts, doubts]].flatMap(([from, to]) =>
+      Object.entries(from).map(async ([name, map]) => { to[name] = await planes(map, size); }));
     for (const [name, text] of Object.entries(record.masks)) {
       work.push(values(text).then((mask) => { masks[name] = mask; }));
     }
     const [photo, truth] = await Promise.all([
       picture(record.photo), record.truth ? values(record.truth) : null, ...work,
     ]);
-    return { photo, truth, maps, masks, size };
+    return { photo, truth, maps, masks, gates, doubts, size, rules: {}, packed: record.rules };
+  }
+
+  /** The planes of a rule, unpacked when first asked for; some are those of a map. */
+  async function rule(view, name) {
+    view.rules[name] ??= view.packed[name] ? await planes(view.packed[name], view.size) : view.maps[name];
+    return view.rules[name];
   }
 
   /** Per pixel the strongest of the planes. */
@@ -115,6 +126,19 @@ const paint = (() => {
     return pixels;
   }
 
+  /** Each pixel the mean of the colours, weighted by the shares that are its planes. */
+  function blend(planes, colours) {
+    return layer(planes[0].length, (i) => {
+      const mixed = [0, 0, 0];
+      let sum = 0;
+      for (let k = 0; k < planes.length; k++) {
+        sum += planes[k][i];
+        for (let c = 0; c < 3; c++) mixed[c] += planes[k][i] * colours[k][c];
+      }
+      return sum ? mixed.map((value) => value / sum) : null;
+    });
+  }
+
   const heat = (plane, ramp) => layer(plane.length, (i) => ramp[plane[i]]);
 
   /** Class colours; ignored pixels as a fine grey diagonal, so that they read as "unknown". */
@@ -145,5 +169,5 @@ const paint = (() => {
     context.drawImage(over, 0, 0);
   }
 
-  return { IGNORE, UNNAMED, decode, strongest, cut, meanIou, errorKind, heat, regions, errors, compose };
+  return { IGNORE, UNNAMED, decode, rule, strongest, cut, meanIou, blend, heat, regions, errors, compose };
 })();

@@ -5,7 +5,7 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("report").textContent);
-  const { classes, palettes, heat, scored, pictures } = data;
+  const { classes, palettes, heat, scored, systems, rules, pictures } = data;
   const control = Object.fromEntries(
     ["mask", "sort", "class", "view", "threshold", "opacity", "side", "palette"].map((id) => [id, byId(id)]));
   const names = (field) => [...new Set(pictures.flatMap((picture) => picture[field]))];
@@ -17,6 +17,7 @@
     ...mapNames.slice(MANY).map((name) => `map:${name}`),
     ...maskNames.map((name) => `mask:${name}`),
   ]);
+  let trusted = null; // the one system whose share of trust is shown; null for all in their colours
   const cards = pictures.map((picture, place) => makeCard(picture, place));
 
   function make(tag, text = "", kind = "") {
@@ -68,17 +69,51 @@
     header.append(card.score);
     card.row = make("div", "", "row");
     card.element.append(header, card.row);
-    const add = (kind, name) => card.panels.push(makePanel(card, kind, name));
+    const add = (kind, name) => card.panels.push(makePanel(card, kind, name, card.row));
     add("photo", "Photo");
     picture.maps.forEach((name) => add("map", name));
+    picture.gates.forEach((name) => add("gates", name));
+    picture.doubts.forEach((name) => add("doubt", name));
     picture.masks.forEach((name) => add("mask", name));
     if (picture.masks.length) add("chosen", "Mask");
     if (picture.truth) add("truth", "Truth");
     if (picture.truth && picture.masks.length) add("errors", "Errors");
+    if (picture.rules.length) addWhatIf(card);
     return card;
   }
 
-  function makePanel(card, kind, name) {
+  /** A second row: the mask of a rule of the reader's choice, beside the truth. */
+  function addWhatIf(card) {
+    const { picture } = card;
+    card.whatif = whatif.controls({
+      names: picture.rules,
+      rules,
+      changed: () => refresh(card),
+      everywhere: (state) => {
+        cards.forEach((other) => other.whatif?.take(state));
+        refreshAll();
+      },
+      rank: picture.truth ? () => rank(card) : null,
+    });
+    card.second = make("div", "", "row");
+    card.element.append(card.whatif.element, card.second);
+    const kinds = [["if-mask", "What if"], ["if-truth", "Truth"], ["if-errors", "Errors of it"]];
+    for (const [kind, name] of picture.truth ? kinds : kinds.slice(0, 1)) {
+      card.panels.push(makePanel(card, kind, name, card.second));
+    }
+  }
+
+  /** What each rule scores on the picture of a card, at its own threshold. */
+  async function rank(card) {
+    const { view, picture } = card, found = [];
+    for (const name of picture.rules) {
+      const mask = paint.cut(await paint.rule(view, name), picture.labels, rules[name].threshold ?? -1);
+      found.push([name, paint.meanIou(mask, view.truth, scored)]);
+    }
+    return found;
+  }
+
+  function makePanel(card, kind, name, row) {
     const panel = { card, kind, name, element: make("figure"), canvas: make("canvas"), plane: null, mask: null };
     [panel.canvas.width, panel.canvas.height] = card.picture.size;
     panel.canvas.setAttribute("role", "img");
@@ -98,7 +133,7 @@
       event.preventDefault(); // else the same key press goes on to the Close button
       large.open(panel);
     });
-    card.row.append(panel.element);
+    row.append(panel.element);
     return panel;
   }
 
@@ -109,9 +144,16 @@
     const y = Math.min(height - 1, Math.max(0, Math.floor((event.clientY - box.top) / box.height * height)));
     const at = y * width + x;
     if (panel.plane) return (panel.plane[at] / 255).toFixed(2);
+    if (panel.kind === "gates") return mostTrusted(panel.card.view.gates[panel.name], at);
     if (!panel.mask) return "";
     const value = panel.mask[at];
     return value === paint.IGNORE ? "ignored" : value === paint.UNNAMED ? "object" : classes[value] ?? `value ${value}`;
+  }
+
+  /** The two systems with the largest share of trust at one place. */
+  function mostTrusted(shares, at) {
+    const order = systems.map((system, k) => [shares[k][at], system.name]).sort((a, b) => b[0] - a[0]);
+    return order.slice(0, 2).map(([share, name]) => `${name} ${Math.round(share / 2.55)} %`).join(", ");
   }
 
   function isShown(panel) {
@@ -119,7 +161,9 @@
     if (panel.kind === "chosen" || panel.kind === "errors") {
       return panel.card.picture.masks.includes(chosen) && !hidden.has(panel.kind);
     }
-    return !hidden.has(panel.kind === "map" || panel.kind === "mask" ? `${panel.kind}:${panel.name}` : panel.kind);
+    if (panel.kind.startsWith("if-")) return !hidden.has("whatif");
+    const named = ["map", "mask", "gates", "doubt"].includes(panel.kind);
+    return !hidden.has(named ? `${panel.kind}:${panel.name}` : panel.kind);
   }
 
   function paintPanel(panel) {
@@ -128,10 +172,17 @@
     panel.plane = null; panel.mask = null; panel.note = "";
     if (kind === "photo") paint.compose(panel.canvas, view, null, 1, false);
     else if (kind === "map") paintMap(panel, opacity);
+    else if (kind === "gates") paintGates(panel, opacity);
+    else if (kind === "doubt") paintHeat(panel, view.doubts[panel.name][0], opacity);
     else if (kind === "errors") paintErrors(panel, chosen, opacity);
-    else {
-      panel.mask = kind === "truth" ? view.truth : kind === "mask" ? view.masks[panel.name] : chosen;
-      const value = kind === "truth" ? null : score(card.picture, kind === "mask" ? panel.name : control.mask.value);
+    else if (kind === "if-errors") paintErrors(panel, card.cut, opacity);
+    else if (kind === "if-mask") {
+      panel.mask = card.cut;
+      paint.compose(panel.canvas, view, paint.regions(panel.mask, colours(), width), opacity, false);
+    } else {
+      const isTruth = kind === "truth" || kind === "if-truth";
+      panel.mask = isTruth ? view.truth : kind === "mask" ? view.masks[panel.name] : chosen;
+      const value = isTruth ? null : score(card.picture, kind === "mask" ? panel.name : control.mask.value);
       if (value !== null) panel.note = percent(value);
       paint.compose(panel.canvas, view, paint.regions(panel.mask, colours(), width), opacity, false);
     }
@@ -144,14 +195,35 @@
     paint.compose(panel.canvas, view, paint.errors(mask, view.truth), opacity, true);
   }
 
+  function paintHeat(panel, plane, opacity) {
+    panel.plane = plane;
+    paint.compose(panel.canvas, panel.card.view, paint.heat(plane, heat), opacity, false);
+  }
+
+  /** Every system in its colour, mixed by their shares; or the share of one as heat. */
+  function paintGates(panel, opacity) {
+    const { view } = panel.card, shares = view.gates[panel.name];
+    if (trusted !== null) return void paintHeat(panel, shares[trusted], opacity);
+    const mixed = paint.blend(shares, systems.map((system) => system.colour));
+    // Nearer to opaque than asked for: a colour dimmed by the photo is not that of the legend.
+    paint.compose(panel.canvas, view, mixed, Math.sqrt(opacity), true);
+  }
+
+  /** The mask of the rule that was chosen for this card, and its IoU. */
+  async function cutWhatIf(card) {
+    const { view, picture } = card, planes = await paint.rule(view, card.whatif.rule());
+    card.cut = paint.cut(planes, picture.labels, card.whatif.at());
+    const value = view.truth && paint.meanIou(card.cut, view.truth, scored);
+    card.whatif.say(view.truth ? `mean IoU ${percent(value)}` : "");
+  }
+
   function paintMap(panel, opacity) {
     const { card } = panel, { view, picture } = card, planes = view.maps[panel.name];
     const [width] = picture.size, kind = control.view.value;
     if (kind === "heat") {
       const filtered = picture.labels.indexOf(Number(control.class.value || -1));
       const only = card.only ?? (filtered >= 0 ? filtered : null);
-      panel.plane = only !== null && planes.length > 1 ? planes[only] : paint.strongest(planes);
-      paint.compose(panel.canvas, view, paint.heat(panel.plane, heat), opacity, false);
+      paintHeat(panel, only !== null && planes.length > 1 ? planes[only] : paint.strongest(planes), opacity);
       return;
     }
     const mask = paint.cut(planes, picture.labels, Number(control.threshold.value));
@@ -177,6 +249,7 @@
       panel.element.hidden = !isShown(panel);
       if (panel.kind === "chosen") panel.label.textContent = panel.label.title = control.mask.value;
     }
+    if (card.whatif) card.whatif.element.hidden = card.second.hidden = hidden.has("whatif");
     if (!card.near) return;
     if (!card.view) {
       card.loading ??= paint.decode(JSON.parse(byId(`picture-${card.place}`).textContent), card.picture.size);
@@ -184,6 +257,10 @@
       card.loading = null;
       if (!card.near) return;
       card.view = view;
+    }
+    if (card.whatif && !hidden.has("whatif")) {
+      await cutWhatIf(card);
+      if (!card.view) return; // it left the window meanwhile
     }
     card.panels.filter((panel) => !panel.element.hidden).forEach(paintPanel);
     card.element.dataset.painted = "yes";
@@ -264,8 +341,11 @@
       }
     };
     group("Maps", mapNames.map((name) => [`map:${name}`, name]));
+    group("Trust and doubt", [
+      ...names("gates").map((name) => [`gates:${name}`, name]), ...names("doubts").map((name) => [`doubt:${name}`, name]),
+    ]);
     group("More masks", maskNames.map((name) => [`mask:${name}`, name]));
-    group("And", [["photo", "Photo"], ["chosen", "Chosen mask"], ["truth", "Truth"], ["errors", "Errors"]]);
+    group("And", [["photo", "Photo"], ["chosen", "Chosen mask"], ["truth", "Truth"], ["errors", "Errors"], ...(Object.keys(rules).length ? [["whatif", "What if"]] : [])]);
   }
 
   function showSettings() {
@@ -278,6 +358,26 @@
       swatch.style.backgroundColor = css(colours()[value]);
       entry.append(swatch, classes[value]);
       return entry;
+    }));
+  }
+
+  /** One colour per system; a click shows where that one alone is trusted. */
+  function showSystems() {
+    const box = byId("systems");
+    box.hidden = !names("gates").length;
+    box.replaceChildren("trusted:", ...systems.map((system, k) => {
+      const chip = make("button", "", "chip"), swatch = make("i");
+      chip.type = "button";
+      chip.title = "Show the share of this system alone";
+      chip.setAttribute("aria-pressed", String(trusted === k));
+      swatch.style.backgroundColor = css(system.colour);
+      chip.append(swatch, system.name);
+      chip.addEventListener("click", () => {
+        trusted = trusted === k ? null : k;
+        showSystems();
+        refreshAll();
+      });
+      return chip;
     }));
   }
 
@@ -334,6 +434,7 @@
     if (!anyTruth) control.sort.value = "id";
     for (const option of control.sort.options) option.disabled = !anyTruth && option.value !== "id";
     addSwitches();
+    showSystems();
     drawRamp();
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
     const apply = (event) => {

@@ -1,31 +1,44 @@
 """The report page of a run: its numbers as charts, its stores as a gallery."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import BadFileError
-from wsss_jax.data.stores import Store
+from wsss_jax.data.stores import Store, open_store
 from wsss_jax.ops import masks, metrics
-from wsss_jax.report import Gain, Picture, Report, StageScore, write_page
+from wsss_jax.report import Gain, Picture, Report, Rule, StageScore, write_page
 from wsss_jax.stages.evaluate import GRID, Scoring, evaluate, fixed_threshold, foreground
 from wsss_jax.stages.fit import versions
 from wsss_jax.stages.progress import meter
-from wsss_jax.stages.recipe import Made, Recipe
+from wsss_jax.stages.recipe import VOTES, Made, Recipe
 from wsss_jax.stages.summary import EXPLANATION, Row, against_first
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the pictures show: maps by name, decided masks by name (the best last), and a cue."""
+    """What the pictures show.
+
+    maps: by name. masks: decided, by name, the best last. rules: what the reader may switch
+    between, by name. gates, doubts: who is trusted and how unsure it is, by the name of the
+    combination they belong to.
+    """
 
     maps: Mapping[str, Store]
     masks: Mapping[str, Store]
     cue: Store | None
     scoring: Scoring
+    rules: Mapping[str, Store] = field(default_factory=dict)
+    gates: Mapping[str, Store] = field(default_factory=dict)
+    doubts: Mapping[str, Store] = field(default_factory=dict)
+
+    def systems(self) -> tuple[str, ...]:
+        """All systems that any combination trusts, in order."""
+        return tuple(dict.fromkeys(n for store in self.gates.values() for n in store.classes))
 
 
 def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: Source) -> Path:
@@ -37,6 +50,9 @@ def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: So
         {**decided, made.masks.folder.name: made.masks},
         made.saliency,
         recipe.scoring.on(source),
+        made.stores,
+        _beside(made.stores.values(), "gates"),
+        _beside(made.stores.values(), "uncertainty"),
     )
     settings = {
         "systems": ", ".join(recipe.systems),
@@ -44,26 +60,62 @@ def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: So
         "walk": str(recipe.walk),
         "dense CRF": str(recipe.crf),
     }
-    report = _report(recipe.name, rows, source, settings)
+    report = _report(recipe.name, rows, source, settings, gallery=gallery, groups=made.groups)
     return write_page(path, report, _pictures(gallery, source, recipe.gallery))
 
 
 def page_of_stores(
     path: Path, stores: Sequence[Store], source: Source, scoring: Scoring, count: int
 ) -> Path:
-    """The page of any stores of score maps; judged where the source has true masks."""
+    """The page of any stores of score maps; judged where the source has true masks.
+
+    Gates and uncertainty that lie beside a learned combination come along. Raises ValueError for a
+    store of other classes than the data set's.
+    """
+    for store in stores:
+        if store.classes != source.classes.names:
+            raise ValueError(
+                f"{store.folder} holds {', '.join(store.classes[:3])}, not the classes of "
+                f"{source.name}; gates and uncertainty are shown with the store they belong to"
+            )
     rows: list[Row] = []
     if any(source.mask(id) is not None for id in source.ids[:1]):
         rows = against_first(
             [evaluate(store, source, scoring, split=source.name) for store in stores]
         )
     by_name = {store.folder.name: store for store in stores}
-    gallery = Gallery(by_name, by_name, None, scoring)
-    report = _report(path.stem, rows, source, {})
+    gallery = Gallery(
+        by_name,
+        by_name,
+        None,
+        scoring,
+        {name: store for name, store in by_name.items() if store.holds == "scores"},
+        _beside(stores, "gates"),
+        _beside(stores, "uncertainty"),
+    )
+    report = _report(path.stem, rows, source, {}, gallery=gallery, groups={})
     return write_page(path, report, _pictures(gallery, source, count))
 
 
-def _report(title: str, rows: Sequence[Row], source: Source, settings: Mapping[str, str]) -> Report:
+def _beside(stores: Iterable[Store], kind: str) -> dict[str, Store]:
+    """What ``stages.learn_combiner.fuse`` wrote beside those of the stores that it made."""
+    found = {}
+    for store in stores:
+        folder = store.folder.with_name(f"{store.folder.name}_{kind}")
+        if (folder / "index.json").is_file():
+            found[store.folder.name] = open_store(folder)
+    return found
+
+
+def _report(
+    title: str,
+    rows: Sequence[Row],
+    source: Source,
+    settings: Mapping[str, str],
+    *,
+    gallery: Gallery,
+    groups: Mapping[str, str],
+) -> Report:
     return Report(
         title=title,
         classes=source.classes.mask_names(),
@@ -78,6 +130,11 @@ def _report(title: str, rows: Sequence[Row], source: Source, settings: Mapping[s
         settings={"data": source.name, **settings, **versions()},
         notes=(EXPLANATION,) if rows else ("There are no true masks to judge by.",),
         scored=rows[0].result.scored if rows else (),
+        rules={
+            name: Rule(groups.get(name, "stores"), _threshold(store, gallery.scoring))
+            for name, store in gallery.rules.items()
+        },
+        systems=gallery.systems(),
     )
 
 
@@ -132,7 +189,11 @@ def _pictures(gallery: Gallery, source: Source, count: int) -> Iterator[Picture]
 
 def _picture(id: str, gallery: Gallery, source: Source) -> Picture:
     present = np.flatnonzero(source.labels(id))
-    maps = {name: _rows(store, id, present) for name, store in gallery.maps.items()}
+    rules = {name: _rows(store, id, present) for name, store in gallery.rules.items()}
+    maps = {
+        name: rules[name] if name in rules else _rows(store, id, present)
+        for name, store in gallery.maps.items()
+    }
     if gallery.cue is not None:
         maps["saliency"] = gallery.cue.get_scores(id).scores
     decided = {name: _mask(store, id, gallery.scoring) for name, store in gallery.masks.items()}
@@ -143,18 +204,60 @@ def _picture(id: str, gallery: Gallery, source: Source) -> Picture:
         maps=maps,
         masks=decided,
         truth=source.mask(id),
+        rules=rules,
+        gates=_gates(id, gallery),
+        doubts=_doubts(id, gallery),
     )
 
 
 def _rows(store: Store, id: str, present: np.ndarray) -> np.ndarray:
-    """One map per label, zero for a label the system has no map of."""
+    """One map per label, zero for a label the system has no map of.
+
+    Probabilities come as their share beside background's, as they are judged.
+    """
     maps = store.get_scores(id)
     scores = np.zeros((*maps.scores.shape[:2], len(present)), np.float32)
     for column, label in enumerate(present):
         found = np.flatnonzero(maps.classes == label)
         if len(found):
-            scores[..., column] = np.clip(maps.scores[..., found[0]], 0, 1)
+            one = maps.scores[..., found[0]]
+            beside = masks.against_rest(maps.scores, one) if maps.kind == "probability" else one
+            scores[..., column] = np.clip(beside, 0, 1)
     return scores
+
+
+def _gates(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
+    """Shares of trust in the order of the gallery's systems; nothing where the image has none."""
+    names, found = gallery.systems(), {}
+    for name, store in gallery.gates.items():
+        if store.path(id).is_file():
+            maps = store.get_scores(id)
+            shares = np.zeros((*maps.scores.shape[:2], len(names)), np.float32)
+            shares[..., [names.index(store.classes[c]) for c in maps.classes]] = maps.scores
+            found[f"{name}: trust"] = np.clip(shares, 0, 1)
+    return found
+
+
+def _doubts(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
+    """Entropy and disagreement; a deviation of probabilities is at most 1/2, so it is doubled."""
+    found = {}
+    for name, store in gallery.doubts.items():
+        if not store.path(id).is_file():
+            continue
+        maps = store.get_scores(id)
+        for column, label in enumerate(maps.classes):
+            what, scale = _DOUBTS[store.classes[label]]
+            found[f"{name}: {what}"] = np.clip(scale * maps.scores[..., [column]], 0, 1)
+    return found
+
+
+def _threshold(store: Store, scoring: Scoring) -> float | None:
+    """The one that no truth has seen; None where there is no background."""
+    if not scoring.background:
+        return None
+    if store.holds == "scores" and store.made_by.get("rule") in VOTES:
+        return 0.5
+    return fixed_threshold(store, scoring)
 
 
 def _mask(store: Store, id: str, scoring: Scoring) -> np.ndarray:
@@ -164,5 +267,9 @@ def _mask(store: Store, id: str, scoring: Scoring) -> np.ndarray:
     if not len(maps.classes):
         return np.zeros(maps.size, np.uint8)
     winner, score = foreground(maps)
-    threshold = fixed_threshold(store, scoring) if scoring.background else -1.0
-    return masks.decide(winner, score, threshold)
+    threshold = _threshold(store, scoring)
+    return masks.decide(winner, score, -1.0 if threshold is None else threshold)
+
+
+_DOUBTS = MappingProxyType({"entropy": ("entropy", 1), "disagreement": ("disagreement ×2", 2)})
+"""Uncertainties by their name in a store: what they are called here, and drawn times what."""
