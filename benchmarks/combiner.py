@@ -22,14 +22,15 @@ import jax
 import numpy as np
 
 from wsss_jax.data import fusion_world
-from wsss_jax.data.evidence import Example, Inputs, evidence_groups
+from wsss_jax.data.evidence import Inputs, evidence_groups
 from wsss_jax.data.fusion_world import CLASSES, SYSTEMS
-from wsss_jax.data.stores import open_store
+from wsss_jax.data.stores import Store, open_store
 from wsss_jax.models.combiner import GROUPS
 from wsss_jax.ops import evidence as ops
 from wsss_jax.ops import metrics
 from wsss_jax.ops.intervals import bootstrap_difference
-from wsss_jax.stages import few_shot, learn_combiner, world
+from wsss_jax.stages import baselines, few_shot, learn_combiner, world
+from wsss_jax.stages.baselines import Agreeing
 from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
 
@@ -76,6 +77,10 @@ def one(folder: Path, seed: int, chosen: argparse.Namespace) -> None:
     combined = judged(run, test, folder / "all")
     row("combiner, label-free", combined, best[2])
     row("  less best single", combined, max(singles.values(), key=lambda item: item[0])[2])
+    agreeing = Agreeing(cells=size, seed=seed)
+    taught = baselines.learn_or_and(train, folder / "orand", agreeing, ids=train.source.ids)
+    agreed = baselines.or_and(taught, test, folder / "all_orand", ids=test.source.ids)
+    row("OR→AND, at 0.3", fixed(agreed, test, 0.3), best[2])
     if chosen.safety:
         safety(run, test, folder, best[2], combined)
     if chosen.ablate:
@@ -84,8 +89,9 @@ def one(folder: Path, seed: int, chosen: argparse.Namespace) -> None:
         shots = FewShot(k, seed=seed)
         tuned = few_shot.fine_tune(run, train, folder / f"k{k}", shots, ids=train.source.ids)
         row(f"combiner, {k} labelled", judged(tuned, test, folder / f"all_k{k}"), best[2])
-        ids = few_shot.drawn(train, shots, train.source.ids)
-        row(f"logistic, {k} labelled", stacking(train, test, ids), best[2])
+        weights = baselines.stacking_weights(train, few_shot.drawn(train, shots, train.source.ids))
+        stacked = baselines.stack(weights, test, folder / f"stack_k{k}", ids=test.source.ids)
+        row(f"logistic, {k} labelled", fixed(stacked, test, 0.5), best[2])
 
 
 def row(title: str, counts: np.ndarray, against: np.ndarray) -> None:
@@ -214,41 +220,14 @@ def _tuned(inputs: Inputs, maker: Any) -> tuple[float, float, np.ndarray]:
     return scores[at], float(THRESHOLDS[at]), counts[at]
 
 
-def stacking(train: Inputs, test: Inputs, labelled: tuple[str, ...]) -> np.ndarray:
-    """Logistic regression over the scores of all systems and saliency at one cell, on k images."""
-    rows, wanted = [], []
-    taught = replace(train, labelled=frozenset(labelled))
-    for id in labelled:
-        example = taught.read(id)
-        assert example.truth is not None
-        for slot in range(len(example.classes)):
-            known = example.truth <= len(example.classes)
-            rows.append(_columns(example, slot)[known])
-            wanted.append(example.truth[known] == slot + 1)
-    x, y = np.concatenate(rows), np.concatenate(wanted).astype(float)
-    weights = np.zeros(x.shape[1])
-    for _ in range(25):  # Newton's steps, a little ridge
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-3 * len(x) * 1e-2 * np.eye(x.shape[1])
-        weights += np.linalg.solve(hessian, x.T @ (y - p) - 1e-5 * len(x) * weights)
+def fixed(store: Store, inputs: Inputs, threshold: float) -> np.ndarray:
+    """Confusions of a store of maps, one per image, at a threshold set beforehand."""
     found = []
-    for id in test.source.ids:
-        example = test.read(id)
-        logits = [_columns(example, slot) @ weights for slot in range(len(example.classes))]
-        maps = np.stack(logits, axis=-1)
-        found.append(confusion(test, id, np.concatenate([0 * maps[..., :1], maps], axis=-1)))
+    for id in inputs.source.ids:
+        scores = store.get_scores(id).scores
+        rest = np.full_like(scores[..., :1], threshold)
+        found.append(confusion(inputs, id, np.concatenate([rest, scores], axis=-1)))
     return np.stack(found)
-
-
-def _columns(example: Example, slot: int) -> np.ndarray:
-    assert example.saliency is not None
-    own = example.scores[..., slot].transpose(1, 2, 0)
-    others = np.delete(example.scores, slot, axis=-1).max(axis=-1, initial=0).transpose(1, 2, 0)
-    salient = example.saliency[..., None]
-    ones = np.ones_like(salient)
-    spread = own.std(axis=-1, keepdims=True)
-    parts = [ones, own, others, salient, spread, own * salient]
-    return np.concatenate(parts, axis=-1).astype(float)
 
 
 def confusion(inputs: Inputs, id: str, maps: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from wsss_jax.data.evidence import EvidenceBatches, batched, evidence_groups, gr
 from wsss_jax.models import combiner
 from wsss_jax.models.combiner import GROUPS, CombinerShape
 from wsss_jax.ops import evidence as evidence_ops
-from wsss_jax.ops import fuse
+from wsss_jax.ops import fuse, losses
 from wsss_jax.systems import fusion
 from wsss_jax.systems.fusion import Protocol
 from wsss_jax.train import state as states
@@ -189,9 +189,9 @@ def test_random_parts_are_never_empty_and_sometimes_everything():
 def test_the_robust_loss_by_hand():
     logits = jnp.log(jnp.array([[0.2, 0.8]]))
     label = jnp.array([1])
-    np.testing.assert_allclose(fusion.robust(logits, label, q=0.0), -np.log(0.8), rtol=1e-6)
-    np.testing.assert_allclose(fusion.robust(logits, label, q=1.0), 0.2, rtol=1e-5)
-    np.testing.assert_allclose(fusion.robust(logits, label, q=0.7), (1 - 0.8**0.7) / 0.7, rtol=1e-5)
+    np.testing.assert_allclose(losses.generalised_cross_entropy(logits, label, q=0.0), -np.log(0.8), rtol=1e-6)
+    np.testing.assert_allclose(losses.generalised_cross_entropy(logits, label, q=1.0), 0.2, rtol=1e-5)
+    np.testing.assert_allclose(losses.generalised_cross_entropy(logits, label, q=0.7), (1 - 0.8**0.7) / 0.7, rtol=1e-5)
 
 
 def test_mirroring_twice_is_nothing_and_labels_move_along():

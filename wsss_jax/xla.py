@@ -1,5 +1,6 @@
-"""One option of XLA's CPU compiler without which it silently computes nonsense.
+"""What XLA is told before its first computation: to compute right, and to keep what it compiled.
 
+One option of its CPU compiler is needed, without which it silently computes nonsense:
 jaxlib 0.10.2 to 0.12 hand some reductions to a library, YNNPACK, and get back wrong values: the
 maximum over the cells of relu(relu(norm(x)) @ a), for one, comes out the same for every image of a
 batch (tests/test_xla.py; others: github.com/jax-ml/jax/issues/39103). XLA reads the option when the
@@ -9,6 +10,7 @@ first computation starts, so ``import wsss_jax`` sets it before. A choice of the
 import os
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 
 VARIABLE = "XLA_FLAGS"
 FLAG, SETTING = "--xla_cpu_experimental_ynn_fusion_type", "-reduce"
@@ -28,3 +30,16 @@ def environment(current: Mapping[str, str], jaxlib: str) -> dict[str, str]:
 def keep_reductions_right() -> None:
     """Set the option for this process and those it starts."""
     os.environ.update(environment(os.environ, metadata.version("jaxlib")))
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs in the user's cache folder, for this process and later ones.
+
+    A command that goes on where it was stopped then starts sooner (benchmarks/compiling.py). A
+    folder named by JAX_COMPILATION_CACHE_DIR stays; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    """
+    import jax  # not before: the variable above must be set first
+
+    if not jax.config.jax_compilation_cache_dir:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(base / "wsss_jax" / "compiled"))

@@ -10,6 +10,7 @@ of its classes, has no say there.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ SLOTS = 8
 class Example(NamedTuple):
     """One image: arrays of ``types.Evidence`` without the batch axis, and without padding.
 
-    classes: (k,) of its slots. size: (H, W) of the photograph. saliency, edges, target and truth
-    are None where there are none.
+    classes: (k,) of its slots. size: (H, W) of the photograph. saliency, edges and target are None
+    where there are none; truth is where no image is labelled, and IGNORE on those that are not.
     """
 
     image: Float[np.ndarray, "h w 3"]
@@ -98,7 +99,7 @@ class Inputs:
             saliency=self._cue(self.saliency, id, grid),
             edges=self._cue(self.edges, id, grid),
             target=self._target(id, classes, grid),
-            truth=self._truth(id, classes, grid) if id in self.labelled else None,
+            truth=self._truth(id, classes, grid) if self.labelled else None,
         )
 
     def _systems(
@@ -145,10 +146,10 @@ class Inputs:
         rest = np.maximum(1 - found.sum(axis=-1, keepdims=True), 0)
         return np.concatenate([rest, found], axis=-1)
 
-    def _truth(self, id: str, classes: np.ndarray, grid: Size) -> np.ndarray | None:
-        mask = self.source.mask(id)
+    def _truth(self, id: str, classes: np.ndarray, grid: Size) -> np.ndarray:
+        mask = self.source.mask(id) if id in self.labelled else None
         if mask is None:
-            return None
+            return np.full(grid, IGNORE, np.int32)
         small = np.asarray(
             Image.fromarray(mask).resize((grid[1], grid[0]), Image.Resampling.NEAREST)
         )
@@ -212,8 +213,8 @@ def batched(examples: Sequence[Example], *, rows: int, slots: int, cells: int) -
 class EvidenceBatches:
     """Endless shuffled batches of examples; its position is one number.
 
-    steps_per_epoch: batches in which every image comes once. skipped: reason by id of every image
-    that could not be used.
+    steps_per_epoch: batches in which every image comes once (or its ``times``). skipped: reason by
+    id of every image that could not be used.
     """
 
     def __init__(
@@ -226,11 +227,12 @@ class EvidenceBatches:
         slots_per_batch: int = SLOTS,
         multiple: int = 1,
         cache_bytes: int = 1 << 30,
+        times: Mapping[str, int] = MappingProxyType({}),
     ):
         """read: from id to example. slots: classes of each image, in the order that counts.
 
         multiple: rows of a batch are one of it (devices). cache_bytes: memory in which examples
-        are kept.
+        are kept. times: how often an image comes in an epoch, where that is not once.
         """
         if not slots:
             raise ValueError("no image has a label, so there is nothing to combine")
@@ -238,7 +240,7 @@ class EvidenceBatches:
         self.skipped: dict[str, str] = {}
         self._groups: dict[int, list[str]] = {}
         for id, count in slots.items():
-            self._groups.setdefault(slots_for(count), []).append(id)
+            self._groups.setdefault(slots_for(count), []).extend([id] * times.get(id, 1))
         self._rows = {
             count: max(slots_per_batch // count // multiple, 1) * multiple for count in self._groups
         }

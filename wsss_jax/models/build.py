@@ -22,11 +22,10 @@ def backbone(
     """The named backbone from a random start, or filled from a weight file of any layout.
 
     options: of the backbone's own (``grid``, ``remat``, ``norm``). Raises ValueError for an
-    unknown name, or a file that does not fit (naming every misfit).
+    unknown name or option, or a file that does not fit (naming every misfit).
     """
     if pretrained is None:
-        make = lookup(BACKBONES, name, "backbone")
-        return make(rngs=rngs, output_stride=output_stride, **options)
+        return _made(name, rngs=rngs, output_stride=output_stride, **options)
     module = _of_shapes(name, output_stride=output_stride, **options)
     weights.load(module, pretrained)
     return module
@@ -96,5 +95,14 @@ def fitting(source: Path) -> str:
 
 def _of_shapes(name: str, **options: Any) -> Any:
     """A backbone with shapes in place of values; a random start takes ten seconds to compile."""
+    return nnx.eval_shape(lambda: _made(name, rngs=nnx.Rngs(0), **options))
+
+
+def _made(name: str, **options: Any) -> Any:
     make = lookup(BACKBONES, name, "backbone")
-    return nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0), **options))
+    try:
+        return make(**options)
+    except TypeError as problem:
+        if "unexpected keyword argument" not in str(problem):
+            raise
+        raise ValueError(f"{name} lacks an option: {problem}; leave it at its default") from problem

@@ -22,6 +22,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
+from wsss_jax.ops.channels import add_bias
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -49,36 +51,6 @@ def relu6(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 def _relu6_jvp(primals: tuple, tangents: tuple) -> tuple:
     y = relu6(primals[0])
     return y, jnp.where((y > 0) & (y < 6), tangents[0], jnp.zeros((), y.dtype))
-
-
-@jax.custom_vjp
-def add_bias(x: Float[Array, "*b k"], bias: Float[Array, " k"]) -> Float[Array, "*b k"]:
-    """x + bias, with a gradient of its own.
-
-    XLA's CPU backend would compute the chain that leads to the gradient once more inside its sum,
-    column by column; a loop adds up rows of what is there. A step of MobileNetV2 takes half as
-    long as without (``benchmarks/step.py`` before and after, in benchmarks/README.md).
-    """
-    return x + jnp.broadcast_to(bias, x.shape)
-
-
-def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, Array]:
-    return add_bias(x, bias), bias
-
-
-def _add_bias_backward(bias: Array, g: Array) -> tuple[Array, Array]:
-    if jax.default_backend() != "cpu" or g.ndim != 4:
-        return g, g.sum(axis=tuple(range(g.ndim - 1))).astype(bias.dtype)
-
-    def add(row: Array, total: Array) -> Array:
-        return total + lax.dynamic_index_in_dim(g, row, 1, False).astype(jnp.float32)
-
-    start = jnp.zeros((g.shape[0], *g.shape[2:]), jnp.float32)
-    total = lax.fori_loop(0, g.shape[1], add, start)
-    return g, total.sum(axis=(0, 1)).astype(bias.dtype)
-
-
-add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def pointwise(

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.models.layers import keep
+from wsss_jax.ops.channels import scale_shift
 
 EPSILON = 1e-5
 """Added to the variance: PyTorch's value, which all imported networks were made with."""
@@ -75,8 +76,7 @@ class TrainedBatchNorm(nnx.Module):
 def _affine(x: Array, mean: Array, var: Array, scale: Array, bias: Array) -> Array:
     factor = scale * lax.rsqrt(var + EPSILON)
     shift = bias - mean * factor
-    y = x.astype(jnp.float32) * factor[None, None, None] + shift[None, None, None]
-    return y.astype(x.dtype)
+    return scale_shift(x.astype(jnp.float32), factor, shift).astype(x.dtype)
 
 
 def _statistics(x: Array, inside: Inside) -> tuple[Array, Array, Array]:
@@ -124,5 +124,4 @@ class GroupNorm(nnx.Module):
         away = (y - mean) * weights
         var = jnp.square(away).sum(axis=(1, 2, 4), keepdims=True) / count
         y = (away * lax.rsqrt(var + EPSILON)).reshape(x.shape)
-        y = y * self.scale[...][None, None, None] + self.bias[...][None, None, None]
-        return y.astype(x.dtype)
+        return scale_shift(y, self.scale[...], self.bias[...]).astype(x.dtype)

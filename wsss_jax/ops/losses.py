@@ -49,6 +49,17 @@ def binary(logits: Float[Array, "b h w"], labels: Int[Array, "b h w"]) -> Float[
     return _mean_where(cost, labels != IGNORE)
 
 
+def generalised_cross_entropy(
+    logits: Float[Array, "*b n"], labels: Int[Array, "*b"], *, q: float
+) -> Float[Array, "*b"]:
+    """(1 - p_y^q) / q, robust to labels that err; its limit at q = 0 is cross-entropy.
+
+    Source: Zhang & Sabuncu 2018, equation 6; q = 1 is half the mean absolute error.
+    """
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+    return -picked if q == 0 else (1 - jnp.exp(q * picked)) / q
+
+
 def balanced_binary(
     logits: Float[Array, "b h w"], labels: Int[Array, "b h w"]
 ) -> Float[Array, " b"]:

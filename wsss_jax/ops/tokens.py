@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.ops.channels import add_bias, scale_shift
 from wsss_jax.types import Affine, BlockRecord, BlockWeights
 
 EPSILON = 1e-6
@@ -21,14 +22,14 @@ def layer_norm(x: Float[Array, "*b k"], norm: Affine) -> Float[Array, "*b k"]:
     y = x.astype(jnp.float32)
     y = y - y.mean(axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPSILON)
-    scale, bias = (jnp.broadcast_to(p.astype(jnp.float32), y.shape) for p in norm)
-    return (y * scale + bias).astype(x.dtype)
+    scale, bias = (part.astype(jnp.float32) for part in norm)
+    return scale_shift(y, scale, bias).astype(x.dtype)
 
 
 def affine(x: Float[Array, "*b k"], weights: Affine) -> Float[Array, "*b n"]:
     """x @ kernel + bias; the weights follow the dtype of x."""
     y = x @ weights.kernel.astype(x.dtype)
-    return y + jnp.broadcast_to(weights.bias.astype(x.dtype), y.shape)
+    return add_bias(y, weights.bias.astype(x.dtype))
 
 
 def gelu(x: Float[Array, "*b k"]) -> Float[Array, "*b k"]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.evidence import (
     EvidenceBatches,
     EvidenceGroup,
+    Example,
     Inputs,
     evidence_groups,
 )
@@ -196,18 +198,18 @@ def fuse(
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
-            probabilities, trust, apart = (_cut(part[row], example) for part in rows)
+            probabilities, trust, apart = (cut(part[row], example) for part in rows)
             count = len(example.classes)
-            _put(fused, id, probabilities[..., 1 : count + 1], example)
+            put(fused, id, probabilities[..., 1 : count + 1], example)
             winner = probabilities[..., 1 : count + 1].argmax(axis=-1)[None, ..., None]
             shares = np.take_along_axis(trust, winner, axis=-1)[..., 0].transpose(1, 2, 0)
-            _put(gates, id, shares, example, np.arange(len(names)))
+            put(gates, id, shares, example, np.arange(len(names)))
             entropy = _entropy(probabilities[..., : count + 1])
-            _put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
+            put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
     lacking = {id for store in (fused, gates, doubt) for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
-    _each(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
+    over_evidence(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
     return fused, gates, doubt
 
 
@@ -259,16 +261,22 @@ def _average(
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
-            maps = _cut(rows[0][row], example)[..., 1 : len(example.classes) + 1]
-            _put(target, id, maps, example)
+            maps = cut(rows[0][row], example)[..., 1 : len(example.classes) + 1]
+            put(target, id, maps, example)
 
-    _each(f"average {target.folder.parent.name}", inputs, target.missing(ids), says, keep, target)
+    over_evidence(
+        f"average {target.folder.parent.name}", inputs, target.missing(ids), says, keep, target
+    )
 
 
-def _each(
+def over_evidence(
     title: str, inputs: Inputs, ids: Sequence[str], says: Any, keep: Any, target: Store
 ) -> None:
-    """Run a jitted function over all evidence; memory does not grow with the number of images."""
+    """Run a jitted function over all evidence; memory does not grow with the number of images.
+
+    says: from ``Evidence`` to a tuple of arrays, row by row. keep: takes a group and those. target:
+    where images that cannot be used are listed.
+    """
     if not ids:
         return
     skipped: dict[str, str] = {}
@@ -293,13 +301,20 @@ def trained(
     slots: Mapping[str, int],
     settings: Combining,
     networks: int = 1,
+    times: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Train what ``make(features=, steps=)`` gives for ``settings.epochs`` into a run folder.
 
-    networks: how many take turns at the steps.
+    networks: how many take turns at the steps. times: how often an image comes in an epoch, where
+    that is not once.
     """
     batches = EvidenceBatches(
-        inputs.read, slots, cells=settings.cells, seed=settings.seed, multiple=jax.device_count()
+        inputs.read,
+        slots,
+        cells=settings.cells,
+        seed=settings.seed,
+        multiple=jax.device_count(),
+        times=times,
     )
     steps = settings.epochs * batches.steps_per_epoch
     system = make(features=inputs.channels(), steps=steps)
@@ -318,7 +333,7 @@ def _students_of(run: Path) -> Path:
     return run / record.get("students_of", "")
 
 
-def _cut(rows: np.ndarray, example: Any) -> np.ndarray:
+def cut(rows: np.ndarray, example: Example) -> np.ndarray:
     """Without the padding; the grid is axes 0 and 1, or 1 and 2 where systems come first."""
     height, width = example.image.shape[:2]
     if rows.ndim == 4:
@@ -326,14 +341,13 @@ def _cut(rows: np.ndarray, example: Any) -> np.ndarray:
     return rows[:height, :width]
 
 
-def _put(
-    store: Store, id: str, scores: np.ndarray, example: Any, classes: np.ndarray | None = None
+def put(
+    store: Store, id: str, scores: np.ndarray, example: Example, classes: np.ndarray | None = None
 ) -> None:
+    """Keep scores (h,w,n) in [0, 1] of the image's classes, or of those given."""
     numbers = example.classes if classes is None else classes.astype(np.int32)
     kept = np.clip(scores, 0, 1).astype(np.float32)
-    store.put_scores(
-        id, ScoreMaps(kept, numbers, example.size, kept.max(axis=(0, 1)), "probability")
-    )
+    store.put_scores(id, ScoreMaps(kept, numbers, example.size, kept.max(axis=(0, 1)), store.kind))
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:

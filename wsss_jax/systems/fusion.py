@@ -6,8 +6,8 @@ random walk, threshold. What the parts have in common beyond that is the image i
 mean is better than any of them and than the consensus; one network that sees all systems (or any
 part of them, by system dropout) is then *distilled* from it. Losses are robust, since targets err.
 
-Sources: generalised cross-entropy, Zhang & Sabuncu 2018 (equation 6, q 0.7); learning from the view
-of others, Blum & Mitchell 1998. Not here: files (``stages.learn_combiner``).
+Source: learning from the view of others, Blum & Mitchell 1998. Not here: files
+(``stages.learn_combiner``).
 """
 
 from dataclasses import dataclass, field, replace
@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from wsss_jax.models import combiner
 from wsss_jax.models.combiner import Combined, CombinerShape
 from wsss_jax.ops import evidence as ops
+from wsss_jax.ops import losses
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer
 from wsss_jax.train.state import Network, TrainState
@@ -47,7 +48,7 @@ class Protocol:
         colour_jitter: deviation of brightness and of each channel.
         full_view: how often distillation sees all systems; the rest sees a random part.
         average_steps: walk over the students' mean before it teaches the distilled network.
-        consensus_weight: weight of what the teacher says.
+        consensus_weight: weight of what the teacher says, on pixels without a label.
         labelled_weight: weight of pixel labels where there are any (the k-shot regime).
         optim: how parameters are updated.
     """
@@ -271,14 +272,6 @@ def labels_at(
     return jnp.where(here.max(axis=-1) > threshold, here.argmax(axis=-1) + 1, 0)
 
 
-def robust(
-    logits: Float[Array, "*b n"], labels: Int[Array, "*b"], *, q: float
-) -> Float[Array, "*b"]:
-    """Generalised cross-entropy (1 - p_y^q) / q; its limit at q = 0 is cross-entropy."""
-    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
-    return -picked if q == 0 else (1 - jnp.exp(q * picked)) / q
-
-
 def _update(
     protocol: Protocol,
     network: Network,
@@ -301,11 +294,12 @@ def _update(
     def loss_of(params: Any) -> Array:
         logits = network.bind(params, state.stats)(seen, inputs).logits
         q = protocol.q if protocol.loss == "gce" else 0.0
-        loss = protocol.consensus_weight * _mean(robust(logits, labels, q=q), counted)
+        believed = losses.generalised_cross_entropy(logits, labels, q=q)
         if seen.truth is None:
-            return loss
+            return protocol.consensus_weight * _mean(believed, counted)
         known = (seen.truth != IGNORE) & seen.inside & seen.real[:, None, None]
-        exact = robust(logits, jnp.where(known, seen.truth, 0), q=0.0)
+        exact = losses.generalised_cross_entropy(logits, jnp.where(known, seen.truth, 0), q=0.0)
+        loss = protocol.consensus_weight * _mean(believed, counted & ~known)
         return loss + protocol.labelled_weight * _mean(exact, known)
 
     loss, grads = jax.value_and_grad(loss_of)(state.params)
