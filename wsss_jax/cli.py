@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from wsss_jax import memory
+from wsss_jax import memory, xla
 from wsss_jax.data import check as checks
 from wsss_jax.data import views
 from wsss_jax.data.datasets import Source, open_dataset
@@ -30,12 +30,12 @@ from wsss_jax.stages import (
     features,
     fit,
     learn_combiner,
+    picture,
     present,
     recipe,
     segment_plan,
     summary,
 )
-from wsss_jax.stages import explain as explaining
 from wsss_jax.stages import refine as refining
 from wsss_jax.stages import saliency_plan as saliency
 from wsss_jax.stages.executors import Workers
@@ -114,24 +114,6 @@ def train(data: Bare[Data], out: Path, settings: Bare[fit.Training] = fit.Traini
         settings: the network and how it learns.
     """
     print(fit.fit(data.open(), settings, out))
-
-
-def explain(
-    run: Positional[Path],
-    data: Bare[Data],
-    out: Path,
-    settings: Bare[explaining.Explanation] = explaining.Explanation(),  # noqa: B008
-) -> None:
-    """Turn a trained run into score maps.
-
-    Args:
-        run: folder of a finished training run.
-        data: the images to explain, with their labels.
-        out: store of score maps to write.
-        settings: method, scales and flips.
-    """
-    source = data.open()
-    print(explaining.explain(run, source, out, settings, ids=source.ids).folder)
 
 
 def import_priors(
@@ -290,7 +272,7 @@ VERBS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
         "demo": run_demo,
         "check": check,
         "train": train,
-        "explain": explain,
+        "explain": picture.command,
         "import": import_priors,
         "refine": refine,
         "features": features.command,
@@ -310,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script ``wsss``."""
     if arguments is None:
         memory.restart_with_large_pages()
+        xla.keep_compiled()
     args = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if args[:1] == ["run"] and len(args) > 1 and not args[1].startswith("-"):

@@ -79,10 +79,11 @@ def through_maps(
     def add(slot: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
         own = (chosen & (order == slot)).astype(jnp.float32)
         mask = jnp.einsum("bhwc,bc->bhw", masks, own, precision="highest")[..., None]
-        views = (ground + mask * (images - ground), images + mask * (ground - images))
-        found = [_probabilities(logits, view) for view in views]
-        pairs = zip(total, found, strict=True)
-        return tuple(sums + own[:, :, None] * rows[:, None, :] for sums, rows in pairs)
+        alone = _probabilities(logits, ground + mask * (images - ground))
+        without = _probabilities(logits, images + mask * (ground - images))
+        kept, removed = total
+        row = own[:, :, None]
+        return kept + row * alone[:, None, :], removed + row * without[:, None, :]
 
     nothing = jnp.zeros((*chosen.shape, clean.shape[-1]), jnp.float32)
     slots = chosen.sum(axis=-1).max()

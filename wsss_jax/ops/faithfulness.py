@@ -144,11 +144,14 @@ def f_beta(first: float, second: float, *, beta: float = 1.0) -> float:
     return (1 + beta**2) * first * second / below if below else 0.0
 
 
-def win(first: Values, second: Float[np.ndarray, " rows"]) -> float:
-    """Share of rows where the first method's drop is below the second's; ties are no wins."""
+def win(first: Values, second: Float[np.ndarray, " rows"], *, tie: float = 0.0) -> float:
+    """Share of rows where the first method's drop is below the second's by more than ``tie``.
+
+    Ties are no wins. Two methods of one formula differ by rounding, so 0 counts noise there.
+    """
     if first.shape != second.shape:
         raise ValueError(f"{first.shape} and {second.shape} drops, wanted those of the same rows")
-    return _mean((first < second).astype(np.float64))
+    return _mean((first < second - tie).astype(np.float64))
 
 
 def published_area(accuracy: Float[np.ndarray, " steps"]) -> float:

@@ -92,7 +92,7 @@ def _lines(row: Row, columns: int) -> list[list[_Cell | None]]:
     """The cells of a row, cut into lines of at most ``columns``."""
     first = _Cell(row.photo, None, (row.name, row.note))
     cells = [
-        _Cell(row.photo, scores, (name.replace("_", " "), "")) for name, scores in row.maps.items()
+        _Cell(row.photo, scores, ("", name.replace("_", " "))) for name, scores in row.maps.items()
     ]
     step = columns - 1
     parts = [cells[start : start + step] for start in range(0, len(cells), step)] or [[]]
@@ -112,9 +112,10 @@ def _draw(
     if cell.scores is not None:
         shown = overlay(shown, cell.scores)
     left, top = place
-    for index, (words, ink) in enumerate(zip(cell.words, (_INK, _FAINT), strict=True)):
+    # A method's one line of words stands just above its map.
+    inks = (_INK, _FAINT if cell.scores is None else _INK)
+    for index, (words, ink) in enumerate(zip(cell.words, inks, strict=True)):
         pen.text((left, top + index * _LINE), _shortened(pen, words, side), ink, _font(_TEXT))
-    # Methods have one line of words: it stands just above their map.
     canvas.paste(Image.fromarray(shown), (left, top + 2 * _LINE))
 
 

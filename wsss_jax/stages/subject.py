@@ -1,0 +1,117 @@
+"""A trained run as something to explain: its logits, and every method that can explain it.
+
+Methods are pure functions of the weights, so that whoever calls them compiles them, with the
+weights as arguments. Raw maps come out; scales, mirror images and stores are in ``stages.explain``.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+from wsss_jax.data.classes import ClassList
+from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS
+from wsss_jax.explain.contract import Explainer
+from wsss_jax.explain.faithfulness import Logits, logits_of_scorer
+from wsss_jax.stages.fit import trained
+from wsss_jax.systems import SYSTEMS, Model, name_of
+from wsss_jax.types import Scorer
+
+Method = Callable[[Any, Array, Array, Array], Array]
+"""(weights, images (b,H,W,3), inside (b,H,W), labels (b,c)) to raw maps (b,h,w,c)."""
+
+ON_TOKENS = (
+    "grad_cam",
+    "grad_cam_pp",
+    "sharpen_focus",
+    "layer_cam",
+    "xgrad_cam",
+    "hires_cam",
+    "min_max_grad_cam",
+    "d_min_max_grad_cam",
+    "ablation_cam",
+)
+"""Methods that need only features and head: of a class token, on the last block's first norm."""
+
+ON_PIXELS = ("vanilla_gradient", "smooth_grad", "integrated_gradients", "rise")
+"""Methods that need only logits."""
+
+
+class Subject(NamedTuple):
+    """A trained classifier.
+
+    classes: what it knows. methods: those that can explain it, by name. logits: (weights, inside
+    (b,H,W)) to a function of images. mean: the colour of the training set that it subtracts.
+    lean: see ``types.Backbone``.
+    """
+
+    classes: ClassList
+    weights: Any
+    methods: Mapping[str, Method]
+    logits: Callable[[Any, Array], Logits]
+    mean: tuple[float, ...]
+    lean: float
+
+
+def subject_of(run: Path) -> Subject:
+    """The network of a finished run. BadFileError where there is none."""
+    training, classes, state = trained(run)
+    return subject(training.model, classes, state)
+
+
+def subject(model: Model, classes: ClassList, state: Any) -> Subject:
+    """The network of a system's settings and state."""
+    explained = SYSTEMS[name_of(model)].explained(model)
+    network = explained.structure(len(classes))
+
+    def ask(weights: Any, inside: Array) -> Any:
+        """The scorer, or for a class token the attentive."""
+        return explained.scorer(network, *weights)(inside)
+
+    def logits(weights: Any, inside: Array) -> Logits:
+        if explained.attentive:
+            return lambda images: ask(weights, inside).record(images)[0]
+        return logits_of_scorer(ask(weights, inside))
+
+    def last_norm(weights: Any, inside: Array, images: Array) -> Scorer:
+        return network.bind(*weights).last_norm(images, inside)
+
+    if explained.attentive:
+        methods = _of_class_token(ask, logits, last_norm)
+    else:
+        methods = {name: _asked(explainer, ask) for name, explainer in EXPLAINERS.items()}
+    mean = network.bind(network.params, network.stats).backbone.mean
+    return Subject(
+        classes,
+        explained.weights(state),
+        MappingProxyType(methods),
+        logits,
+        mean,
+        explained.lean,
+    )
+
+
+def _of_class_token(
+    ask: Callable[..., Any], logits: Callable[..., Logits], last_norm: Callable[..., Scorer]
+) -> dict[str, Method]:
+    def at_norm(explainer: Explainer) -> Method:
+        return lambda weights, images, inside, labels: explainer(
+            last_norm(weights, inside, images), images, labels
+        )
+
+    def from_pixels(explainer: Explainer) -> Method:
+        return lambda weights, images, inside, labels: explainer(
+            Scorer(lambda pixels: pixels, logits(weights, inside)), images, labels
+        )
+
+    return {
+        **{name: _asked(explainer, ask) for name, explainer in ATTENTION_EXPLAINERS.items()},
+        **{name: at_norm(EXPLAINERS[name]) for name in ON_TOKENS},
+        **{name: from_pixels(EXPLAINERS[name]) for name in ON_PIXELS},
+    }
+
+
+def _asked(explainer: Callable[..., Array], ask: Callable[..., Any]) -> Method:
+    return lambda weights, images, inside, labels: explainer(ask(weights, inside), images, labels)
