@@ -1,5 +1,6 @@
 """The combiner as a stage: from stores to stores, resumable, and never a look at a mask."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 from wsss_jax.data import fusion_world, stores
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import few_shot, learn_combiner, world
+from wsss_jax.stages import early_stop, few_shot, learn_combiner, world
+from wsss_jax.stages.early_stop import LeftOut
 from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.systems.fusion import Protocol
@@ -101,3 +103,26 @@ def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs
         few_shot.fine_tune(run, inputs, tmp_path / "one", replace(shots, seed=5), ids=ids)
     with pytest.raises(ValueError, match="9 are wanted"):
         few_shot.drawn(inputs, FewShot(9), ids)
+
+
+def test_early_stopping_keeps_the_state_that_predicts_left_out_systems_best(
+    inputs, tmp_path, monkeypatch
+):
+    settings = replace(SETTINGS, distil_epochs=4, patience=1)
+    scores = iter([3.0, 2.0, 2.5, 1.0])
+    monkeypatch.setattr(LeftOut, "score", lambda self, state: next(scores))
+    run = learn_combiner.learn(inputs, tmp_path / "run", settings, ids=inputs.source.ids)
+    steps = json.loads((run / "distilled" / "scores.json").read_text())
+    assert list(steps.values()) == [3.0, 2.0, 2.5]  # the fourth epoch was never made
+    assert int(learn_combiner.distilled(run).step) == sorted(map(int, steps))[1]
+
+
+def test_the_score_of_early_stopping_is_finite_and_its_images_do_not_teach(inputs, run, tmp_path):
+    teaching, judges = early_stop.held_out([str(n) for n in range(25)])
+    assert judges == ("9", "19") and len(teaching) == 23
+    small = replace(inputs, cells=24)
+    watch = LeftOut(tmp_path, SETTINGS.protocol, small, inputs.source.ids[:2], patience=2)
+    state = learn_combiner.distilled(run)
+    assert not watch(5, state) and 0 < watch.scores()[5] < 10
+    assert not watch(9, state)  # as good as the best
+    assert watch.scores()[5] == watch.scores()[9]

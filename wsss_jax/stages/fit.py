@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -92,8 +92,12 @@ def learn(
     *,
     folder: Path,
     seed: int,
+    watch: Callable[[int, Any], bool] = lambda done, state: False,
 ) -> Path:
-    """Run any system's steps in a folder, with a progress bar; marks the folder finished."""
+    """Run any system's steps in a folder, with a progress bar; marks the folder finished.
+
+    watch: shown step and state after each regular save; True ends the training there.
+    """
     with meter(f"train {folder.name}", plan.steps, "steps") as bar:
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -114,6 +118,7 @@ def learn(
             key=jax.random.key(seed),
             progress=progress,
             resumed=resumed,
+            watch=watch,
         )
     for id, reason in sorted(batches.skipped.items()):
         print(f"train {folder.name}: left out {id}: {reason}")

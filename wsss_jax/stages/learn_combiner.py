@@ -30,6 +30,7 @@ from wsss_jax.data.evidence import (
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import runs
+from wsss_jax.stages.early_stop import LeftOut, held_out
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.work import Tally, settle
 from wsss_jax.systems import fusion
@@ -49,6 +50,8 @@ class Combining:
         cells: long side of the grid; VOC at stride 4 has 125.
         seed: of the start, the splits, the order and the distortions.
         save_every: steps between checkpoints.
+        patience: 0 distils to the end; more ends it after so many epochs in which systems that are
+            left out are predicted no better (``early_stop``), and takes the best state.
     """
 
     protocol: Protocol = field(default_factory=Protocol)
@@ -57,6 +60,7 @@ class Combining:
     cells: int = 96
     seed: int = 0
     save_every: int = 50
+    patience: int = 0
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.distil_epochs, self.cells) < 1:
@@ -147,7 +151,12 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     taught = replace(inputs, target=target)
     again = replace(settings, epochs=settings.distil_epochs)
     make = partial(fusion.make_distilled, settings.protocol)
-    trained(folder / "distilled", make, taught, slots, again)
+    watch = None
+    if settings.patience:
+        teaching, judges = held_out(list(slots))
+        slots = {id: slots[id] for id in teaching}
+        watch = LeftOut(folder / "distilled", settings.protocol, inputs, judges, settings.patience)
+    trained(folder / "distilled", make, taught, slots, again, watch=watch)
     write_atomic(folder / "finished", b"distilled\n")
     return folder
 
@@ -302,11 +311,12 @@ def trained(
     settings: Combining,
     networks: int = 1,
     times: Mapping[str, int] = MappingProxyType({}),
+    watch: LeftOut | None = None,
 ) -> None:
     """Train what ``make(features=, steps=)`` gives for ``settings.epochs`` into a run folder.
 
     networks: how many take turns at the steps. times: how often an image comes in an epoch, where
-    that is not once.
+    that is not once. watch: looks after each epoch, and may end the training.
     """
     batches = EvidenceBatches(
         inputs.read,
@@ -318,14 +328,20 @@ def trained(
     )
     steps = settings.epochs * batches.steps_per_epoch
     system = make(features=inputs.channels(), steps=steps)
-    course = runs.Course(steps * networks, settings.seed, settings.save_every)
-    runs.learn(system, batches, course, folder)
+    every = settings.save_every if watch is None else batches.steps_per_epoch
+    course = runs.Course(steps * networks, settings.seed, every)
+    if watch is None:
+        runs.learn(system, batches, course, folder)
+    else:
+        runs.learn(system, batches, course, folder, watch)
 
 
 def distilled(run: Path) -> Any:
-    """The state of the network that a finished run distilled."""
+    """The state of the network that a finished run distilled: the best one, if that was watched."""
     settings, channels = finished(run)
-    return runs.last_state(run / "distilled", fusion.template(settings.protocol, channels))
+    best = run / "distilled" / "best"
+    folder = best if best.is_dir() else run / "distilled"
+    return runs.last_state(folder, fusion.template(settings.protocol, channels))
 
 
 def _students_of(run: Path) -> Path:

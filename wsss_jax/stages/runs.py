@@ -5,7 +5,7 @@ refused with the settings that differ.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,18 @@ def is_finished(folder: Path) -> bool:
 
 
 def learn(
-    system: System, batches: TrainingBatches | EvidenceBatches, course: Course, folder: Path
+    system: System,
+    batches: TrainingBatches | EvidenceBatches,
+    course: Course,
+    folder: Path,
+    watch: Callable[[int, Any], bool] = lambda done, state: False,
 ) -> None:
-    """Train to the end, or from where an earlier call was stopped, and mark the run finished."""
+    """Train to the end, or from where an earlier call was stopped, and mark the run finished.
+
+    watch: shown step and state after each regular save; True is the end.
+    """
     plan = loop.Loop(course.steps, save_every=course.save_every)
-    fit.learn(system, batches, plan, folder=folder, seed=course.seed)
+    fit.learn(system, batches, plan, folder=folder, seed=course.seed, watch=watch)
 
 
 def record_of(folder: Path, verb: str) -> dict[str, Any]:

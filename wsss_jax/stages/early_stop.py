@@ -1,0 +1,80 @@
+"""Early stopping of the combiner without a label: how well it predicts a system it does not see.
+
+After each epoch of distillation the score of ``systems.fusion.left_out_score`` is taken on training
+images that are held out; the state with the lowest is kept, and training ends when ``patience``
+looks in a row were no better.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from wsss_jax.data.evidence import Inputs, evidence_groups
+from wsss_jax.data.files import write_atomic
+from wsss_jax.systems import fusion
+from wsss_jax.systems.fusion import Protocol
+from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.types import Evidence
+
+HELD_OUT = 10
+"""Every so many training images, one judges instead of teaching."""
+
+
+def held_out(ids: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(those that teach, those that judge): every HELD_OUT-th judges."""
+    judges = tuple(ids[HELD_OUT - 1 :: HELD_OUT]) or tuple(ids[-1:])
+    return tuple(id for id in ids if id not in set(judges)), judges
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Called with (step, state) after each epoch; True ends the training.
+
+    folder: gets scores.json and, under best/, the best state. ids: the images that judge.
+    """
+
+    folder: Path
+    protocol: Protocol
+    inputs: Inputs
+    ids: Sequence[str]
+    patience: int
+
+    def __call__(self, step: int, state: Any) -> bool:
+        """Look, and keep the state if it is the best so far; a step that is repeated counts once."""
+        scores = {at: value for at, value in self.scores().items() if at < step}
+        scores[step] = self.score(state)
+        if scores[step] <= min(scores.values()):
+            Checkpoints(self.folder / "best" / "checkpoint", keep=1).save(step, state, {})
+        write_atomic(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
+        best = min(scores, key=lambda at: scores[at])
+        return sum(at > best for at in scores) >= self.patience
+
+    def scores(self) -> dict[int, float]:
+        """Score by step, of all looks so far."""
+        path = self.folder / "scores.json"
+        return (
+            {int(at): v for at, v in json.loads(path.read_text()).items()} if path.exists() else {}
+        )
+
+    def score(self, state: Any) -> float:
+        """Mean cross-entropy over all systems and judging images; lower is better."""
+        look = partial(_look, protocol=self.protocol, features=self.inputs.channels())
+        slots, found = self.inputs.slots(self.ids), []
+        groups = evidence_groups(
+            self.inputs.read, slots, cells=self.inputs.cells, skip=lambda id, reason: None
+        )
+        for group in groups:
+            found.append((float(look(state, group.evidence)), len(group.ids)))
+        return sum(value * rows for value, rows in found) / sum(rows for _, rows in found)
+
+
+@partial(jax.jit, static_argnames=("protocol", "features"))
+def _look(state: Any, evidence: Evidence, *, protocol: Protocol, features: int) -> Float[Array, ""]:
+    network = fusion.structure(protocol, features)
+    return fusion.left_out_score(network, state, evidence, threshold=protocol.threshold)
