@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from wsss_jax.explain import equations, normalise
 from wsss_jax.explain.cam import contrast, d_min_max_weights
 from wsss_jax.explain.contract import Images, Labels, Maps, check_labels, over_labels
 from wsss_jax.types import Scorer
@@ -40,8 +41,31 @@ def sharpen_focus(scorer: Scorer, images: Images, labels: Labels) -> Maps:
 
 
 def layer_cam(scorer: Scorer, images: Images, labels: Labels) -> Maps:
-    """Layer-CAM (Jiang et al. 2021) of one layer; ``normalise.fuse_layers`` joins several."""
+    """Layer-CAM (Jiang et al. 2021) of one layer; ``fused_layer_cam`` joins several."""
     return explain_with(layer_cam_map, scorer, images, labels)
+
+
+def fused_layer_cam(
+    scorer: Scorer,
+    images: Images,
+    labels: Labels,
+    *,
+    layers: tuple[str, ...],
+    shallow: int = 0,
+    gamma: float = 2.0,
+) -> Maps:
+    """Layer-CAM of several layers, the shallowest first: the largest value at the finest size.
+
+    ``layers`` are names inside the features (``equations.layer_names``); the maps of the first
+    ``shallow`` of them are raised by tanh(gamma M / max M) (Jiang et al. 2021, equation 9). Unlike
+    other raw maps these are scaled to a maximum of 1. ValueError for an unknown name.
+    """
+    if not layers:
+        known = ", ".join(equations.layer_names(scorer, images)) or "none"
+        raise ValueError(f"no layers to fuse; this network has: {known}")
+    cut = (equations.at_layer(scorer, images, name) for name in layers)
+    maps = [layer_cam(part, images, labels) for part in cut]
+    return normalise.fuse_layers(maps, gamma=gamma, shallow=shallow)
 
 
 def xgrad_cam(scorer: Scorer, images: Images, labels: Labels) -> Maps:

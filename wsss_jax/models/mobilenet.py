@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.models.layers import Conv3x3, Depthwise3x3, Pointwise, grid_inside, keep, relu6
@@ -184,11 +185,14 @@ def _plan(strides: list[int], output_stride: int) -> Iterator[tuple[int, int]]:
 def _run(
     stem: Conv3x3, blocks: Iterable, taps: tuple[int, ...], images: Array, inside: Array | None
 ) -> tuple[Array, ...]:
-    """Stem and blocks; the outputs of the blocks numbered in ``taps``, zero on padding."""
-    x, found = relu6(stem(images, inside)), []
+    """Stem and blocks; the outputs of the blocks numbered in ``taps``, zero on padding.
+
+    Outputs bear the names ``stem``, ``block0``, ``block1``, …, by which explanations find them.
+    """
+    x, found = checkpoint_name(relu6(stem(images, inside)), "stem"), []
     cells = None if inside is None else grid_inside(inside, stem.stride)
     for n, block in enumerate(blocks):
-        x = block(x, cells)
+        x = checkpoint_name(block(x, cells), f"block{n}")
         cells = None if cells is None else grid_inside(cells, block.depthwise.stride)
         if n in taps:
             found.append(keep(x, cells))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.models.layers import grid_inside, keep
@@ -164,12 +165,17 @@ def run_stages(
     *,
     remat: bool,
 ) -> tuple[Float[Array, "b _ _ _"], ...]:
-    """The map that comes in and the outputs of the stages, zero on padding."""
+    """The map that comes in and the outputs of the stages, zero on padding.
+
+    They bear the names ``stem``, ``layer1``, ``layer2``, …, by which explanations find them.
+    """
+    x = checkpoint_name(x, "stem")
     taps = [keep(x, cells)]
-    for stage in stages:
+    for n, stage in enumerate(stages, 1):
         for block in stage:
             x = run(block, x, cells, training, remat=remat)
             cells = None if cells is None else grid_inside(cells, block.stride)
+        x = checkpoint_name(x, f"layer{n}")
         taps.append(keep(x, cells))
     return tuple(taps)
 

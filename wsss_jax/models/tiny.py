@@ -8,6 +8,7 @@ cannot leak in.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.models.layers import Conv3x3, Pointwise, grid_inside, keep
@@ -75,16 +76,19 @@ class Tiny(nnx.Module):
         inside: Bool[Array, "b H W"] | None = None,
         rngs: object = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to four maps; nothing here is random, so ``rngs`` is not used."""
+        """Normalised images to four maps; nothing here is random, so ``rngs`` is not used.
+
+        Explanations find the maps inside by the names ``down0``, …, ``block0``, ….
+        """
         del rngs
         x, cells, taps = images, inside, []
-        for conv, norm in zip(self.down, self.norms, strict=True):
-            x = jax.nn.relu(norm(conv(x, cells)))
+        for n, (conv, norm) in enumerate(zip(self.down, self.norms, strict=True)):
+            x = checkpoint_name(jax.nn.relu(norm(conv(x, cells))), f"down{n}")
             cells = None if cells is None else grid_inside(cells, 2)
             taps.append(keep(x, cells))
         x = self.deeper(x, cells)
         cells = None if cells is None else grid_inside(cells, self.deeper.stride)
-        for block in self.blocks:
-            x = block(x, cells)
+        for n, block in enumerate(self.blocks):
+            x = checkpoint_name(block(x, cells), f"block{n}")
         features = jax.nn.relu(self.last(jax.nn.relu(self.last_norm(x))))
         return (*taps, keep(features, cells))
