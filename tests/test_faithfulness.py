@@ -232,6 +232,8 @@ def test_only_the_strongest_pixels_are_kept():
     kept = seeing.strongest(masks, 0.25).ravel()
     np.testing.assert_array_equal(kept, np.array([0.5, 0, 0, 0], np.float32))
     np.testing.assert_array_equal(seeing.strongest(masks, 1.0), masks)
+    with pytest.raises(ValueError, match="above 0"):
+        seeing.strongest(masks, 0.0)
 
 
 def test_a_perfect_map_keeps_its_class_and_takes_it_away():

@@ -56,6 +56,10 @@ def strongest(masks: Float[Array, "b h w c"], share: float) -> Float[Array, "b h
     Score-CAM is said to be judged with half of the pixels; a method that shows everything then
     gains nothing by it.
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}, wanted one above 0 and at most 1")
+    if share == 1:
+        return masks
     b, h, w, c = masks.shape
     flat = masks.reshape(b, h * w, c)
     kept = _places(flat, axis=1) < int(share * h * w)

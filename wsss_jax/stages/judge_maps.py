@@ -43,21 +43,21 @@ class Judging:
 
     Attributes:
         side: photographs are stretched to side × side pixels.
-        photographs: of the source, from its first; 0 takes all.
-        few: methods that are judged on fewer of them, because they are expensive.
+        few: methods that are judged on the first so many photographs, because they are expensive.
         curves: photographs, from the first, for the perturbation curves; 0 leaves them out.
         batch_size: photographs per call.
         threshold: of Loc, in (0, 1].
         alone: what others count for a photograph of one class; nan leaves such photographs out.
+        keep: share of the pixels, the strongest, that images are seen through; 1 for all.
     """
 
     side: int = 224
-    photographs: int = 0
     few: Mapping[str, int] = field(default_factory=dict)
     curves: int = 60
     batch_size: int = 10
     threshold: float = 0.25
     alone: float = faithfulness.NONE_THERE
+    keep: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,14 @@ class Photographs(NamedTuple):
 
 
 def judge(
-    subject: Subject, source: Source, methods: Mapping[str, Method], settings: Judging
+    subject: Subject,
+    source: Source,
+    methods: Mapping[str, Method],
+    settings: Judging,
+    *,
+    ids: Sequence[str],
 ) -> list[Card]:
-    """One card for each method, on the first photographs of the source.
+    """One card for each method, on the photographs ``ids`` of the source.
 
     ``methods`` are those of the subject, or cheaper forms of them. Raises ValueError for data of
     other classes, or a name in ``settings.few`` that is no method.
@@ -102,13 +107,14 @@ def judge(
         )
     for name in settings.few:
         lookup(methods, name, "method to judge on fewer photographs")
-    batches = list(_batches(subject, source, settings))
+    batches = list(_batches(subject, source, ids, settings))
     tools = _tools(subject)
     cards = []
     with meter("judge maps", len(methods), "methods") as bar:
         for name, method in methods.items():
             limit = settings.few.get(name, sum(len(batch.labels) for batch in batches))
-            cards.append(_card(name, _maps_of(subject, method), batches, limit, settings, tools))
+            maps_of = _maps_of(subject, method, settings.keep)
+            cards.append(_card(name, maps_of, batches, limit, settings, tools))
             bar.advance(1, name)
     return cards
 
@@ -170,13 +176,15 @@ def _tools(subject: Subject) -> _Tools:
     )
 
 
-def _maps_of(subject: Subject, method: Method) -> Callable[[Any, Any], tuple[Array, Array]]:
+def _maps_of(
+    subject: Subject, method: Method, keep: float
+) -> Callable[[Any, Any], tuple[Array, Array]]:
     """From a batch to raw maps at the images' size, and what images are seen through."""
 
     def maps(weights: Any, pixels: Array, chosen: Array) -> tuple[Array, Array]:
         size = (pixels.shape[1], pixels.shape[2])
         raw = method(weights, pixels, _everywhere(pixels), chosen)
-        return images.resize(raw, size), seeing.masks_of(raw, size)
+        return images.resize(raw, size), seeing.strongest(seeing.masks_of(raw, size), keep)
 
     return partial(jax.jit(maps), subject.weights)
 
@@ -201,8 +209,8 @@ def _card(
         raw, masks = jax.block_until_ready(maps_of(batch.images, chosen))
         seconds += time.process_time() - begin
         shown = tools.through(batch.images, masks, jnp.asarray(batch.detected))
-        parts = (np.asarray(part) for part in shown)
-        seen.append(faithfulness.rows_of(*parts, batch.detected))
+        clean, kept, removed = (np.asarray(part) for part in shown)
+        seen.append(faithfulness.rows_of(clean, kept, removed, batch.detected))
         placed += _places(np.asarray(raw), np.asarray(masks), batch, settings)
         if done < settings.curves:
             curves += _curves(np.asarray(raw), batch, tools)
@@ -302,8 +310,9 @@ def _curve_numbers(curves: Sequence[np.ndarray]) -> dict[str, float]:
     }
 
 
-def _batches(subject: Subject, source: Source, settings: Judging) -> Iterator[Photographs]:
-    ids = source.ids[: settings.photographs or None]
+def _batches(
+    subject: Subject, source: Source, ids: Sequence[str], settings: Judging
+) -> Iterator[Photographs]:
     logits = jax.jit(lambda weights, x: subject.logits(weights, _everywhere(x))(x))
     for start in range(0, len(ids), settings.batch_size):
         part = ids[start : start + settings.batch_size]
@@ -326,7 +335,13 @@ def _first(batches: Sequence[Photographs], limit: int) -> Iterator[Photographs]:
     for batch in batches:
         if limit <= 0:
             return
-        yield Photographs(*(None if part is None else part[:limit] for part in batch))
+        yield Photographs(
+            images=batch.images[:limit],
+            labels=batch.labels[:limit],
+            masks=None if batch.masks is None else batch.masks[:limit],
+            detected=batch.detected[:limit],
+            strongest=batch.strongest[:limit],
+        )
         limit -= len(batch.labels)
 
 

@@ -110,7 +110,7 @@ def command(
     if len(method) > 1 or labels:
         raise ValueError("a store holds one method and the data set's labels; give one --method")
     source = open_dataset(data, split=split, layout=layout, lists=lists)
-    settings = Explanation(method[0], scales, flip, batch_size)
+    settings = Explanation(next(iter(method)), scales, flip, batch_size)
     print(explaining.explain(run, source, out, settings, ids=source.ids).folder)
 
 

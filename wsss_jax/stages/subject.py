@@ -5,6 +5,7 @@ weights as arguments. Raw maps come out; scales, mirror images and stores are in
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -44,7 +45,8 @@ class Subject(NamedTuple):
 
     classes: what it knows. methods: those that can explain it, by name. logits: (weights, inside
     (b,H,W)) to a function of images. mean: the colour of the training set that it subtracts.
-    lean: see ``types.Backbone``.
+    lean: see ``types.Backbone``. wrapped: an explainer with other settings, or of one's own, as a
+    method of this network; of a class token only those that need nothing but logits.
     """
 
     classes: ClassList
@@ -53,6 +55,7 @@ class Subject(NamedTuple):
     logits: Callable[[Any, Array], Logits]
     mean: tuple[float, ...]
     lean: float
+    wrapped: Callable[[Explainer], Method]
 
 
 def subject_of(run: Path) -> Subject:
@@ -79,9 +82,11 @@ def subject(model: Model, classes: ClassList, state: Any) -> Subject:
         return network.bind(*weights).last_norm(images, inside)
 
     if explained.attentive:
-        methods = _of_class_token(ask, logits, last_norm)
+        wrapped = partial(_from_pixels, logits=logits)
+        methods = _of_class_token(ask, last_norm, wrapped)
     else:
-        methods = {name: _asked(explainer, ask) for name, explainer in EXPLAINERS.items()}
+        wrapped = partial(_asked, ask=ask)
+        methods = {name: wrapped(explainer) for name, explainer in EXPLAINERS.items()}
     mean = network.bind(network.params, network.stats).backbone.mean
     return Subject(
         classes,
@@ -90,27 +95,32 @@ def subject(model: Model, classes: ClassList, state: Any) -> Subject:
         logits,
         mean,
         explained.lean,
+        wrapped,
     )
 
 
 def _of_class_token(
-    ask: Callable[..., Any], logits: Callable[..., Logits], last_norm: Callable[..., Scorer]
+    ask: Callable[..., Any],
+    last_norm: Callable[..., Scorer],
+    wrapped: Callable[[Explainer], Method],
 ) -> dict[str, Method]:
     def at_norm(explainer: Explainer) -> Method:
         return lambda weights, images, inside, labels: explainer(
             last_norm(weights, inside, images), images, labels
         )
 
-    def from_pixels(explainer: Explainer) -> Method:
-        return lambda weights, images, inside, labels: explainer(
-            Scorer(lambda pixels: pixels, logits(weights, inside)), images, labels
-        )
-
     return {
         **{name: _asked(explainer, ask) for name, explainer in ATTENTION_EXPLAINERS.items()},
         **{name: at_norm(EXPLAINERS[name]) for name in ON_TOKENS},
-        **{name: from_pixels(EXPLAINERS[name]) for name in ON_PIXELS},
+        **{name: wrapped(EXPLAINERS[name]) for name in ON_PIXELS},
     }
+
+
+def _from_pixels(explainer: Explainer, logits: Callable[..., Logits]) -> Method:
+    """Pixels as features: all that changes the image alone sees no difference."""
+    return lambda weights, images, inside, labels: explainer(
+        Scorer(lambda pixels: pixels, logits(weights, inside)), images, labels
+    )
 
 
 def _asked(explainer: Callable[..., Array], ask: Callable[..., Any]) -> Method:

@@ -1,0 +1,135 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What a classifier looks at: every explanation method, on one small network
+#
+# The embedded data set shows creatures whose class is told by a small head; the body tells nothing.
+# A network trained on image labels alone should therefore look at heads, and the true masks say
+# where they are. Here it is trained in about a minute, explained by every method, and the methods
+# are judged: are their maps faithful to the network, and do they lie on the creature?
+
+# %%
+import os
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from wsss_jax.data import files
+from wsss_jax.data.datasets import open_dataset
+from wsss_jax.explain import perturb, score_cam
+from wsss_jax.explain.contract import seeded
+from wsss_jax.stages import demo, judge_maps, picture
+from wsss_jax.stages.fit import fit
+from wsss_jax.stages.subject import subject_of
+
+IMAGES = int(os.environ.get("IMAGES", "600"))  # scenes to draw; every third is for validation
+EPOCHS = int(os.environ.get("EPOCHS", "20"))
+JUDGED = int(os.environ.get("JUDGED", "60"))  # scenes on which methods are judged
+METHODS = os.environ.get("METHODS", "").split()  # none: all of them
+OUT = os.environ.get("PICTURES")  # a folder, to keep the picture
+
+# %% [markdown]
+# ## A small classifier
+#
+# The network and its training are those of `wsss demo`. What it has learned is a run folder, like
+# that of `wsss train`.
+
+# %%
+work = Path(tempfile.mkdtemp())
+data = demo.prepare(work / "scenes", IMAGES)
+training = replace(
+    demo.recipe(data, epochs=EPOCHS).systems["fine"], batch_size=min(16, IMAGES // 3)
+)
+run = fit(open_dataset(data, split="train"), training, work / "run")
+asked = subject_of(run)
+
+# %% [markdown]
+# ## The methods
+#
+# A method is a function of a network, images and labels; `EXPLAINERS` holds them under their names.
+# Methods that draw random numbers take more of them in earnest than here.
+
+# %%
+quick = {
+    "rise": asked.wrapped(seeded(partial(perturb.rise, masks=200))),
+    "ss_cam": asked.wrapped(seeded(partial(score_cam.ss_cam, draws=2))),
+}
+methods = {
+    name: quick.get(name, method)
+    for name, method in asked.methods.items()
+    if not METHODS or name in METHODS
+}
+print(f"{len(methods)} methods: {', '.join(methods)}")
+
+# %% [markdown]
+# ## One scene
+#
+# Two scenes of the validation split with two creatures each. CAM, Grad-CAM, XGrad-CAM and HiRes-CAM
+# agree, as they must where the head is pooling and a linear layer.
+
+# %%
+source = open_dataset(data, split="val")
+several = [id for id in source.ids if source.labels(id).sum() == 2] or list(source.ids)
+photographs = []
+for id in several[:2]:
+    photographs.append(work / f"{id}.png")
+    plt.imsave(photographs[-1], source.image(id))
+showing = picture.Showing(side=96, columns=8)
+found = picture.explained(asked, photographs, showing, methods)
+sheet, page = picture.write(work, found, asked, title="All methods", columns=showing.columns)
+figure = plt.figure(figsize=(14, 9), layout="constrained")
+plt.imshow(files.read_image(sheet))
+plt.axis("off")
+if OUT:
+    figure.savefig(Path(OUT) / "explainers.png", dpi=100)
+
+# %% [markdown]
+# ## Are they faithful, and do they lie on the creature?
+#
+# *Drop*: how much of a class's probability is lost when the network sees the image through the map
+# alone. *Retention*: how much is lost when the map is taken away. *Drop of others* and *retention
+# of others* are the same for the other classes of the image: a good map shows its own class and
+# hides the others. *Proportion* is the share of the map that lies on the creature; *positive* is
+# the area under the accuracy while the most relevant pixels are removed (lower is better).
+
+# %%
+settings = judge_maps.Judging(side=96, curves=JUDGED // 2, batch_size=min(20, JUDGED))
+cards = judge_maps.judge(asked, source, methods, settings, ids=source.ids[:JUDGED])
+columns = (
+    "increase",
+    "drop",
+    "drop_of_others",
+    "retention",
+    "retention_of_others",
+    "proportion",
+    "iou",
+    "positive",
+    "negative",
+)
+print(judge_maps.table(cards, columns))
+
+# %% [markdown]
+# The five measures pull in different directions: a map that shows everything has no drop, and one
+# that shows nothing retains all. `keeps` joins two of them.
+
+# %%
+best = {
+    name: max(cards, key=lambda card: np.nan_to_num(card.numbers[name])).method
+    for name in ("keeps", "proportion", "iou")
+}
+for name, method in best.items():
+    print(f"best {name}: {method}")
