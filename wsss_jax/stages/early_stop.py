@@ -46,7 +46,7 @@ class LeftOut:
     patience: int
 
     def __call__(self, step: int, state: Any) -> bool:
-        """Look, and keep the state if it is the best so far; a step that is repeated counts once."""
+        """Look, and keep the state if it is the best; a repeated step counts once."""
         scores = {at: value for at, value in self.scores().items() if at < step}
         scores[step] = self.score(state)
         if scores[step] <= min(scores.values()):

@@ -35,8 +35,9 @@ class Classifier:
         dropout: rate at which whole feature channels are dropped while training.
         optim: how parameters are updated.
         head: linear, kernel_usage, kernel_usage_scaled, or class_token (transformers only).
-        remat: compute blocks once more for the gradient instead of keeping what they saw: a third
-            of the memory for a third more time. Not the MobileNets.
+        remat: compute blocks once more for the gradient instead of keeping what they saw. For
+            accelerators: XLA's CPU backend computes twice and saves nothing
+            (benchmarks/compiling.py). Not the MobileNets.
     """
 
     backbone: str = "mobilenet_v2"
