@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from wsss_jax.data import fusion_world
+from wsss_jax.models import combiner
+from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import ablation, ablation_tables, learn_combiner, world
 from wsss_jax.stages.ablation import Closed, Learnt, Study, Table, Variant
 from wsss_jax.stages.evaluate import Scoring, evaluate
 from wsss_jax.stages.learn_combiner import Combining
+from wsss_jax.types import Evidence
 
 NAMES = ("part", "overctx", "miscal")
 SETTINGS = Combining(cells=24)
@@ -47,6 +51,49 @@ def test_a_group_that_is_out_is_seen_by_no_network():
     added = rows_of("Input groups: one added to own", cues=("saliency", "edges"))
     assert added["own and image"].settings.protocol.shape.groups == ("own", "image")
     assert added["own alone"].settings.protocol.shape.groups == ("own",)
+
+
+def looked_at(groups):
+    """The fields of the evidence that the network's program reads at all."""
+    shape = CombinerShape(("own", *groups), width=4, walk_steps=2)
+    module = combiner.build(shape, features=3, key=jax.random.key(0))
+    grid, flags = np.zeros((1, 8, 8), np.float32), np.ones((1, 2), bool)
+    evidence = Evidence(
+        images=np.zeros((1, 8, 8, 3), np.float32),
+        scores=np.zeros((1, 2, 8, 8, 2), np.float32),
+        available=np.ones((1, 2, 2), bool),
+        peak=np.zeros((1, 2, 2), np.float32),
+        present=flags,
+        saliency=grid,
+        edges=grid,
+        cues=flags,
+        features=np.zeros((1, 8, 8, 3), np.float32),
+        inside=grid == 0,
+        real=np.ones(1, bool),
+    )
+    program = jax.make_jaxpr(lambda e: module(e, e.available).logits)(evidence).jaxpr
+    read = {id(variable) for step in program.eqns for variable in step.invars}
+    fields = [path[0].name for path, _ in jax.tree_util.tree_leaves_with_path(evidence)]
+    return {name for name, one in zip(fields, program.invars, strict=True) if id(one) in read}
+
+
+@pytest.mark.parametrize(
+    ("groups", "more"),
+    [
+        (("other", "consensus"), set()),
+        (("context",), {"images"}),  # it walks along colours
+        (("context", "edge"), {"images", "edges", "cues"}),
+        (("saliency",), {"saliency", "images", "cues"}),
+        (("edge",), {"edges", "cues"}),
+        (("image",), {"images"}),
+        (("features",), {"features"}),
+        (("global",), {"peak"}),
+    ],
+)
+def test_a_network_reads_what_its_groups_say_and_nothing_else(groups, more):
+    alone = {"scores", "available", "present", "inside"}
+    assert looked_at(()) == alone
+    assert looked_at(groups) == alone | more
 
 
 def test_systems_are_left_out_of_learning_or_of_the_test_alone():

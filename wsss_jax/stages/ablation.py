@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -159,41 +160,32 @@ def markdown(tables: Sequence[Table], found: Mapping[str, Outcome], study: Study
         "to the first row of the table, with the 95 % interval of a paired bootstrap over images; "
         "counts of all seeds are added. One that holds 0 tells nothing apart.",
     ]
-    for table in tables:
-        head = ["variant", "mIoU", "95 %", *(["seeds"] if len(study.seeds) > 1 else []), "tuned"]
-        head += ["difference", "95 %"]
-        lines += ["", f"## {table.title}", ""]
-        lines += [table.note, ""] if table.note else []
-        lines += [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|"]
-        for row, gap in _compared(table, found):
-            lines.append(f"| {' | '.join(_cells(row.name, found[row.name], gap))} |")
+    return "\n".join([*lines, "", *(section(table, found) for table in tables)])
+
+
+def section(table: Table, found: Mapping[str, Outcome]) -> str:
+    """One table under its title; the column of seeds only where there are several."""
+    several = any(len(found[row.name].seeds) > 1 for row in table.rows)
+    head = ["variant", "mIoU", "95 %", *(["seeds"] if several else []), "tuned"]
+    head += ["difference", "95 %"]
+    lines = [f"## {table.title}", "", *([table.note, ""] if table.note else [])]
+    lines += [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    for row, gap in _compared(table, found):
+        lines.append(f"| {' | '.join(_cells(row.name, found[row.name], gap, several))} |")
     return "\n".join([*lines, ""])
 
 
 def draw(tables: Sequence[Table], found: Mapping[str, Outcome], path: Path) -> None:
-    """Every table as bars of mIoU with their intervals, and each difference in numbers."""
-    heights = [0.34 * len(table.rows) + 0.9 for table in tables]
+    """Every table as bars of the difference to its first row, with their paired intervals."""
+    heights = [0.32 * len(table.rows) + 0.9 for table in tables]
     figure = Figure(figsize=(9, sum(heights)), layout="constrained")
     axes = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, table in zip(axes, tables, strict=True):
-        names = [row.name for row in table.rows]
-        own = [found[name].result.interval() for name in names]
-        middle = 100 * np.array([float(one.estimate) for one in own])
-        ends = 100 * np.array([(float(one.low), float(one.high)) for one in own])
-        around = np.abs(ends.T - middle)
-        axis.barh(names, middle, color=["#5b6472", *["#4477aa"] * (len(names) - 1)], height=0.7)
-        axis.errorbar(middle, names, xerr=around, fmt="none", ecolor="#1b1f27", capsize=2, lw=1)
-        axis.axvline(middle[0], color="#5b6472", lw=0.8, ls=":")
-        low = max(0.0, np.nanmin(ends) - 6)
-        axis.set_xlim(low, np.nanmax(ends) + 0.35 * (np.nanmax(ends) - low))
-        for place, (_, gap) in enumerate(_compared(table, found)):
-            axis.text(ends[place, 1] + 0.3, place, _gap(gap), va="center", fontsize=8)
-        axis.invert_yaxis()
-        axis.set_title(table.title, loc="left", fontsize=10)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
+        _bars(axis, table, found)
     axes[-1].set_xlabel(
-        "mIoU in percent; difference to the first row with its paired 95 % interval"
+        "difference in mIoU to the first row, in points, with its paired 95 % interval; "
+        "right: mIoU",
+        fontsize=8,
     )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -348,25 +340,42 @@ def _compared(
         yield row, None if same else found[row.name].result.gain(reference)
 
 
-def _cells(name: str, outcome: Outcome, gap: Interval | None) -> list[str]:
+def _cells(name: str, outcome: Outcome, gap: Interval | None, several: bool) -> list[str]:
     own = outcome.result.interval()
-    several = [f"{100 * min(outcome.seeds):.1f} … {100 * max(outcome.seeds):.1f}"]
+    ends = [f"{100 * min(outcome.seeds):.1f} … {100 * max(outcome.seeds):.1f}"]
     return [
         name,
         f"{100 * outcome.result.miou():.1f}",
         f"{100 * float(own.low):.1f} … {100 * float(own.high):.1f}",
-        *(several if len(outcome.seeds) > 1 else []),
+        *(ends if several else []),
         f"{100 * outcome.result.miou(tuned=True):.1f}",
         "" if gap is None else f"{100 * float(gap.estimate):+.1f}",
         "" if gap is None else f"{100 * float(gap.low):+.1f} … {100 * float(gap.high):+.1f}",
     ]
 
 
-def _gap(gap: Interval | None) -> str:
-    if gap is None:
-        return ""
-    estimate, low, high = (100 * float(value) for value in gap)
-    return f"{estimate:+.1f} ({low:+.1f} … {high:+.1f})"
+def _bars(axis: Any, table: Table, found: Mapping[str, Outcome]) -> None:
+    """One table; its first row is the line at 0."""
+    gaps = [gap or Interval(0.0, 0.0, 0.0) for _, gap in _compared(table, found)]
+    middle, low, high = 100 * np.array([[float(end) for end in gap] for gap in gaps]).T
+    places = np.arange(len(gaps))
+    colours = np.where(middle < 0, "#c4561a", "#2a78b8").tolist()
+    axis.barh(places, middle, color=colours, height=0.65)
+    around = np.stack([middle - low, high - middle])[:, 1:]
+    axis.errorbar(
+        middle[1:], places[1:], np.zeros_like(around), around, "none", ecolor="#1b1f27", capsize=2
+    )
+    axis.axvline(0, color="#5b6472", lw=0.8)
+    reach = max(1.0, 1.05 * float(np.nanmax(np.abs([low, high]))))
+    axis.set_xlim(-reach, reach)
+    axis.set_yticks(places, [row.name for row in table.rows])
+    for place, row in zip(places, table.rows, strict=True):
+        text = f"{100 * found[row.name].result.miou():.1f}"
+        axis.text(1.01 * reach, place, text, va="center", fontsize=8)
+    axis.invert_yaxis()
+    axis.set_title(table.title, loc="left", fontsize=10)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _folder_name(variant: Variant) -> str:
