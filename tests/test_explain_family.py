@@ -8,16 +8,26 @@ import numpy as np
 import pytest
 from toy_scorers import conv_features, linear_scorer, photos
 
-from wsss_jax.explain import EXPLAINERS, perturb, saliency, score_cam
+from wsss_jax.explain import EXPLAINERS, augmented, normalise, perturb, saliency, score_cam
 
 # Quick forms of the methods that repeat themselves.
 QUICK = {
+    "augmented_grad_cam": partial(
+        augmented.augmented_grad_cam,
+        settings=augmented.Augmented(views=3, iterations=15, chunk=2),
+        key=jax.random.key(0),
+    ),
     "rise": partial(perturb.rise, masks=12, cells=3, chunk=5, key=jax.random.key(0)),
     "smooth_grad": partial(saliency.smooth_grad, draws=2, key=jax.random.key(0)),
     "ss_cam": partial(score_cam.ss_cam, draws=2, key=jax.random.key(0)),
     "integrated_gradients": partial(saliency.integrated_gradients, nodes=((0.2, 0.5), (0.8, 0.5))),
 }
-RANDOM = {"rise", "smooth_grad", "ss_cam", "smooth_grad_cam_pp"}
+RANDOM = {"augmented_grad_cam", "rise", "smooth_grad", "ss_cam", "smooth_grad_cam_pp"}
+PROPORTIONAL = {
+    "augmented_grad_cam", "cam", "d_min_max_cam", "d_min_max_grad_cam", "grad_cam", "hires_cam",
+    "integrated_gradients", "layer_cam", "min_max_cam", "min_max_grad_cam", "sharpen_focus",
+    "smooth_grad", "vanilla_gradient", "xgrad_cam",
+}  # fmt: skip
 LABELS = jnp.array([[True, False, True], [True, True, True]])
 Z = 4 * 6
 NAMES = sorted(EXPLAINERS)
@@ -89,6 +99,30 @@ def test_blank_images_give_finite_maps(name):
     for value in (0.0, 0.5):
         maps = compiled(name)(*weights(), jnp.full((2, 8, 12, 3), value, jnp.float32), LABELS)
         assert np.isfinite(maps).all()
+
+
+@pytest.mark.parametrize("name", sorted(PROPORTIONAL))
+def test_scores_three_times_as_large_show_the_same(name):
+    weight, bias = weights()
+    maps = compiled(name)(3 * weight, 3 * bias, photos(), LABELS)
+    close(maps, 3 * maps_of(name))
+    close(normalise.min_max(maps), normalise.min_max(maps_of(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_of_half_precision_give_maps_of_single_precision(name):
+    """No promotion of types is left to chance: strict promotion would refuse it."""
+
+    def run(weight, bias, images):
+        scorer = linear_scorer(conv_features(), weight, bias)
+        half = scorer._replace(
+            features=lambda x: scorer.features(x).astype(jnp.bfloat16),
+            head=lambda a: scorer.head(a.astype(jnp.float32)),
+            class_maps=lambda a: scorer.class_maps(a.astype(jnp.float32)),
+        )
+        return QUICK.get(name, EXPLAINERS[name])(half, images, LABELS)
+
+    assert jax.eval_shape(run, *weights(), photos()).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("name", ["grad_cam", "xgrad_cam", "hires_cam"])

@@ -1,0 +1,148 @@
+"""What a caller may get wrong, each with one clear error; and the smallest network by hand."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+from toy_scorers import T_BIAS, T_WEIGHT, conv_scorer, net_t, photos, t_image
+from toy_transformers import photos as pictures
+from toy_transformers import small
+
+from wsss_jax import explain
+from wsss_jax.explain import gradient, normalise, relevance, saliency
+from wsss_jax.models import heads
+
+ALL = jnp.ones((1, 3), bool)
+
+
+def grad_cam(labels, scorer=None, images=None):
+    images = t_image() if images is None else images
+    return explain.checked(gradient.grad_cam)(scorer or net_t(), images, labels)
+
+
+def test_classes_may_be_given_by_their_numbers():
+    found = np.asarray(grad_cam([[1, 0]]))
+    np.testing.assert_allclose(found[0, ..., 1].reshape(-1), [2.25, 1, 0.75, 1], rtol=1e-6)
+    assert not found[..., 2].any()
+    np.testing.assert_array_equal(grad_cam(jnp.array([[True, True, False]])), found)
+    assert not np.asarray(grad_cam([[]])).any()
+
+
+@pytest.mark.parametrize("number", [3, -1])
+def test_a_class_outside_those_of_the_scorer_is_refused(number):
+    message = f"image 0 is labelled {number}; the scorer knows 3 classes, numbered 0 to 2"
+    with pytest.raises(ValueError, match=message):
+        grad_cam([[0, number]])
+
+
+def test_labels_of_fewer_images_than_the_batch_are_refused():
+    with pytest.raises(ValueError, match="labels of 1 images for a batch of 2"):
+        explain.labels_of([[0]], images=2, classes=3)
+    with pytest.raises(ValueError, match=r"labels are \(1, 3\), wanted \(2, 3\)"):
+        jax.eval_shape(partial(gradient.grad_cam, conv_scorer()), photos(), ALL)
+
+
+def test_a_head_without_class_maps_is_refused_by_cam_through_the_same_door():
+    scorer = net_t()._replace(class_maps=None)
+    with pytest.raises(ValueError, match="use a gradient method"):
+        explain.checked(explain.cam.cam)(scorer, t_image(), [[0]])
+
+
+def test_what_is_not_finite_is_named_and_placed():
+    plain = net_t()
+    broken = plain._replace(features=lambda x: plain.features(x).at[0, 1, 0, 1].set(jnp.nan))
+    with pytest.raises(ValueError, match=r"features hold 1 values .* first at \(0, 1, 0, 1\)"):
+        grad_cam([[0]], broken)
+    with pytest.raises(ValueError, match="images hold 12 values that are not finite"):
+        grad_cam([[0]], images=jnp.full((1, 2, 2, 3), jnp.inf))
+    endless = plain._replace(head=lambda a: plain.head(a) / 0)
+    with pytest.raises(ValueError, match="class scores hold 3 values"):
+        grad_cam([[0]], endless)
+
+
+def named_scorer():
+    plain = conv_scorer()
+    mix = jax.random.normal(jax.random.key(3), (4, 4))
+
+    def features(images):
+        x = checkpoint_name(plain.features(images), "early")
+        return checkpoint_name(jax.nn.relu(x[:, ::2, ::2] @ mix), "late")
+
+    return plain._replace(features=features, class_maps=None)
+
+
+def test_fused_layer_cam_is_the_fusion_of_both_layers_maps():
+    scorer, labels = named_scorer(), jnp.array([[True, False, True], [False, True, False]])
+
+    @jax.jit
+    def run(images):
+        fused = gradient.fused_layer_cam(
+            scorer, images, labels, layers=("early", "late"), shallow=1
+        )
+        cuts = [explain.equations.at_layer(scorer, images, name) for name in ("early", "late")]
+        maps = [gradient.layer_cam(cut, images, labels) for cut in cuts]
+        return fused, normalise.fuse_layers(maps, gamma=2.0, shallow=1)
+
+    fused, wanted = run(photos())
+    assert fused.shape == (2, 4, 6, 3) and 0 < np.asarray(fused).max() <= 1
+    np.testing.assert_allclose(fused, wanted, rtol=1e-5)
+    assert not np.asarray(fused[0, ..., 1]).any()
+
+
+def test_a_layer_that_is_not_there_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="unknown layer 'lat'; did you mean 'late'"):
+        gradient.fused_layer_cam(named_scorer(), photos(), jnp.ones((2, 3), bool), layers=("lat",))
+    with pytest.raises(ValueError, match="this network has: early, late"):
+        gradient.fused_layer_cam(named_scorer(), photos(), jnp.ones((2, 3), bool), layers=())
+
+
+def test_integrated_gradients_of_net_t_have_no_gap():
+    gap = saliency.integrated_gradients_gap(net_t(), t_image(), jnp.array([[True, True, False]]))
+    np.testing.assert_allclose(gap, [[0, 0, 0]], atol=1e-5)
+
+
+def test_the_gap_of_integrated_gradients_is_what_the_quadrature_misses():
+    def score(a):
+        return (a[..., 0] ** 2).sum(axis=(1, 2))[:, None]
+
+    scorer = explain.Scorer(lambda x: x, score)
+    image = jnp.full((1, 1, 1, 3), 2.0)
+    gap = partial(saliency.integrated_gradients_gap, scorer, image, jnp.ones((1, 1), bool))
+    np.testing.assert_allclose(gap(nodes=((1.0, 1.0),)), [[4]], rtol=1e-6)
+    np.testing.assert_allclose(gap(), [[0]], atol=1e-5)
+
+
+def test_relevance_of_one_arrives_less_what_the_rules_lose():
+    labels = jnp.array([[True, False, False, True], [False, True, False, False]])
+    attentive = small().attentive()
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(images):
+        blocks = attentive.record(images)[1]
+        rows = jnp.array([[1.0, 0, 0, 0], [0, 1, 0, 0]])
+        tokens = relevance.propagated(attentive, blocks, rows, relevance.CHEFER)[1]
+        return relevance.conserved(attentive, images, labels), tokens.sum(axis=(1, 2))
+
+    whole, one = run(pictures())
+    np.testing.assert_allclose([whole[0, 0], whole[1, 1]], one, rtol=1e-2)
+    assert not np.asarray(whole)[~np.asarray(labels)].any()
+
+
+def test_kernel_usage_of_net_t():
+    kernel = heads.kernel_usage(jnp.asarray(T_WEIGHT.T))
+    wanted = [[0.259496, 1.410769, -0.035119], [-0.077696, 0.574097, 0.174104]]
+    np.testing.assert_allclose(kernel, wanted, atol=1e-6)
+    logits = jnp.array([2.0, 1]) @ kernel + T_BIAS
+    np.testing.assert_allclose(logits, [0.441297, 4.395635, -0.396134], atol=1e-6)
+
+
+def test_the_example_of_the_package_runs_as_it_stands():
+    text = explain.__doc__ or ""
+    example = text[text.index("    import jax\n") :]
+    lines = [line.removeprefix("    ") for line in example.splitlines()]
+    found: dict = {}
+    exec("\n".join(lines), found)  # the text of our own docstring
+    assert found["shown"].shape == (2, 4, 6, 2) and not np.asarray(found["shown"][0, ..., 1]).any()
