@@ -61,7 +61,12 @@ def main() -> None:
         curves=given.curves,
         alone=float("nan") if given.others else 0.0,
     )
-    cards = judge_maps.judge(asked, source, methods, settings, ids=chosen(source, given))
+    cards = []
+    for card in judge_maps.judge(asked, source, methods, settings, ids=chosen(source, given)):
+        cards.append(card)
+        # One by one, so that a run that is stopped has said what it knew.
+        numbers = (f"{name} {100 * value:.1f}" for name, value in card.numbers.items())
+        print(f"{card.method}, {card.photographs} photographs: {', '.join(numbers)}", flush=True)
     for columns in (judge_maps.FAITHFUL, judge_maps.PLACED, judge_maps.CURVES):
         print(judge_maps.table(cards, columns), end="\n\n")
     best = cards[0]

@@ -212,45 +212,58 @@ def sums(given: argparse.Namespace) -> None:
     import jax
     import jax.numpy as jnp
 
-    from wsss_jax.explain import faithfulness, relevance, saliency
-    from wsss_jax.explain.relevance_rules import BASELINE, CHEFER
+    from wsss_jax.explain import faithfulness, full_grad, saliency
     from wsss_jax.systems import Classifier, classifier
 
     images = jax.random.uniform(jax.random.key(1), (2, given.side, given.side, 3))
     inside, labels = jnp.ones(images.shape[:3], bool), jnp.eye(2, 3, dtype=bool)
     plain = Classifier("resnet18", None, 32)
-    net = classifier.start(plain, 3, 1, jax.random.key(0))
-    scorer = classifier.scorer(classifier.structure(plain, 3), net.params, net.stats)(inside)
-    logits = faithfulness.logits_of_scorer(scorer)
-    wanted = (logits(images) - logits(jnp.zeros_like(images)))[labels]
+    net, shape = classifier.start(plain, 3, 1, jax.random.key(0)), classifier.structure(plain, 3)
+
+    def scorer(weights: Any) -> Any:
+        return classifier.scorer(shape, *weights)(inside)
+
+    # Weights are arguments: as constants they would be folded while compiling, for minutes.
+    weights = (net.params, net.stats)
+    ask = jax.jit(lambda weights, x: faithfulness.logits_of_scorer(scorer(weights))(x))
+    wanted = (ask(weights, images) - ask(weights, jnp.zeros_like(images)))[labels]
     for steps in (1, 4, 16, 64):
         rule = saliency.gauss_legendre(steps)
-        run = jax.jit(partial(saliency.integrated_gradients, scorer, nodes=rule))
-        found = run(images, labels).sum(axis=(1, 2))[labels]
-        print(f"Integrated Gradients, {steps} nodes: {_gap(found, wanted)}", flush=True)
-    _full_gradient(scorer, images, labels)
-    token = Classifier("vit_tiny", None, head="class_token")
-    net = classifier.start(token, 3, 1, jax.random.key(0))
-    asked = classifier.attentive(classifier.structure(token, 3), net.params, net.stats)(inside)
-    blocks = asked.record(images)[1]
-    for title, rules in (("of the published code", CHEFER), ("baseline", BASELINE)):
         run = jax.jit(
-            lambda chosen, rules=rules: relevance.propagated(asked, blocks, chosen, rules)[1]
+            lambda weights, rule=rule: saliency.integrated_gradients(
+                scorer(weights), images, labels, nodes=rule
+            )
         )
-        arrived = run(labels.astype(jnp.float32)).sum(axis=(1, 2))
+        found = run(weights).sum(axis=(1, 2))[labels]
+        print(f"Integrated Gradients, {steps} nodes: {_gap(found, wanted)}", flush=True)
+    one = classifier.scorer(shape, *weights)(inside[:1])
+    parts = jax.jit(lambda image: full_grad.completeness(one, image))(images[:1])
+    whole = (parts.input + parts.added + parts.implied)[labels[:1]]
+    print(f"FullGrad: {_gap(whole, parts.logits[labels[:1]])}", flush=True)
+    _relevance(images, labels, inside)
+
+
+def _relevance(images: Any, labels: Any, inside: Any) -> None:
+    """How much of the relevance of a logit arrives at the tokens."""
+    import jax
+    import jax.numpy as jnp
+
+    from wsss_jax.explain import relevance
+    from wsss_jax.explain.relevance_rules import BASELINE, CHEFER
+    from wsss_jax.systems import Classifier, classifier
+
+    token = Classifier("vit_tiny", None, head="class_token")
+    net, shape = classifier.start(token, 3, 1, jax.random.key(0)), classifier.structure(token, 3)
+    for title, rules in (("of the published code", CHEFER), ("baseline", BASELINE)):
+
+        def arrive(weights: Any, rules: Any = rules) -> Any:
+            asked = classifier.attentive(shape, *weights)(inside)
+            blocks = asked.record(images)[1]
+            return relevance.propagated(asked, blocks, labels.astype(jnp.float32), rules)[1]
+
+        arrived = jax.jit(arrive)((net.params, net.stats)).sum(axis=(1, 2))
         shown = ", ".join(f"{float(value):.4f}" for value in arrived)
         print(f"relevance at the tokens of vit_tiny for 1 at the logit, rules {title}: {shown}")
-
-
-def _full_gradient(scorer: Any, images: Any, labels: Any) -> None:
-    """Gradient times input and gradient times bias, which FullGrad adds up to the logit."""
-    import jax
-
-    from wsss_jax.explain import full_grad
-
-    parts = jax.jit(partial(full_grad.completeness, scorer))(images)
-    sums = (parts.input + parts.added + parts.implied)[labels]
-    print(f"FullGrad: {_gap(sums, parts.logits[labels])}", flush=True)
 
 
 def _gap(found: Any, wanted: Any) -> str:

@@ -108,7 +108,7 @@ if OUT:
 
 # %%
 settings = judge_maps.Judging(side=96, curves=JUDGED // 2, batch_size=min(20, JUDGED))
-cards = judge_maps.judge(asked, source, methods, settings, ids=source.ids[:JUDGED])
+cards = list(judge_maps.judge(asked, source, methods, settings, ids=source.ids[:JUDGED]))
 columns = (
     "increase",
     "drop",

@@ -136,7 +136,7 @@ def test_methods_are_judged_side_by_side(run, scenes):
     source = open_dataset(scenes, split="all")
     methods = {name: asked.methods[name] for name in ("cam", "grad_cam", "layer_cam")}
     settings = judge_maps.Judging(side=32, few={"layer_cam": 5}, curves=4, batch_size=4)
-    cards = judge_maps.judge(asked, source, methods, settings, ids=source.ids)
+    cards = list(judge_maps.judge(asked, source, methods, settings, ids=source.ids))
     assert [card.photographs for card in cards] == [12, 12, 5]
     cam, grad = (card.numbers for card in cards[:2])
     for name in (*judge_maps.FAITHFUL, *judge_maps.PLACED, *judge_maps.CURVES):
@@ -153,7 +153,7 @@ def test_judging_wants_the_classes_it_was_trained_on(run, scenes):
     asked = subject_of(run)._replace(classes=ClassList(("a", "b")))
     source = open_dataset(scenes, split="val")
     with pytest.raises(ValueError, match="trained on"):
-        judge_maps.judge(asked, source, {}, judge_maps.Judging(), ids=source.ids)
+        list(judge_maps.judge(asked, source, {}, judge_maps.Judging(), ids=source.ids))
 
 
 def test_a_class_token_has_its_own_methods_and_those_of_others():

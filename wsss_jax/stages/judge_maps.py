@@ -94,8 +94,8 @@ def judge(
     settings: Judging,
     *,
     ids: Sequence[str],
-) -> list[Card]:
-    """One card for each method, on the photographs ``ids`` of the source.
+) -> Iterator[Card]:
+    """One card for each method as it is done, on the photographs ``ids`` of the source.
 
     ``methods`` are those of the subject, or cheaper forms of them. Raises ValueError for data of
     other classes, or a name in ``settings.few`` that is no method.
@@ -109,14 +109,12 @@ def judge(
         lookup(methods, name, "method to judge on fewer photographs")
     batches = list(_batches(subject, source, ids, settings))
     tools = _tools(subject)
-    cards = []
     with meter("judge maps", len(methods), "methods") as bar:
         for name, method in methods.items():
             limit = settings.few.get(name, sum(len(batch.labels) for batch in batches))
             maps_of = _maps_of(subject, method, settings.keep)
-            cards.append(_card(name, maps_of, batches, limit, settings, tools))
+            yield _card(name, maps_of, batches, limit, settings, tools)
             bar.advance(1, name)
-    return cards
 
 
 def wins(cards: Sequence[Card], against: str) -> dict[str, float]:
