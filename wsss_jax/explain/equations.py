@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core
 from jaxtyping import Array, Float
 
@@ -272,7 +273,7 @@ def _followed(equation: Any, ins: list[_Value], outs: list[Any]) -> list[_Value]
 
 
 def _lifted(value: Any) -> _Value:
-    known = not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0
+    known = not isinstance(value, Tracer) and np.ndim(value) == 0
     return _Value(value, zero=known and bool(value == 0))
 
 

@@ -58,7 +58,8 @@ class LfiClassifier(nnx.Module):
         The grey image is resized with its canvas, so that padding changes them a little.
         """
         cells = None if inside is None else self._cells(inside)
-        grey = image_ops.resize(images.mean(axis=-1, keepdims=True), features.shape[1:3])
+        grid = features.shape[1], features.shape[2]
+        grey = image_ops.resize(images.mean(axis=-1, keepdims=True), grid)
         seen = keep(_unit(features) * grey.astype(features.dtype), cells)
         x = jax.nn.relu(self.narrow(seen))
         x = jax.nn.relu(self.first(x, cells))
