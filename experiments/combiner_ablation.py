@@ -2,8 +2,9 @@
 
 Reads the stores of a finished run (cam_* and the cues) and learns some fifty combiners from them.
 To be bearable on two cores, each is learned on a coarser grid and for less long than that of the
-run (48 cells and 2 + 4 epochs, there 64 and 4 + 12): the tables rank inputs and steps, their
-numbers are not those of the full combiner. The run's own numbers are in its results.md.
+run (48 cells and 4 + 6 epochs, there 64 and 4 + 12): the tables rank inputs and steps, their
+numbers are not those of the full combiner. The run's own numbers are in its results.md. See first
+that the row "all" is above the closed forms: with too few steps everything becomes background.
 
 Command: python experiments/combiner_ablation.py RUN --data DATA/voc12_animals
     [--tables "Systems: one out"] [--rows all "without image"] [--seeds 0 1 2] [--out FOLDER]
@@ -91,8 +92,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print titles and rows, and stop")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--cells", type=int, default=48, help="long side of the grid")
-    parser.add_argument("--epochs", type=int, default=2, help="of the students")
-    parser.add_argument("--distil", type=int, default=4, help="epochs of the distilled network")
+    parser.add_argument("--epochs", type=int, default=4, help="of the students")
+    parser.add_argument("--distil", type=int, default=6, help="epochs of the distilled network")
     parser.add_argument("--workers", type=int, default=1, help="processes that judge")
     parser.add_argument("--out", type=Path, help="default RUN/ablation")
     return parser.parse_args()

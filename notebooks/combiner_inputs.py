@@ -77,7 +77,7 @@ SETTINGS = {
         distil_epochs=1,
         cells=SIDE,
     ),
-    "stores": Combining(epochs=2, distil_epochs=4, cells=48),
+    "stores": Combining(epochs=4, distil_epochs=6, cells=48),
 }[MODE]
 SHOTS = (1,) if MODE == "tiny" else (1, 5, 20, 50)
 
