@@ -91,7 +91,8 @@ def step(name: str, remat: bool, *, batch: int) -> dict:
     traced = time.perf_counter()
     compiled = lowered.compile()
     ended = time.perf_counter()
-    memory = compiled.memory_analysis().temp_size_in_bytes / 2**30
+    planned = compiled.memory_analysis()
+    memory = planned.temp_size_in_bytes / 2**30 if planned else float("nan")
     return {"trace": traced - began, "compile": ended - traced, "memory": memory}
 
 

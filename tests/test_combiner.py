@@ -189,9 +189,15 @@ def test_random_parts_are_never_empty_and_sometimes_everything():
 def test_the_robust_loss_by_hand():
     logits = jnp.log(jnp.array([[0.2, 0.8]]))
     label = jnp.array([1])
-    np.testing.assert_allclose(losses.generalised_cross_entropy(logits, label, q=0.0), -np.log(0.8), rtol=1e-6)
-    np.testing.assert_allclose(losses.generalised_cross_entropy(logits, label, q=1.0), 0.2, rtol=1e-5)
-    np.testing.assert_allclose(losses.generalised_cross_entropy(logits, label, q=0.7), (1 - 0.8**0.7) / 0.7, rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.generalised_cross_entropy(logits, label, q=0.0), -np.log(0.8), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        losses.generalised_cross_entropy(logits, label, q=1.0), 0.2, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        losses.generalised_cross_entropy(logits, label, q=0.7), (1 - 0.8**0.7) / 0.7, rtol=1e-5
+    )
 
 
 def test_mirroring_twice_is_nothing_and_labels_move_along():

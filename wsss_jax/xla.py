@@ -40,6 +40,6 @@ def keep_compiled() -> None:
     """
     import jax  # not before: the variable above must be set first
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "wsss_jax" / "compiled"))
