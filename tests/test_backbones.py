@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wsss_jax.models import BACKBONES, Classifier
+from wsss_jax.models import BACKBONES, Classifier, build
 
 NAMES = sorted(BACKBONES)
 LIGHT = ("mobilenet_v1", "mobilenet_v2", "resnest14", "resnet18", "tiny")
@@ -186,3 +186,8 @@ def test_another_images_inside_is_refused():
 def test_no_classes_are_refused():
     with pytest.raises(ValueError, match="at least one"):
         Classifier(BACKBONES["tiny"](rngs=nnx.Rngs(0)), 0, rngs=nnx.Rngs(0))
+
+
+def test_an_option_that_a_backbone_lacks_is_named():
+    with pytest.raises(ValueError, match="mobilenet_v2 lacks an option.*remat"):
+        build.backbone("mobilenet_v2", rngs=nnx.Rngs(0), output_stride=16, remat=True)

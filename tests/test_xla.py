@@ -33,3 +33,18 @@ def test_the_option_is_set_where_it_is_needed_and_known():
 def test_a_choice_of_the_users_stays():
     chosen = {"XLA_FLAGS": f"{xla.FLAG}=dot"}
     assert xla.environment(chosen, "0.11.0") == chosen
+
+
+def test_compiled_programs_are_kept_in_the_users_cache_unless_told_otherwise(monkeypatch, tmp_path):
+    name = "jax_compilation_cache_dir"
+    before = jax.config.values[name]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        jax.config.update(name, None)
+        xla.keep_compiled()
+        assert jax.config.values[name] == str(tmp_path / "wsss_jax" / "compiled")
+        jax.config.update(name, str(tmp_path / "elsewhere"))
+        xla.keep_compiled()
+        assert jax.config.values[name] == str(tmp_path / "elsewhere")
+    finally:
+        jax.config.update(name, before)
