@@ -57,13 +57,9 @@ scale_shift.defvjp(_scale_shift_forward, _scale_shift_backward)
 
 def _sums(g: Array, x: Array | None) -> tuple[Any, ...]:
     """Sum of g and, where x is given, of g · x, over all axes but the last, in float32."""
-    if jax.default_backend() != "cpu" or g.ndim < 3:
+    if jax.default_backend() != "cpu" or g.ndim not in (3, 4):
         axes = tuple(range(g.ndim - 1))
         return tuple(part.astype(jnp.float32).sum(axis=axes) for part in _parts(g, x))
-    if g.ndim != 4:
-        rows = [part.reshape(-1, g.shape[-1]) for part in _parts(g, x)]
-        ones = jnp.ones((1, rows[0].shape[0]), jnp.float32)
-        return tuple((ones @ part)[0] for part in rows)
 
     def add(row: Array, totals: tuple[Array, ...]) -> tuple[Array, ...]:
         here = [
@@ -74,7 +70,7 @@ def _sums(g: Array, x: Array | None) -> tuple[Any, ...]:
 
     start = jnp.zeros((g.shape[0], *g.shape[2:]), jnp.float32)
     totals = lax.fori_loop(0, g.shape[1], add, (start,) * (1 if x is None else 2))
-    return tuple(total.sum(axis=(0, 1)) for total in totals)
+    return tuple(total.sum(axis=tuple(range(g.ndim - 2))) for total in totals)
 
 
 def _parts(g: Array, x: Array | None) -> tuple[Array, ...]:
