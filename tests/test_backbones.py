@@ -189,5 +189,5 @@ def test_no_classes_are_refused():
 
 
 def test_an_option_that_a_backbone_lacks_is_named():
-    with pytest.raises(ValueError, match="mobilenet_v2 lacks an option.*remat"):
+    with pytest.raises(ValueError, match=r"mobilenet_v2 lacks an option.*remat"):
         build.backbone("mobilenet_v2", rngs=nnx.Rngs(0), output_stride=16, remat=True)
