@@ -2,10 +2,9 @@
 
 Prints, for each seed: the best single system and the closed forms at the threshold that suits them
 best on the *test truth*, the combiner at its own 1/2, and the paired difference with its interval.
-With --safety also what happens when a system is missing, alone, noise, or distorted; with --ablate
-what every step of the protocol and every group of inputs is worth; with --shots the k-shot regime
-beside logistic stacking. mIoU in percent; the world ranks designs, it predicts
-nothing about photographs.
+With --safety also what happens when a system is missing, alone, noise, or distorted; with --shots
+the k-shot regime beside logistic stacking. mIoU in percent; the world ranks designs, it predicts
+nothing about photographs. What every input and step is worth: notebooks/combiner_inputs.py.
 
     python benchmarks/combiner.py --seeds 0 1 2 --safety --shots 5 20
 """
@@ -25,7 +24,6 @@ from wsss_jax.data import fusion_world
 from wsss_jax.data.evidence import Inputs, evidence_groups
 from wsss_jax.data.fusion_world import CLASSES, SYSTEMS
 from wsss_jax.data.stores import Store, open_store
-from wsss_jax.models.combiner import GROUPS
 from wsss_jax.ops import evidence as ops
 from wsss_jax.ops import metrics
 from wsss_jax.ops.intervals import bootstrap_difference
@@ -48,7 +46,6 @@ def main() -> None:
     parser.add_argument("--distil", type=int, default=24)
     parser.add_argument("--safety", action="store_true")
     parser.add_argument("--shots", type=int, nargs="*", default=[])
-    parser.add_argument("--ablate", action="store_true")
     chosen = parser.parse_args()
     for seed in chosen.seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -83,8 +80,6 @@ def one(folder: Path, seed: int, chosen: argparse.Namespace) -> None:
     row("OR→AND, at 0.3", fixed(agreed, test, 0.3), best[2])
     if chosen.safety:
         safety(run, test, folder, best[2], combined)
-    if chosen.ablate:
-        ablations(settings, train, test, folder, combined)
     for k in chosen.shots:
         shots = FewShot(k, seed=seed)
         tuned = few_shot.fine_tune(run, train, folder / f"k{k}", shots, ids=train.source.ids)
@@ -121,42 +116,6 @@ def safety(run: Path, test: Inputs, folder: Path, best: np.ndarray, combined: np
         name = title.replace(" ", "_")
         other = distorted(test, folder, name, victim, change)
         row(f"{title}, less before", judged(run, other, folder / f"f_{name}"), combined)
-
-
-def ablations(
-    settings: Combining, train: Inputs, test: Inputs, folder: Path, combined: np.ndarray
-) -> None:
-    """Every step of the protocol and every group of inputs taken out in turn, learned afresh."""
-    whole = settings.protocol
-    variants = {
-        "students see all systems": replace(whole, restricted=False),
-        "all systems teach": replace(whole, disjoint=False),
-        "students see all, all teach": replace(whole, restricted=False, disjoint=False),
-        "cross-entropy": replace(whole, loss="ce"),
-        "teacher without walk": replace(whole, walk_steps=0),
-        "teacher without saliency": replace(whole, saliency=False),
-        "one student": replace(whole, students=1),
-        "no distortion of scores": replace(whole, jitter=0.0),
-        "gates alone, no residual": replace(whole, shape=replace(whole.shape, residual=0.0)),
-        "distilled from full views only": replace(whole, full_view=1.0),
-    }
-    for group in GROUPS[1:]:
-        if group == "features":
-            continue  # the world has none
-        kept = tuple(name for name in GROUPS if name != group)
-        variants[f"without {group}"] = replace(whole, shape=replace(whole.shape, groups=kept))
-    for group in ("consensus", "context", "saliency", "image"):
-        shape = replace(whole.shape, groups=("own", group))
-        variants[f"own and {group} alone"] = replace(whole, shape=shape)
-    variants["own alone"] = replace(whole, shape=replace(whole.shape, groups=("own",)))
-    for number, (title, protocol) in enumerate(variants.items()):
-        run = learn_combiner.learn(
-            train,
-            folder / f"run_{number}",
-            replace(settings, protocol=protocol),
-            ids=train.source.ids,
-        )
-        row(f"{title}, less all", judged(run, test, folder / f"ablated_{number}"), combined)
 
 
 def distorted(test: Inputs, folder: Path, name: str, victim: str | None, change: Any) -> Inputs:

@@ -2,22 +2,12 @@
 
 import numpy as np
 import pytest
+from toy_commands import typed
 
 from wsss_jax import cli, memory
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.types import ScoreMaps
-
-
-def typed(capsys, *arguments):
-    """Exit code, output and errors of one command."""
-    code = 0
-    try:
-        cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from toy_commands import typed
 
-from wsss_jax import cli
 from wsss_jax.data import synthetic
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.classes import ClassList
@@ -43,16 +43,6 @@ def photographs(scenes, tmp_path_factory):
     Image.fromarray(first).save(folder / "first.png")
     Image.fromarray(second[:50]).save(folder / "second.png")
     return folder / "first.png", folder / "second.png"
-
-
-def typed(capsys, *arguments):
-    code = 0
-    try:
-        cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 def test_photographs_become_a_sheet_and_a_page(capsys, run, photographs, tmp_path):

@@ -1,10 +1,10 @@
 """One number per channel, added to or multiplied with a map, with gradients that CPUs can sum.
 
 The gradient of such a number is a sum over all axes but the last. XLA's CPU backend makes one loop
-over columns of it, and computes the chain that leads to the gradient once more inside: 29 ms of
-processor time for both sums of a 4×64×64×256 map, against 4.4 ms when rows of what is there are
-added up (``benchmarks/step.py`` and ``backbones.py`` before and after, in benchmarks/README.md). On
-other backends the plain sums stay.
+over columns of it, and computes the chain that leads to the gradient once more inside; adding up
+rows of what is there takes a fraction of that (training of ResNet-50 against torch before and
+after: benchmarks/README.md, by ``benchmarks/backbones.py``). On other backends the plain sums
+stay.
 """
 
 from typing import Any

@@ -63,7 +63,7 @@ def learn_or_and(inputs: Inputs, run: Path, settings: Agreeing, *, ids: Sequence
 
 def or_and(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Store:
     """Maps of ``ids`` by a run of ``learn_or_and``; the maximum of each class is 1."""
-    record = runs.record_of(run, "no verb: baselines.learn_or_and")
+    record = runs.record_of(run, "call baselines.learn_or_and")
     settings = config.from_json(Agreeing, record["settings"])
     inputs = replace(inputs, cells=settings.cells)
     state = runs.last_state(run / "network", orand.template(settings.model))

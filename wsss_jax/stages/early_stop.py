@@ -16,7 +16,7 @@ import jax
 from jaxtyping import Array, Float
 
 from wsss_jax.data.evidence import Inputs, evidence_groups
-from wsss_jax.data.files import write_atomic
+from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.systems import fusion
 from wsss_jax.systems.fusion import Protocol
 from wsss_jax.train.checkpoint import Checkpoints
@@ -71,6 +71,8 @@ class LeftOut:
         )
         for group in groups:
             found.append((float(look(state, group.evidence)), len(group.ids)))
+        if not found:
+            raise BadFileError(f"none of {len(self.ids)} held-out images can be used to judge")
         return sum(value * rows for value, rows in found) / sum(rows for _, rows in found)
 
 

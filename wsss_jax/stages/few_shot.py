@@ -68,7 +68,7 @@ def fine_tune(
             optim=replace(learned.protocol.optim, learning_rate=settings.learning_rate),
         ),
     )
-    record = runs.record_of(run, "combine --run")
+    record = runs.record_of(run, "run `wsss combine --run`")
     made = {name: value for name, value in record.items() if name != "versions"}
     content = {**made, "few_shot": as_json(settings), "labelled": list(labelled)}
     runs.claim(folder, {**content, "students_of": os.path.relpath(run, folder)})

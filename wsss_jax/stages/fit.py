@@ -92,7 +92,7 @@ def learn(
     *,
     folder: Path,
     seed: int,
-    watch: Callable[[int, Any], bool] = lambda done, state: False,
+    watch: Callable[[int, Any], bool] | None = None,
 ) -> Path:
     """Run any system's steps in a folder, with a progress bar; marks the folder finished.
 

@@ -83,7 +83,7 @@ def learn_affinity(source: Source, labels: Store, settings: AffinityTraining, fo
 @cache
 def learned(folder: Path) -> Learned:
     """The network of a finished run, read once per process. BadFileError where there is none."""
-    record = runs.record_of(folder, "run experiments/voc12_affinity.py")
+    record = runs.record_of(folder, "run `wsss run experiments/voc12_affinity.py`")
     model = config.from_json(AffinityTraining, record["settings"]).model
     state = runs.last_state(folder, affinity.template(model))
     return Learned(model, (state.averaged, state.stats))

@@ -224,7 +224,7 @@ def fuse(
 
 def finished(run: Path) -> tuple[Combining, int]:
     """Settings of a finished run and its frozen channels. BadFileError where there is none."""
-    record = runs.record_of(run, "combine --run")
+    record = runs.record_of(run, "run `wsss combine --run`")
     return config.from_json(Combining, record["settings"]), int(record["channels"])
 
 
@@ -330,10 +330,7 @@ def trained(
     system = make(features=inputs.channels(), steps=steps)
     every = settings.save_every if watch is None else batches.steps_per_epoch
     course = runs.Course(steps * networks, settings.seed, every)
-    if watch is None:
-        runs.learn(system, batches, course, folder)
-    else:
-        runs.learn(system, batches, course, folder, watch)
+    runs.learn(system, batches, course, folder, watch)
 
 
 def distilled(run: Path) -> Any:
@@ -345,7 +342,7 @@ def distilled(run: Path) -> Any:
 
 
 def _students_of(run: Path) -> Path:
-    record = runs.record_of(run, "combine --run")
+    record = runs.record_of(run, "run `wsss combine --run`")
     return run / record.get("students_of", "")
 
 

@@ -117,7 +117,7 @@ def predict(
     Both are the logistic function of the mean logits, whatever ``settings.reading`` says of
     networks that compare. Images that cannot be read are skipped, printed, and listed.
     """
-    record = runs.record_of(run, "saliency")
+    record = runs.record_of(run, "run `wsss saliency`")
     made_by = {"stage": "objects", **as_json(settings)} | {
         name: record[name] for name in ("proposals", "classes")
     }

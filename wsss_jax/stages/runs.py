@@ -56,7 +56,7 @@ def learn(
     batches: TrainingBatches | EvidenceBatches,
     course: Course,
     folder: Path,
-    watch: Callable[[int, Any], bool] = lambda done, state: False,
+    watch: Callable[[int, Any], bool] | None = None,
 ) -> None:
     """Train to the end, or from where an earlier call was stopped, and mark the run finished.
 
@@ -66,11 +66,11 @@ def learn(
     fit.learn(system, batches, plan, folder=folder, seed=course.seed, watch=watch)
 
 
-def record_of(folder: Path, verb: str) -> dict[str, Any]:
-    """The record of a finished run. BadFileError where there is none; ``verb`` makes one."""
+def record_of(folder: Path, how: str) -> dict[str, Any]:
+    """The record of a finished run. BadFileError where there is none, with ``how`` to make it."""
     path = folder / "settings.json"
     if not path.is_file() or not is_finished(folder):
-        raise BadFileError(f"{folder}: no finished run; run `wsss {verb}` into it first")
+        raise BadFileError(f"{folder}: no finished run; {how} into it first")
     return json.loads(path.read_text())
 
 

@@ -168,7 +168,7 @@ def predict(
 
     Images that cannot be read are skipped, printed, and listed.
     """
-    record = runs.record_of(run, "saliency")
+    record = runs.record_of(run, "run `wsss saliency`")
     target = stores.create(
         folder,
         holds="scores",

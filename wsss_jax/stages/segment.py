@@ -168,7 +168,7 @@ def predict(
     kept, background included, so that no decision changes. The peak is a class's largest
     probability before that. Images that cannot be read are skipped, printed, and listed.
     """
-    record = runs.record_of(run, "segment")
+    record = runs.record_of(run, "run `wsss segment`")
     if tuple(record["classes"]) != source.classes.names:
         raise ValueError(
             f"{run} was trained on {len(record['classes'])} classes, the data set has "

@@ -81,7 +81,7 @@ def fit(
     key: Any,
     progress: Progress = lambda done, total, metrics: None,
     resumed: Callable[[int], None] = lambda done: None,
-    watch: Callable[[int, Any], bool] = lambda done, state: False,
+    watch: Callable[[int, Any], bool] | None = None,
 ) -> Any:
     """Train until ``loop.steps``, or until ``watch`` says so, and return the last state.
 
@@ -128,7 +128,7 @@ def fit(
                 save(done + 1)
             if told:
                 raise Interrupted(128 + told)
-            if due and watch(done + 1, engine.take(state)):
+            if due and watch is not None and watch(done + 1, engine.take(state)):
                 break
     return engine.take(state)
 
