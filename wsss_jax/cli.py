@@ -255,7 +255,12 @@ def report(
     print(present.page_of_stores(out, opened, source, scoring.on(source), gallery))
 
 
-def run(experiment: Positional[Path], data: Path, weights: Path | None = None) -> None:
+def run(
+    experiment: Positional[Path],
+    data: Path,
+    weights: Path | None = None,
+    train_only: tuple[str, ...] = (),
+) -> None:
     """The whole recipe of an experiment file; further flags change its settings.
 
     Args:
@@ -263,6 +268,8 @@ def run(experiment: Positional[Path], data: Path, weights: Path | None = None) -
             files that you trust.
         data: folder of the data set.
         weights: folder of pretrained weights, where the experiment wants them.
+        train_only: train and explain these systems of the recipe and stop, so that several
+            machines share them; the same command without it goes on from there.
     """
     raise AssertionError("the parser of run() is main(), which needs the experiment first")
 
@@ -327,12 +334,15 @@ def _run_experiment(args: list[str]) -> None:
             data: folder of the data set.
             weights: folder of pretrained weights, where the experiment wants them.
             out: folder of everything that is made, runs/<name> by default.
+            train_only: train and explain these systems of the recipe and stop, so that several
+                machines share them; the same command without it goes on from there.
         """
 
         experiment: Positional[Path]
         data: Path
         weights: Path | None = None
         out: Path | None = None
+        train_only: tuple[str, ...] = ()
 
     wants_help = {"-h", "--help"} & set(args)
     first = [arg for arg in args if arg not in wants_help]
@@ -341,7 +351,15 @@ def _run_experiment(args: list[str]) -> None:
     prog = f"wsss run {given.experiment}"
     final = tyro.cli(type(made), default=made, prog=prog, args=[*rest, *wants_help])
     out = given.out or Path("runs") / final.name
-    _whole(final, out) if isinstance(final, Recipe) else print(final.make(out).folder)
+    if given.train_only:
+        if not isinstance(final, Recipe):
+            raise ValueError(f"{given.experiment} is no recipe of several systems (--train-only)")
+        for store in recipe.train_systems(final, out, given.train_only):
+            print(store.folder)
+    elif isinstance(final, Recipe):
+        _whole(final, out)
+    else:
+        print(final.make(out).folder)
 
 
 def _recipe_of(path: Path) -> Callable[[Path, Path | None], Any]:
@@ -362,8 +380,7 @@ def _whole(chosen: Recipe, out: Path) -> None:
     made = recipe.make(chosen, out)
     results = recipe.judge_all(chosen, made)
     rows = summary.rows(made, results)
-    last = chosen.splits[-1]
-    source = open_dataset(chosen.data, split=last, layout=chosen.layout)
+    source = recipe.opened(chosen, chosen.splits[-1])
     summary.write(out, rows, source.classes, recipe=chosen, versions=fit.versions())
     page = present.page(out / "report.html", chosen, made, rows, source)
     summary.show(rows)

@@ -1,14 +1,17 @@
-"""The same photographs, of which less is known: without labels and truth, or without classes."""
+"""The same photographs, of which less is known: without labels and truth, or without classes.
 
-from collections.abc import Callable
+``only`` keeps some of the classes; all others become background.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
-from wsss_jax.data.classes import ClassList
+from wsss_jax.data.classes import ClassList, to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import SALIENCY
 from wsss_jax.types import IGNORE, Size
@@ -22,6 +25,7 @@ class View:
     classes: ClassList
     shown: Callable[[str], Bool[np.ndarray, " c"]]
     truth: Callable[[str], UInt8[np.ndarray, "H W"] | None]
+    background: bool | None = None
 
     @property
     def name(self) -> str:
@@ -35,8 +39,8 @@ class View:
 
     @property
     def has_background(self) -> bool:
-        """As the whole source says."""
-        return self.whole.has_background
+        """As the whole source says, unless the view makes one."""
+        return self.whole.has_background if self.background is None else self.background
 
     def labels(self, id: str) -> Bool[np.ndarray, " c"]:
         """Which classes of this view the image shows."""
@@ -69,6 +73,37 @@ def agnostic(source: Source) -> View:
     """One class, that of saliency maps: every pixel of any class, and every image, shows it."""
     shown = partial(_the_same, np.ones(1, bool))
     return View(source, SALIENCY, shown, partial(_any_class, source))
+
+
+def only(source: Source, names: Sequence[str]) -> View:
+    """These classes, in this order; the pixels of all others are background.
+
+    So a data set of things and stuff, without background, becomes one of things before a
+    background. An image that shows none of them has no label. Unlabelled pixels stay IGNORE.
+    Raises ValueError for a name that the source lacks, naming the nearest.
+    """
+    chosen = np.array([source.classes.index(name) for name in names])
+    table = np.zeros(256, np.uint8)
+    table[IGNORE] = IGNORE
+    table[to_mask_index(chosen)] = to_mask_index(np.arange(len(chosen)))
+    return View(
+        source,
+        ClassList(tuple(names)),
+        partial(_some_labels, source, chosen),
+        partial(_some_classes, source, table),
+        background=True,
+    )
+
+
+def _some_labels(source: Source, chosen: Int[np.ndarray, " k"], id: str) -> Bool[np.ndarray, " k"]:
+    return source.labels(id)[chosen]
+
+
+def _some_classes(
+    source: Source, table: UInt8[np.ndarray, " 256"], id: str
+) -> UInt8[np.ndarray, "H W"] | None:
+    mask = source.mask(id)
+    return None if mask is None else table[mask]
 
 
 def _the_same(value: Any, id: str) -> Any:

@@ -52,6 +52,25 @@ def decide(
     return np.where(score > threshold, winner + 1, 0).astype(np.uint8)
 
 
+def otsu(counts: Float[np.ndarray, " n"]) -> float:
+    """The threshold in (0, 1) that parts a histogram of scores best, without any truth.
+
+    counts: of n even bins over [0, 1]. Between the two parts the variance is largest; where
+    several borders are equally good, the middle of them. Raises ValueError unless two bins are
+    filled. Source: Otsu 1979, "A threshold selection method from gray-level histograms".
+    """
+    if (counts > 0).sum() < 2:
+        raise ValueError("scores are all alike: there is nothing that a threshold could part")
+    weight = counts / counts.sum()
+    value = (np.arange(len(counts)) + 0.5) / len(counts)
+    below, mean = np.cumsum(weight)[:-1], np.cumsum(weight * value)[:-1]
+    parted = (below > 0) & (below < 1 - 1e-12)
+    gap = (weight * value).sum() * below - mean
+    between = np.where(parted, gap**2 / np.where(parted, below * (1 - below), 1), -1.0)
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
+    return float((best[0] + best[-1]) / 2 + 1) / len(counts)
+
+
 def with_constant(
     scores: Float[np.ndarray, "H W k"], background: float
 ) -> Float[np.ndarray, "H W k1"]:

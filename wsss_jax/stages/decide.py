@@ -1,5 +1,7 @@
 """The last step before a segmentation network: score maps to pseudo-masks."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from wsss_jax.ops import masks
 from wsss_jax.stages.evaluate import Scoring, fixed_threshold, foreground
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.work import each, settle
+
+BINS = 100
+"""Of the histogram that a threshold without truth is read off."""
 
 
 def decide(
@@ -36,6 +41,23 @@ def decide(
     tally = each(f"masks {folder.name}", function, missing, workers=workers or Workers())
     settle(target, tally)
     return target
+
+
+def label_free_threshold(store: Store, ids: Sequence[str]) -> float:
+    """Where the store's own scores fall apart best: Otsu's threshold over all cells of ``ids``.
+
+    Reads no mask and no label. Of each cell counts its best class, as in ``foreground``: images
+    without classes and images without a record do not. Raises ValueError where no score is left.
+    """
+    counts = np.zeros(BINS)
+    for id in ids:
+        if not store.path(id).is_file():
+            continue
+        maps = store.get_scores(id)
+        if len(maps.classes):
+            score = foreground(replace(maps, size=maps.scores.shape[:2]))[1]
+            counts += np.histogram(score, BINS, (0.0, 1.0))[0]
+    return masks.otsu(counts)
 
 
 def _decide_one(id: str, *, store: Store, to: Store, scoring: Scoring) -> None:

@@ -75,6 +75,12 @@ class Result:
         counts = self.counts_tuned if tuned else self.counts
         return float(metrics.mean_iou(counts.sum(axis=0), self.scored))
 
+    def miou_at(self, threshold: float) -> float:
+        """Mean IoU at the threshold of the curve that is nearest to this one, in [0, 1]."""
+        if len(self.curve) == 1:
+            return float(self.curve[0])
+        return float(self.curve[int(np.argmin(np.abs(np.asarray(GRID) - threshold)))])
+
     def interval(self) -> intervals.Interval:
         """Bootstrap interval of the mean IoU at the fixed threshold, over images."""
         metric = partial(metrics.mean_iou, scored=self.scored)

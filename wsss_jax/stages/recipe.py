@@ -4,13 +4,15 @@ Every step writes a store beside the others and skips what is there, so the same
 where it was stopped. Nothing before ``judge_all`` reads a true mask.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from wsss_jax.config import lookup
+from wsss_jax.data import views
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.stores import Store
@@ -38,6 +40,8 @@ class Recipe:
         name: of the run.
         data: the data set's folder.
         layout: voc, folder, coco or tfds; auto tells them apart.
+        classes: these of the data set's classes alone, all others being background; () takes all
+            as they are.
         train_split: where image labels are learned from.
         splits: where masks are made and judged.
         systems: by name, what is trained.
@@ -57,6 +61,7 @@ class Recipe:
     name: str
     data: Path
     layout: str = "auto"
+    classes: tuple[str, ...] = ()
     train_split: str = "train"
     splits: tuple[str, ...] = ("train", "val")
     systems: dict[str, Training] = field(default_factory=dict)
@@ -88,7 +93,7 @@ def make(recipe: Recipe, out: Path) -> Made:
     """Everything from photographs and labels to pseudo-masks; resumes what ``out`` holds."""
     # The recipe's steps build on one another, so a job array must not cut them into shares.
     recipe = replace(recipe, workers=replace(recipe.workers, shard=(0, 1)))
-    everything = open_together(recipe.data, recipe.splits, recipe.layout)
+    everything = opened(recipe)
     scoring = recipe.scoring.on(everything)
     if not scoring.background:
         recipe = replace(recipe, crf=replace(recipe.crf, background=None))
@@ -102,7 +107,7 @@ def make(recipe: Recipe, out: Path) -> Made:
             ids=everything.ids,
             workers=recipe.workers,
         )
-    steps = _Steps(recipe, out, everything, cue, {}, {})
+    steps = _Steps(recipe, out, everything, cue)
     cams = [steps.system(name, training) for name, training in recipe.systems.items()]
     singles = [steps.refined(store, store.folder.name, "single") for store in cams]
     fused = {rule: steps.fused(cams, rule) for rule in recipe.fusions}
@@ -126,11 +131,21 @@ def make(recipe: Recipe, out: Path) -> Made:
     )
 
 
+def train_systems(recipe: Recipe, out: Path, names: Sequence[str]) -> list[Store]:
+    """Train and explain these systems alone, so that machines can share a recipe's systems.
+
+    ``make`` on the same folder then finds them done. Raises ValueError for an unknown name.
+    """
+    chosen = {name: lookup(recipe.systems, name, "system") for name in names}
+    steps = _Steps(recipe, out, opened(recipe), None)
+    return [steps.system(name, training) for name, training in chosen.items()]
+
+
 def judge_all(recipe: Recipe, made: Made) -> list[Result]:
     """Every store on every split, against the true masks."""
     results = []
     for split in recipe.splits:
-        source = _open(recipe, split)
+        source = opened(recipe, split)
         for name, store in made.stores.items():
             scoring = recipe.scoring.on(source)
             if name.removeprefix("fuse_") in VOTES:
@@ -147,13 +162,13 @@ class _Steps:
     out: Path
     source: Source
     cue: Store | None
-    stores: dict[str, Store]
-    groups: dict[str, str]
+    stores: dict[str, Store] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
 
     def system(self, name: str, training: Training) -> Store:
         """Train one system and explain it."""
         recipe = self.recipe
-        run = fit(_open(recipe, recipe.train_split), training, self.out / f"run_{name}")
+        run = fit(opened(recipe, recipe.train_split), training, self.out / f"run_{name}")
         folder = self.out / f"cam_{name}"
         maps = explain(run, self.source, folder, recipe.explanation, ids=self.source.ids)
         return self._keep(maps, "single: class maps")
@@ -183,7 +198,7 @@ class _Steps:
         if recipe.features is not None:
             seen = features(self.source, self.out / "features", recipe.features, ids=ids)
         inputs = Inputs(self.source, tuple(cams), saliency=self.cue, features=seen)
-        taught = _open(recipe, recipe.train_split).ids
+        taught = opened(recipe, recipe.train_split).ids
         run = learn_combiner.learn(inputs, self.out / "run_combiner", settings, ids=taught)
         combined, _, _ = learn_combiner.fuse(run, inputs, self.out / "combined", ids=ids)
         self._keep(combined, "combined: learned")
@@ -220,5 +235,10 @@ class _Steps:
         return store
 
 
-def _open(recipe: Recipe, split: str) -> Source:
-    return open_dataset(recipe.data, split=split, layout=recipe.layout)
+def opened(recipe: Recipe, split: str | None = None) -> Source:
+    """The recipe's classes on one split of its data set; None for all its splits together."""
+    if split is None:
+        source = open_together(recipe.data, recipe.splits, recipe.layout)
+    else:
+        source = open_dataset(recipe.data, split=split, layout=recipe.layout)
+    return views.only(source, recipe.classes) if recipe.classes else source

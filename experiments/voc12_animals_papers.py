@@ -1,0 +1,204 @@
+"""The published regularisers on 400 photographs of animals: one table, three seeds each.
+
+Source: the recipes voc12_*.py, with MobileNetV2, crops of 256 and the same 3,200 images seen by
+each; AdamW at 2e-4, as 200 steps of plain gradients at the papers' rates do not fit the sums of
+their losses. Weights of terms, label smoothing and dropout are the papers'. P-OC and P-NOC judge
+by the RandAugment classifier of the same seed, OC-CSE by the plain one. "puzzle_1" has a quarter of
+Puzzle-CAM's weight, "puzzle_512" its crop. With --affinity, IRN's boundary branch is learned from
+the class maps (Puzzle-CAM's thresholds), which then walk along it; a dense CRF follows, before a
+background at Otsu's threshold.
+
+Columns: mIoU at 0.3; at the threshold that Otsu's rule reads off the training scores, without a
+mask; at the best threshold on the truth of the split itself.
+
+Command: python experiments/voc12_animals_papers.py OUT --data DATA/voc12_animals --weights DIR
+    [--systems vanilla puzzle] [--seeds 0 1 2] [--affinity] [--workers 2] [--table]
+The same command goes on where it was stopped; machines may share systems and seeds in one folder,
+and --table alone prints what is there. Hardware: a GPU. Numbers: README.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from wsss_jax import xla
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.data.datasets import Source, open_dataset, open_together
+from wsss_jax.data.stores import Store
+from wsss_jax.stages.decide import label_free_threshold
+from wsss_jax.stages.evaluate import Scoring, evaluate, write_results
+from wsss_jax.stages.executors import Workers
+from wsss_jax.stages.explain import Explanation, explain
+from wsss_jax.stages.fit import Training, fit
+from wsss_jax.stages.labels import Irn, make_labels
+from wsss_jax.stages.learn_affinity import AffinityTraining, learn_affinity
+from wsss_jax.stages.refine import Crf, Walk, refine
+from wsss_jax.systems import Classifier, Model, OcCse, PNoc, POc, PuzzleCam, Seam
+from wsss_jax.systems.affinity import AffinityNet
+from wsss_jax.systems.terms import Erasing, Puzzle
+from wsss_jax.train.optimizers import Optim
+
+SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
+NEVER = ("aeroplane",)
+"""The one VOC class that none of the 600 photographs shows."""
+
+V2 = "mobilenet_v2_1.0_224_quant_float.npz"
+SPLITS = ("train", "val")
+STEPS = {
+    "cam": "",
+    "colours": ", walk over colours",
+    "walk": ", walk over affinity",
+    "walkcrf": ", the same + CRF",
+}
+"""What stores' names begin with."""
+
+
+def main() -> None:
+    """Make what was asked for, then print the table of everything in the folder."""
+    chosen = _arguments()
+    xla.keep_compiled()
+    if not chosen.table:
+        for seed in chosen.seeds:
+            for name in chosen.systems:
+                one(name, seed, chosen)
+    print(table(chosen.out))
+
+
+def one(name: str, seed: int, chosen: argparse.Namespace) -> None:
+    """Train, explain and judge one system, and walk along affinity where that is asked for."""
+    source, teaching = open_together(chosen.data, SPLITS), open_dataset(chosen.data, split="train")
+    runs = [name]
+    training = training_of(name, seed, chosen.weights, chosen.out)
+    if isinstance(training.model, OcCse | POc | PNoc):
+        runs = ["vanilla" if name == "occse" else "randaugment", name]
+    for each in runs:
+        training = training_of(each, seed, chosen.weights, chosen.out)
+        run = fit(teaching, training, chosen.out / f"run_{each}_{seed}")
+    maps = explain(run, source, chosen.out / f"cam_{name}_{seed}", Explanation(), ids=source.ids)
+    judged(maps, chosen)
+    if chosen.affinity:
+        walked(maps, source, chosen)
+
+
+def walked(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
+    """IRN's boundary branch from class maps with Puzzle-CAM's thresholds; walks, and a CRF."""
+    out, stem = chosen.out, maps.folder.name.removeprefix("cam_")
+    workers, teaching = Workers(chosen.workers), open_dataset(chosen.data, split="train")
+    labels = make_labels(
+        maps, teaching, out / f"labels_{stem}", Irn(0.40, 0.10), ids=teaching.ids, workers=workers
+    )
+    optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
+    model = AffinityNet("boundary", "mobilenet_v2", chosen.weights / V2, optim=optim)
+    view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
+    run = learn_affinity(
+        teaching, labels, AffinityTraining(model, view, epochs=6), out / f"affinity_{stem}"
+    )
+    refined = partial(refine, source=source, ids=source.ids, workers=workers)
+    colours = refined(maps, folder=out / f"colours_{stem}", settings=Walk())
+    judged(colours, chosen)
+    along = Walk(run, beta=10.0, steps=256)
+    boundaries = refined(maps, folder=out / f"walk_{stem}", settings=along)
+    judged(boundaries, chosen)
+    background = round(label_free_threshold(boundaries, teaching.ids), 3)
+    crf = Crf(background=background)
+    judged(refined(boundaries, folder=out / f"walkcrf_{stem}", settings=crf), chosen)
+
+
+def judged(maps: Store, chosen: argparse.Namespace) -> None:
+    """Score maps on both splits, into results_<store>.json; once."""
+    path = chosen.out / f"results_{maps.folder.name}.json"
+    if path.is_file():
+        return
+    scoring, workers = Scoring(classes=SCORED), Workers(chosen.workers)
+    sources = {split: open_dataset(chosen.data, split=split) for split in SPLITS}
+    results = [
+        evaluate(maps, source, scoring, split=split, workers=workers)
+        for split, source in sources.items()
+    ]
+    half = maps.kind == "probability"  # which a CRF has made: a half is its threshold
+    otsu = 0.5 if half else label_free_threshold(maps, sources["train"].ids)
+    found = {result.split: result.miou_at(otsu) for result in results}
+    classes = sources["train"].classes
+    write_results(path, results, classes, label_free={"threshold": otsu, "miou": found})
+
+
+def training_of(name: str, seed: int, weights: Path, out: Path) -> Training:
+    """One system's settings."""
+    optim = Optim("adamw", learning_rate=2e-4, warm_up=10)
+    plain = Classifier("mobilenet_v2", weights / V2, optim=optim)
+    smooth = replace(plain, label_smoothing=0.1)
+    view = Augmentation(crop=256, long_side=(320, 576), hue=0.0)
+    vanilla, randaugment = out / f"run_vanilla_{seed}", out / f"run_randaugment_{seed}"
+    models: dict[str, Callable[[], Model]] = {
+        "vanilla": lambda: plain,
+        "randaugment": lambda: smooth,
+        "kernel_usage": lambda: replace(plain, head="kernel_usage"),
+        "puzzle": lambda: PuzzleCam(plain),
+        "puzzle_1": lambda: PuzzleCam(plain, Puzzle(weight=1.0)),
+        "puzzle_512": lambda: PuzzleCam(plain),
+        "occse": lambda: OcCse(plain, Erasing(vanilla, stages=8)),
+        "poc": lambda: POc(plain, Erasing(randaugment)),
+        "poc_1": lambda: POc(plain, Erasing(randaugment), Puzzle(weight=1.0)),
+        "pnoc": lambda: PNoc(smooth, Erasing(randaugment)),
+        "pnoc_1": lambda: PNoc(smooth, Erasing(randaugment), Puzzle(weight=1.0)),
+        "seam": lambda: Seam(replace(plain, dropout=0.5)),
+    }
+    if name not in models:
+        raise SystemExit(f"error: no system {name}; there are {', '.join(models)}")
+    view = replace(view, operations=2) if name == "randaugment" else view
+    view = replace(view, crop=512, long_side=(320, 640)) if name == "puzzle_512" else view
+    return Training(models[name](), view, seed=seed, imageless=NEVER)
+
+
+def table(out: Path) -> str:
+    """Everything in the folder as Markdown: means over seeds, and the spread of several."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    for path in sorted(out.glob("results_*.json")):
+        step, _, stem = path.stem.removeprefix("results_").partition("_")
+        name = f"{stem.rpartition('_')[0]}{STEPS[step]}"
+        record = json.loads(path.read_text())
+        for result in record["results"]:
+            free = record["label_free"]["miou"][result["split"]]
+            for column, value in zip(
+                _COLUMNS, (result["fixed"]["miou"], free, result["tuned"]["miou"]), strict=True
+            ):
+                found = rows.setdefault(name, {})
+                found.setdefault(f"{result['split']} {column}", []).append(value)
+    head = "| system | seeds | " + " | ".join(f"{s} {c}" for s in SPLITS for c in _COLUMNS) + " |"
+    lines = [head, "|---|--:|" + "--:|" * (len(SPLITS) * len(_COLUMNS))]
+    for name in sorted(rows):
+        cells = [_cell(rows[name].get(f"{s} {c}", [])) for s in SPLITS for c in _COLUMNS]
+        seeds = max(len(values) for values in rows[name].values())
+        lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+_COLUMNS = ("fixed", "Otsu", "tuned")
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Published systems on voc12_animals.")
+    parser.add_argument("out", type=Path, help="folder of everything that is made")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--systems", nargs="+", default=["vanilla"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--affinity", action="store_true", help="learn affinity and walk along it")
+    parser.add_argument("--workers", type=int, default=1, help="processes of per-image stages")
+    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
