@@ -20,7 +20,14 @@ from wsss_jax.explain.contract import seeded
 from wsss_jax.stages import judge_maps
 from wsss_jax.stages.subject import Method, Subject, subject_of
 
-SLOW = {"score_cam": 4, "ss_cam": 2, "rise": 8, "smooth_grad": 20, "integrated_gradients": 20}
+SLOW = {
+    "score_cam": 10,
+    "ss_cam": 2,
+    "rise": 10,
+    "augmented_grad_cam": 10,
+    "smooth_grad": 40,
+    "integrated_gradients": 40,
+}
 """Photographs for methods that ask the network hundreds of times."""
 
 
