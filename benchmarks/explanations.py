@@ -215,7 +215,7 @@ def sums(given: argparse.Namespace) -> None:
     import jax
     import jax.numpy as jnp
 
-    from wsss_jax.explain import faithfulness, full_grad, saliency
+    from wsss_jax.explain import full_grad, logits_of, saliency
     from wsss_jax.systems import Classifier, classifier
 
     images = jax.random.uniform(jax.random.key(1), (2, given.side, given.side, 3))
@@ -228,7 +228,7 @@ def sums(given: argparse.Namespace) -> None:
 
     # Weights are arguments: as constants they would be folded while compiling, for minutes.
     weights = (net.params, net.stats)
-    ask = jax.jit(lambda weights, x: faithfulness.logits_of_scorer(scorer(weights))(x))
+    ask = jax.jit(lambda weights, x: logits_of(scorer(weights), x))
     wanted = (ask(weights, images) - ask(weights, jnp.zeros_like(images)))[labels]
     for steps in (1, 4, 16, 64):
         rule = saliency.gauss_legendre(steps)

@@ -75,8 +75,13 @@ def test_the_other_images_of_the_batch_do_not_matter(name):
         close(maps, maps_of(name)[twice])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_not_compiled_it_gives_the_same_maps(name):
+    close(explain_plainly(name, *weights(), photos(), LABELS), maps_of(name))
+
+
 @pytest.mark.parametrize("name", ["cam", "d_min_max_grad_cam", "ablation_cam"])
-def test_an_image_alone_and_not_compiled_has_the_same_maps(name):
+def test_an_image_alone_has_the_same_maps(name):
     close(explain_plainly(name, *weights(), photos()[1:], LABELS[1:]), maps_of(name)[1:])
 
 

@@ -146,3 +146,17 @@ def test_the_example_of_the_package_runs_as_it_stands():
     found: dict = {}
     exec("\n".join(lines), found)  # the text of our own docstring
     assert found["shown"].shape == (2, 4, 6, 2) and not np.asarray(found["shown"][0, ..., 1]).any()
+
+
+def test_without_layers_the_end_of_each_stage_is_fused():
+    scorer, labels = named_scorer(), jnp.array([[True, False, True], [False, True, False]])
+    assert explain.equations.stage_ends(scorer, photos()) == ("early", "late")
+
+    @jax.jit
+    def run(images):
+        plain = gradient.fused_layer_cam(scorer, images, labels)
+        return plain, gradient.fused_layer_cam(
+            scorer, images, labels, layers=("early", "late"), shallow=0
+        )
+
+    np.testing.assert_array_equal(*run(photos()))

@@ -7,7 +7,7 @@ import pytest
 from toy_scorers import net_t, photos, t_image
 
 from wsss_jax.explain import faithfulness as seeing
-from wsss_jax.explain import normalise
+from wsss_jax.explain import logits_of, normalise
 from wsss_jax.ops import classification, faithfulness, localisation, metrics
 from wsss_jax.ops.components import Box
 from wsss_jax.types import IGNORE
@@ -291,6 +291,6 @@ def test_pixels_are_exchanged_in_the_order_of_the_map():
 
 
 def test_a_scorer_gives_logits_and_detections():
-    logits = seeing.logits_of_scorer(net_t())(t_image())
+    logits = logits_of(net_t(), t_image())
     np.testing.assert_allclose(logits, [[1, 6, -2]], rtol=1e-6)
     np.testing.assert_array_equal(seeing.detected(logits), [[True, True, False]])

@@ -39,3 +39,30 @@ def test_a_half_is_where_the_winner_beats_background():
     _, score = masks.winners(scores, np.arange(3, dtype=np.int32))
     rest = 1 - scores.sum(axis=-1)
     np.testing.assert_array_equal(masks.against_rest(scores, score) > 0.5, score > rest)
+
+
+def test_otsu_by_hand():
+    # Two heaps: any border between them parts them alike, so the middle one is taken.
+    counts = np.zeros(10)
+    counts[1], counts[6] = 3, 1
+    assert masks.otsu(counts) == pytest.approx((0.2 + 0.6) / 2)
+    # 4 at 0.125, 2 at 0.625, 2 at 0.875: the gap after the first heap is the larger.
+    assert masks.otsu(np.array([4.0, 0, 2, 2])) == pytest.approx((0.25 + 0.5) / 2)
+
+
+def test_otsu_parts_where_a_slow_search_finds_the_largest_variance_between_the_parts():
+    values = (np.arange(64) + 0.5) / 64
+    counts = np.exp(-((values - 0.2) ** 2) / 0.01) + 0.4 * np.exp(-((values - 0.7) ** 2) / 0.02)
+
+    def between(border):
+        parts = [
+            (counts[s].sum(), np.average(values[s], weights=counts[s]))
+            for s in (slice(None, border), slice(border, None))
+        ]
+        (n, a), (m, b) = parts
+        return n * m * (a - b) ** 2
+
+    best = max(range(1, 64), key=between)
+    assert masks.otsu(counts) == pytest.approx(best / 64)
+    with pytest.raises(ValueError, match="all alike"):
+        masks.otsu(np.array([0.0, 5, 0]))

@@ -59,6 +59,18 @@ def test_photographs_become_a_sheet_and_a_page(capsys, run, photographs, tmp_pat
     assert "vanilla_gradient" in text and "second" in text and "star 0." in text
 
 
+def test_methods_may_take_their_features_at_named_layers(capsys, run, photographs, tmp_path):
+    wanted = ("explain", run, "--image", photographs[0], "--method", "layer_cam", "--side", "64")
+    code, _, err = typed(
+        capsys, *wanted, "--layer", "down1", "block1", "--labels", "star", "--out", tmp_path
+    )
+    assert code == 0, err
+    page = (tmp_path / "explained.html").read_text()
+    assert "layer_cam at down1" in page and "layer_cam at block1" in page
+    code, _, err = typed(capsys, *wanted, "--layer", "blok1", "--out", tmp_path)
+    assert code == 1 and "did you mean 'block1'" in err
+
+
 def test_maps_lie_on_their_photograph_and_peak_at_one(run, photographs):
     asked = subject_of(run)
     showing = picture.Showing(labels=("kite",), side=64)
@@ -82,7 +94,8 @@ def test_maps_lie_on_their_photograph_and_peak_at_one(run, photographs):
         (("--image", "PHOTO", "--labels", "beatle"), "'beetle'"),
         (("--image", "nowhere.jpg"), "no such file"),
         (("--image", "PHOTO", "--side", "4"), "at least 32"),
-        (("--data", "DATA", "--method", "cam", "rise"), "one --method"),
+        (("--data", "DATA", "--method", "cam", "rise"), "--method"),
+        (("--data", "DATA", "--layer", "block1"), "with --image alone"),
     ],
 )
 def test_what_cannot_be_explained_is_one_message(

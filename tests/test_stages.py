@@ -13,7 +13,7 @@ from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import BadFileError
 from wsss_jax.stages import demo, evaluate, present, recipe, summary
 from wsss_jax.stages.combine import Fusion, combine, stacked
-from wsss_jax.stages.decide import decide
+from wsss_jax.stages.decide import decide, label_free_threshold
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.fit import Training, fit, trained
@@ -84,6 +84,28 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(small, made):
     system = replace(small.systems["fine"], seed=9)
     with pytest.raises(ValueError, match=r"settings\.seed: 1 -> 9"):
         recipe.make(replace(small, systems={"fine": system}), out)
+
+
+def test_machines_may_share_the_systems_of_a_recipe(small, made):
+    out, stores_made = made
+    (store,) = recipe.train_systems(small, out, ["coarse"])
+    assert store.folder == stores_made.stores["cam_coarse"].folder
+    with pytest.raises(ValueError, match="did you mean 'coarse'"):
+        recipe.train_systems(small, out, ["corse"])
+
+
+def test_a_recipe_of_some_classes_sees_the_others_as_background(small):
+    source = recipe.opened(replace(small, classes=("star", "kite")), "val")
+    assert source.classes.names == ("star", "kite") and source.has_background
+    whole = recipe.opened(small, "val")
+    numbers = [whole.classes.index(name) for name in source.classes.names]
+    for id in source.ids:
+        np.testing.assert_array_equal(source.labels(id), whole.labels(id)[numbers])
+        old, new = whole.mask(id), source.mask(id)
+        np.testing.assert_array_equal(new == 1, old == numbers[0] + 1)
+        np.testing.assert_array_equal(new == 2, old == numbers[1] + 1)
+        np.testing.assert_array_equal(new == 255, old == 255)
+        assert set(np.unique(new)) <= {0, 1, 2, 255}
 
 
 def test_score_maps_belong_to_the_labels_and_peak_at_one(made, scenes):
@@ -184,6 +206,18 @@ def test_evaluation_by_hand(tmp_path):
     np.testing.assert_array_equal(result.counts[0], expected)
     assert result.miou() == pytest.approx((3 / 7 + 1 + 0) / 3)
     assert result.tuned >= 0.4 and result.miou(tuned=True) == 1
+
+
+def test_a_threshold_without_truth_parts_the_scores_of_what_wins(tmp_path):
+    scores = np.zeros((4, 4, 2), "f4")
+    scores[:2, :, 0], scores[2:, :, 1] = 0.905, 0.105
+    store = toy_store(tmp_path / "s", ClassList(("cat", "dog")), "activation", scores)
+    found = label_free_threshold(store, ("a", "none"))
+    assert found == pytest.approx((0.11 + 0.9) / 2)
+    result = evaluate.evaluate(store, ToySource(ClassList(("cat", "dog"))), Scoring(), split="toy")
+    assert result.miou_at(found) == result.curve[evaluate.GRID.index(0.5)]
+    with pytest.raises(ValueError, match="all alike"):
+        label_free_threshold(store, ())
 
 
 def test_probabilities_are_decided_against_what_they_leave_for_background(tmp_path):

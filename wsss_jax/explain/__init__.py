@@ -45,7 +45,7 @@ from wsss_jax.explain import (
     saliency,
     score_cam,
 )
-from wsss_jax.explain.contract import Explainer, checked, labels_of, seeded
+from wsss_jax.explain.contract import Explainer, checked, labels_of, logits_of, seeded
 from wsss_jax.types import Attentive, Scorer
 
 EXPLAINERS: MappingProxyType[str, Explainer] = MappingProxyType(
@@ -57,6 +57,7 @@ EXPLAINERS: MappingProxyType[str, Explainer] = MappingProxyType(
         "grad_cam_pp": gradient.grad_cam_pp,
         "sharpen_focus": gradient.sharpen_focus,
         "layer_cam": gradient.layer_cam,
+        "fused_layer_cam": gradient.fused_layer_cam,
         "xgrad_cam": gradient.xgrad_cam,
         "hires_cam": gradient.hires_cam,
         "min_max_grad_cam": gradient.min_max_grad_cam,
@@ -109,6 +110,7 @@ __all__ = [
     "full_grad",
     "gradient",
     "labels_of",
+    "logits_of",
     "multiscale",
     "normalise",
     "perturb",

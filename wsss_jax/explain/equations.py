@@ -134,6 +134,19 @@ def layer_names(scorer: Scorer, images: Shape) -> tuple[str, ...]:
     return tuple(_places(jax.make_jaxpr(scorer.features)(images)))
 
 
+def stage_ends(scorer: Scorer, images: Shape) -> tuple[str, ...]:
+    """Of the named places, the last one on each grid: the ends of the network's stages, in order.
+
+    A place whose values are no maps (b,h,w,k) is none of them.
+    """
+    last: dict[tuple[int, ...], str] = {}
+    for name in layer_names(scorer, images):
+        shape = jax.eval_shape(at_layer(scorer, images, name).features, images).shape
+        if len(shape) == 4:
+            last[shape[1:3]] = name
+    return tuple(last.values())
+
+
 def at_layer(scorer: Scorer, images: Shape, name: str) -> Scorer:
     """The same classifier with its features taken at a named place, for images of this shape.
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from wsss_jax.explain import normalise
-from wsss_jax.explain.contract import Images, Labels, Maps, logits_of, size_of
+from wsss_jax.explain.contract import Images, Labels, Maps, size_of
 from wsss_jax.ops import images as image_ops
-from wsss_jax.types import Scorer, Size
+from wsss_jax.types import Size
 
 Logits: TypeAlias = Callable[[Array], Array]
 """Images (b,H,W,3) in [0, 1] to class logits (b,c)."""
@@ -34,11 +34,6 @@ class Shown(NamedTuple):
     clean: Array
     kept: Array
     removed: Array
-
-
-def logits_of_scorer(scorer: Scorer) -> Logits:
-    """The logits of a scorer."""
-    return lambda images: logits_of(scorer, images)
 
 
 def masks_of(maps: Maps, size: Size) -> Float[Array, "b H W c"]:

@@ -50,22 +50,26 @@ def fused_layer_cam(
     images: Images,
     labels: Labels,
     *,
-    layers: tuple[str, ...],
-    shallow: int = 0,
+    layers: tuple[str, ...] | None = None,
+    shallow: int | None = None,
     gamma: float = 2.0,
 ) -> Maps:
     """Layer-CAM of several layers, the shallowest first: the largest value at the finest size.
 
-    ``layers`` are names inside the features (``equations.layer_names``); the maps of the first
-    ``shallow`` of them are raised by tanh(gamma M / max M) (Jiang et al. 2021, equation 9). Unlike
-    other raw maps these are scaled to a maximum of 1. ValueError for an unknown name.
+    ``layers`` are names inside the features (``equations.layer_names``), by default the end of each
+    stage (``equations.stage_ends``); features without a named place count alone. The maps of the
+    first ``shallow`` of them, by default of all but the last two, are raised by
+    tanh(gamma M / max M) (Jiang et al. 2021, equation 9, for the first three of five stages).
+    Unlike other raw maps these are scaled to a maximum of 1. ValueError for an unknown name.
     """
-    if not layers:
+    if layers is not None and not layers:
         known = ", ".join(equations.layer_names(scorer, images)) or "none"
         raise ValueError(f"no layers to fuse; this network has: {known}")
-    cut = (equations.at_layer(scorer, images, name) for name in layers)
-    maps = [layer_cam(part, images, labels) for part in cut]
-    return normalise.fuse_layers(maps, gamma=gamma, shallow=shallow)
+    names = equations.stage_ends(scorer, images) if layers is None else layers
+    parts = [equations.at_layer(scorer, images, name) for name in names] or [scorer]
+    maps = [layer_cam(part, images, labels) for part in parts]
+    raised = max(len(maps) - 2, 0) if shallow is None else shallow
+    return normalise.fuse_layers(maps, gamma=gamma, shallow=raised)
 
 
 def xgrad_cam(scorer: Scorer, images: Images, labels: Labels) -> Maps:

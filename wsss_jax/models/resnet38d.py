@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.models import residual
@@ -155,18 +156,24 @@ class ResNet38d(nnx.Module):
         inside: Bool[Array, "b H W"] | None = None,
         rngs: Any = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to five maps. ``rngs`` (a key or nnx.Rngs) switches dropout on."""
+        """Normalised images to five maps. ``rngs`` (a key or nnx.Rngs) switches dropout on.
+
+        Explanations find the outputs of its parts by the names ``conv1a``, ``b2``, … ``b7``.
+        """
         training = rngs is not None
-        x, cells, taps = self.conv1a(images, inside), inside, []
-        for stage in (self.b2, self.b3, self.b4, self.b5):
-            for n, unit in enumerate(stage):
+        x, cells, taps = checkpoint_name(self.conv1a(images, inside), "conv1a"), inside, []
+        for name in _STAGES:
+            for n, unit in enumerate(getattr(self, name)):
                 x, rectified = residual.run(unit, x, cells, training, remat=self.remat)
                 if n == 0:
                     taps.append(keep(rectified, cells))
                 cells = None if cells is None else grid_inside(cells, unit.stride)
+            x = checkpoint_name(x, name)
         keys = _keys(rngs)
-        for end, pair in ((self.b6, keys[:2]), (self.b7, keys[2:])):
+        for name, pair in (("b6", keys[:2]), ("b7", keys[2:])):
+            end = getattr(self, name)
             x, rectified = residual.run(end, x, cells, training, pair or None, remat=self.remat)
+            x = checkpoint_name(x, name)
             taps.append(keep(rectified, cells))
         features = jax.nn.relu(self.bn7(x, cells, training))
         # Of the rectified inputs, those of b2 (the stem) and b7 are nobody's taps.

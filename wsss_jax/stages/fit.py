@@ -120,10 +120,18 @@ def learn(
             resumed=resumed,
             watch=watch,
         )
-    for id, reason in sorted(batches.skipped.items()):
-        print(f"train {folder.name}: left out {id}: {reason}")
+    for reason, ids in _by_reason(batches.skipped).items():
+        named = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+        print(f"train {folder.name}: left out {named}: {reason}")
     write_atomic(folder / "finished", f"{plan.steps} steps\n".encode())
     return folder
+
+
+def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for id, reason in sorted(skipped.items()):
+        found.setdefault(reason, []).append(id)
+    return found
 
 
 def run_record(settings: Training, source: Source) -> dict[str, Any]:

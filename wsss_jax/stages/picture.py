@@ -6,7 +6,7 @@ those that the network finds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from wsss_jax.report.overlays import Row, sheet
 from wsss_jax.stages import explain as explaining
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.progress import meter
-from wsss_jax.stages.subject import Method, Subject, subject_of
+from wsss_jax.stages.subject import Method, Subject, at_layer, subject_of
 from wsss_jax.types import Size
 
 MULTIPLE = 32
@@ -46,12 +46,14 @@ class Showing:
     Attributes:
         methods: names of explanation methods that the network has.
         labels: classes to explain; none for those that the network finds.
+        layers: named layers where each method takes its features; none for the last features.
         side: longer side, in pixels, that larger photographs are shrunk to.
         columns: cells in a line of the sheet; 0 puts each class in one line.
     """
 
     methods: tuple[str, ...] = ("cam",)
     labels: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
     side: int = 384
     columns: int = 6
 
@@ -73,6 +75,7 @@ def command(
     image: tuple[Path, ...] = (),
     method: tuple[str, ...] = ("cam",),
     labels: tuple[str, ...] = (),
+    layer: tuple[str, ...] = (),
     side: int = Showing.side,
     layout: str = "auto",
     split: str = "all",
@@ -90,6 +93,8 @@ def command(
         image: photographs to explain instead.
         method: how maps are made; photographs may have several.
         labels: of photographs, the classes to explain; those the network finds where not given.
+        layer: of photographs, named layers where methods take their features, such as block6;
+            the last features where not given.
         side: of photographs, the longer side that larger ones are shrunk to.
         layout: of the data set: voc, folder, coco or tfds; "auto" tells them apart.
         split: of the data set: name of a list of it, or "all".
@@ -103,12 +108,15 @@ def command(
     if not method:
         raise ValueError("no method; name at least one after --method")
     if data is None:
-        showing = Showing(method, labels, side)
+        showing = Showing(method, labels, layer, side)
         for path in show(run, image, out, showing):
             print(path)
         return
-    if len(method) > 1 or labels:
-        raise ValueError("a store holds one method and the data set's labels; give one --method")
+    if len(method) > 1 or labels or layer:
+        raise ValueError(
+            "a store holds one method, of the last features, and the data set's labels; give one "
+            "--method, and --labels and --layer with --image alone"
+        )
     source = open_dataset(data, split=split, layout=layout, lists=lists)
     settings = Explanation(next(iter(method)), scales, flip, batch_size)
     print(explaining.explain(run, source, out, settings, ids=source.ids).folder)
@@ -122,11 +130,16 @@ def show(
     Raises ValueError for unknown methods or classes, BadFileError for what cannot be read.
     """
     subject = subject_of(run)
-    chosen = {
+    known = {
         name: lookup(subject.methods, name, "explanation method of this network")
         for name in showing.methods
     }
-    found = explained(subject, photographs, replace(showing, methods=tuple(chosen)), chosen)
+    deep = {
+        f"{name} at {layer}": at_layer(subject, name, layer)
+        for name in known
+        for layer in showing.layers
+    }
+    found = explained(subject, photographs, showing, deep or known)
     return write(folder, found, subject, title=f"{run.name} explained", columns=showing.columns)
 
 

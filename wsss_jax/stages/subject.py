@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
+from wsss_jax.config import lookup
 from wsss_jax.data.classes import ClassList
-from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS
-from wsss_jax.explain.contract import Explainer
-from wsss_jax.explain.faithfulness import Logits, logits_of_scorer
+from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, equations
+from wsss_jax.explain.contract import Explainer, logits_of
+from wsss_jax.explain.faithfulness import Logits
 from wsss_jax.stages.fit import trained
 from wsss_jax.systems import SYSTEMS, Model, name_of
 from wsss_jax.types import Scorer
@@ -76,7 +77,7 @@ def subject(model: Model, classes: ClassList, state: Any) -> Subject:
     def logits(weights: Any, inside: Array) -> Logits:
         if explained.attentive:
             return lambda images: ask(weights, inside).record(images)[0]
-        return logits_of_scorer(ask(weights, inside))
+        return partial(logits_of, ask(weights, inside))
 
     def last_norm(weights: Any, inside: Array, images: Array) -> Scorer:
         return network.bind(*weights).last_norm(images, inside)
@@ -97,6 +98,21 @@ def subject(model: Model, classes: ClassList, state: Any) -> Subject:
         explained.lean,
         wrapped,
     )
+
+
+def at_layer(subject: Subject, method: str, layer: str) -> Method:
+    """A method of features and head, with its features taken at a named layer.
+
+    Raises ValueError for an unknown method, and, once images come, for an unknown layer, naming the
+    nearest, or one that is not the only way to the scores. The last block of a transformer has no
+    named layers.
+    """
+    explainer = lookup(EXPLAINERS, method, "explanation method of features and head")
+
+    def there(scorer: Scorer, images: Array, labels: Array) -> Array:
+        return explainer(equations.at_layer(scorer, images, layer), images, labels)
+
+    return subject.wrapped(there)
 
 
 def _of_class_token(
