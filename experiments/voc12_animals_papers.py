@@ -103,8 +103,8 @@ def walked(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     along = Walk(run, beta=10.0, steps=256)
     boundaries = refined(maps, folder=out / f"walk_{stem}", settings=along)
     judged(boundaries, chosen)
-    background = round(label_free_threshold(boundaries, teaching.ids), 3)
-    crf = Crf(background=background)
+    background = label_free_threshold(boundaries, teaching.ids)
+    crf = Crf(background=background and round(background, 3))
     judged(refined(boundaries, folder=out / f"walkcrf_{stem}", settings=crf), chosen)
 
 
@@ -115,15 +115,12 @@ def judged(maps: Store, chosen: argparse.Namespace) -> None:
         return
     scoring, workers = Scoring(classes=SCORED), Workers(chosen.workers)
     sources = {split: open_dataset(chosen.data, split=split) for split in SPLITS}
+    otsu = label_free_threshold(maps, sources["train"].ids)
     results = [
-        evaluate(maps, source, scoring, split=split, workers=workers)
+        evaluate(maps, source, scoring, split=split, otsu=otsu, workers=workers)
         for split, source in sources.items()
     ]
-    half = maps.kind == "probability"  # which a CRF has made: a half is its threshold
-    otsu = 0.5 if half else label_free_threshold(maps, sources["train"].ids)
-    found = {result.split: result.miou_at(otsu) for result in results}
-    classes = sources["train"].classes
-    write_results(path, results, classes, label_free={"threshold": otsu, "miou": found})
+    write_results(path, results, sources["train"].classes)
 
 
 def training_of(name: str, seed: int, weights: Path, out: Path) -> Training:
@@ -162,10 +159,8 @@ def table(out: Path) -> str:
         name = f"{stem.rpartition('_')[0]}{STEPS[step]}"
         record = json.loads(path.read_text())
         for result in record["results"]:
-            free = record["label_free"]["miou"][result["split"]]
-            for column, value in zip(
-                _COLUMNS, (result["fixed"]["miou"], free, result["tuned"]["miou"]), strict=True
-            ):
+            for column in _COLUMNS:
+                value = result.get(column, result["fixed"])["miou"]  # of a CRF, half is the rule
                 found = rows.setdefault(name, {})
                 found.setdefault(f"{result['split']} {column}", []).append(value)
     head = "| system | seeds | " + " | ".join(f"{s} {c}" for s in SPLITS for c in _COLUMNS) + " |"
@@ -177,7 +172,7 @@ def table(out: Path) -> str:
     return "\n".join(lines)
 
 
-_COLUMNS = ("fixed", "Otsu", "tuned")
+_COLUMNS = ("fixed", "otsu", "tuned")
 
 
 def _cell(values: list[float]) -> str:

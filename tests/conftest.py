@@ -5,8 +5,10 @@ import os
 # XLA's CPU collectives deadlock on small hosts unless its thread pool is widened before the
 # import of jax (jax 0.10, un-blocked loops of collectives).
 os.environ.setdefault("NPROC", "16")
+# Small programs that run once or twice: a third of their time would be spent optimising them.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 )
 
 from pathlib import Path

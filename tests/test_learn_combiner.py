@@ -108,7 +108,8 @@ def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs
 def test_early_stopping_keeps_the_state_that_predicts_left_out_systems_best(
     inputs, tmp_path, monkeypatch
 ):
-    settings = replace(SETTINGS, distil_epochs=4, patience=1)
+    protocol = replace(SETTINGS.protocol, students=1)
+    settings = replace(SETTINGS, protocol=protocol, distil_epochs=4, patience=1)
     scores = iter([3.0, 2.0, 2.5, 1.0])
     monkeypatch.setattr(LeftOut, "score", lambda self, state: next(scores))
     run = learn_combiner.learn(inputs, tmp_path / "run", settings, ids=inputs.source.ids)

@@ -214,10 +214,14 @@ def test_a_threshold_without_truth_parts_the_scores_of_what_wins(tmp_path):
     store = toy_store(tmp_path / "s", ClassList(("cat", "dog")), "activation", scores)
     found = label_free_threshold(store, ("a", "none"))
     assert found == pytest.approx((0.11 + 0.9) / 2)
-    result = evaluate.evaluate(store, ToySource(ClassList(("cat", "dog"))), Scoring(), split="toy")
-    assert result.miou_at(found) == result.curve[evaluate.GRID.index(0.5)]
-    with pytest.raises(ValueError, match="all alike"):
-        label_free_threshold(store, ())
+    source = ToySource(ClassList(("cat", "dog")))
+    result = evaluate.evaluate(store, source, Scoring(), split="toy", otsu=found)
+    assert result.otsu == 0.5 and result.miou_at(0.5) == result.curve[evaluate.GRID.index(0.5)]
+    record = evaluate.as_record(result, source.classes)
+    assert record["otsu"]["miou"] == pytest.approx(result.miou_at(0.5), abs=1e-6)
+    assert label_free_threshold(store, ()) is None  # nothing to read it off
+    half = toy_store(tmp_path / "p", source.classes, "probability", scores)
+    assert label_free_threshold(half, ("a",)) is None  # a half by meaning
 
 
 def test_probabilities_are_decided_against_what_they_leave_for_background(tmp_path):

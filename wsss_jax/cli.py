@@ -25,6 +25,7 @@ from wsss_jax.stages import combine as combining
 from wsss_jax.stages import (
     convert,
     cues,
+    decide,
     demo,
     evaluate,
     features,
@@ -224,7 +225,14 @@ def judge(
     if all(store.classes == SALIENCY.names for store in opened):
         source = views.agnostic(source)
     results = [
-        evaluate.evaluate(store, source, scoring.on(source), split=data.split, workers=workers)
+        evaluate.evaluate(
+            store,
+            source,
+            scoring.on(source),
+            split=data.split,
+            otsu=decide.label_free_threshold(store, source.ids),
+            workers=workers,
+        )
         for store in opened
     ]
     rows = summary.against_first(results)

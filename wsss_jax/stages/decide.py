@@ -43,12 +43,15 @@ def decide(
     return target
 
 
-def label_free_threshold(store: Store, ids: Sequence[str]) -> float:
-    """Where the store's own scores fall apart best: Otsu's threshold over all cells of ``ids``.
+def label_free_threshold(store: Store, ids: Sequence[str]) -> float | None:
+    """Where the store's activations fall apart best: Otsu's threshold over the cells of ``ids``.
 
     Reads no mask and no label. Of each cell counts its best class, as in ``foreground``: images
-    without classes and images without a record do not. Raises ValueError where no score is left.
+    without classes and images without a record do not. None for masks, for probabilities, whose
+    threshold is a half by meaning, and where all scores are alike or there are none.
     """
+    if store.holds != "scores" or store.kind != "activation":
+        return None
     counts = np.zeros(BINS)
     for id in ids:
         if not store.path(id).is_file():
@@ -57,7 +60,7 @@ def label_free_threshold(store: Store, ids: Sequence[str]) -> float:
         if len(maps.classes):
             score = foreground(replace(maps, size=maps.scores.shape[:2]))[1]
             counts += np.histogram(score, BINS, (0.0, 1.0))[0]
-    return masks.otsu(counts)
+    return masks.otsu(counts) if (counts > 0).sum() > 1 else None
 
 
 def _decide_one(id: str, *, store: Store, to: Store, scoring: Scoring) -> None:

@@ -1,8 +1,9 @@
 """Evaluation of stores against true masks: the only stage that may read them.
 
 One integer confusion matrix per image and threshold; every number is read off their sums. The
-fixed threshold never saw a mask. The tuned one is the best on the truth of the very split it is
-reported for, as the papers' tables have it: an upper bound, in a column of its own.
+fixed threshold never saw a mask. Nor did the one that parts the scores themselves best, where it is
+given (``decide.label_free_threshold``). The tuned one is the best on the truth of the very split it
+is reported for, as the papers' tables have it: an upper bound, in a column of its own.
 """
 
 import json
@@ -57,7 +58,10 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Result:
-    """One store on one split: counts per image (n, C+1, C+1) at both thresholds, and the curve."""
+    """One store on one split: counts per image (n, C+1, C+1) at both thresholds, and the curve.
+
+    otsu: the threshold of the curve that is nearest to the one read off the scores, if any.
+    """
 
     name: str
     split: str
@@ -69,6 +73,7 @@ class Result:
     curve: Float[np.ndarray, " t"]
     scored: tuple[int, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    otsu: float | None = None
 
     def miou(self, *, tuned: bool = False) -> float:
         """Mean IoU over the scored classes, in [0, 1]."""
@@ -77,9 +82,7 @@ class Result:
 
     def miou_at(self, threshold: float) -> float:
         """Mean IoU at the threshold of the curve that is nearest to this one, in [0, 1]."""
-        if len(self.curve) == 1:
-            return float(self.curve[0])
-        return float(self.curve[int(np.argmin(np.abs(np.asarray(GRID) - threshold)))])
+        return float(self.curve[_nearest(threshold)]) if len(self.curve) > 1 else self.miou()
 
     def interval(self) -> intervals.Interval:
         """Bootstrap interval of the mean IoU at the fixed threshold, over images."""
@@ -105,12 +108,14 @@ def evaluate(
     scoring: Scoring,
     *,
     split: str,
+    otsu: float | None = None,
     workers: Workers | None = None,
 ) -> Result:
     """Judge the store's maps or masks on those images of the source that have truth.
 
-    Images without truth do not count; images without a record are skipped and named. Raises
-    BadFileError when not one image could be judged.
+    otsu: a threshold read off the scores, which is reported beside the other two. Images without
+    truth do not count; images without a record are skipped and named. Raises BadFileError when not
+    one image could be judged.
     """
     count = len(source.classes)
     thresholds = (0.5,) if store.holds == "masks" or not scoring.background else GRID
@@ -139,6 +144,7 @@ def evaluate(
         split=split,
         count=count,
         classes=source.classes,
+        otsu=otsu,
     )
 
 
@@ -193,6 +199,7 @@ def _result(
     split: str,
     count: int,
     classes: ClassList,
+    otsu: float | None,
 ) -> Result:
     if not found:
         reasons = "; ".join(f"{id}: {why}" for id, why in list(tally.skipped.items())[:3])
@@ -217,7 +224,12 @@ def _result(
         curve=np.asarray(curve),
         scored=scored,
         skipped=dict(tally.skipped),
+        otsu=None if otsu is None or len(thresholds) == 1 else GRID[_nearest(otsu)],
     )
+
+
+def _nearest(threshold: float) -> int:
+    return int(np.argmin(np.abs(np.asarray(GRID) - threshold)))
 
 
 def as_record(result: Result, classes: ClassList) -> dict[str, Any]:
@@ -243,6 +255,10 @@ def as_record(result: Result, classes: ClassList) -> dict[str, Any]:
             "per_class": per_class,
         }
 
+    free = {}
+    if result.otsu is not None:
+        found = {"threshold": result.otsu, "source": "Otsu's, of the scores"}
+        free = {"otsu": {**found, "miou": _plain(result.miou_at(result.otsu))}}
     return {
         "name": result.name,
         "split": result.split,
@@ -259,6 +275,7 @@ def as_record(result: Result, classes: ClassList) -> dict[str, Any]:
             "source": "tuned on the truth of this split",
             **numbers(result.counts_tuned),
         },
+        **free,
         "curve": [_plain(value) for value in result.curve],
     }
 

@@ -19,7 +19,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.stages import learn_combiner
 from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.cues import Import, import_priors
-from wsss_jax.stages.decide import decide
+from wsss_jax.stages.decide import decide, label_free_threshold
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.explain import Explanation, explain
@@ -144,13 +144,18 @@ def train_systems(recipe: Recipe, out: Path, names: Sequence[str]) -> list[Store
 def judge_all(recipe: Recipe, made: Made) -> list[Result]:
     """Every store on every split, against the true masks."""
     results = []
-    for split in recipe.splits:
-        source = opened(recipe, split)
-        for name, store in made.stores.items():
+    sources = {split: opened(recipe, split) for split in recipe.splits}
+    taught = opened(recipe, recipe.train_split).ids
+    for name, store in made.stores.items():
+        vote = name.removeprefix("fuse_") in VOTES
+        otsu = None if vote else label_free_threshold(store, taught)
+        for split, source in sources.items():
             scoring = recipe.scoring.on(source)
-            if name.removeprefix("fuse_") in VOTES:
+            if vote:
                 scoring = replace(scoring, threshold=0.5)
-            results.append(evaluate(store, source, scoring, split=split, workers=recipe.workers))
+            results.append(
+                evaluate(store, source, scoring, split=split, otsu=otsu, workers=recipe.workers)
+            )
     return results
 
 
