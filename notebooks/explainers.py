@@ -25,16 +25,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
 from wsss_jax.data import files
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.explain import perturb, score_cam
+from wsss_jax.explain import experimental, perturb, score_cam
 from wsss_jax.explain.contract import seeded
 from wsss_jax.stages import demo, judge_maps, picture
 from wsss_jax.stages.fit import fit
 from wsss_jax.stages.subject import subject_of
+from wsss_jax.systems import perception
+from wsss_jax.systems.perception import Perception
 
 IMAGES = int(os.environ.get("IMAGES", "600"))  # scenes to draw; every third is for validation
 EPOCHS = int(os.environ.get("EPOCHS", "20"))
@@ -133,3 +139,58 @@ best = {
 }
 for name, method in best.items():
     print(f"best {name}: {method}")
+
+# %% [markdown]
+# ## Where and what: Perception Visualization (experimental)
+#
+# A map says where the network looked. What it kept of that place is what can be rebuilt from its
+# features: a decoder learns it from the training scenes, and each class's map lets the rebuilt
+# image through, white elsewhere. Texture that is missing in it is texture that the network has
+# thrown away. The definition is ours (`explain.experimental`), without a verified reference.
+
+# %%
+PAINTED = int(os.environ.get("PAINTED", "400"))  # steps of the decoder
+features_of = asked.wrapped(lambda scorer, images, labels: scorer.features(images))
+
+
+def encode(pixels, inside):
+    return features_of(
+        asked.weights, pixels, inside, jnp.zeros((len(pixels), len(asked.classes)), bool)
+    )
+
+
+scenes = training_batches(
+    open_dataset(data, split="train"),
+    Augmentation(crop=96, long_side=(96, 96), hue=0.0),
+    seed=0,
+    batch_size=training.batch_size,
+)
+pixels = np.stack([source.image(id) for id in several[:2]]).astype(np.float32) / np.float32(255)
+everywhere = jnp.ones(pixels.shape[:3], bool)
+shape = jax.eval_shape(encode, pixels, everywhere).shape
+inverse = Perception(channels=shape[3], stride=pixels.shape[1] // shape[1])
+learning = perception.make(inverse, encode, steps=PAINTED)
+state, step = learning.init(jax.random.key(0)), jax.jit(learning.step)
+for number, batch in zip(range(PAINTED), scenes, strict=False):
+    state, metrics = step(state, batch, jax.random.key(number))
+    if number in (0, PAINTED - 1):
+        print(f"step {number + 1}: mean squared error {float(metrics['loss']):.4f}")
+
+# %%
+decode = perception.structure(inverse).bind(state.averaged, state.stats)
+rebuilt = decode(encode(pixels, everywhere))
+shown = jnp.asarray(np.stack([source.labels(id) for id in several[:2]]))
+maps = asked.methods["grad_cam"](asked.weights, pixels, everywhere, shown)
+what = experimental.perception(maps, rebuilt)
+figure, axes = plt.subplots(len(pixels), 4, figsize=(11, 6), layout="constrained", squeeze=False)
+for row, line in enumerate(axes):
+    classes = np.flatnonzero(shown[row])[:2]
+    pictures = [("scene", pixels[row]), ("rebuilt from its features", rebuilt[row])]
+    pictures += [(f"what of {asked.classes.names[c]}", what[row, c]) for c in classes]
+    for axis, (name, seen) in zip(line, pictures, strict=False):
+        axis.imshow(np.clip(np.asarray(seen), 0, 1))
+        axis.set_title(name)
+    for axis in line:
+        axis.axis("off")
+if OUT:
+    figure.savefig(Path(OUT) / "perception.png", dpi=100)

@@ -48,12 +48,13 @@ def test_combiner_inputs_runs_at_its_smallest(headless, tmp_path, monkeypatch, c
 
 
 def test_explainers_trains_explains_and_judges(headless, tmp_path, monkeypatch, capsys):
-    few = {"IMAGES": "12", "EPOCHS": "1", "JUDGED": "4", "METHODS": "cam layer_cam"}
+    few = {"IMAGES": "12", "EPOCHS": "1", "JUDGED": "4", "METHODS": "cam layer_cam", "PAINTED": "2"}
     for name, value in few.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PICTURES", str(tmp_path))
     cells = runpy.run_path(str(NOTEBOOKS / "explainers.py"))
     assert (tmp_path / "explainers.png").stat().st_size > 10_000
+    assert (tmp_path / "perception.png").stat().st_size > 10_000
     assert list(cells["methods"]) == ["cam", "layer_cam"]
     assert "| layer_cam | 4 |" in capsys.readouterr().out
     assert {card.method for card in cells["cards"]} == set(cells["methods"])

@@ -60,7 +60,7 @@ def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
         chosen = [row for row in table_rows if row.result.split == split]
         count, reference = len(chosen[0].result.ids), chosen[0].reference
         title = f"{split}: {count} images, gain against {reference}"
-        table = Table(title=title, box=box.HORIZONTALS, show_edge=False)
+        table = Table(title=title, box=box.HORIZONTALS, show_edge=False, padding=(0, 1, 0, 0))
         for column in _SHOWN:
             table.add_column(_HEAD[column], justify=_SIDES[column], no_wrap=True)
         above = ""
