@@ -165,7 +165,8 @@ scenes = training_batches(
     seed=0,
     batch_size=training.batch_size,
 )
-pixels = np.stack([source.image(id) for id in several[:2]]).astype(np.float32) / np.float32(255)
+shots = np.stack([source.image(id) for id in several[:2]])
+pixels = jnp.asarray(shots.astype(np.float32) / np.float32(255))
 everywhere = jnp.ones(pixels.shape[:3], bool)
 shape = jax.eval_shape(encode, pixels, everywhere).shape
 inverse = Perception(channels=shape[3], stride=pixels.shape[1] // shape[1])

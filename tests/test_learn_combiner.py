@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from wsss_jax.data import fusion_world, stores
+from wsss_jax.data.evidence import evidence_groups
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import early_stop, few_shot, learn_combiner, world
+from wsss_jax.stages import early_stop, few_shot, learn_combiner, teacher, world
 from wsss_jax.stages.early_stop import LeftOut
 from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
@@ -116,6 +117,28 @@ def test_early_stopping_keeps_the_state_that_predicts_left_out_systems_best(
     steps = json.loads((run / "distilled" / "scores.json").read_text())
     assert list(steps.values()) == [3.0, 2.0, 2.5]  # the fourth epoch was never made
     assert int(learn_combiner.distilled(run).step) == sorted(map(int, steps))[1]
+
+
+def test_the_teachers_threshold_is_read_off_its_own_maps_once(inputs, tmp_path):
+    small, path = replace(inputs, cells=24), tmp_path / "teacher.json"
+    slots = small.slots(IDS[:2])
+    found = teacher.otsu(small, slots, SETTINGS.protocol, path)
+    # The maps peak at 1, and what is above the threshold differs most from what is below.
+    (group,) = evidence_groups(small.read, slots, cells=24, skip=lambda id, reason: None)
+    maps = np.asarray(teacher._highest(group.evidence, protocol=SETTINGS.protocol))
+    values = maps[maps >= 0]
+    assert len(values) == 2 * 24 * 24 and values.max() == pytest.approx(1)
+    spread = [
+        (values < t).mean() * (values >= t).mean()
+        * (values[values < t].mean() - values[values >= t].mean()) ** 2
+        for t in (found, found - 0.1, found + 0.1)
+    ]  # fmt: skip
+    assert spread[0] == max(spread)
+    path.write_text('{"threshold": 0.25}')
+    asked = replace(SETTINGS, teacher_threshold="otsu")
+    known = learn_combiner._with_threshold(asked, small, slots, tmp_path)
+    assert known.protocol.threshold == 0.25
+    assert learn_combiner._with_threshold(SETTINGS, small, slots, tmp_path) == SETTINGS
 
 
 def test_the_score_of_early_stopping_is_finite_and_its_images_do_not_teach(inputs, run, tmp_path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ from wsss_jax.data.evidence import (
 )
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
-from wsss_jax.stages import runs
+from wsss_jax.stages import runs, teacher
 from wsss_jax.stages.early_stop import LeftOut, held_out
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.work import Tally, settle
@@ -47,6 +47,8 @@ class Combining:
         protocol: of label-free learning.
         epochs: passes over the training images, of the students.
         distil_epochs: passes, of the network that learns from them.
+        teacher_threshold: fixed (``protocol.threshold``), or otsu: read off the teacher's own maps
+            of the images that teach (``stages.teacher``).
         cells: long side of the grid; VOC at stride 4 has 125.
         seed: of the start, the splits, the order and the distortions.
         save_every: steps between checkpoints.
@@ -57,6 +59,7 @@ class Combining:
     protocol: Protocol = field(default_factory=Protocol)
     epochs: int = 6
     distil_epochs: int = 6
+    teacher_threshold: Literal["fixed", "otsu"] = "fixed"
     cells: int = 96
     seed: int = 0
     save_every: int = 50
@@ -134,6 +137,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         return folder
     seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
+    settings = _with_threshold(settings, inputs, slots, folder)
     students = partial(fusion.make_students, settings.protocol, seen=seen)
     number = settings.protocol.students
     trained(folder / "students", students, inputs, slots, settings, networks=number)
@@ -159,6 +163,17 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     trained(folder / "distilled", make, taught, slots, again, watch=watch)
     write_atomic(folder / "finished", b"distilled\n")
     return folder
+
+
+def _with_threshold(
+    settings: Combining, inputs: Inputs, slots: Mapping[str, int], folder: Path
+) -> Combining:
+    """The same with the teacher's threshold in the protocol, where it is to be read off."""
+    protocol = settings.protocol
+    if settings.teacher_threshold == "fixed" or not protocol.shape.background:
+        return settings
+    found = teacher.otsu(inputs, slots, protocol, folder / "teacher.json")
+    return replace(settings, protocol=replace(protocol, threshold=found))
 
 
 def fuse(
