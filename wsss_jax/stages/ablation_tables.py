@@ -105,6 +105,7 @@ def standard(
         plan.distorted(victim or systems[0]),
         plan.views(),
         plan.walks(),
+        plan.thresholds(),
         plan.labels(shots),
     )
 
@@ -274,6 +275,19 @@ class _Plan:
         ]
         note = "The last walk left out is the one among the network's own inputs."
         return Table("With and without random walk", (self.all, *rows), note)
+
+    def thresholds(self) -> Table:
+        rows = [
+            self._protocol(f"teachers at {threshold}", threshold=threshold)
+            for threshold in (0.3, 0.5)
+        ]
+        otsu = self.way(replace(self.settings, teacher_threshold="otsu"))
+        note = f"Teachers call background what is below {self.settings.protocol.threshold}, or this"
+        return Table(
+            "Threshold of the teachers",
+            (self.all, *rows, Variant("teachers at Otsu's", otsu)),
+            note,
+        )
 
     def labels(self, shots: Sequence[int]) -> Table:
         rows = [Variant(f"k = {k}", replace(self.way(), shots=k)) for k in shots]
