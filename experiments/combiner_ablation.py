@@ -3,7 +3,7 @@
 Reads the stores of a finished run (cam_* and the cues) and learns some fifty combiners from them.
 To be bearable on two cores, each is learned on a coarser grid and for less long than that of the
 run (48 cells and 4 + 6 epochs, there 64 and 4 + 12): the tables rank inputs and steps, their
-numbers are not those of the full combiner. The run's own numbers are in its results.md. See first
+numbers are not those of the full combiner. Walks are made shorter with the grid. The run's own numbers are in its results.md. See first
 that the row "all" is above the closed forms: with too few steps everything becomes background.
 
 Command: python experiments/combiner_ablation.py RUN --data DATA/voc12_animals
@@ -13,6 +13,7 @@ default RUN/ablation. Hardware: two CPU cores; time and numbers: see the README.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from wsss_jax import xla
@@ -60,7 +61,7 @@ def prepared(chosen: argparse.Namespace) -> tuple[Study, tuple[Table, ...]]:
         stores, victim, out / "changed", ids=(*taught, *judged.ids)
     )
     settings = Combining(
-        Protocol(students=3 if len(names) < 4 else 4),
+        _protocol(3 if len(names) < 4 else 4, chosen.cells),
         epochs=chosen.epochs,
         distil_epochs=chosen.distil,
         cells=chosen.cells,
@@ -77,6 +78,14 @@ def prepared(chosen: argparse.Namespace) -> tuple[Study, tuple[Table, ...]]:
     )
     tables = ablation_tables.standard(settings, names, cues=tuple(cues), victim=victim)
     return study, ablation_tables.part(tables, chosen.rows) if chosen.rows else tables
+
+
+def _protocol(students: int, cells: int) -> Protocol:
+    """The run's protocol, its walks as far on the photograph as there: steps go with the area."""
+    plain = Protocol(students=students)
+    share = (cells / 64) ** 2
+    far, near = (max(1, round(n * share)) for n in (plain.walk_steps, plain.shape.walk_steps))
+    return replace(plain, walk_steps=far, shape=replace(plain.shape, walk_steps=near))
 
 
 def _arguments() -> argparse.Namespace:

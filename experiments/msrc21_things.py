@@ -18,6 +18,7 @@ from wsss_jax.stages.features import Features
 from wsss_jax.stages.fit import Training
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.recipe import Recipe
+from wsss_jax.stages.refine import Crf
 from wsss_jax.systems import Classifier, OcCse
 from wsss_jax.systems.fusion import Protocol
 from wsss_jax.systems.terms import Erasing
@@ -68,7 +69,10 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             for name, (model, augmentation, seed) in models.items()
         },
         saliency=data / "saliency_csnet",
-        combiner=Combining(Protocol(students=4), epochs=4, distil_epochs=12, cells=64),
+        crf=Crf(background="otsu"),
+        combiner=Combining(
+            Protocol(students=4), epochs=4, distil_epochs=12, teacher_threshold="otsu", cells=64
+        ),
         features=Features(weights / V2),
         fusions=("mean", "log_opinion_pool"),
         scoring=Scoring(threshold=0.3),

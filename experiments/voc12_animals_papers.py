@@ -103,8 +103,7 @@ def walked(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     along = Walk(run, beta=10.0, steps=256)
     boundaries = refined(maps, folder=out / f"walk_{stem}", settings=along)
     judged(boundaries, chosen)
-    background = label_free_threshold(boundaries, teaching.ids)
-    crf = Crf(background=background and round(background, 3))
+    crf = Crf(background="otsu")
     judged(refined(boundaries, folder=out / f"walkcrf_{stem}", settings=crf), chosen)
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from wsss_jax.data import fusion_world, stores
+from wsss_jax.data import fusion_world, stores, views
 from wsss_jax.data.evidence import evidence_groups
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
@@ -70,6 +70,11 @@ def test_fewer_systems_than_in_training_can_be_fused(inputs, run, tmp_path):
     fused, gates, _ = learn_combiner.fuse(run, fewer, tmp_path / "two", ids=(IDS[0],))
     assert gates.get_scores(IDS[0]).scores.shape[-1] == 2
     assert np.isfinite(fused.get_scores(IDS[0]).scores).all()
+    # An image of which no class is known is all background, like everywhere else.
+    blank = replace(fewer, source=views.photographs(fewer.source))
+    fused, gates, _ = learn_combiner.fuse(run, blank, tmp_path / "two", ids=(IDS[1],))
+    assert not len(fused.get_scores(IDS[1]).classes) and gates.ids() == (IDS[0],)
+    assert fused.get_scores(IDS[1]).size == fewer.source.size(IDS[1])
 
 
 def test_other_settings_are_refused_and_an_unfinished_run_is_named(inputs, run, tmp_path):

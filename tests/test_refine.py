@@ -10,6 +10,7 @@ from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
 from wsss_jax.ops import crf_pydensecrf
 from wsss_jax.stages import refine as refining
+from wsss_jax.stages.decide import label_free_threshold
 from wsss_jax.stages.refine import Crf, Walk, crf_refined, refine, walked
 from wsss_jax.types import ScoreMaps
 
@@ -273,6 +274,19 @@ def test_coarse_maps_of_odd_photographs_are_refined_on_their_own_grid():
 def test_impossible_settings_are_refused_when_they_are_made(wrong):
     with pytest.raises(ValueError, match=r"wanted|known"):
         wrong()
+
+
+def test_a_crf_may_read_its_background_off_the_store(toy, tmp_path):
+    store, source = toy
+    found = label_free_threshold(store, source.ids)
+    made = refine(store, source, tmp_path / "crf", Crf(background="otsu"), ids=source.ids)
+    index = json.loads((made.folder / "index.json").read_text())
+    assert index["made_by"]["background"] == round(found, 2)
+    fixed = Crf(background=index["made_by"]["background"])
+    same = refine(store, source, tmp_path / "crf", fixed, ids=source.ids)
+    assert not same.missing(source.ids)  # the very same settings: nothing is refused
+    with pytest.raises(ValueError, match="one image tells no background"):
+        crf_refined(store.get_scores(source.ids[0]), photograph(), Crf(background="otsu"))
 
 
 def test_without_background_the_classes_share_every_pixel():

@@ -6,7 +6,7 @@ The index of the store names the program and version that computed it, since two
 rounding only and a store must not mix them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import affinity, crf, crf_pydensecrf, masks, walk
+from wsss_jax.stages.decide import label_free_threshold
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.learn_affinity import Learned, learned
 from wsss_jax.stages.work import each, settle
@@ -31,6 +32,9 @@ from wsss_jax.types import ScoreMaps, Size
 
 CELLS = 32
 """Grids are padded to multiples of this many cells, so that few shapes are compiled."""
+
+BACKGROUND = 0.3
+"""Score of background beside activations whose maximum is 1."""
 
 PIXELS = 128
 """Photographs that a network sees are padded to multiples of this, for the same reason."""
@@ -71,21 +75,22 @@ class Crf:
 
     Attributes:
         preset: kernel widths and iterations, by the name of the code that uses them.
-        background: constant score of background beside the class scores, in [0, 1]; None where
-            the data set has no background.
+        background: constant score of background beside the class scores, in [0, 1]; "otsu" reads
+            it off the activations of the store that is refined, all images at once; None where the
+            data set has no background.
         stride: pixels per cell of what is kept.
         backend: jax (ours), or pydensecrf where that is installed.
     """
 
     preset: str = "psa"
-    background: float | None = 0.3
+    background: float | Literal["otsu"] | None = BACKGROUND
     stride: int = 2
     backend: Literal["jax", "pydensecrf"] = "jax"
 
     def __post_init__(self) -> None:
         lookup(crf.PRESETS, self.preset, "CRF preset")
         lookup(crf.BACKENDS, self.backend, "CRF backend")
-        if self.background is not None and not 0 < self.background <= 1:
+        if isinstance(self.background, float | int) and not 0 < self.background <= 1:
             raise ValueError(f"crf.background is {self.background}; wanted a score in (0, 1]")
         if self.stride < 1:
             raise ValueError(f"crf.stride is {self.stride}; wanted 1 or more pixels per cell")
@@ -117,6 +122,8 @@ def refine(
             f"{store.folder} holds {store.kind if store.holds == 'scores' else 'masks'}; refine "
             "activations or probabilities (logits: import them as probabilities)"
         )
+    if isinstance(settings, Crf) and settings.background == "otsu":
+        settings = replace(settings, background=_otsu(store, ids))
     made_by, parents = as_json(settings), [store.folder.name]
     if isinstance(settings, Walk) and settings.affinity is not None:
         learned(settings.affinity)  # a run that is not finished is refused before anything is made
@@ -134,6 +141,22 @@ def refine(
     tally = each(f"{name} {folder.name}", function, target.missing(ids), workers=workers)
     settle(target, tally)
     return target
+
+
+def _otsu(store: Store, ids: tuple[str, ...]) -> float:
+    """Background of a CRF over the store; of no account for probabilities, which bring their own.
+
+    Raises ValueError where scores are all alike.
+    """
+    if store.kind == "probability":
+        return BACKGROUND
+    found = label_free_threshold(store, ids)
+    if found is None:
+        raise ValueError(
+            f"{store.folder}: scores are all alike, so no background can be read off them; give "
+            "crf.background a number"
+        )
+    return round(found, 2)
 
 
 def computed_by(settings: Walk | Crf) -> str:
@@ -226,9 +249,12 @@ def _along_learned(
 def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Crf) -> ScoreMaps:
     """Marginals of the present classes after mean field; background is what they leave of 1.
 
-    Raises ValueError for photograph and maps of different images, NaN or negative scores.
+    Raises ValueError for photograph and maps of different images, NaN or negative scores, and for a
+    background that only a whole store can tell.
     """
     check(maps, image)
+    if settings.background == "otsu":
+        raise ValueError("one image tells no background; give crf.background a number")
     infer, preset = crf.BACKENDS[settings.backend], crf.PRESETS[settings.preset]
     unary, classes_from = _unary(maps, settings.background)
     marginals = infer(image, unary, preset)[..., classes_from:]

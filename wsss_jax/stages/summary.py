@@ -62,7 +62,9 @@ def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
         title = f"{split}: {count} images, gain against {reference}"
         table = Table(title=title, box=box.HORIZONTALS, show_edge=False, padding=(0, 1, 0, 0))
         for column in _SHOWN:
-            table.add_column(_HEAD[column], justify=_SIDES[column], no_wrap=True)
+            table.add_column(
+                _HEAD[column], justify="left" if _HEAD[column] in _LEFT else "right", no_wrap=True
+            )
         above = ""
         for row in chosen:
             if row.group != above:
@@ -81,7 +83,7 @@ def write(out: Path, table_rows: Sequence[Row], classes: ClassList, **extra: obj
     lines = ["# Results", "", EXPLANATION, ""]
     for split in dict.fromkeys(row.result.split for row in table_rows):
         lines += [f"## {split}", "", "| " + " | ".join(_HEAD) + " |"]
-        lines += ["|" + "|".join("--:" if s == "right" else "---" for s in _SIDES) + "|"]
+        lines += ["|" + "|".join("---" if name in _LEFT else "--:" for name in _HEAD) + "|"]
         lines += [
             "| " + " | ".join(_cells(row)) + " |" for row in table_rows if row.result.split == split
         ]
@@ -91,7 +93,7 @@ def write(out: Path, table_rows: Sequence[Row], classes: ClassList, **extra: obj
 
 _HEAD = ("step", "store", "fixed", "95 %", "at", "Otsu", "at", "tuned", "at", "gain", "95 %")
 _SHOWN = (1, 2, 3, 5, 7, 9, 10)  # on a terminal; the files have the thresholds too
-_SIDES = ("left", "left", "right", "left", *6 * ("right",), "left")
+_LEFT = ("step", "store", "95 %")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
