@@ -3,8 +3,9 @@
 Reads the stores of a finished run (cam_* and the cues) and learns some fifty combiners from them.
 To be bearable on two cores, each is learned on a coarser grid and for less long than that of the
 run (48 cells and 4 + 6 epochs, there 64 and 4 + 12): the tables rank inputs and steps, their
-numbers are not those of the full combiner. Walks are made shorter with the grid. The run's own numbers are in its results.md. See first
-that the row "all" is above the closed forms: with too few steps everything becomes background.
+numbers are not those of the full combiner. Walks are made shorter with the grid. The run's own
+numbers are in its results.md. See first that the row "all" is above the closed forms: with too few
+steps everything becomes background.
 
 Command: python experiments/combiner_ablation.py RUN --data DATA/voc12_animals
     [--tables "Systems: one out"] [--rows all "without image"] [--seeds 0 1 2] [--out FOLDER]

@@ -43,7 +43,7 @@ from wsss_jax.systems import perception
 from wsss_jax.systems.perception import Perception
 
 IMAGES = int(os.environ.get("IMAGES", "600"))  # scenes to draw; every third is for validation
-EPOCHS = int(os.environ.get("EPOCHS", "20"))
+EPOCHS = int(os.environ.get("EPOCHS", str(demo.EPOCHS)))
 JUDGED = int(os.environ.get("JUDGED", "60"))  # scenes on which methods are judged
 METHODS = os.environ.get("METHODS", "").split()  # none: all of them
 OUT = os.environ.get("PICTURES")  # a folder, to keep the picture
