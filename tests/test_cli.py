@@ -96,6 +96,15 @@ def test_an_experiment_is_a_file_whose_settings_flags_can_change(capsys, scenes,
     assert code == 0 and "--systems.fine.epochs" in out
     code, out, err = typed(capsys, "run", file, "--data", scenes, "--galery", "3")
     assert code == 2 and "--gallery" in out + err
+    code, _, err = typed(capsys, "run", file, "--data", scenes, "--train-only", "fime")
+    assert code == 1 and "did you mean 'fine'" in err
+    file.write_text(
+        "from wsss_jax.stages.segment_plan import SegmentPlan\n"
+        "def recipe(data, weights):\n"
+        "    return SegmentPlan(data)\n"
+    )
+    code, _, err = typed(capsys, "run", file, "--data", scenes, "--train-only", "fine")
+    assert code == 1 and "no recipe of several systems" in err
 
 
 def test_large_pages_are_asked_for_once():
