@@ -15,7 +15,7 @@
 #
 # The embedded data set shows creatures whose class is told by a small head; the body tells nothing.
 # A network trained on image labels alone should therefore look at heads, and the true masks say
-# where they are. Here it is trained in about a minute, explained by every method, and the methods
+# where they are. Here it is trained in a few minutes, explained by every method, and the methods
 # are judged: are their maps faithful to the network, and do they lie on the creature?
 
 # %%
