@@ -127,7 +127,7 @@ def test_early_stopping_keeps_the_state_that_predicts_left_out_systems_best(
 def test_the_teachers_threshold_is_read_off_its_own_maps_once(inputs, tmp_path):
     small, path = replace(inputs, cells=24), tmp_path / "teacher.json"
     slots = small.slots(IDS[:2])
-    found = teacher.otsu(small, slots, SETTINGS.protocol, path)
+    found = teacher.otsu(small, IDS[:2], SETTINGS.protocol, path)
     # The maps peak at 1, and what is above the threshold differs most from what is below.
     (group,) = evidence_groups(small.read, slots, cells=24, skip=lambda id, reason: None)
     maps = np.asarray(teacher._highest(group.evidence, protocol=SETTINGS.protocol))
@@ -141,9 +141,9 @@ def test_the_teachers_threshold_is_read_off_its_own_maps_once(inputs, tmp_path):
     assert spread[0] == max(spread)
     path.write_text('{"threshold": 0.25}')
     asked = replace(SETTINGS, teacher_threshold="otsu")
-    known = learn_combiner._with_threshold(asked, small, slots, tmp_path)
+    known = learn_combiner._with_threshold(asked, small, IDS[:2], tmp_path)
     assert known.protocol.threshold == 0.25
-    assert learn_combiner._with_threshold(SETTINGS, small, slots, tmp_path) == SETTINGS
+    assert learn_combiner._with_threshold(SETTINGS, small, IDS[:2], tmp_path) == SETTINGS
 
 
 def test_the_score_of_early_stopping_is_finite_and_its_images_do_not_teach(inputs, run, tmp_path):

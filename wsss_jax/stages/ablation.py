@@ -29,6 +29,7 @@ from wsss_jax.data.stores import Store, read_npz
 from wsss_jax.ops import evidence as ops
 from wsss_jax.ops.intervals import Interval
 from wsss_jax.stages import few_shot, learn_combiner, runs
+from wsss_jax.stages.each_group import over_evidence
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.few_shot import FewShot
@@ -210,7 +211,7 @@ def combine_closed(way: Closed, study: Study, folder: Path, *, ids: Sequence[str
 
     says = partial(_consensus, steps=way.steps, saliency=way.saliency)
     title, missing = f"fuse {folder.parent.name}", target.missing(ids)
-    learn_combiner.over_evidence(title, inputs, missing, says, keep, target)
+    over_evidence(title, inputs, missing, says, keep, target)
     return target
 
 

@@ -282,7 +282,8 @@ class _Plan:
             for threshold in (0.3, 0.5)
         ]
         otsu = self.way(replace(self.settings, teacher_threshold="otsu"))
-        note = f"Teachers call background what is below {self.settings.protocol.threshold}, or this"
+        usual = self.settings.protocol.threshold
+        note = f"Where no class of the teachers' maps exceeds it is background; first row: {usual}."
         return Table(
             "Threshold of the teachers",
             (self.all, *rows, Variant("teachers at Otsu's", otsu)),

@@ -25,18 +25,15 @@ from wsss_jax.data.evidence import (
     EvidenceGroup,
     Example,
     Inputs,
-    evidence_groups,
     grid_of,
 )
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import runs, teacher
+from wsss_jax.stages.each_group import over_evidence
 from wsss_jax.stages.early_stop import LeftOut, held_out
-from wsss_jax.stages.progress import meter
-from wsss_jax.stages.work import Tally, settle
 from wsss_jax.systems import fusion
 from wsss_jax.systems.fusion import Protocol
-from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import Evidence, ScoreMaps
 
 
@@ -138,7 +135,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         return folder
     seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
-    settings = _with_threshold(settings, inputs, slots, folder)
+    settings = _with_threshold(settings, inputs, list(slots), folder)
     students = partial(fusion.make_students, settings.protocol, seen=seen)
     number = settings.protocol.students
     trained(folder / "students", students, inputs, slots, settings, networks=number)
@@ -167,13 +164,13 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
 
 
 def _with_threshold(
-    settings: Combining, inputs: Inputs, slots: Mapping[str, int], folder: Path
+    settings: Combining, inputs: Inputs, ids: Sequence[str], folder: Path
 ) -> Combining:
     """The same with the teacher's threshold in the protocol, where it is to be read off."""
     protocol = settings.protocol
     if settings.teacher_threshold == "fixed" or not protocol.shape.background:
         return settings
-    found = teacher.otsu(inputs, slots, protocol, folder / "teacher.json")
+    found = teacher.otsu(inputs, ids, protocol, folder / "teacher.json")
     return replace(settings, protocol=replace(protocol, threshold=found))
 
 
@@ -303,31 +300,6 @@ def _average(
     over_evidence(
         f"average {target.folder.parent.name}", inputs, target.missing(ids), says, keep, target
     )
-
-
-def over_evidence(
-    title: str, inputs: Inputs, ids: Sequence[str], says: Any, keep: Any, target: Store
-) -> None:
-    """Run a jitted function over all evidence; memory does not grow with the number of images.
-
-    says: from ``Evidence`` to a tuple of arrays, row by row. keep: takes a group and those. target:
-    where images that cannot be used are listed.
-    """
-    if not ids:
-        return
-    skipped: dict[str, str] = {}
-    slots = inputs.slots(ids)
-    done = 0
-    with stop_signals() as stop, meter(title, len(slots)) as bar:
-        for group in evidence_groups(
-            inputs.read, slots, cells=inputs.cells, skip=skipped.__setitem__
-        ):
-            keep(group, tuple(np.asarray(part) for part in says(group.evidence)))
-            done += len(group.ids)
-            bar.advance(len(group.ids))
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
-    settle(target, Tally(done, skipped))
 
 
 def trained(

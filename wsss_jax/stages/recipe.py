@@ -144,19 +144,29 @@ def train_systems(recipe: Recipe, out: Path, names: Sequence[str]) -> list[Store
 def judge_all(recipe: Recipe, made: Made) -> list[Result]:
     """Every store on every split, against the true masks."""
     results = []
-    sources = {split: opened(recipe, split) for split in recipe.splits}
-    taught = opened(recipe, recipe.train_split).ids
-    for name, store in made.stores.items():
-        vote = name.removeprefix("fuse_") in VOTES
-        otsu = None if vote else label_free_threshold(store, taught)
-        for split, source in sources.items():
+    otsu: dict[str, float | None] = {}
+    if recipe.scoring.on(opened(recipe)).background:
+        taught = opened(recipe, recipe.train_split).ids
+        otsu = {
+            name: label_free_threshold(store, taught)
+            for name, store in made.stores.items()
+            if not _votes(name)
+        }
+    for split in recipe.splits:
+        source = opened(recipe, split)
+        for name, store in made.stores.items():
             scoring = recipe.scoring.on(source)
-            if vote:
+            if _votes(name):
                 scoring = replace(scoring, threshold=0.5)
+            found = otsu.get(name)
             results.append(
-                evaluate(store, source, scoring, split=split, otsu=otsu, workers=recipe.workers)
+                evaluate(store, source, scoring, split=split, otsu=found, workers=recipe.workers)
             )
     return results
+
+
+def _votes(name: str) -> bool:
+    return name.removeprefix("fuse_") in VOTES
 
 
 @dataclass(frozen=True)

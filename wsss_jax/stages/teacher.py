@@ -6,7 +6,7 @@ the threshold off the closed form's own values on the images that teach.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,38 +15,36 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wsss_jax.data.evidence import Inputs, evidence_groups
+from wsss_jax.data.evidence import EvidenceGroup, Inputs
 from wsss_jax.data.files import write_atomic
 from wsss_jax.ops import evidence as ops
 from wsss_jax.ops import masks
 from wsss_jax.stages.decide import BINS
-from wsss_jax.stages.progress import meter
+from wsss_jax.stages.each_group import over_evidence
 from wsss_jax.systems.fusion import Protocol
-from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import Evidence
 
 
-def otsu(inputs: Inputs, slots: Mapping[str, int], protocol: Protocol, path: Path) -> float:
-    """Otsu's threshold of the teacher's maps over all cells of the images in ``slots``.
+def otsu(inputs: Inputs, ids: Sequence[str], protocol: Protocol, path: Path) -> float:
+    """Otsu's threshold of the teacher's maps over all cells of the images ``ids``.
 
     The teacher is that of ``protocol``, from all systems. The result is kept at ``path``, so that a
-    run that goes on goes on with it. Raises ValueError where all values are alike.
+    run that goes on goes on with it. Images that cannot be used are printed. Raises ValueError
+    where all values are alike.
     """
     if path.is_file():
         return float(json.loads(path.read_text())["threshold"])
-    counts, done = np.zeros(BINS), 0
-    with stop_signals() as stop, meter("threshold of the teacher", len(slots)) as bar:
-        for group in evidence_groups(
-            inputs.read, slots, cells=inputs.cells, skip=lambda id, reason: None
-        ):
-            highest = np.asarray(_highest(group.evidence, protocol=protocol))
-            counts += np.histogram(highest[highest >= 0], BINS, (0.0, 1.0))[0]
-            done += len(group.ids)
-            bar.advance(len(group.ids))
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
+    counts = np.zeros(BINS)
+
+    def says(evidence: Evidence) -> tuple[Array]:
+        return (_highest(evidence, protocol=protocol),)
+
+    def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
+        counts[:] += np.histogram(rows[0][rows[0] >= 0], BINS, (0.0, 1.0))[0]
+
+    over_evidence("threshold of the teacher", inputs, ids, says, keep, None)
     threshold = round(masks.otsu(counts), 4)
-    write_atomic(path, json.dumps({"threshold": threshold, "images": done}).encode())
+    write_atomic(path, json.dumps({"threshold": threshold, "images": len(ids)}).encode())
     return threshold
 
 

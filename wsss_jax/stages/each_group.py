@@ -1,0 +1,40 @@
+"""A jitted function over the evidence of many images, group by group, in bounded memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from wsss_jax.data.evidence import Inputs, evidence_groups
+from wsss_jax.data.stores import Store
+from wsss_jax.stages.progress import meter
+from wsss_jax.stages.work import Tally, settle
+from wsss_jax.train.loop import Interrupted, stop_signals
+
+
+def over_evidence(
+    title: str, inputs: Inputs, ids: Sequence[str], says: Any, keep: Any, target: Store | None
+) -> None:
+    """Run a jitted function over all evidence; memory does not grow with the number of images.
+
+    says: from ``Evidence`` to a tuple of arrays, row by row. keep: takes a group and those. target:
+    where images that cannot be used are listed; None prints them alone.
+    """
+    if not ids:
+        return
+    skipped: dict[str, str] = {}
+    slots = inputs.slots(ids)
+    done = 0
+    with stop_signals() as stop, meter(title, len(slots)) as bar:
+        for group in evidence_groups(
+            inputs.read, slots, cells=inputs.cells, skip=skipped.__setitem__
+        ):
+            keep(group, tuple(np.asarray(part) for part in says(group.evidence)))
+            done += len(group.ids)
+            bar.advance(len(group.ids))
+            if stop.is_set():
+                raise Interrupted(128 + stop.number)
+    if target is None:
+        Tally(done, skipped).report(title)
+    else:
+        settle(target, Tally(done, skipped))
