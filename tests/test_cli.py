@@ -80,6 +80,11 @@ def test_stores_go_through_the_verbs_one_by_one(capsys, scenes, tmp_path):
     assert typed(capsys, "combine", maps, walked, *data, "--out", fused, *cued)[0] == 0
     code, out, _ = typed(capsys, "evaluate", maps, fused, *data, "--out", tmp_path)
     assert code == 0 and (tmp_path / "results.json").exists() and "fused" in out
+    assert "against the first store, both at fixed" in " ".join(out.split())
+    code, out, _ = typed(capsys, "evaluate", maps, fused, *data, "--tuned-reference")
+    assert code == 0 and "first store at its best" in " ".join(out.split())
+    code, _, err = typed(capsys, "evaluate", maps, *data, "--only", "beetles")
+    assert code == 1 and "did you mean" in err
     assert typed(capsys, "report", maps, fused, *data, "--out", page)[0] == 0 and page.exists()
     code, _, err = typed(capsys, "combine", maps, cue, *data, "--out", tmp_path / "no")
     assert code == 1 and "--saliency" in err

@@ -200,6 +200,20 @@ def test_the_robust_loss_by_hand():
     )
 
 
+def test_shares_that_differ_cost_what_their_divergence_is():
+    labels = jnp.array([[0, 0, 2, 1], [0, 1, 1, 1]])
+    counted = jnp.ones((2, 4), bool).at[1, 3].set(False)  # shares are of seven: 3/7 background
+    away = losses.share_divergence(jnp.full((2, 4), 0.6), labels, counted)
+    by_hand = 3 / 7 * np.log(3 / 7 / 0.6) + 4 / 7 * np.log(4 / 7 / 0.4)
+    np.testing.assert_allclose(away, by_hand, rtol=1e-5)
+    # One image may be all wrong if another makes up for it: only shares are compared.
+    swapped = jnp.array([[1, 1, 1, 0.0], [0, 0, 0, 1.0]])
+    np.testing.assert_allclose(losses.share_divergence(swapped, labels, counted), 0, atol=1e-6)
+    nothing = losses.share_divergence(jnp.full((2, 4), 0.6), labels, jnp.zeros((2, 4), bool))
+    gradient = jax.grad(lambda p: losses.share_divergence(p, labels, counted))(jnp.ones((2, 4)))
+    assert np.isfinite(nothing) and np.isfinite(gradient).all()
+
+
 def test_mirroring_twice_is_nothing_and_labels_move_along():
     e = evidence()
     e = replace(e, truth=np.random.default_rng(0).integers(0, 3, (2, 24, 24)).astype(np.int32))
@@ -265,6 +279,9 @@ def test_students_learn_from_others_and_the_network_from_them():
     distilled = fusion.make_distilled(protocol, features=0, steps=2)
     one, metrics = jax.jit(distilled.step)(distilled.init(key), taught, key)
     assert np.isfinite(float(metrics["loss"]))
+    keeping = fusion.make_distilled(replace(protocol, share_weight=5.0), features=0, steps=2)
+    _, dearer = jax.jit(keeping.step)(keeping.init(key), taught, key)
+    assert float(dearer["loss"]) > float(metrics["loss"])
     template = fusion.template(protocol, 0)
     assert jax.tree.map(jnp.shape, one) == jax.tree.map(jnp.shape, template)
     score = jax.jit(lambda state, e: fusion.left_out_score(network, state, e))(one, e)

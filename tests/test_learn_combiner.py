@@ -1,6 +1,7 @@
 """The combiner as a stage: from stores to stores, resumable, and never a look at a mask."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -94,6 +95,23 @@ def test_scores_of_another_photograph_cost_only_that_image(inputs, run, tmp_path
     fused, _, doubt = learn_combiner.fuse(run, mixed, tmp_path / "mixed", ids=(IDS[0], IDS[1]))
     assert fused.ids() == (IDS[1],)
     assert "(25, 24)" in (doubt.folder / "skipped.json").read_text()
+
+
+def test_a_run_whose_record_lacks_later_settings_goes_on_where_they_are_at_their_defaults(
+    inputs, run, tmp_path
+):
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    record = json.loads((old / "settings.json").read_text())
+    del record["settings"]["protocol"]["share_weight"], record["settings"]["teacher_threshold"]
+    (old / "settings.json").write_text(json.dumps(record))
+    ids = inputs.source.ids[:4]
+    assert learn_combiner.learn(inputs, old, SETTINGS, ids=ids) == old
+    assert len(learn_combiner.fuse(old, inputs, tmp_path / "fused", ids=ids[:1])[0].ids()) == 1
+    assert len(learn_combiner.fuse(old, inputs, tmp_path / "fused", ids=ids[:2])[0].ids()) == 2
+    other = replace(SETTINGS, protocol=replace(SETTINGS.protocol, share_weight=1.0))
+    with pytest.raises(ValueError, match=r"share_weight: 0.0 -> 1.0"):
+        learn_combiner.learn(inputs, old, other, ids=ids)
 
 
 def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs, run, tmp_path):

@@ -60,16 +60,19 @@ class Data:
         layout: voc, folder, coco or tfds; "auto" tells them apart.
         split: name of a list of it, or "all".
         lists: folder of id lists (*.txt, cls_labels.npz) that lie elsewhere.
+        only: classes to keep, all others are background; none for all classes.
     """
 
     data: Path
     layout: str = "auto"
     split: str = "all"
     lists: Path | None = None
+    only: tuple[str, ...] = ()
 
     def open(self) -> Source:
-        """The source on disk."""
-        return open_dataset(self.data, split=self.split, layout=self.layout, lists=self.lists)
+        """The source on disk, of the classes that are asked for."""
+        source = open_dataset(self.data, split=self.split, layout=self.layout, lists=self.lists)
+        return views.only(source, self.only)
 
 
 def run_demo(
@@ -211,6 +214,7 @@ def judge(
     out: Path | None = None,
     scoring: Bare[evaluate.Scoring] = evaluate.Scoring(),  # noqa: B008
     workers: Workers = Workers(),  # noqa: B008
+    tuned_reference: bool = False,
 ) -> None:
     """Judge score maps or masks against true masks; the first store is the reference.
 
@@ -220,6 +224,8 @@ def judge(
         out: folder for results.json and results.md.
         scoring: what counts, and where background begins.
         workers: processes and shards.
+        tuned_reference: gains over the first store at its best threshold on this truth, in its
+            favour; the other stores keep theirs.
     """
     source, opened = data.open(), [open_store(path) for path in stores]
     if all(store.classes == SALIENCY.names for store in opened):
@@ -235,7 +241,7 @@ def judge(
         )
         for store in opened
     ]
-    rows = summary.against_first(results)
+    rows = summary.against_first(results, tuned=tuned_reference)
     summary.show(rows)
     if out is not None:
         summary.write(out, rows, source.classes)

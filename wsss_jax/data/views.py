@@ -75,13 +75,15 @@ def agnostic(source: Source) -> View:
     return View(source, SALIENCY, shown, partial(_any_class, source))
 
 
-def only(source: Source, names: Sequence[str]) -> View:
-    """These classes, in this order; the pixels of all others are background.
+def only(source: Source, names: Sequence[str]) -> Source:
+    """These classes, in this order; the pixels of all others are background. No names: all classes.
 
     So a data set of things and stuff, without background, becomes one of things before a
     background. An image that shows none of them has no label. Unlabelled pixels stay IGNORE.
     Raises ValueError for a name that the source lacks, naming the nearest.
     """
+    if not names:
+        return source
     chosen = np.array([source.classes.index(name) for name in names])
     table = np.zeros(256, np.uint8)
     table[IGNORE] = IGNORE

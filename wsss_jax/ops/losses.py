@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from wsss_jax.ops.pairs import Pairs
 from wsss_jax.types import IGNORE
 
+_TINY = 1e-6
+
 
 def multilabel_soft_margin(
     logits: Float[Array, "b c"], targets: Float[Array, "b c"]
@@ -58,6 +60,26 @@ def generalised_cross_entropy(
     """
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
     return -picked if q == 0 else (1 - jnp.exp(q * picked)) / q
+
+
+def share_divergence(
+    background: Float[Array, "*b"], labels: Int[Array, "*b"], counted: Bool[Array, "*b"]
+) -> Float[Array, ""]:
+    """Kullback-Leibler divergence of the share of background that is predicted from that of labels.
+
+    background: its probability. labels: 0 background. Shares are over all cells that count, of all
+    images together; where none counts, 0. Robust losses follow the more frequent label where they
+    doubt, so background grows; this keeps its share. Source: Tanaka et al. 2018 ("Joint
+    optimization framework for learning with noisy labels"), equation 5, over two classes, as which
+    others there are differs from image to image.
+    """
+    number = jnp.maximum(counted.sum().astype(background.dtype), 1)
+    wanted, found = (
+        jnp.clip(jnp.where(counted, part, 0).sum() / number, _TINY, 1 - _TINY)
+        for part in ((labels == 0).astype(background.dtype), background)
+    )
+    cost = wanted * jnp.log(wanted / found)
+    return cost + (1 - wanted) * jnp.log((1 - wanted) / (1 - found))
 
 
 def balanced_binary(

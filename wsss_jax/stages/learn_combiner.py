@@ -36,6 +36,8 @@ from wsss_jax.systems import fusion
 from wsss_jax.systems.fusion import Protocol
 from wsss_jax.types import Evidence, ScoreMaps
 
+_HOW = "run `wsss combine --run`"
+
 
 @dataclass(frozen=True)
 class Combining:
@@ -130,7 +132,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         "channels": inputs.channels(),
         "images": len(ids),
     }
-    runs.claim(folder, record)
+    record = runs.claim(folder, record, Combining)
     if runs.is_finished(folder):
         return folder
     seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
@@ -198,6 +200,7 @@ def fuse(
     )
     seen = fusion.splits(len(inputs.systems), students, settings.seed)
     names = tuple(store.folder.name for store in inputs.systems)
+    learned_with = runs.record_of(run, _HOW)["settings"]  # as written when it was learned
 
     def store(suffix: str, classes: tuple[str, ...], kind: Any) -> Store:
         return stores.create(
@@ -205,7 +208,7 @@ def fuse(
             holds="scores",
             classes=classes,
             kind=kind,
-            made_by={"stage": "learned combiner", "run": run.name, **as_json(settings)},
+            made_by={"stage": "learned combiner", "run": run.name, **learned_with},
             parents=names,
         )
 
@@ -248,7 +251,7 @@ def _put_unlabelled(fused: Store, inputs: Inputs, ids: Sequence[str]) -> None:
 
 def finished(run: Path) -> tuple[Combining, int]:
     """Settings of a finished run and its frozen channels. BadFileError where there is none."""
-    record = runs.record_of(run, "run `wsss combine --run`")
+    record = runs.record_of(run, _HOW)
     return config.from_json(Combining, record["settings"]), int(record["channels"])
 
 
@@ -341,7 +344,7 @@ def distilled(run: Path) -> Any:
 
 
 def _students_of(run: Path) -> Path:
-    record = runs.record_of(run, "run `wsss combine --run`")
+    record = runs.record_of(run, _HOW)
     return run / record.get("students_of", "")
 
 

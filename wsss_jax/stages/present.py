@@ -16,7 +16,7 @@ from wsss_jax.stages.evaluate import GRID, Scoring, evaluate, fixed_threshold, f
 from wsss_jax.stages.fit import versions
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.recipe import VOTES, Made, Recipe
-from wsss_jax.stages.summary import WITHOUT_OTSU, Row, against_first
+from wsss_jax.stages.summary import Row, against_first, explanation
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ def _report(
             and (row.result.name == "fuse_mean" or not row.result.name.startswith("fuse_"))
         },
         settings={"data": source.name, **settings, **versions()},
-        notes=(WITHOUT_OTSU,) if rows else ("There are no true masks to judge by.",),
+        notes=(explanation(rows, otsu=False),)
+        if rows
+        else ("There are no true masks to judge by.",),
         scored=rows[0].result.scored if rows else (),
         rules={
             name: Rule(groups.get(name, "stores"), _threshold(store, gallery.scoring))

@@ -256,4 +256,4 @@ def opened(recipe: Recipe, split: str | None = None) -> Source:
         source = open_together(recipe.data, recipe.splits, recipe.layout)
     else:
         source = open_dataset(recipe.data, split=split, layout=recipe.layout)
-    return views.only(source, recipe.classes) if recipe.classes else source
+    return views.only(source, recipe.classes)

@@ -1,7 +1,7 @@
 """What a run found, as a table for the terminal and as results.json and results.md."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich import box
@@ -14,29 +14,33 @@ from wsss_jax.ops.intervals import Interval
 from wsss_jax.stages.evaluate import Result, write_results
 from wsss_jax.stages.recipe import Made
 
-_FIXED = (
+FIXED = (
     "mIoU in percent over the scored classes. Fixed: the threshold was set before any mask was "
-    "read. "
+    "read."
 )
-_OTSU = "Otsu: the one that parts the scores themselves best; no mask was read. "
-_TUNED = (
-    "Tuned: the best threshold on the truth of this very split, an upper bound. Gain: against the "
-    "best single system on this split (picked by truth, in its favour), both at fixed thresholds, "
-    "with the 95 % interval of a paired bootstrap over images."
+OTSU = "Otsu: the one that parts the scores themselves best; no mask was read."
+TUNED = "Tuned: the best threshold on the truth of this very split, an upper bound."
+_INTERVAL = "with the 95 % interval of a paired bootstrap over images."
+BEST_SINGLE = (
+    "Gain: against the best single system on this split (picked by truth, in its favour), both at "
+    f"fixed thresholds, {_INTERVAL}"
 )
-EXPLANATION = _FIXED + _OTSU + _TUNED
-WITHOUT_OTSU = _FIXED + _TUNED
-"""For the report page, whose tables have no such rows."""
+FIRST = f"Gain: against the first store, both at fixed thresholds, {_INTERVAL}"
+FIRST_TUNED = (
+    "Gain: of a store at its fixed threshold against the first store at its best threshold on this "
+    f"truth, in its favour, {_INTERVAL}"
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One store on one split, beside the best single system."""
+    """One store on one split, beside another; ``gained`` says in a sentence what a gain is."""
 
     result: Result
     group: str
     reference: str
     gain: Interval | None
+    gained: str
 
 
 def rows(made: Made, results: Sequence[Result]) -> list[Row]:
@@ -48,15 +52,25 @@ def rows(made: Made, results: Sequence[Result]) -> list[Row]:
         singles = [r for r in results if r.split == result.split and _is_single(r, made)]
         best = max(singles, key=lambda r: r.miou())
         gain = None if _is_single(result, made) else result.gain(best)
-        found.append(Row(result, made.groups[result.name], best.name, gain))
+        found.append(Row(result, made.groups[result.name], best.name, gain, BEST_SINGLE))
     return found
 
 
-def against_first(results: Sequence[Result]) -> list[Row]:
-    """Results with their paired gain over the first of them."""
+def against_first(results: Sequence[Result], *, tuned: bool = False) -> list[Row]:
+    """Results with their paired gain over the first of them.
+
+    tuned: over the first at its best threshold on the truth; the others stay at their fixed ones.
+    """
     first = results[0]
-    others = [Row(result, "", first.name, result.gain(first)) for result in results[1:]]
-    return [Row(first, "", first.name, None), *others]
+    rival = replace(first, counts=first.counts_tuned) if tuned else first
+    said = FIRST_TUNED if tuned else FIRST
+    others = [Row(result, "", first.name, result.gain(rival), said) for result in results[1:]]
+    return [Row(first, "", first.name, None, said), *others]
+
+
+def explanation(table_rows: Sequence[Row], *, otsu: bool = True) -> str:
+    """What the columns of a table mean; ``otsu``: whether it has that one."""
+    return " ".join([FIXED, *([OTSU] if otsu else []), TUNED, table_rows[0].gained])
 
 
 def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
@@ -80,13 +94,13 @@ def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
             table.add_row(*(cells[column] for column in _SHOWN))
         console.print(table)
         print()
-    console.print(EXPLANATION)
+    console.print(explanation(table_rows))
 
 
 def write(out: Path, table_rows: Sequence[Row], classes: ClassList, **extra: object) -> None:
     """results.json with every number, results.md with the tables."""
     write_results(out / "results.json", [row.result for row in table_rows], classes, **extra)
-    lines = ["# Results", "", EXPLANATION, ""]
+    lines = ["# Results", "", explanation(table_rows), ""]
     for split in dict.fromkeys(row.result.split for row in table_rows):
         lines += [f"## {split}", "", "| " + " | ".join(_HEAD) + " |"]
         lines += ["|" + "|".join("---" if name in _LEFT else "--:" for name in _HEAD) + "|"]

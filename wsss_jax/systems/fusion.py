@@ -48,6 +48,7 @@ class Protocol:
         colour_jitter: deviation of brightness and of each channel.
         full_view: how often distillation sees all systems; the rest sees a random part.
         average_steps: walk over the students' mean before it teaches the distilled network.
+        share_weight: how strongly the predicted share of background is held at that of the labels.
         consensus_weight: weight of what the teacher says, on pixels without a label.
         labelled_weight: weight of pixel labels where there are any (the k-shot regime).
         optim: how parameters are updated.
@@ -66,6 +67,7 @@ class Protocol:
     colour_jitter: float = 0.05
     full_view: float = 0.5
     average_steps: int = 3
+    share_weight: float = 0.0
     consensus_weight: float = 1.0
     labelled_weight: float = 1.0
     optim: Optim = field(
@@ -296,7 +298,12 @@ def _update(
         q = protocol.q if protocol.loss == "gce" else 0.0
         believed = losses.generalised_cross_entropy(logits, labels, q=q)
         if seen.truth is None:
-            return protocol.consensus_weight * _mean(believed, counted)
+            loss = protocol.consensus_weight * _mean(believed, counted)
+            if protocol.share_weight and protocol.shape.background:
+                background = jax.nn.softmax(logits)[..., 0]
+                away = losses.share_divergence(background, labels, counted)
+                loss += protocol.share_weight * away
+            return loss
         known = (seen.truth != IGNORE) & seen.inside & seen.real[:, None, None]
         exact = losses.generalised_cross_entropy(logits, jnp.where(known, seen.truth, 0), q=0.0)
         loss = protocol.consensus_weight * _mean(believed, counted & ~known)
