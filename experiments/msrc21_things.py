@@ -70,9 +70,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         saliency=data / "saliency_csnet",
         crf=Crf(background="otsu"),
-        combiner=Combining(
-            Protocol(students=4), epochs=4, distil_epochs=12, teacher_threshold="otsu", cells=64
-        ),
+        combiner=Combining(Protocol(students=4), epochs=4, distil_epochs=12, cells=64),
         features=Features(weights / V2),
         fusions=("mean", "log_opinion_pool"),
         scoring=Scoring(threshold=0.3),

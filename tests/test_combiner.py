@@ -279,7 +279,7 @@ def test_students_learn_from_others_and_the_network_from_them():
     distilled = fusion.make_distilled(protocol, features=0, steps=2)
     one, metrics = jax.jit(distilled.step)(distilled.init(key), taught, key)
     assert np.isfinite(float(metrics["loss"]))
-    keeping = fusion.make_distilled(replace(protocol, share_weight=5.0), features=0, steps=2)
+    keeping = fusion.make_distilled(replace(protocol, share_weight=6.0), features=0, steps=2)
     _, dearer = jax.jit(keeping.step)(keeping.init(key), taught, key)
     assert float(dearer["loss"]) > float(metrics["loss"])
     template = fusion.template(protocol, 0)

@@ -1,7 +1,6 @@
 """The combiner as a stage: from stores to stores, resumable, and never a look at a mask."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import jax
@@ -97,23 +96,6 @@ def test_scores_of_another_photograph_cost_only_that_image(inputs, run, tmp_path
     assert "(25, 24)" in (doubt.folder / "skipped.json").read_text()
 
 
-def test_a_run_whose_record_lacks_later_settings_goes_on_where_they_are_at_their_defaults(
-    inputs, run, tmp_path
-):
-    old = tmp_path / "old"
-    shutil.copytree(run, old)
-    record = json.loads((old / "settings.json").read_text())
-    del record["settings"]["protocol"]["share_weight"], record["settings"]["teacher_threshold"]
-    (old / "settings.json").write_text(json.dumps(record))
-    ids = inputs.source.ids[:4]
-    assert learn_combiner.learn(inputs, old, SETTINGS, ids=ids) == old
-    assert len(learn_combiner.fuse(old, inputs, tmp_path / "fused", ids=ids[:1])[0].ids()) == 1
-    assert len(learn_combiner.fuse(old, inputs, tmp_path / "fused", ids=ids[:2])[0].ids()) == 2
-    other = replace(SETTINGS, protocol=replace(SETTINGS.protocol, share_weight=1.0))
-    with pytest.raises(ValueError, match=r"share_weight: 0.0 -> 1.0"):
-        learn_combiner.learn(inputs, old, other, ids=ids)
-
-
 def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs, run, tmp_path):
     ids, shots = inputs.source.ids[:4], FewShot(1, epochs=1, learning_rate=0.05)
     tuned = few_shot.fine_tune(run, inputs, tmp_path / "one", shots, ids=ids)
@@ -158,10 +140,10 @@ def test_the_teachers_threshold_is_read_off_its_own_maps_once(inputs, tmp_path):
     ]  # fmt: skip
     assert spread[0] == max(spread)
     path.write_text('{"threshold": 0.25}')
-    asked = replace(SETTINGS, teacher_threshold="otsu")
-    known = learn_combiner._with_threshold(asked, small, IDS[:2], tmp_path)
+    known = learn_combiner._with_threshold(SETTINGS, small, IDS[:2], tmp_path)
     assert known.protocol.threshold == 0.25
-    assert learn_combiner._with_threshold(SETTINGS, small, IDS[:2], tmp_path) == SETTINGS
+    fixed = replace(SETTINGS, teacher_threshold="fixed")
+    assert learn_combiner._with_threshold(fixed, small, IDS[:2], tmp_path) == fixed
 
 
 def test_the_score_of_early_stopping_is_finite_and_its_images_do_not_teach(inputs, run, tmp_path):

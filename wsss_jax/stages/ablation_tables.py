@@ -277,18 +277,21 @@ class _Plan:
         return Table("With and without random walk", (self.all, *rows), note)
 
     def thresholds(self) -> Table:
+        fixed = replace(self.settings, teacher_threshold="fixed")
         rows = [
-            self._protocol(f"teachers at {threshold}", threshold=threshold)
-            for threshold in (0.3, 0.5)
+            Variant(
+                f"teachers at {threshold}",
+                self.way(replace(fixed, protocol=replace(fixed.protocol, threshold=threshold))),
+            )
+            for threshold in (0.3, 0.4, 0.5)
         ]
-        otsu = self.way(replace(self.settings, teacher_threshold="otsu"))
-        usual = self.settings.protocol.threshold
-        note = f"Where no class of the teachers' maps exceeds it is background; first row: {usual}."
-        return Table(
-            "Threshold of the teachers",
-            (self.all, *rows, Variant("teachers at Otsu's", otsu)),
-            note,
+        note = (
+            "Where no class of the teachers' maps exceeds it is background; usually by Otsu's rule "
+            "on these maps. The last row: nothing holds the predicted share of background at that "
+            "of the labels."
         )
+        free = self._protocol("shares not kept", share_weight=0.0)
+        return Table("Threshold of the teachers", (self.all, *rows, free), note)
 
     def labels(self, shots: Sequence[int]) -> Table:
         rows = [Variant(f"k = {k}", replace(self.way(), shots=k)) for k in shots]

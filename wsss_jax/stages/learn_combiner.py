@@ -47,8 +47,8 @@ class Combining:
         protocol: of label-free learning.
         epochs: passes over the training images, of the students.
         distil_epochs: passes, of the network that learns from them.
-        teacher_threshold: fixed (``protocol.threshold``), or otsu: read off the teacher's own maps
-            of the images that teach (``stages.teacher``).
+        teacher_threshold: otsu, read off the teacher's own maps of the images that teach
+            (``stages.teacher``), or fixed (``protocol.threshold``).
         cells: long side of the grid; VOC at stride 4 has 125.
         seed: of the start, the splits, the order and the distortions.
         save_every: steps between checkpoints.
@@ -59,7 +59,7 @@ class Combining:
     protocol: Protocol = field(default_factory=Protocol)
     epochs: int = 6
     distil_epochs: int = 6
-    teacher_threshold: Literal["fixed", "otsu"] = "fixed"
+    teacher_threshold: Literal["otsu", "fixed"] = "otsu"
     cells: int = 96
     seed: int = 0
     save_every: int = 50
@@ -132,7 +132,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         "channels": inputs.channels(),
         "images": len(ids),
     }
-    record = runs.claim(folder, record, Combining)
+    runs.claim(folder, record)
     if runs.is_finished(folder):
         return folder
     seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
@@ -200,7 +200,6 @@ def fuse(
     )
     seen = fusion.splits(len(inputs.systems), students, settings.seed)
     names = tuple(store.folder.name for store in inputs.systems)
-    learned_with = runs.record_of(run, _HOW)["settings"]  # as written when it was learned
 
     def store(suffix: str, classes: tuple[str, ...], kind: Any) -> Store:
         return stores.create(
@@ -208,7 +207,7 @@ def fuse(
             holds="scores",
             classes=classes,
             kind=kind,
-            made_by={"stage": "learned combiner", "run": run.name, **learned_with},
+            made_by={"stage": "learned combiner", "run": run.name, **as_json(settings)},
             parents=names,
         )
 

@@ -30,34 +30,20 @@ class Course:
     save_every: int
 
 
-def claim(folder: Path, record: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:
-    """Write the record into the folder, or find the same one there; returns the one that is there.
-
-    kind: class of ``record["settings"]``. Of an earlier version's record, settings that came later
-    count as their defaults, which change nothing. Raises ValueError for another record.
-    """
+def claim(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record into the folder, or find the same one there. ValueError for another."""
     path = folder / "settings.json"
-    wanted = config.as_json(record)
     if path.exists():
         old = {k: v for k, v in json.loads(path.read_text()).items() if k != "versions"}
-        changed = config.differences(old if kind is None else _up_to_date(old, kind), wanted)
+        changed = config.differences(old, config.as_json(record))
         if changed:
             raise ValueError(
                 f"{folder} holds a run with other settings; choose another folder or delete it:\n  "
                 + "\n  ".join(changed)
             )
-        return old
-    content = {**wanted, "versions": fit.versions()}
+        return
+    content = {**config.as_json(record), "versions": fit.versions()}
     write_atomic(path, json.dumps(content, indent=1).encode())
-    return wanted
-
-
-def _up_to_date(record: Mapping[str, Any], kind: type) -> Mapping[str, Any]:
-    """The record with all settings of today; one that cannot be read so stays as it is."""
-    try:
-        return {**record, "settings": config.as_json(config.from_json(kind, record["settings"]))}
-    except (ValueError, KeyError, TypeError):
-        return record
 
 
 def is_finished(folder: Path) -> bool:

@@ -2,7 +2,9 @@
 
 One threshold cannot suit every data set: the closed form that teaches peaks at 1 for each class,
 and how much of an image lies above 0.4 depends on the objects and on the systems. Otsu's rule reads
-the threshold off the closed form's own values on the images that teach.
+the threshold off the closed form's own values on the images that teach. Students of a robust loss
+would still call more of it background than their teacher, and by how much depends on the data set:
+``Protocol.share_weight`` holds them to the teacher's share.
 """
 
 import json

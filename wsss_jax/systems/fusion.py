@@ -40,7 +40,8 @@ class Protocol:
             systems teach.
         walk_steps: length of the teacher's random walk; 0 teaches mean × saliency.
         saliency: whether the teacher multiplies by 0.5 + 0.5 saliency.
-        threshold: of the teacher, on maps whose maximum is 1.
+        threshold: of the teacher, on maps whose maximum is 1, where it is not read off them
+            (``Combining.teacher_threshold``).
         loss: gce (robust) or ce.
         q: of the robust loss, from 0 (cross-entropy) to 1 (mean absolute error).
         jitter: log-scale deviation of gammas, and relative depth of scales, that distort each
@@ -48,7 +49,8 @@ class Protocol:
         colour_jitter: deviation of brightness and of each channel.
         full_view: how often distillation sees all systems; the rest sees a random part.
         average_steps: walk over the students' mean before it teaches the distilled network.
-        share_weight: how strongly the predicted share of background is held at that of the labels.
+        share_weight: how strongly the predicted share of background is held at that of the labels,
+            where no pixel label teaches.
         consensus_weight: weight of what the teacher says, on pixels without a label.
         labelled_weight: weight of pixel labels where there are any (the k-shot regime).
         optim: how parameters are updated.
@@ -67,7 +69,7 @@ class Protocol:
     colour_jitter: float = 0.05
     full_view: float = 0.5
     average_steps: int = 3
-    share_weight: float = 0.0
+    share_weight: float = 1.0
     consensus_weight: float = 1.0
     labelled_weight: float = 1.0
     optim: Optim = field(
