@@ -230,13 +230,14 @@ def judge(
     source, opened = data.open(), [open_store(path) for path in stores]
     if all(store.classes == SALIENCY.names for store in opened):
         source = views.agnostic(source)
+    judging = scoring.on(source)
     results = [
         evaluate.evaluate(
             store,
             source,
-            scoring.on(source),
+            judging,
             split=data.split,
-            otsu=decide.label_free_threshold(store, source.ids),
+            otsu=decide.label_free_threshold(store, source.ids) if judging.background else None,
             workers=workers,
         )
         for store in opened
