@@ -9,6 +9,7 @@ steps everything becomes background.
 
 Command: python experiments/combiner_ablation.py RUN --data DATA/voc12_animals
     [--tables "Systems: one out"] [--rows all "without image"] [--seeds 0 1 2] [--out FOLDER]
+    [--only cow sheep ...]  (a run with Recipe.classes; without it the seven animals' classes count)
 The same command goes on where it was stopped; the tables are in FOLDER/ablation.md and .png, by
 default RUN/ablation. Hardware: two CPU cores; time and numbers: see the README.
 """
@@ -18,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsss_jax import xla
+from wsss_jax.data import views
 from wsss_jax.data.datasets import open_dataset, open_together
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
@@ -46,8 +48,8 @@ def main() -> None:
 
 def prepared(chosen: argparse.Namespace) -> tuple[Study, tuple[Table, ...]]:
     """The run's stores as a study, and its tables."""
-    source = open_together(chosen.data, (chosen.train, chosen.val))
-    judged = open_dataset(chosen.data, split=chosen.val)
+    source = views.only(open_together(chosen.data, (chosen.train, chosen.val)), chosen.only)
+    judged = views.only(open_dataset(chosen.data, split=chosen.val), chosen.only)
     taught = open_dataset(chosen.data, split=chosen.train).ids
     names = chosen.systems or [path.name for path in sorted(chosen.run.glob("cam_*"))]
     stores = {name: open_store(chosen.run / name) for name in names}
@@ -73,7 +75,7 @@ def prepared(chosen: argparse.Namespace) -> tuple[Study, tuple[Table, ...]]:
         judged,
         systems,
         cues,
-        Scoring(classes=SCORED),
+        Scoring(classes=None if chosen.only else SCORED).on(judged),
         seeds=tuple(chosen.seeds),
         workers=Workers(chosen.workers),
     )
@@ -95,6 +97,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--train", default="train", help="the split that teaches")
     parser.add_argument("--val", default="val", help="the split that judges")
+    parser.add_argument("--only", nargs="+", default=(), help="classes to keep, all of which count")
     parser.add_argument("--systems", nargs="*", help="stores, in this order; default all cam_*")
     parser.add_argument("--victim", help="the system that is distorted; default the first")
     parser.add_argument("--tables", nargs="*", default=(), help="titles; default all")
