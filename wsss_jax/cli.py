@@ -230,18 +230,8 @@ def judge(
     source, opened = data.open(), [open_store(path) for path in stores]
     if all(store.classes == SALIENCY.names for store in opened):
         source = views.agnostic(source)
-    judging = scoring.on(source)
-    results = [
-        evaluate.evaluate(
-            store,
-            source,
-            judging,
-            split=data.split,
-            otsu=decide.label_free_threshold(store, source.ids) if judging.background else None,
-            workers=workers,
-        )
-        for store in opened
-    ]
+    scoring = scoring.on(source)
+    results = decide.judged(opened, source, scoring, split=data.split, workers=workers)
     rows = summary.against_first(results, tuned=tuned_reference)
     summary.show(rows)
     if out is not None:

@@ -9,9 +9,10 @@ import numpy as np
 
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
+from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import masks
-from wsss_jax.stages.evaluate import Scoring, fixed_threshold, foreground
+from wsss_jax.stages.evaluate import Result, Scoring, evaluate, fixed_threshold, foreground
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.work import each, settle
 
@@ -61,6 +62,17 @@ def label_free_threshold(store: Store, ids: Sequence[str]) -> float | None:
             score = foreground(replace(maps, size=maps.scores.shape[:2]))[1]
             counts += np.histogram(score, BINS, (0.0, 1.0))[0]
     return masks.otsu(counts) if (counts > 0).sum() > 1 else None
+
+
+def judged(
+    stores: Sequence[Store], source: Source, scoring: Scoring, *, split: str, workers: Workers
+) -> list[Result]:
+    """Each store against true masks, at Otsu's threshold of its scores on these images too."""
+    found = []
+    for store in stores:
+        otsu = label_free_threshold(store, source.ids) if scoring.background else None
+        found.append(evaluate(store, source, scoring, split=split, otsu=otsu, workers=workers))
+    return found
 
 
 def _decide_one(id: str, *, store: Store, to: Store, scoring: Scoring) -> None:
