@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
@@ -15,6 +16,7 @@ from wsss_jax.ops import masks
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate, fixed_threshold, foreground
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.work import each, settle
+from wsss_jax.types import ScoreMaps
 
 BINS = 100
 """Of the histogram that a threshold without truth is read off."""
@@ -75,13 +77,16 @@ def judged(
     return found
 
 
-def _decide_one(id: str, *, store: Store, to: Store, scoring: Scoring) -> None:
-    maps = store.get_scores(id)
+def mask_of(maps: ScoreMaps, threshold: float, scoring: Scoring) -> UInt8[np.ndarray, "H W"]:
+    """The mask of one image: the best class above the threshold; without background, everywhere."""
     if not len(maps.classes):
-        to.put_mask(id, np.zeros(maps.size, np.uint8))
-        return
+        return np.zeros(maps.size, np.uint8)
     winner, score = foreground(maps)
     if scoring.background:
-        to.put_mask(id, masks.decide(winner, score, fixed_threshold(store, scoring)))
-    else:
-        to.put_mask(id, to_mask_index(winner).astype(np.uint8))
+        return masks.decide(winner, score, threshold)
+    return to_mask_index(winner).astype(np.uint8)
+
+
+def _decide_one(id: str, *, store: Store, to: Store, scoring: Scoring) -> None:
+    threshold = fixed_threshold(store, scoring)
+    to.put_mask(id, mask_of(store.get_scores(id), threshold, scoring))

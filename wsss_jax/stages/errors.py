@@ -13,7 +13,8 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import masks, metrics
-from wsss_jax.stages.evaluate import Scoring, evaluate, fixed_threshold, foreground
+from wsss_jax.stages.decide import mask_of
+from wsss_jax.stages.evaluate import Scoring, evaluate, fixed_threshold
 from wsss_jax.types import IGNORE
 
 SIZES = (0.1, 0.3)
@@ -87,7 +88,10 @@ def survey(
         truth = source.mask(id)
         if truth is None or not all(store.path(id).is_file() for store in stores):
             continue
-        said = [_mask(store, id, limit) for store, limit in zip(stores, limits, strict=True)]
+        said = [
+            mask_of(store.get_scores(id), limit, scoring)
+            for store, limit in zip(stores, limits, strict=True)
+        ]
         each = np.stack([metrics.confusion(truth, mask, count).counts for mask in said])
         rows.append(each)
         system.append(each[int(np.nanargmax(metrics.mean_iou(each[:-1])))])
@@ -107,13 +111,6 @@ def survey(
         believed,
         scoring.indices(source.classes),
     )
-
-
-def _mask(store: Store, id: str, threshold: float) -> UInt8[np.ndarray, "H W"]:
-    maps = store.get_scores(id)
-    if not len(maps.classes):
-        return np.zeros(maps.size, np.uint8)
-    return masks.decide(*foreground(maps), threshold)
 
 
 def _best(

@@ -14,19 +14,19 @@ from wsss_jax.ops.intervals import Interval
 from wsss_jax.stages.evaluate import Result, write_results
 from wsss_jax.stages.recipe import Made
 
-FIXED = (
+_FIXED = (
     "mIoU in percent over the scored classes. Fixed: the threshold was set before any mask was "
     "read."
 )
-OTSU = "Otsu: the one that parts the scores themselves best; no mask was read."
-TUNED = "Tuned: the best threshold on the truth of this very split, an upper bound."
+_OTSU = "Otsu: the one that parts the scores themselves best; no mask was read."
+_TUNED = "Tuned: the best threshold on the truth of this very split, an upper bound."
 _INTERVAL = "with the 95 % interval of a paired bootstrap over images."
-BEST_SINGLE = (
+_BEST_SINGLE = (
     "Gain: against the best single system on this split (picked by truth, in its favour), both at "
     f"fixed thresholds, {_INTERVAL}"
 )
-FIRST = f"Gain: against the first store, both at fixed thresholds, {_INTERVAL}"
-FIRST_TUNED = (
+_FIRST = f"Gain: against the first store, both at fixed thresholds, {_INTERVAL}"
+_FIRST_TUNED = (
     "Gain: of a store at its fixed threshold against the first store at its best threshold on this "
     f"truth, in its favour, {_INTERVAL}"
 )
@@ -52,7 +52,7 @@ def rows(made: Made, results: Sequence[Result]) -> list[Row]:
         singles = [r for r in results if r.split == result.split and _is_single(r, made)]
         best = max(singles, key=lambda r: r.miou())
         gain = None if _is_single(result, made) else result.gain(best)
-        found.append(Row(result, made.groups[result.name], best.name, gain, BEST_SINGLE))
+        found.append(Row(result, made.groups[result.name], best.name, gain, _BEST_SINGLE))
     return found
 
 
@@ -63,14 +63,14 @@ def against_first(results: Sequence[Result], *, tuned: bool = False) -> list[Row
     """
     first = results[0]
     rival = replace(first, counts=first.counts_tuned) if tuned else first
-    said = FIRST_TUNED if tuned else FIRST
+    said = _FIRST_TUNED if tuned else _FIRST
     others = [Row(result, "", first.name, result.gain(rival), said) for result in results[1:]]
     return [Row(first, "", first.name, None, said), *others]
 
 
 def explanation(table_rows: Sequence[Row], *, otsu: bool = True) -> str:
     """What the columns of a table mean; ``otsu``: whether it has that one."""
-    return " ".join([FIXED, *([OTSU] if otsu else []), TUNED, table_rows[0].gained])
+    return " ".join([_FIXED, *([_OTSU] if otsu else []), _TUNED, table_rows[0].gained])
 
 
 def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:

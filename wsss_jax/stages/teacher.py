@@ -46,7 +46,7 @@ def otsu(inputs: Inputs, ids: Sequence[str], protocol: Protocol, path: Path) -> 
 
     over_evidence("threshold of the teacher", inputs, ids, says, keep, None)
     threshold = round(masks.otsu(counts), 4)
-    write_atomic(path, json.dumps({"threshold": threshold, "images": len(ids)}).encode())
+    write_atomic(path, json.dumps({"threshold": threshold}).encode())
     return threshold
 
 
