@@ -1,6 +1,7 @@
 """The combiner as a stage: from stores to stores, resumable, and never a look at a mask."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -109,6 +110,26 @@ def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs
         few_shot.fine_tune(run, inputs, tmp_path / "one", replace(shots, seed=5), ids=ids)
     with pytest.raises(ValueError, match="9 are wanted"):
         few_shot.drawn(inputs, FewShot(9), ids)
+
+
+def test_students_of_a_second_round_learn_from_the_mean_of_the_first(inputs, tmp_path):
+    ids, protocol = inputs.source.ids[:4], replace(SETTINGS.protocol, students=1)
+    twice = replace(SETTINGS, protocol=protocol, rounds=2)
+    run = learn_combiner.learn(inputs, tmp_path / "run", twice, ids=ids)
+    assert set(stores.open_store(run / "average_2").ids()) == set(ids)
+    # Both start alike and see the same images, so that only the teacher tells them apart.
+    lines = [(run / f"students{n}" / "metrics.jsonl").read_text() for n in ("", "_2")]
+    losses = [[json.loads(line)["loss"] for line in text.splitlines()] for text in lines]
+    assert losses[0][0] != losses[1][0]
+    shutil.rmtree(run / "students")  # the last round's are asked how far they disagree
+    fused, _, _ = learn_combiner.fuse(run, inputs, tmp_path / "fused", ids=ids[:1])
+    assert np.isfinite(fused.get_scores(ids[0]).scores).all()
+
+
+def test_a_record_from_before_there_were_rounds_is_one_of_one_round(run):
+    record = json.loads((run / "settings.json").read_text())["settings"]
+    assert "rounds" not in record
+    assert learn_combiner.finished(run)[0] == SETTINGS
 
 
 def test_early_stopping_keeps_the_state_that_predicts_left_out_systems_best(

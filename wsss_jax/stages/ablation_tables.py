@@ -260,6 +260,7 @@ class _Plan:
             self._protocol("students see all, all teach", restricted=False, disjoint=False),
             self._protocol("one student", students=1),
             self._protocol("distilled from full views alone", full_view=1.0),
+            Variant("two rounds of students", self.way(replace(self.settings, rounds=2))),
         ]
         return Table("Restricted and full views, one student and several", (self.all, *rows))
 

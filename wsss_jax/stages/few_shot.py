@@ -78,7 +78,7 @@ def fine_tune(
         inputs,
         cells=learned.cells,
         labelled=frozenset(labelled),
-        target=open_store(run / "average"),
+        target=open_store(run / f"average{learned.last}"),
     )
     start = learn_combiner.distilled(run)
     learn_combiner.trained(

@@ -54,6 +54,8 @@ class Combining:
         save_every: steps between checkpoints.
         patience: 0 distils to the end; more ends it after so many epochs in which systems that are
             left out are predicted no better (``early_stop``), and takes the best state.
+        rounds: of students. Those of a further round see what those of the first saw, and learn
+            from the last round's mean in place of the closed-form consensus.
     """
 
     protocol: Protocol = field(default_factory=Protocol)
@@ -64,13 +66,19 @@ class Combining:
     seed: int = 0
     save_every: int = 50
     patience: int = 0
+    rounds: int = config.since(1)
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.distil_epochs, self.cells) < 1:
+        if min(self.epochs, self.distil_epochs, self.cells, self.rounds) < 1:
             raise ValueError(
-                f"{self.epochs} and {self.distil_epochs} epochs on {self.cells} cells; wanted at "
-                "least 1 of each"
+                f"{self.epochs} and {self.distil_epochs} epochs on {self.cells} cells in "
+                f"{self.rounds} rounds; wanted at least 1 of each"
             )
+
+    @property
+    def last(self) -> str:
+        """What the folders of the last round's students and of their mean end with."""
+        return _suffix(self.rounds)
 
 
 @dataclass(frozen=True)
@@ -138,21 +146,14 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
     settings = _with_threshold(settings, inputs, list(slots), folder)
-    students = partial(fusion.make_students, settings.protocol, seen=seen)
-    number = settings.protocol.students
-    trained(folder / "students", students, inputs, slots, settings, networks=number)
-    stacked = fusion.template(settings.protocol, inputs.channels(), number)
-    state = runs.last_state(folder / "students", stacked)
-    target = stores.create(
-        folder / "average",
-        holds="scores",
-        classes=inputs.source.classes.names,
-        kind="probability",
-        made_by={"stage": "students", **record},
-        parents=tuple(record["systems"]),
-    )
-    _average(inputs, state, target, settings, seen=seen, ids=ids)
-    taught = replace(inputs, target=target)
+    taught = inputs
+    for number in range(1, settings.rounds + 1):
+        own = folder / f"students{_suffix(number)}"
+        students = partial(fusion.make_students, settings.protocol, seen=seen)
+        trained(own, students, taught, slots, settings, networks=len(seen))
+        target = _target(folder / f"average{_suffix(number)}", inputs, record)
+        _average(inputs, own, target, settings, seen=seen, ids=ids)
+        taught = replace(inputs, target=target)
     again = replace(settings, epochs=settings.distil_epochs)
     make = partial(fusion.make_distilled, settings.protocol)
     watch = None
@@ -196,7 +197,8 @@ def fuse(
     state = distilled(run)
     students = settings.protocol.students
     several = runs.last_state(
-        _students_of(run) / "students", fusion.template(settings.protocol, channels, students)
+        _students_of(run) / f"students{settings.last}",
+        fusion.template(settings.protocol, channels, students),
     )
     seen = fusion.splits(len(inputs.systems), students, settings.seed)
     names = tuple(store.folder.name for store in inputs.systems)
@@ -281,18 +283,29 @@ def _key(seen: Bool[np.ndarray, "students systems"]) -> tuple[tuple[bool, ...], 
     return tuple(tuple(bool(one) for one in row) for row in seen)
 
 
+def _target(folder: Path, inputs: Inputs, record: Mapping[str, Any]) -> Store:
+    return stores.create(
+        folder,
+        holds="scores",
+        classes=inputs.source.classes.names,
+        kind="probability",
+        made_by={"stage": "students", **record},
+        parents=tuple(record["systems"]),
+    )
+
+
 def _average(
     inputs: Inputs,
-    state: Any,
+    run: Path,
     target: Store,
     settings: Combining,
     *,
     seen: Bool[np.ndarray, "students systems"],
     ids: Sequence[str],
 ) -> None:
-    says = partial(
-        _students, state, protocol=settings.protocol, features=inputs.channels(), seen=_key(seen)
-    )
+    protocol, channels = settings.protocol, inputs.channels()
+    state = runs.last_state(run, fusion.template(protocol, channels, len(seen)))
+    says = partial(_students, state, protocol=protocol, features=channels, seen=_key(seen))
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
@@ -340,6 +353,10 @@ def distilled(run: Path) -> Any:
     best = run / "distilled" / "best"
     folder = best if best.is_dir() else run / "distilled"
     return runs.last_state(folder, fusion.template(settings.protocol, channels))
+
+
+def _suffix(number: int) -> str:
+    return "" if number == 1 else f"_{number}"
 
 
 def _students_of(run: Path) -> Path:

@@ -116,6 +116,8 @@ def make_students(
 ) -> System:
     """All students as one learning problem; their states are stacked along the first axis.
 
+    ``Evidence.target``, where there is one, teaches in place of the closed-form consensus.
+
     Each step is one student's, in turn: all of them in a loop inside the step would take XLA's CPU
     backend four times as long. ``steps`` counts those of one student.
     """
@@ -131,7 +133,10 @@ def make_students(
         turn = state.step.sum() % len(seen)
         own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, turn, 0, False), state)
         inputs, teachers = _views(protocol, views[turn], batch.available)
-        labels, counted = teacher_labels(protocol, batch, teachers)
+        if batch.target is None:
+            labels, counted = teacher_labels(protocol, batch, teachers)
+        else:
+            labels, counted = target_labels(batch)
         own, loss = _update(protocol, network, update, own, batch, inputs, labels, counted, key)
         state = jax.tree.map(
             lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, turn, 0), state, own
