@@ -91,6 +91,20 @@ def test_the_stage_writes_masks_goes_on_and_lists_what_fails(tmp_path, capsys):
         make_labels(store, source, tmp_path / "labels", Irn(foreground=0.4), ids=source.ids)
 
 
+def test_what_is_certain_can_be_read_off_the_maps_themselves(tmp_path, no_crf):
+    source = Photographs({"a": picture(6), "b": picture(6)})
+    scores = [[0.125, 0.125, 0.125, 0.375, 0.375, 0.875]] * 2
+    store = store_of(tmp_path / "maps", {id: row(s) for id, s in zip("ab", scores, strict=True)})
+    rule = Irn(thresholds="otsu")
+    made = make_labels(store, source, tmp_path / "labels", rule, ids=source.ids)
+    np.testing.assert_array_equal(made.get_mask("a")[0], [0, 0, 0, IGNORE, IGNORE, 2])
+    # The middle of the gaps 0.13 to 0.37 and 0.38 to 0.87, in bins of a hundredth.
+    assert (made.made_by["background"], made.made_by["foreground"]) == (0.25, 0.62)
+    certain = store_of(tmp_path / "certain", {}, kind="probability")
+    with pytest.raises(ValueError, match="no two thresholds"):
+        make_labels(certain, source, tmp_path / "x", rule, ids=source.ids)
+
+
 def test_saliency_goes_with_one_rule_only_and_is_read(tmp_path):
     source = Photographs({"a": photograph()})
     half = np.zeros((3, 4, 1), np.float32)

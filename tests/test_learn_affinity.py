@@ -93,6 +93,16 @@ def test_maps_of_any_grid_are_walked_on_that_of_the_network(world):
         assert np.isfinite(found.scores).all() and found.scores.max() > 0.99
 
 
+def test_scores_are_taken_off_learned_boundaries_before_they_walk_or_not(world):
+    source, _, run, _ = world
+    even = maps(np.ones((8, 11, 1)), size=SIZE)
+    as_irn = Walk(affinity=run, radius=4, beta=8.0, steps=0)
+    thinned = walked(even, source.image("s4"), as_irn).scores
+    assert thinned.max() > 0.99 and thinned.min() < 0.7
+    left = walked(even, source.image("s4"), replace(as_irn, off_boundaries=False)).scores
+    np.testing.assert_allclose(left, 1, atol=1e-4)
+
+
 def test_a_finished_run_stays_and_other_labels_are_refused(world, tmp_path):
     source, labels, run, _ = world
     stamp = (run / "finished").stat().st_mtime_ns

@@ -1,5 +1,7 @@
 """From score maps to masks, against obvious versions of the same."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -66,3 +68,25 @@ def test_otsu_parts_where_a_slow_search_finds_the_largest_variance_between_the_p
     assert masks.otsu(counts) == pytest.approx(best / 64)
     with pytest.raises(ValueError, match="all alike"):
         masks.otsu(np.array([0.0, 5, 0]))
+
+
+def test_otsu_of_three_parts_by_hand_and_by_a_slow_search():
+    # Three heaps: the middle of the borders between the first two, and between the last two.
+    counts = np.zeros(10)
+    counts[1], counts[4], counts[8] = 3, 2, 1
+    assert masks.otsu_two(counts) == pytest.approx(((0.2 + 0.4) / 2, (0.5 + 0.8) / 2))
+    values = (np.arange(32) + 0.5) / 32
+    bumps = ((0.15, 1.0), (0.5, 0.3), (0.85, 0.5))
+    smooth = sum(size * np.exp(-((values - at) ** 2) / 0.01) for at, size in bumps)
+
+    def within(borders):
+        parts = np.split(np.arange(32), borders)
+        means = [np.average(values[part], weights=smooth[part]) for part in parts]
+        return sum(
+            (smooth[p] * (values[p] - m) ** 2).sum() for p, m in zip(parts, means, strict=True)
+        )
+
+    best = min(itertools.combinations(range(1, 32), 2), key=within)
+    assert masks.otsu_two(smooth) == pytest.approx(tuple(border / 32 for border in best))
+    with pytest.raises(ValueError, match="three parts"):
+        masks.otsu_two(np.array([1.0, 0, 5, 0]))

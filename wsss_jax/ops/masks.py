@@ -71,6 +71,28 @@ def otsu(counts: Float[np.ndarray, " n"]) -> float:
     return float((best[0] + best[-1]) / 2 + 1) / len(counts)
 
 
+def otsu_two(counts: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """The two thresholds in (0, 1), lower first, that part a histogram of scores into three best.
+
+    counts: of n even bins over [0, 1]. Of equally good pairs the middle is taken. Raises ValueError
+    unless three bins are filled. Source: Otsu 1979, section III.C, multithresholding.
+    """
+    if (counts > 0).sum() < 3:
+        raise ValueError("scores have fewer than three values: there are no three parts")
+    weight = counts / counts.sum()
+    value = (np.arange(len(counts)) + 0.5) / len(counts)
+    below, mean = np.cumsum(weight)[:-1], np.cumsum(weight * value)[:-1]
+    low, high = np.triu_indices(len(below), k=1)
+    total = (weight * value).sum()
+    shares = np.stack([below[low], below[high] - below[low], 1 - below[high]])
+    sums = np.stack([mean[low], mean[high] - mean[low], total - mean[high]])
+    filled = (shares > 1e-12).all(axis=0)
+    between = np.where(filled, (sums**2 / np.where(filled, shares, 1)).sum(axis=0), -1.0)
+    best = between >= between.max() * (1 - 1e-9)
+    first, second = (float(b[best].min() + b[best].max()) / 2 + 1 for b in (low, high))
+    return first / len(counts), second / len(counts)
+
+
 def with_constant(
     scores: Float[np.ndarray, "H W k"], background: float
 ) -> Float[np.ndarray, "H W k1"]:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
@@ -53,9 +53,25 @@ def label_free_threshold(store: Store, ids: Sequence[str]) -> float | None:
     without classes and images without a record do not. None for masks, for probabilities, whose
     threshold is a half by meaning, and where all scores are alike or there are none.
     """
-    if store.holds != "scores" or store.kind != "activation":
-        return None
+    counts = _histogram(store, ids)
+    return masks.otsu(counts) if (counts > 0).sum() > 1 else None
+
+
+def label_free_bounds(store: Store, ids: Sequence[str]) -> tuple[float, float] | None:
+    """Below which score a cell is surely background, and above which surely foreground.
+
+    The two thresholds that part the activations into three best, read as in
+    ``label_free_threshold``; None where that gives None, and where there are no three values.
+    """
+    counts = _histogram(store, ids)
+    return masks.otsu_two(counts) if (counts > 0).sum() > 2 else None
+
+
+def _histogram(store: Store, ids: Sequence[str]) -> Float[np.ndarray, " bins"]:
+    """Of the best class's activation in every cell; empty for masks and probabilities."""
     counts = np.zeros(BINS)
+    if store.holds != "scores" or store.kind != "activation":
+        return counts
     for id in ids:
         if not store.path(id).is_file():
             continue
@@ -63,7 +79,7 @@ def label_free_threshold(store: Store, ids: Sequence[str]) -> float | None:
         if len(maps.classes):
             score = foreground(replace(maps, size=maps.scores.shape[:2]))[1]
             counts += np.histogram(score, BINS, (0.0, 1.0))[0]
-    return masks.otsu(counts) if (counts > 0).sum() > 1 else None
+    return counts
 
 
 def judged(

@@ -6,19 +6,22 @@ the classes leave (PSA), two constants (IRN, Puzzle-CAM), or saliency (P-NOC). A
 candidates with a dense CRF at full resolution.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from wsss_jax.config import as_json, lookup
+from wsss_jax.config import as_json, lookup, since
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import crf, masks
+from wsss_jax.stages.decide import label_free_bounds
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.refine import check
 from wsss_jax.stages.work import each, settle
@@ -63,12 +66,16 @@ class Irn:
         background: score that certain background must not exceed (IRN 0.05; Puzzle-CAM 0.10).
         preset: of the CRF, by name.
         certainty: probability that a hard label is right, for the CRF.
+        thresholds: given, as above, or otsu: both read off all maps of the stage, without a mask
+            (``stages.decide.label_free_bounds``). The published numbers suit maps whose best
+            threshold is near 0.16; of others they call too much foreground.
     """
 
     foreground: float = 0.30
     background: float = 0.05
     preset: str = "irn"
     certainty: float = 0.7
+    thresholds: Literal["given", "otsu"] = since("given")
 
     def __post_init__(self) -> None:
         lookup(crf.PRESETS, self.preset, "CRF preset")
@@ -117,7 +124,8 @@ def make_labels(
     class, needed by P-NOC's rule and used by no other. An image without classes is unknown all
     over. Images that fail are skipped, printed, and listed.
 
-    Raises ValueError for stores that do not hold what the rule needs.
+    Raises ValueError for stores that do not hold what the rule needs, and for maps off which no two
+    thresholds can be read.
     """
     if store.holds != "scores" or store.kind == "logit":
         raise ValueError(f"{store.folder} holds no activations or probabilities; explain first")
@@ -126,6 +134,8 @@ def make_labels(
             f"{type(rule).__name__} came {'without' if saliency is None else 'with'} saliency; "
             "P-NOC's rule needs a store of it, the others use none"
         )
+    if isinstance(rule, Irn) and rule.thresholds == "otsu":
+        rule = _bounded(rule, store, ids)
     target = stores.create(
         folder,
         holds="masks",
@@ -139,6 +149,18 @@ def make_labels(
     )
     settle(target, tally)
     return target
+
+
+def _bounded(rule: Irn, store: Store, ids: Sequence[str]) -> Irn:
+    """The same with the thresholds that part the store's activations."""
+    found = label_free_bounds(store, ids)
+    if found is None:
+        raise ValueError(
+            f"{store.folder}: holds no activations of three values or more, so no two thresholds "
+            "can be read off it; give the rule's numbers"
+        )
+    low, high = (round(bound, 2) for bound in found)
+    return replace(rule, background=low, foreground=high)
 
 
 def psa(maps: ScoreMaps, image: Image, rule: Psa) -> Mask:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
 from wsss_jax import __version__
-from wsss_jax.config import as_json, lookup
+from wsss_jax.config import as_json, lookup, since
 from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
@@ -52,6 +52,9 @@ class Walk:
         beta: exponent of the affinity (learned: 8 in PSA, 10 in IRN).
         steps: length of the walk (PSA and IRN: 256 with learned affinity; colour alone joins
             too much for so many).
+        off_boundaries: whether scores are multiplied by what learned boundaries leave of 1 before
+            they walk, as in IRN; of no account elsewhere. It presumes that boundaries are near 0
+            inside of objects.
     """
 
     affinity: Path | None = None
@@ -60,6 +63,7 @@ class Walk:
     sigma_space: float = 3.0
     beta: float = 1.0
     steps: int = 32
+    off_boundaries: bool = since(True)
 
     def __post_init__(self) -> None:
         for name in ("radius", "sigma_colour", "sigma_space", "beta"):
@@ -324,7 +328,7 @@ def _walk_learned(
     branch = BRANCHES[model.branch]
     cells = inside[None, :: model.stride, :: model.stride]
     joined = branch.join(said, settings.radius, cells)
-    start = branch.start(scores[None], said)
+    start = branch.start(scores[None], said) if settings.off_boundaries else scores[None]
     return walk.propagate(start, joined, beta=settings.beta, steps=settings.steps)[0]
 
 
