@@ -78,6 +78,10 @@ def test_stores_go_through_the_verbs_one_by_one(capsys, scenes, tmp_path):
     assert typed(capsys, "refine", maps, *data, "--out", walked, "--walk.steps", 2)[0] == 0
     cued = ("--saliency", cue, "--rule", "median")
     assert typed(capsys, "combine", maps, walked, *data, "--out", fused, *cued)[0] == 0
+    assert typed(capsys, "masks", maps, "--out", tmp_path / "masks")[0] == 0
+    assert stores.open_store(tmp_path / "masks").ids() == stores.open_store(maps).ids()
+    code, _, err = typed(capsys, "masks", tmp_path / "masks", "--out", tmp_path / "no")
+    assert code == 1 and "holds masks" in err
     code, out, _ = typed(capsys, "evaluate", maps, fused, *data, "--out", tmp_path)
     assert code == 0 and (tmp_path / "results.json").exists() and "fused" in out
     assert "against the first store, both at fixed" in " ".join(out.split())

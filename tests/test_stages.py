@@ -13,12 +13,12 @@ from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import BadFileError
 from wsss_jax.stages import demo, evaluate, present, recipe, summary
 from wsss_jax.stages.combine import Fusion, combine, stacked
-from wsss_jax.stages.decide import decide, label_free_threshold
+from wsss_jax.stages.decide import Masking, decide, fixed, label_free_threshold
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.fit import Training, fit, trained
 from wsss_jax.train import checkpoint
-from wsss_jax.types import ScoreMaps
+from wsss_jax.types import IGNORE, ScoreMaps
 
 
 @pytest.fixture(scope="module")
@@ -230,12 +230,27 @@ def test_probabilities_are_decided_against_what_they_leave_for_background(tmp_pa
     scores[:2, :, 0], scores[:2, :, 1] = 0.4, 0.3  # background 0.3: cat is the most probable
     scores[2:, :, 0], scores[2:, :, 1] = 0.3, 0.3  # background 0.4
     store = toy_store(tmp_path / "p", classes, "probability", scores)
-    masks = decide(store, tmp_path / "m", Scoring(), ids=("a",))
+    masks = decide(store, tmp_path / "m", fixed(store, Scoring()), ids=("a",))
     np.testing.assert_array_equal(masks.get_mask("a"), np.repeat([1, 0], 2)[:, None] * np.ones(4))
     result = evaluate.evaluate(store, ToySource(classes), Scoring(), split="toy")
     judged = evaluate.evaluate(masks, ToySource(classes), Scoring(), split="toy")
     np.testing.assert_array_equal(result.counts, judged.counts)
     assert result.miou() == 1.0
+
+
+def test_pixels_that_are_not_certain_are_left_open(tmp_path):
+    scores = np.zeros((1, 4, 2), "f4")
+    scores[0, :, 0] = [0.96, 0.9, 0.4, 0.04]
+    store = toy_store(tmp_path / "p", ClassList(("cat", "dog")), "probability", scores)
+    masks = decide(store, tmp_path / "m", Masking(0.5, certain=0.95), ids=("a",))
+    expected = np.tile([1, IGNORE, IGNORE, 0], (4, 1))
+    np.testing.assert_array_equal(masks.get_mask("a"), expected)
+    held = toy_store(tmp_path / "s", ClassList(("cat", "dog")), "activation", scores)
+    with pytest.raises(ValueError, match="say nothing of certainty"):
+        decide(held, tmp_path / "x", Masking(0.5, certain=0.95), ids=("a",))
+    for wrong in ({"threshold": 1.0}, {"certain": -1.0}, {"certain": 0.9, "background": False}):
+        with pytest.raises(ValueError, match=r"wanted|to be none"):
+            Masking(**wrong)
 
 
 def test_without_background_every_pixel_gets_a_class(tmp_path):
@@ -245,7 +260,7 @@ def test_without_background_every_pixel_gets_a_class(tmp_path):
     scores[2:, :, 1] = 0.01
     store = toy_store(tmp_path / "s", classes, "activation", scores)
     scoring = Scoring(background=False)
-    masks = decide(store, tmp_path / "m", scoring, ids=("a",))
+    masks = decide(store, tmp_path / "m", fixed(store, scoring), ids=("a",))
     assert masks.get_mask("a").min() == 1
     result = evaluate.evaluate(store, ToySource(classes), scoring, split="toy")
     assert result.scored == (1, 2) and result.counts[0, :, 0].sum() == 0

@@ -289,6 +289,7 @@ VERBS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
         "refine": refine,
         "features": features.command,
         "combine": combine,
+        "masks": decide.command,
         "saliency": saliency.command,
         "segment": segment_plan.command,
         "evaluate": judge,

@@ -13,7 +13,7 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import masks, metrics
-from wsss_jax.stages.decide import mask_of
+from wsss_jax.stages.decide import Masking, mask_of
 from wsss_jax.stages.evaluate import Scoring, evaluate, fixed_threshold
 from wsss_jax.types import IGNORE
 
@@ -89,7 +89,7 @@ def survey(
         if truth is None or not all(store.path(id).is_file() for store in stores):
             continue
         said = [
-            mask_of(store.get_scores(id), limit, scoring)
+            mask_of(store.get_scores(id), Masking(limit, background=scoring.background))
             for store, limit in zip(stores, limits, strict=True)
         ]
         each = np.stack([metrics.confusion(truth, mask, count).counts for mask in said])

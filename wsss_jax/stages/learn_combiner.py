@@ -196,10 +196,8 @@ def fuse(
         )
     state = distilled(run)
     students = settings.protocol.students
-    several = runs.last_state(
-        _students_of(run) / f"students{settings.last}",
-        fusion.template(settings.protocol, channels, students),
-    )
+    own = _students_of(run) / f"students{settings.last}"
+    several = runs.last_state(own, fusion.template(settings.protocol, channels, students))
     seen = fusion.splits(len(inputs.systems), students, settings.seed)
     names = tuple(store.folder.name for store in inputs.systems)
 

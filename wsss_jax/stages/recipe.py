@@ -19,7 +19,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.stages import learn_combiner
 from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.cues import Import, import_priors
-from wsss_jax.stages.decide import decide, label_free_threshold
+from wsss_jax.stages.decide import decide, fixed, label_free_threshold
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.explain import Explanation, explain
@@ -117,7 +117,7 @@ def make(recipe: Recipe, out: Path) -> Made:
     final_masks = decide(
         final,
         out / "pseudo_masks",
-        scoring,
+        fixed(final, scoring),
         ids=everything.ids,
         workers=recipe.workers,
     )

@@ -87,9 +87,7 @@ def pseudo_masks(store: Store, source: Source) -> Teacher:
     of the source, naming them.
     """
     if store.holds != "masks":
-        raise ValueError(
-            f"{store.folder} holds {store.holds}; decide masks first (`wsss run` makes them)"
-        )
+        raise ValueError(f"{store.folder} holds {store.holds}; decide masks first (`wsss masks`)")
     if store.classes != source.classes.names:
         raise ValueError(
             f"{store.folder} has masks of {len(store.classes)} classes, {source.name} has "

@@ -15,7 +15,7 @@ import tyro
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import segment, summary
-from wsss_jax.stages.decide import decide
+from wsss_jax.stages.decide import decide, fixed
 from wsss_jax.stages.evaluate import Scoring, evaluate
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.refine import Crf, refine
@@ -69,7 +69,9 @@ class SegmentPlan:
             made += [refine(scores, whole, folder, self.crf, ids=whole.ids, workers=self.workers)]
         scoring = self.scoring.on(whole)
         folder = out / f"{stem}masks"
-        masks = decide(made[-1], folder, scoring, ids=whole.ids, workers=self.workers)
+        masks = decide(
+            made[-1], folder, fixed(made[-1], scoring), ids=whole.ids, workers=self.workers
+        )
         self._judge(made, out, whole, stem)
         return masks
 
