@@ -6,10 +6,9 @@ their losses. Weights of terms, label smoothing and dropout are the papers'. P-O
 by the RandAugment classifier of the same seed, OC-CSE by the plain one. "puzzle_1" has a quarter of
 Puzzle-CAM's weight, "puzzle_512" its crop. With --affinity, IRN's boundary branch is learned from
 the class maps, which then walk along it twice: as IRN does, and without taking scores off the
-boundaries before, in a quarter of the steps. A dense CRF follows the latter, before a background at
-Otsu's threshold. What is certain is read off the maps by Otsu's rule for three parts: at
-Puzzle-CAM's thresholds (0.40 and 0.10; --published-labels) half of what is called foreground here
-is none, and the walk gains nothing.
+boundaries before. A dense CRF follows the latter, before a background at Otsu's threshold. What is
+certain is read off the maps by Otsu's rule for three parts: at Puzzle-CAM's thresholds (0.40 and
+0.10; --published-labels) half of what is called foreground here is none, and the walk gains nothing.
 
 Columns: mIoU at 0.3; at the threshold that Otsu's rule reads off the training scores, without a
 mask; at the best threshold on the truth of the split itself.
@@ -55,7 +54,7 @@ STEPS = {
     "cam": "",
     "colours": ", walk over colours",
     "walk": ", walk over affinity as in IRN",
-    "still": ", walk over affinity, scores left on boundaries, 64 steps",
+    "still": ", walk over affinity, scores left on boundaries",
     "stillcrf": ", the same + CRF",
 }
 """What stores' names begin with."""
@@ -107,7 +106,7 @@ def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     judged(colours, chosen)
     along = Walk(run, beta=10.0, steps=256)
     judged(refined(maps, folder=out / f"walk_{stem}", settings=along), chosen)
-    still = replace(along, steps=64, off_boundaries=False)
+    still = replace(along, off_boundaries=False)
     walked = refined(maps, folder=out / f"still_{stem}", settings=still)
     judged(walked, chosen)
     crf = Crf(background="otsu")
