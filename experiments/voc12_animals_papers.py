@@ -8,7 +8,7 @@ Puzzle-CAM's weight, "puzzle_512" its crop. With --affinity, IRN's boundary bran
 the class maps, which then walk along it twice: as IRN does, and without taking scores off the
 boundaries before. A dense CRF follows the latter, before a background at Otsu's threshold. What is
 certain is read off the maps by Otsu's rule for three parts: at Puzzle-CAM's thresholds (0.40 and
-0.10; --published-labels) half of what is called foreground here is none, and the walk gains nothing.
+0.10; --published-labels) half of what is called foreground is none, and walking gains nothing.
 
 Columns: mIoU at 0.3; at the threshold that Otsu's rule reads off the training scores, without a
 mask; at the best threshold on the truth of the split itself.

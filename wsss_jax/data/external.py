@@ -36,6 +36,9 @@ from wsss_jax.types import IGNORE, Kind, ScoreMaps, Size
 SALIENCY = ClassList(("saliency",))
 """What the one class of a saliency map is called."""
 
+EDGES = ("edge",)
+"""What the one class of an edge map is called."""
+
 STRIDES = (1, 2, 4, 8, 16, 32)
 """Pixels per cell of the grids that class maps may come on."""
 

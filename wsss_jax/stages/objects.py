@@ -23,7 +23,7 @@ from wsss_jax.data import stores, views
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import Group, MaskReader, training_batches
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.external import SALIENCY
+from wsss_jax.data.external import EDGES, SALIENCY
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import boundaries
@@ -33,9 +33,6 @@ from wsss_jax.stages.saliency import Looking
 from wsss_jax.systems import objects
 from wsss_jax.systems.objects import Objects
 from wsss_jax.types import IGNORE, ScoreMaps, Size
-
-EDGES = ("edge",)
-"""What the one class of an edge map is called."""
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,11 @@ from wsss_jax.data import stores
 from wsss_jax.data.classes import palette
 from wsss_jax.data.datasets import ALL, open_dataset
 from wsss_jax.data.evidence import Inputs
-from wsss_jax.data.external import SALIENCY
+from wsss_jax.data.external import EDGES, SALIENCY
 from wsss_jax.data.files import mask_png, write_atomic
 from wsss_jax.data.fusion_world import CLASSES, SYSTEMS, World
 from wsss_jax.data.stores import Store
 from wsss_jax.types import Kind, ScoreMaps
-
-EDGES = ("edge",)
-"""What the one class of an edge map is called."""
 
 
 def write(world: World, folder: Path, prefix: str = "w") -> Inputs:

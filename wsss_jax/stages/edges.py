@@ -1,0 +1,108 @@
+"""Edges that an affinity network has learned, as a store: a cue that the combiner walks along.
+
+Not here: edges of saliency networks (``stages.objects``).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from jaxtyping import Array, Float
+from scipy.special import expit
+
+from wsss_jax.config import as_json
+from wsss_jax.data import stores, views
+from wsss_jax.data.batches import Group
+from wsss_jax.data.datasets import Source, open_dataset
+from wsss_jax.data.external import EDGES
+from wsss_jax.data.stores import Store
+from wsss_jax.stages import dense
+from wsss_jax.stages.dense import Dense
+from wsss_jax.stages.learn_affinity import learned
+from wsss_jax.systems import affinity
+from wsss_jax.systems.affinity import BRANCHES, AffinityNet
+from wsss_jax.types import ScoreMaps, Size
+
+
+@dataclass(frozen=True)
+class Edges:
+    """How edges are read off a network of boundaries.
+
+    Attributes:
+        beta: exponent of the affinity that they stand for: an edge is 1 - (1 - boundary) ** beta,
+            so that a walk that knows no exponent goes as IRN's does with it.
+        batch_size: photographs per call.
+    """
+
+    beta: float = 10.0
+    batch_size: int = 4
+
+    scales = (1.0,)
+    flip = False  # the network's answer has the mirror image in it
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < float("inf"):
+            raise ValueError(f"beta is {self.beta}; wanted a number above 0")
+
+
+def edges(
+    run: Path, source: Source, folder: Path, settings: Edges, *, ids: tuple[str, ...]
+) -> Store:
+    """Edges in [0, 1] of ``ids`` from a finished run of IRN's branch; finished images are kept.
+
+    Images that cannot be read are skipped, printed, and listed. Raises ValueError for a network
+    that compares features, in which there are no edges.
+    """
+    model, weights = learned(run)
+    if BRANCHES[model.branch].head != "edge":
+        raise ValueError(
+            f"{run} has learned {model.branch}, in which there are no edges; wanted IRN's branch"
+        )
+    target = stores.create(
+        folder,
+        holds="scores",
+        classes=EDGES,
+        kind="probability",
+        made_by={"stage": "edges", "run": run.name, **as_json(settings)},
+        parents=(run.name,),
+    )
+    network = Dense(partial(_logits, model), weights, model.stride, lean=0.5)
+    outputs = [(target, partial(_map, settings.beta))]
+    dense.fill(outputs, views.photographs(source), ids, network=network, asked=settings)
+    return target
+
+
+def command(
+    run: tyro.conf.Positional[Path],
+    data: Path,
+    out: Path,
+    settings: Annotated[Edges, tyro.conf.arg(name="")] = Edges(),
+    layout: str = "auto",
+    split: str = "all",
+) -> None:
+    """Edges of a network that learned affinity, as a store for the learned combiner.
+
+    Args:
+        run: folder of the affinity network.
+        data: folder of the data set.
+        out: store to write; the same command goes on where it was stopped.
+        settings: how they are read.
+        layout: voc, folder, coco or tfds; "auto" tells them apart.
+        split: name of a list of the data set, or "all".
+    """
+    source = open_dataset(data, split=split, layout=layout)
+    print(edges(run, source, out, settings, ids=source.ids).folder)
+
+
+def _logits(model: AffinityNet, weights: Any, images: Array, inside: Array) -> Array:
+    return affinity.answers(model, weights, images, inside)[..., None]
+
+
+def _map(
+    beta: float, logits: Float[np.ndarray, "h w 1"], group: Group, row: int, size: Size
+) -> ScoreMaps:
+    scores = (1 - (1 - expit(logits)) ** beta).astype(np.float32)
+    return ScoreMaps(scores, np.zeros(1, np.int32), size, scores.max(axis=(0, 1)), "probability")
