@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from test_refine import CLASSES, Photographs, maps, store_of
 
 from wsss_jax.data import stores
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.data.external import EDGES
 from wsss_jax.data.files import BadFileError
+from wsss_jax.stages.edges import Edges, edges
 from wsss_jax.stages.learn_affinity import AffinityTraining, learn_affinity, learned
 from wsss_jax.stages.refine import Walk, refine, walked
 from wsss_jax.systems.affinity import AffinityNet
@@ -101,6 +104,22 @@ def test_scores_are_taken_off_learned_boundaries_before_they_walk_or_not(world):
     assert thinned.max() > 0.99 and thinned.min() < 0.7
     left = walked(even, source.image("s4"), replace(as_irn, off_boundaries=False)).scores
     np.testing.assert_allclose(left, 1, atol=1e-4)
+
+
+def test_learned_edges_lie_on_the_object_and_become_a_store(world, tmp_path):
+    source, _, run, truths = world
+    store = edges(run, source, tmp_path / "edges", Edges(beta=1.0), ids=("s4",))
+    found = store.get_scores("s4").scores[..., 0]
+    assert store.classes == EDGES and found.shape == (8, 11)
+    assert 0 <= found.min() and found.max() <= 1
+    cells = truths["s4"][2::4, 2::4] > 0
+    middle = ndimage.binary_erosion(cells)
+    rim = ndimage.binary_dilation(cells) & ~middle
+    assert found[rim].mean() > found[middle].mean() + 0.1
+    # A walk that knows no exponent goes along the sharper ones as another goes with exponent 3.
+    sharp = edges(run, source, tmp_path / "sharp", Edges(beta=3.0), ids=("s4",))
+    expected = 1 - (1 - found) ** 3
+    np.testing.assert_allclose(sharp.get_scores("s4").scores[..., 0], expected, atol=2e-3)
 
 
 def test_a_finished_run_stays_and_other_labels_are_refused(world, tmp_path):
