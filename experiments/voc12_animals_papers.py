@@ -6,9 +6,10 @@ their losses. Weights of terms, label smoothing and dropout are the papers'. P-O
 by the RandAugment classifier of the same seed, OC-CSE by the plain one. "puzzle_1" has a quarter of
 Puzzle-CAM's weight, "puzzle_512" its crop. With --affinity, IRN's boundary branch is learned from
 the class maps, which then walk along it twice: as IRN does, and without taking scores off the
-boundaries before. A dense CRF follows the latter, before a background at Otsu's threshold. What is
-certain is read off the maps by Otsu's rule for three parts: at Puzzle-CAM's thresholds (0.40 and
-0.10; --published-labels) half of what is called foreground is none, and walking gains nothing.
+boundaries before. P-NOC's dense CRF follows the latter, before a background at Otsu's threshold.
+What is certain is read off the maps by Otsu's rule for three parts: at Puzzle-CAM's thresholds
+(0.40 and 0.10; --published-labels) half of what is called foreground is none, and walking gains
+nothing.
 
 Columns: mIoU at 0.3; at the threshold that Otsu's rule reads off the training scores, without a
 mask; at the best threshold on the truth of the split itself.
@@ -109,7 +110,7 @@ def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     still = replace(along, off_boundaries=False)
     walked = refined(maps, folder=out / f"still_{stem}", settings=still)
     judged(walked, chosen)
-    crf = Crf(background="otsu")
+    crf = Crf("pnoc_masks", background="otsu", certainty=0.9)
     judged(refined(walked, folder=out / f"stillcrf_{stem}", settings=crf), chosen)
 
 

@@ -1,6 +1,7 @@
 """Labels, network, walk and verdict as one plan, on four drawn scenes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,5 +49,10 @@ def test_a_plan_goes_from_score_maps_to_a_verdict_and_goes_on_where_it_was(tmp_p
         row["name"] for row in json.loads((tmp_path / "out/results.json").read_text())["results"]
     ]
     assert names == ["maps", "colour_walk", "walk"]
+    only = source.classes.names  # all of them, so that the store fits
+    again = replace(plan, others=(made.folder,), only=only).make(tmp_path / "some")
+    assert again.classes == source.classes.names and again.kind == "activation"
+    rows = json.loads((tmp_path / "some/results.json").read_text())["results"]
+    assert [row["name"] for row in rows] == ["maps", "colour_walk", "walk_walk", "walk"]
     stamp = made.path(source.ids[0]).stat().st_mtime_ns
     assert plan.make(tmp_path / "out").path(source.ids[0]).stat().st_mtime_ns == stamp

@@ -1,14 +1,14 @@
 """Stage refine on tiny stores: what it keeps, what it refuses, and what its index says."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.ops import crf_pydensecrf
+from wsss_jax.ops import crf, crf_pydensecrf
 from wsss_jax.stages import refine as refining
 from wsss_jax.stages.decide import label_free_threshold
 from wsss_jax.stages.refine import Crf, Walk, crf_refined, refine, walked
@@ -240,6 +240,30 @@ def test_a_walk_of_probabilities_keeps_their_sums():
     refined = walked(given, photograph(), QUICK)
     assert refined.kind == "probability"
     np.testing.assert_allclose(refined.scores.sum(axis=-1), 0.9, atol=1e-3)
+
+
+def test_probabilities_may_end_as_activations(tmp_path):
+    first = np.clip(half() * 0.7, 0, 0.7)
+    given = maps(first, kind="probability")
+    store = store_of(tmp_path / "maps", {"a": given}, kind="probability")
+    settings, source = replace(QUICK, to_activations=True), Photographs({"a": photograph()})
+    made = refine(store, source, tmp_path / "out", settings, ids=("a",))
+    assert made.kind == "activation"
+    as_scores = walked(maps(first), photograph(), QUICK).scores
+    np.testing.assert_allclose(made.get_scores("a").scores, as_scores, atol=2e-3)
+
+
+def test_a_crf_of_hard_labels_is_that_of_the_decision():
+    scores = np.concatenate([half() * 0.8, 0.5 - half() * 0.5], axis=-1)
+    given, settings = maps(scores, classes=(0, 1)), Crf("pnoc_masks", 0.3, 1, certainty=0.9)
+    refined = crf_refined(given, photograph(), settings)
+    ranks = np.where(scores.max(-1) > 0.3, scores.argmax(-1) + 1, 0)
+    expected = crf.refine_labels(photograph(), ranks, crf.PRESETS["pnoc_masks"], k=3, gt_prob=0.9)[
+        ..., 1:
+    ]
+    np.testing.assert_allclose(refined.scores, expected, atol=1e-5)
+    alone = crf_refined(maps(half()), photograph(), replace(settings, background=None))
+    np.testing.assert_allclose(alone.scores, 1, atol=1e-5)  # one class, and nothing beside it
 
 
 def test_a_map_of_zeros_stays_zero_and_does_not_disturb_the_others():

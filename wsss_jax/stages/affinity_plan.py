@@ -5,12 +5,15 @@ where it was stopped. True masks are read to judge and for nothing else.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+from wsss_jax.data import views
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import summary
-from wsss_jax.stages.evaluate import Scoring, evaluate
+from wsss_jax.stages.decide import judged
+from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.labels import Irn, Rule, make_labels
 from wsss_jax.stages.learn_affinity import AffinityTraining, learn_affinity
@@ -25,6 +28,8 @@ class AffinityPlan:
         data: folder of the data set.
         maps: store of score maps, where labels come from and walks start.
         saliency: store of saliency maps, for P-NOC's labels only.
+        others: further stores that walk along the same affinity, and are judged beside it.
+        only: classes to keep, all others are background; none for all classes.
         layout: voc, folder, coco or tfds; auto tells them apart.
         train_split: whose photographs and labels teach.
         splits: whose maps walk, and are judged where there are true masks.
@@ -42,6 +47,8 @@ class AffinityPlan:
     data: Path
     maps: Path
     saliency: Path | None = None
+    others: tuple[Path, ...] = ()
+    only: tuple[str, ...] = ()
     layout: str = "auto"
     train_split: str = "train"
     splits: tuple[str, ...] = ("train", "val")
@@ -59,7 +66,7 @@ class AffinityPlan:
         """Do it all into ``out``; returns the last score maps."""
         source, whole, start = (
             self._open(self.train_split),
-            open_together(self.data, (self.train_split, *self.splits), self.layout),
+            self._together(),
             open_store(self.maps),
         )
         labels = make_labels(
@@ -72,19 +79,17 @@ class AffinityPlan:
             workers=self.workers,
         )
         run = learn_affinity(source, labels, self.training, out / "run")
-        steps: list[tuple[str, Walk | Crf]] = [
-            ("colour_walk", self.beside),
-            ("walk", replace(self.walk, affinity=run)),
-        ]
-        if self.with_crf and whole.has_background:
-            steps.append(("crf", self.crf))
+        along = replace(self.walk, affinity=run)
+        steps: list[tuple[Store, str, Walk | Crf]] = [(start, "colour_walk", self.beside)]
+        for other in map(open_store, self.others):
+            steps.append((other, f"walk_{other.folder.name}", along))
+        steps.append((start, "walk", along))
+        refined = partial(refine, source=whole, ids=whole.ids, workers=self.workers)
         made = [start]
-        for name, settings in steps:
-            before = start if isinstance(settings, Walk) else made[-1]
-            refined = refine(
-                before, whole, out / name, settings, ids=whole.ids, workers=self.workers
-            )
-            made.append(refined)
+        for before, name, settings in steps:
+            made.append(refined(before, folder=out / name, settings=settings))
+        if self.with_crf and whole.has_background:
+            made.append(refined(made[-1], folder=out / "crf", settings=self.crf))
         self._judge(made, out, whole)
         return made[-1]
 
@@ -95,14 +100,15 @@ class AffinityPlan:
             if all(source.mask(id) is None for id in source.ids):
                 continue
             scoring = self.scoring.on(source)
-            results = [
-                evaluate(store, source, scoring, split=split, workers=self.workers)
-                for store in made
-            ]
-            rows += summary.against_first(results)
+            found = judged(made, source, scoring, split=split, workers=self.workers)
+            rows += summary.against_first(found)
         if rows:
             summary.show(rows)
             summary.write(out, rows, whole.classes, plan=self)
 
     def _open(self, split: str) -> Source:
-        return open_dataset(self.data, split=split, layout=self.layout)
+        return views.only(open_dataset(self.data, split=split, layout=self.layout), self.only)
+
+    def _together(self) -> Source:
+        splits = (self.train_split, *self.splits)
+        return views.only(open_together(self.data, splits, self.layout), self.only)

@@ -28,7 +28,7 @@ from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.learn_affinity import Learned, learned
 from wsss_jax.stages.work import each, settle
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet, answers
-from wsss_jax.types import ScoreMaps, Size
+from wsss_jax.types import Kind, ScoreMaps, Size
 
 CELLS = 32
 """Grids are padded to multiples of this many cells, so that few shapes are compiled."""
@@ -55,6 +55,9 @@ class Walk:
         off_boundaries: whether scores are multiplied by what learned boundaries leave of 1 before
             they walk, as in IRN; of no account elsewhere. It presumes that boundaries are near 0
             inside of objects.
+        to_activations: whether probabilities end as activations, each class divided by its maximum,
+            as scores do. After a long walk a half no longer parts a class from background; the
+            thresholds of walked maps (IRN 0.25, P-NOC 0.30, Puzzle-CAM 0.35) are of that kind.
     """
 
     affinity: Path | None = None
@@ -64,6 +67,7 @@ class Walk:
     beta: float = 1.0
     steps: int = 32
     off_boundaries: bool = since(True)
+    to_activations: bool = since(False)
 
     def __post_init__(self) -> None:
         for name in ("radius", "sigma_colour", "sigma_space", "beta"):
@@ -84,18 +88,24 @@ class Crf:
             data set has no background.
         stride: pixels per cell of what is kept.
         backend: jax (ours), or pydensecrf where that is installed.
+        certainty: None refines the scores; a probability decides first, and refines hard labels
+            that are right so often, as the last step after a walk (Puzzle-CAM 0.7, P-NOC 0.9; their
+            preset is pnoc_masks).
     """
 
     preset: str = "psa"
     background: float | Literal["otsu"] | None = BACKGROUND
     stride: int = 2
     backend: Literal["jax", "pydensecrf"] = "jax"
+    certainty: float | None = since(None)
 
     def __post_init__(self) -> None:
         lookup(crf.PRESETS, self.preset, "CRF preset")
         lookup(crf.BACKENDS, self.backend, "CRF backend")
         if isinstance(self.background, float | int) and not 0 < self.background <= 1:
             raise ValueError(f"crf.background is {self.background}; wanted a score in (0, 1]")
+        if self.certainty is not None and not 0 < self.certainty < 1:
+            raise ValueError(f"crf.certainty is {self.certainty}; wanted a probability in (0, 1)")
         if self.stride < 1:
             raise ValueError(f"crf.stride is {self.stride}; wanted 1 or more pixels per cell")
 
@@ -111,9 +121,9 @@ def refine(
 ) -> Store:
     """Refine the score maps of ``ids`` into a store at ``folder``; finished images are kept.
 
-    The walk keeps the kind of the scores, activations with maximum 1 per class; the CRF gives
-    probabilities whose remainder to 1 is background. An image without classes keeps its empty
-    record. Images that fail are skipped, printed, and listed.
+    The walk keeps the kind of the scores unless told otherwise, activations with maximum 1 per
+    class; the CRF gives probabilities whose remainder to 1 is background. An image without classes
+    keeps its empty record. Images that fail are skipped, printed, and listed.
 
     Raises ValueError before anything is made when the store holds masks or logits, when the CRF
     that is asked for is not installed, or when the folder was made with other settings, by another
@@ -137,7 +147,7 @@ def refine(
         folder,
         holds="scores",
         classes=store.classes,
-        kind=store.kind if isinstance(settings, Walk) else "probability",
+        kind=_kind_after(store.kind, settings),
         made_by={"stage": name, **made_by, "computed_by": computed_by(settings)},
         parents=tuple(parents),
     )
@@ -145,6 +155,12 @@ def refine(
     tally = each(f"{name} {folder.name}", function, target.missing(ids), workers=workers)
     settle(target, tally)
     return target
+
+
+def _kind_after(kind: Kind, settings: Walk | Crf) -> Kind:
+    if isinstance(settings, Crf):
+        return "probability"
+    return "activation" if settings.to_activations else kind
 
 
 def _otsu(store: Store, ids: tuple[str, ...]) -> float:
@@ -211,7 +227,7 @@ def walked(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Walk) -
     else:
         scores = _along_learned(maps.scores, image, settings, learned(settings.affinity))
     scores = np.maximum(scores, 0)
-    if maps.kind == "probability":
+    if _kind_after(maps.kind, settings) == "probability":
         peak = scores.max(axis=(0, 1))
         return ScoreMaps(np.minimum(scores, 1), maps.classes, maps.size, peak, maps.kind)
     scores = scores / (scores.max(axis=(0, 1), keepdims=True) + np.float32(1e-5))
@@ -261,6 +277,8 @@ def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Cr
         raise ValueError("one image tells no background; give crf.background a number")
     infer, preset = crf.BACKENDS[settings.backend], crf.PRESETS[settings.preset]
     unary, classes_from = _unary(maps, settings.background)
+    if settings.certainty is not None:
+        unary = _hard(unary, settings.certainty)
     marginals = infer(image, unary, preset)[..., classes_from:]
     kept = marginals
     if settings.stride > 1:
@@ -277,6 +295,16 @@ def _unary(maps: ScoreMaps, background: float | None) -> tuple[Float[np.ndarray,
         return masks.with_constant(scores, background), 1
     rest = np.maximum(1 - scores.sum(axis=-1, keepdims=True), 0)
     return np.concatenate([rest, scores], axis=-1), 1
+
+
+def _hard(rows: Float[np.ndarray, "H W n"], certainty: float) -> Float[np.ndarray, "H W n"]:
+    """Probabilities of the best row being right with ``certainty``, and the others alike."""
+    count = rows.shape[-1]
+    if count == 1:
+        return rows
+    others = np.full(rows.shape, (1 - certainty) / (count - 1), np.float32)
+    np.put_along_axis(others, rows.argmax(axis=-1)[..., None], np.float32(certainty), axis=-1)
+    return others
 
 
 def check(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"]) -> None:

@@ -15,8 +15,8 @@ import tyro
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import segment, summary
-from wsss_jax.stages.decide import decide, fixed
-from wsss_jax.stages.evaluate import Scoring, evaluate
+from wsss_jax.stages.decide import decide, fixed, judged
+from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.refine import Crf, refine
 from wsss_jax.stages.segment import Prediction, Segmentation
@@ -92,11 +92,8 @@ class SegmentPlan:
             if all(source.mask(id) is None for id in source.ids):
                 continue
             scoring = self.scoring.on(source)
-            results = [
-                evaluate(store, source, scoring, split=split, workers=self.workers)
-                for store in made
-            ]
-            rows += summary.against_first(results)
+            found = judged(made, source, scoring, split=split, workers=self.workers)
+            rows += summary.against_first(found)
         if rows:
             summary.show(rows)
             summary.write(out / f"{stem}results", rows, whole.classes, plan=self)

@@ -1,0 +1,44 @@
+"""IRN's boundary branch on the combined maps of MSRC's things, and walks along it.
+
+Source: voc12_animals_affinity.py, all settings as there.
+
+Command: wsss run experiments/msrc21_affinity.py --data DATA/msrc21 --weights DIR
+    --maps COMBINED --others FUSED_SALIENCY OCCSE_SALIENCY
+Hardware: two CPU cores, ten minutes. Numbers: see the README.
+"""
+
+from pathlib import Path
+
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.stages.affinity_plan import AffinityPlan
+from wsss_jax.stages.labels import Irn
+from wsss_jax.stages.learn_affinity import AffinityTraining
+from wsss_jax.stages.refine import Crf, Walk
+from wsss_jax.systems.affinity import AffinityNet
+from wsss_jax.train.optimizers import Optim
+
+THINGS = (
+    "cow", "sheep", "aeroplane", "face", "car", "bicycle", "flower", "sign", "bird", "book",
+    "chair", "cat", "dog", "body", "boat",
+)  # fmt: skip
+V2 = "mobilenet_v2_1.0_224_quant_float.npz"
+
+
+def recipe(data: Path, weights: Path | None) -> AffinityPlan:
+    """The run on ``data`` with the ImageNet MobileNetV2 in the folder ``weights``."""
+    if weights is None:
+        raise ValueError("give the folder of the MobileNet npz files with --weights")
+    # So few steps are too few for plain gradients; AdamW's are of one size from the first on.
+    optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
+    model = AffinityNet("boundary", "mobilenet_v2", weights / V2, optim=optim)
+    view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
+    return AffinityPlan(
+        data,
+        Path("runs/msrc21_things/combined"),
+        name="msrc21_affinity",
+        only=THINGS,
+        rule=Irn(foreground=0.7, background=0.3),
+        training=AffinityTraining(model, view, epochs=6),
+        walk=Walk(beta=10.0, steps=256, off_boundaries=False, to_activations=True),
+        crf=Crf("pnoc_masks", certainty=0.9),
+    )
