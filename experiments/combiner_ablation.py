@@ -11,7 +11,7 @@ Command: python experiments/combiner_ablation.py RUN --data DATA/voc12_animals
     [--tables "Systems: one out"] [--rows all "without image"] [--seeds 0 1 2] [--out FOLDER]
     [--only cow sheep ...]  (a run with Recipe.classes; without it the seven animals' classes count)
 The same command goes on where it was stopped; the tables are in FOLDER/ablation.md and .png, by
-default RUN/ablation. Hardware: two CPU cores; time and numbers: see the README.
+default RUN/ablation. Hardware: two CPU cores; time and numbers: see benchmarks/RESULTS.md.
 """
 
 import argparse

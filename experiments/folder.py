@@ -4,7 +4,7 @@ Source: the vanilla systems of voc12_animals.py. In a folder whose first class i
 there is no background: every pixel gets a class, and thresholds and saliency play no part.
 
 Command: wsss run experiments/folder.py --data DATA/msrc21 --weights DIR
-Hardware: two CPU cores. Time and numbers: see the README.
+Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
 """
 
 from pathlib import Path

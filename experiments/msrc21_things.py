@@ -6,7 +6,7 @@ there, saliency plays its part.
 
 Command: wsss run experiments/msrc21_things.py --data DATA/msrc21 --weights DIR
 OC-CSE judges by the plain one, found at runs/msrc21_things/run_vanilla. Hardware: two CPU cores, or
-a GPU. Time, expected numbers and ours: see the README.
+a GPU. Time, expected numbers and ours: see benchmarks/RESULTS.md.
 """
 
 from dataclasses import replace

@@ -7,7 +7,7 @@ objects after so short a training. --others are stores that walk along the same 
 
 Command: wsss run experiments/voc12_animals_affinity.py --data DATA/voc12_animals --weights DIR
     --maps COMBINED --others FUSED_SALIENCY OCCSE_SALIENCY
-Hardware: two CPU cores, a quarter of an hour. Numbers: see the README.
+Hardware: two CPU cores, a quarter of an hour. Numbers: see benchmarks/RESULTS.md.
 """
 
 from pathlib import Path

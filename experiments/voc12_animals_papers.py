@@ -17,7 +17,7 @@ mask; at the best threshold on the truth of the split itself.
 Command: python experiments/voc12_animals_papers.py OUT --data DATA/voc12_animals --weights DIR
     [--systems vanilla puzzle] [--seeds 0 1 2] [--affinity] [--workers 2] [--table]
 The same command goes on where it was stopped; machines may share systems and seeds in one folder,
-and --table alone prints what is there. Hardware: a GPU. Numbers: README.
+and --table alone prints what is there. Hardware: a GPU. Numbers: benchmarks/RESULTS.md.
 """
 
 import argparse
@@ -140,6 +140,7 @@ def training_of(name: str, seed: int, weights: Path, out: Path) -> Training:
         "vanilla": lambda: plain,
         "randaugment": lambda: smooth,
         "kernel_usage": lambda: replace(plain, head="kernel_usage"),
+        "kernel_usage_scaled": lambda: replace(plain, head="kernel_usage_scaled"),
         "puzzle": lambda: PuzzleCam(plain),
         "puzzle_1": lambda: PuzzleCam(plain, Puzzle(weight=1.0)),
         "puzzle_512": lambda: PuzzleCam(plain),
@@ -162,6 +163,8 @@ def table(out: Path) -> str:
     rows: dict[str, dict[str, list[float]]] = {}
     for path in sorted(out.glob("results_*.json")):
         step, _, stem = path.stem.removeprefix("results_").partition("_")
+        if step not in STEPS:
+            continue
         name = f"{stem.rpartition('_')[0]}{STEPS[step]}"
         record = json.loads(path.read_text())
         for result in record["results"]:

@@ -5,7 +5,7 @@ Source: voc12_segment.py, with MobileNetV2, 96 channels behind it and small crop
 
 Command: wsss run experiments/voc12_animals_segment.py --data DATA/voc12_animals --weights DIR
 --masks runs/voc12_animals/pseudo_masks
-Hardware: two CPU cores. Time, expected numbers and ours: see the README.
+Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS.md.
 """
 
 from pathlib import Path
@@ -27,15 +27,15 @@ def recipe(data: Path, weights: Path | None) -> SegmentPlan:
     if weights is None:
         raise ValueError("give the folder of the MobileNet npz files with --weights")
     # So few steps are too few for plain gradients; AdamW's are of one size from the first on.
-    optim = Optim("adamw", learning_rate=2e-4, warm_up=10)
+    optim = Optim("adamw", learning_rate=1e-4, warm_up=10)
     model = Segmenter("mobilenet_v2", weights / V2, 16, width=96, label_smoothing=0.1, optim=optim)
-    view = Augmentation(crop=224, long_side=(224, 400), hue=0.0)
+    view = Augmentation(crop=192, long_side=(192, 320), hue=0.0)
     return SegmentPlan(
         data,
         masks=Path("runs/voc12_animals/pseudo_masks"),
         name="voc12_animals_segment",
-        training=Segmentation(model, view, epochs=10, batch_size=8),
-        prediction=Prediction(scales=(0.5, 0.75), batch_size=8),
+        training=Segmentation(model, view, epochs=4, batch_size=8),
+        prediction=Prediction(scales=(0.75, 1.0), batch_size=8),
         crf=Crf("deeplab"),
         scoring=Scoring(classes=SCORED),
     )

@@ -8,7 +8,7 @@ two are those of voc12_animals.py.
 
 Command: wsss run experiments/voc12_animals_systems.py --data DATA/voc12_animals --weights DIR
 OC-CSE judges by the plain one, found at runs/voc12_animals_systems/run_vanilla.
-Hardware: two CPU cores. Time, expected numbers and ours: see the README.
+Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS.md.
 """
 
 from dataclasses import replace
