@@ -78,7 +78,7 @@ class SegmentPlan:
     def _teacher(self, source: Source) -> segment.Teacher:
         if (self.masks is None) == (not self.truth):
             raise ValueError(
-                "give either a store of pseudo-masks (--masks) or, with --masks None, --truth, which "
+                "give a store of pseudo-masks (--masks) or, with --masks None, --truth, which "
                 "learns from true masks for the upper bound of full supervision"
             )
         if self.masks is None:
