@@ -11,9 +11,7 @@ from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.stages.affinity_plan import AffinityPlan
-from wsss_jax.stages.labels import Irn
 from wsss_jax.stages.learn_affinity import AffinityTraining
-from wsss_jax.stages.refine import Crf, Walk
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim
 
@@ -37,8 +35,5 @@ def recipe(data: Path, weights: Path | None) -> AffinityPlan:
         Path("runs/msrc21_things/combined"),
         name="msrc21_affinity",
         only=THINGS,
-        rule=Irn(foreground=0.7, background=0.3),
         training=AffinityTraining(model, view, epochs=6),
-        walk=Walk(beta=10.0, steps=256, off_boundaries=False, to_activations=True),
-        crf=Crf("pnoc_masks", certainty=0.9),
     )

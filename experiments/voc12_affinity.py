@@ -24,7 +24,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.stages.affinity_plan import AffinityPlan
 from wsss_jax.stages.labels import Irn
 from wsss_jax.stages.learn_affinity import AffinityTraining
-from wsss_jax.stages.refine import Walk
+from wsss_jax.stages.refine import Crf, Walk
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim
 
@@ -48,4 +48,5 @@ def recipe(data: Path, weights: Path | None) -> AffinityPlan:
         rule=Irn(0.30, 0.05),
         training=AffinityTraining(model, view, epochs=3, batch_size=32, save_every=100),
         walk=Walk(beta=10.0, steps=256),
+        crf=Crf(),
     )

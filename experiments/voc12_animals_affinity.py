@@ -1,9 +1,9 @@
 """IRN's boundary branch on the combined maps of the animals, which then walk along it.
 
-Source: voc12_affinity.py, with MobileNetV2 and small crops. What is certain is read off the maps:
-of the combiner's probabilities what is above 0.7 or below 0.3 (of activations --rule.thresholds
-otsu). Where we differ from IRN: scores are left on the boundaries, which are not near 0 inside of
-objects after so short a training. --others are stores that walk along the same affinity.
+Source: voc12_affinity.py, with MobileNetV2 and small crops. Certain is what is above 0.7 or below
+0.3 of the combiner's probabilities, and beyond Otsu's two thresholds of activations. Where we
+differ from IRN: scores are left on the boundaries, which are not near 0 inside of objects after so
+short a training. --others are stores that walk along the same affinity.
 
 Command: wsss run experiments/voc12_animals_affinity.py --data DATA/voc12_animals --weights DIR
     --maps COMBINED --others FUSED_SALIENCY OCCSE_SALIENCY
@@ -15,9 +15,7 @@ from pathlib import Path
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.stages.affinity_plan import AffinityPlan
 from wsss_jax.stages.evaluate import Scoring
-from wsss_jax.stages.labels import Irn
 from wsss_jax.stages.learn_affinity import AffinityTraining
-from wsss_jax.stages.refine import Crf, Walk
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim
 
@@ -37,9 +35,6 @@ def recipe(data: Path, weights: Path | None) -> AffinityPlan:
         data,
         Path("runs/voc12_animals/combined"),
         name="voc12_animals_affinity",
-        rule=Irn(foreground=0.7, background=0.3),
         training=AffinityTraining(model, view, epochs=6),
-        walk=Walk(beta=10.0, steps=256, off_boundaries=False, to_activations=True),
-        crf=Crf("pnoc_masks", certainty=0.9),
         scoring=Scoring(classes=SCORED),
     )

@@ -1,6 +1,7 @@
 """Affinity labels: the three rules by hand on toy scores, and the stage that runs them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,9 +101,13 @@ def test_what_is_certain_can_be_read_off_the_maps_themselves(tmp_path, no_crf):
     np.testing.assert_array_equal(made.get_mask("a")[0], [0, 0, 0, IGNORE, IGNORE, 2])
     # The middle of the gaps 0.13 to 0.37 and 0.38 to 0.87, in bins of a hundredth.
     assert (made.made_by["background"], made.made_by["foreground"]) == (0.25, 0.62)
-    certain = store_of(tmp_path / "certain", {}, kind="probability")
+    chance = replace(row(scores[0]), kind="probability")
+    likely = store_of(tmp_path / "likely", {"a": chance}, kind="probability")
+    made = make_labels(likely, source, tmp_path / "by_meaning", rule, ids=("a",))
+    np.testing.assert_array_equal(made.get_mask("a"), [[0, 0, 0, IGNORE, IGNORE, 2]])
+    assert (made.made_by["background"], made.made_by["foreground"]) == (0.3, 0.7)
     with pytest.raises(ValueError, match="no two thresholds"):
-        make_labels(certain, source, tmp_path / "x", rule, ids=source.ids)
+        make_labels(store_of(tmp_path / "none", {}), source, tmp_path / "x", rule, ids=())
 
 
 def test_saliency_goes_with_one_rule_only_and_is_read(tmp_path):

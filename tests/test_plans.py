@@ -41,7 +41,7 @@ def test_an_experiment_may_be_any_plan(tmp_path, capsys):
     data = synthetic.write(tmp_path / "data", 6, 0, settings=synthetic.Scenes(size=40))
     with pytest.raises(SystemExit):
         cli.main(["run", str(file), "--data", str(data), "--out", str(tmp_path / "out")])
-    assert "give either a store of pseudo-masks" in capsys.readouterr().err
+    assert "give a store of pseudo-masks" in capsys.readouterr().err
 
 
 def test_a_teacher_is_one_of_two(tmp_path):

@@ -21,8 +21,8 @@ from wsss_jax.data.datasets import Source, open_dataset
 from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
-from wsss_jax.stages import combine as combining
 from wsss_jax.stages import (
+    affinity_plan,
     convert,
     cues,
     decide,
@@ -38,6 +38,7 @@ from wsss_jax.stages import (
     segment_plan,
     summary,
 )
+from wsss_jax.stages import combine as combining
 from wsss_jax.stages import refine as refining
 from wsss_jax.stages import saliency_plan as saliency
 from wsss_jax.stages.executors import Workers
@@ -288,6 +289,7 @@ VERBS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
         "explain": picture.command,
         "import": import_priors,
         "refine": refine,
+        "affinity": affinity_plan.command,
         "edges": edges.command,
         "features": features.command,
         "combine": combine,

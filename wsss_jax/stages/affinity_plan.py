@@ -7,8 +7,12 @@ where it was stopped. True masks are read to judge and for nothing else.
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from wsss_jax.data import views
+from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import summary
@@ -18,6 +22,15 @@ from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.labels import Irn, Rule, make_labels
 from wsss_jax.stages.learn_affinity import AffinityTraining, learn_affinity
 from wsss_jax.stages.refine import Crf, Walk, refine
+from wsss_jax.systems.affinity import AffinityNet
+from wsss_jax.train.optimizers import Optim
+
+
+def _training() -> AffinityTraining:
+    """IRN's branch in some hundred steps, which plain gradients would need more of."""
+    optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
+    view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
+    return AffinityTraining(AffinityNet(optim=optim), view, epochs=6)
 
 
 @dataclass(frozen=True)
@@ -52,12 +65,16 @@ class AffinityPlan:
     layout: str = "auto"
     train_split: str = "train"
     splits: tuple[str, ...] = ("train", "val")
-    rule: Rule = field(default_factory=Irn)
-    training: AffinityTraining = field(default_factory=AffinityTraining)
-    walk: Walk = field(default_factory=lambda: Walk(beta=10.0, steps=256))
+    rule: Rule = field(default_factory=lambda: Irn(thresholds="otsu"))
+    training: AffinityTraining = field(default_factory=_training)
+    walk: Walk = field(
+        default_factory=lambda: Walk(
+            beta=10.0, steps=256, off_boundaries=False, to_activations=True
+        )
+    )
     beside: Walk = field(default_factory=Walk)
     with_crf: bool = True
-    crf: Crf = field(default_factory=Crf)
+    crf: Crf = field(default_factory=lambda: Crf("pnoc_masks", certainty=0.9))
     scoring: Scoring = field(default_factory=Scoring)
     workers: Workers = field(default_factory=Workers)
     name: str = "affinity"
@@ -112,3 +129,13 @@ class AffinityPlan:
     def _together(self) -> Source:
         splits = (self.train_split, *self.splits)
         return views.only(open_together(self.data, splits, self.layout), self.only)
+
+
+def command(plan: Annotated[AffinityPlan, tyro.conf.arg(name="")], out: Path) -> None:
+    """Learn affinity from the certain parts of score maps, walk along it, refine, and judge.
+
+    Args:
+        plan: maps to learn from and to walk, the network, and the walk.
+        out: folder of everything that is made; the same command goes on where it was stopped.
+    """
+    print(plan.make(out).folder)

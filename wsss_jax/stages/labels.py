@@ -32,6 +32,9 @@ Mask = UInt8[np.ndarray, "H W"]
 Ranks = Int[np.ndarray, "H W"]
 """0 for background, n + 1 for the n-th class that is present."""
 
+SURE = (0.3, 0.7)
+"""Probabilities below and above which a class is surely not there, and there."""
+
 NO_SCORE = 1e-5
 """Pixels whose scores are all below this are unknown in PSA."""
 
@@ -67,8 +70,9 @@ class Irn:
         preset: of the CRF, by name.
         certainty: probability that a hard label is right, for the CRF.
         thresholds: given, as above, or otsu: both read off all maps of the stage, without a mask
-            (``stages.decide.label_free_bounds``). The published numbers suit maps whose best
-            threshold is near 0.16; of others they call too much foreground.
+            (``stages.decide.label_free_bounds``), and 0.7 and 0.3 of probabilities, beside a half.
+            The published numbers suit maps whose best threshold is near 0.16; of others they call
+            too much foreground.
     """
 
     foreground: float = 0.30
@@ -153,11 +157,11 @@ def make_labels(
 
 def _bounded(rule: Irn, store: Store, ids: Sequence[str]) -> Irn:
     """The same with the thresholds that part the store's activations."""
-    found = label_free_bounds(store, ids)
+    found = SURE if store.kind == "probability" else label_free_bounds(store, ids)
     if found is None:
         raise ValueError(
-            f"{store.folder}: holds no activations of three values or more, so no two thresholds "
-            "can be read off it; give the rule's numbers"
+            f"{store.folder}: has no activations of three values or more, so no two thresholds can "
+            "be read off it; give the rule's numbers"
         )
     low, high = (round(bound, 2) for bound in found)
     return replace(rule, background=low, foreground=high)
