@@ -43,7 +43,7 @@ class Masking:
 
     def __post_init__(self) -> None:
         for name, value in (("threshold", self.threshold), ("certain", self.certain)):
-            if value != "otsu" and not 0 <= value < 1:
+            if not isinstance(value, str) and not 0 <= value < 1:
                 raise ValueError(f"{name} is {value}; wanted a share in [0, 1)")
         if self.certain and not self.background:
             raise ValueError("certainty is told beside background, and there is to be none")
