@@ -112,17 +112,24 @@ def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs
         few_shot.drawn(inputs, FewShot(9), ids)
 
 
-def test_students_of_a_second_round_learn_from_the_mean_of_the_first(inputs, tmp_path):
-    ids, protocol = inputs.source.ids[:4], replace(SETTINGS.protocol, students=1)
-    twice = replace(SETTINGS, protocol=protocol, rounds=2)
-    run = learn_combiner.learn(inputs, tmp_path / "run", twice, ids=ids)
-    assert set(stores.open_store(run / "average_2").ids()) == set(ids)
+def test_students_of_a_second_round_learn_from_the_mean_of_the_first(inputs, run, tmp_path):
+    # The students of the first round are those of a run of one round.
+    ids, twice = inputs.source.ids[:4], replace(SETTINGS, rounds=2)
+    again = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(again / "distilled")
+    shutil.rmtree(again / "average")
+    (again / "finished").unlink()
+    record = json.loads((again / "settings.json").read_text())
+    record["settings"]["rounds"] = 2
+    (again / "settings.json").write_text(json.dumps(record))
+    learn_combiner.learn(inputs, again, twice, ids=ids)
+    assert set(stores.open_store(again / "average_2").ids()) == set(ids)
     # Both start alike and see the same images, so that only the teacher tells them apart.
-    lines = [(run / f"students{n}" / "metrics.jsonl").read_text() for n in ("", "_2")]
+    lines = [(again / f"students{n}" / "metrics.jsonl").read_text() for n in ("", "_2")]
     losses = [[json.loads(line)["loss"] for line in text.splitlines()] for text in lines]
     assert losses[0][0] != losses[1][0]
-    shutil.rmtree(run / "students")  # the last round's are asked how far they disagree
-    fused, _, _ = learn_combiner.fuse(run, inputs, tmp_path / "fused", ids=ids[:1])
+    shutil.rmtree(again / "students")  # the last round's are asked how far they disagree
+    fused, _, _ = learn_combiner.fuse(again, inputs, tmp_path / "fused", ids=ids[:1])
     assert np.isfinite(fused.get_scores(ids[0]).scores).all()
 
 
