@@ -9,11 +9,7 @@ Hardware: two CPU cores, ten minutes. Numbers: see benchmarks/RESULTS.md.
 
 from pathlib import Path
 
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.stages.affinity_plan import AffinityPlan
-from wsss_jax.stages.learn_affinity import AffinityTraining
-from wsss_jax.systems.affinity import AffinityNet
-from wsss_jax.train.optimizers import Optim
+from wsss_jax.stages.affinity_plan import AffinityPlan, light
 
 THINGS = (
     "cow", "sheep", "aeroplane", "face", "car", "bicycle", "flower", "sign", "bird", "book",
@@ -26,14 +22,10 @@ def recipe(data: Path, weights: Path | None) -> AffinityPlan:
     """The run on ``data`` with the ImageNet MobileNetV2 in the folder ``weights``."""
     if weights is None:
         raise ValueError("give the folder of the MobileNet npz files with --weights")
-    # So few steps are too few for plain gradients; AdamW's are of one size from the first on.
-    optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
-    model = AffinityNet("boundary", "mobilenet_v2", weights / V2, optim=optim)
-    view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
     return AffinityPlan(
         data,
         Path("runs/msrc21_things/combined"),
         name="msrc21_affinity",
         only=THINGS,
-        training=AffinityTraining(model, view, epochs=6),
+        training=light(weights / V2),
     )

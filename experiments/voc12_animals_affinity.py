@@ -12,12 +12,8 @@ Hardware: two CPU cores, a quarter of an hour. Numbers: see benchmarks/RESULTS.m
 
 from pathlib import Path
 
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.stages.affinity_plan import AffinityPlan
+from wsss_jax.stages.affinity_plan import AffinityPlan, light
 from wsss_jax.stages.evaluate import Scoring
-from wsss_jax.stages.learn_affinity import AffinityTraining
-from wsss_jax.systems.affinity import AffinityNet
-from wsss_jax.train.optimizers import Optim
 
 SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
 V2 = "mobilenet_v2_1.0_224_quant_float.npz"
@@ -27,14 +23,10 @@ def recipe(data: Path, weights: Path | None) -> AffinityPlan:
     """The run on ``data`` with the ImageNet MobileNetV2 in the folder ``weights``."""
     if weights is None:
         raise ValueError("give the folder of the MobileNet npz files with --weights")
-    # So few steps are too few for plain gradients; AdamW's are of one size from the first on.
-    optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
-    model = AffinityNet("boundary", "mobilenet_v2", weights / V2, optim=optim)
-    view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
     return AffinityPlan(
         data,
         Path("runs/voc12_animals/combined"),
         name="voc12_animals_affinity",
-        training=AffinityTraining(model, view, epochs=6),
+        training=light(weights / V2),
         scoring=Scoring(classes=SCORED),
     )

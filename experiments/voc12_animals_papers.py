@@ -8,8 +8,8 @@ Puzzle-CAM's weight, "puzzle_512" its crop. With --affinity, IRN's boundary bran
 the class maps, which then walk along it twice: as IRN does, and without taking scores off the
 boundaries before. P-NOC's dense CRF follows the latter, before a background at Otsu's threshold.
 What is certain is read off the maps by Otsu's rule for three parts: at Puzzle-CAM's thresholds
-(0.40 and 0.10; --published-labels) half of what is called foreground is none, and walking gains
-nothing.
+(0.40 and 0.10; --published-labels, in a folder of its own) half of what is called foreground is
+none, and walking gains nothing.
 
 Columns: mIoU at 0.3; at the threshold that Otsu's rule reads off the training scores, without a
 mask; at the best threshold on the truth of the split itself.
@@ -32,16 +32,16 @@ from wsss_jax import xla
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store
+from wsss_jax.stages.affinity_plan import light
 from wsss_jax.stages.decide import label_free_threshold
 from wsss_jax.stages.evaluate import Scoring, evaluate, write_results
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.fit import Training, fit
 from wsss_jax.stages.labels import Irn, make_labels
-from wsss_jax.stages.learn_affinity import AffinityTraining, learn_affinity
+from wsss_jax.stages.learn_affinity import learn_affinity
 from wsss_jax.stages.refine import Crf, Walk, refine
 from wsss_jax.systems import Classifier, Model, OcCse, PNoc, POc, PuzzleCam, Seam
-from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.systems.terms import Erasing, Puzzle
 from wsss_jax.train.optimizers import Optim
 
@@ -96,12 +96,7 @@ def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     labels = make_labels(
         maps, teaching, out / f"labels_{stem}", rule, ids=teaching.ids, workers=workers
     )
-    optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
-    model = AffinityNet("boundary", "mobilenet_v2", chosen.weights / V2, optim=optim)
-    view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
-    run = learn_affinity(
-        teaching, labels, AffinityTraining(model, view, epochs=6), out / f"affinity_{stem}"
-    )
+    run = learn_affinity(teaching, labels, light(chosen.weights / V2), out / f"affinity_{stem}")
     refined = partial(refine, source=source, ids=source.ids, workers=workers)
     colours = refined(maps, folder=out / f"colours_{stem}", settings=Walk())
     judged(colours, chosen)

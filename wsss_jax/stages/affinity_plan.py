@@ -26,11 +26,15 @@ from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim
 
 
-def _training() -> AffinityTraining:
-    """IRN's branch in some hundred steps, which plain gradients would need more of."""
+def light(weights: Path | None = None) -> AffinityTraining:
+    """IRN's branch on a frozen MobileNetV2, learned in minutes on a CPU.
+
+    So few steps are too few for plain gradients; AdamW's are of one size from the first on.
+    weights: of the backbone, pretrained; None for random ones.
+    """
     optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
     view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
-    return AffinityTraining(AffinityNet(optim=optim), view, epochs=6)
+    return AffinityTraining(AffinityNet(weights=weights, optim=optim), view, epochs=6)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class AffinityPlan:
     train_split: str = "train"
     splits: tuple[str, ...] = ("train", "val")
     rule: Rule = field(default_factory=lambda: Irn(thresholds="otsu"))
-    training: AffinityTraining = field(default_factory=_training)
+    training: AffinityTraining = field(default_factory=light)
     walk: Walk = field(
         default_factory=lambda: Walk(
             beta=10.0, steps=256, off_boundaries=False, to_activations=True

@@ -278,7 +278,8 @@ def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Cr
     infer, preset = crf.BACKENDS[settings.backend], crf.PRESETS[settings.preset]
     unary, classes_from = _unary(maps, settings.background)
     if settings.certainty is not None:
-        unary = _hard(unary, settings.certainty)
+        count, ranks = unary.shape[-1], unary.argmax(axis=-1)
+        unary = np.exp(-crf.unary_from_labels(ranks, count, settings.certainty))
     marginals = infer(image, unary, preset)[..., classes_from:]
     kept = marginals
     if settings.stride > 1:
@@ -295,16 +296,6 @@ def _unary(maps: ScoreMaps, background: float | None) -> tuple[Float[np.ndarray,
         return masks.with_constant(scores, background), 1
     rest = np.maximum(1 - scores.sum(axis=-1, keepdims=True), 0)
     return np.concatenate([rest, scores], axis=-1), 1
-
-
-def _hard(rows: Float[np.ndarray, "H W n"], certainty: float) -> Float[np.ndarray, "H W n"]:
-    """Probabilities of the best row being right with ``certainty``, and the others alike."""
-    count = rows.shape[-1]
-    if count == 1:
-        return rows
-    others = np.full(rows.shape, (1 - certainty) / (count - 1), np.float32)
-    np.put_along_axis(others, rows.argmax(axis=-1)[..., None], np.float32(certainty), axis=-1)
-    return others
 
 
 def check(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"]) -> None:
