@@ -15,7 +15,8 @@ Columns: mIoU at 0.3; at the threshold that Otsu's rule reads off the training s
 mask; at the best threshold on the truth of the split itself.
 
 Command: python experiments/voc12_animals_papers.py OUT --data DATA/voc12_animals --weights DIR
-    [--systems vanilla puzzle] [--seeds 0 1 2] [--affinity] [--workers 2] [--table]
+    [--systems vanilla puzzle] [--seeds 0 1 2] [--affinity] [--steps still stillcrf]
+    [--workers 2] [--table]
 The same command goes on where it was stopped; machines may share systems and seeds in one folder,
 and --table alone prints what is there. Hardware: a GPU. Numbers: benchmarks/RESULTS.md.
 """
@@ -25,13 +26,12 @@ import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from wsss_jax import xla
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.datasets import Source, open_dataset, open_together
-from wsss_jax.data.stores import Store
+from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages.affinity_plan import light
 from wsss_jax.stages.decide import label_free_threshold
 from wsss_jax.stages.evaluate import Scoring, evaluate, write_results
@@ -97,16 +97,16 @@ def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
         maps, teaching, out / f"labels_{stem}", rule, ids=teaching.ids, workers=workers
     )
     run = learn_affinity(teaching, labels, light(chosen.weights / V2), out / f"affinity_{stem}")
-    refined = partial(refine, source=source, ids=source.ids, workers=workers)
-    colours = refined(maps, folder=out / f"colours_{stem}", settings=Walk())
-    judged(colours, chosen)
     along = Walk(run, beta=10.0, steps=256)
-    judged(refined(maps, folder=out / f"walk_{stem}", settings=along), chosen)
     still = replace(along, off_boundaries=False)
-    walked = refined(maps, folder=out / f"still_{stem}", settings=still)
-    judged(walked, chosen)
     crf = Crf("pnoc_masks", background="otsu", certainty=0.9)
-    judged(refined(walked, folder=out / f"stillcrf_{stem}", settings=crf), chosen)
+    every = {"colours": Walk(), "walk": along, "still": still, "stillcrf": crf}
+    for step, settings in every.items():
+        if step in chosen.steps:
+            start = open_store(out / f"still_{stem}") if step == "stillcrf" else maps
+            folder = out / f"{step}_{stem}"
+            refined = refine(start, source, folder, settings, ids=source.ids, workers=workers)
+            judged(refined, chosen)
 
 
 def judged(maps: Store, chosen: argparse.Namespace) -> None:
@@ -194,6 +194,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", default=["vanilla"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--affinity", action="store_true", help="learn affinity and walk along it")
+    parser.add_argument("--steps", nargs="+", choices=tuple(STEPS), default=tuple(STEPS))
     parser.add_argument("--published-labels", action="store_true", help="0.40 and 0.10, as there")
     parser.add_argument("--workers", type=int, default=1, help="processes of per-image stages")
     parser.add_argument("--table", action="store_true", help="print the table and stop")
