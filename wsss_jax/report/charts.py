@@ -47,16 +47,22 @@ def class_bars(stages: Sequence[StageScore], classes: Sequence[str]) -> str:
     shown = [stages[i] for i in sorted(chosen)]
     axis = _Axis(0.0, 1.0, _LABELS - 80, _WIDTH - 60)
     band = 9 * len(shown) + 12
-    counted = _counted(stages, classes)
-    height = band * len(counted) + 28
+    each = counted(stages, classes)
+    height = band * len(each) + 28
     marks = [axis.grid(height)]
-    for row, at in enumerate(counted):
+    for row, at in enumerate(each):
         top = 8 + row * band
         marks.append(_text(axis.left - 10, top + (band - 12) / 2 + 4, classes[at], "label end"))
         for series, stage in enumerate(shown):
             marks.append(_bar(stage, series, float(stage.per_class[at]), axis, top + 9 * series))
     legend = _legend([_full_name(stage) for stage in shown])
     return legend + _svg("IoU of each class", height, marks)
+
+
+def counted(stages: Sequence[StageScore], classes: Sequence[str]) -> list[int]:
+    """Which classes any stage has a number for; a run that scores a few does not list them all."""
+    values = np.stack([stage.per_class for stage in stages])
+    return [at for at in range(len(classes)) if np.isfinite(values[:, at]).any()]
 
 
 def threshold_curves(
@@ -108,21 +114,15 @@ def stage_table(stages: Sequence[StageScore]) -> str:
 
 
 def class_table(stages: Sequence[StageScore], classes: Sequence[str]) -> str:
-    """Every stage × every class that was counted, in numbers."""
-    counted = _counted(stages, classes)
-    heads = ["Stage", "Split", "Threshold chosen", *(classes[at] for at in counted)]
+    """Every stage × every class that was counted, in numbers; stages of which none was are not."""
+    each = counted(stages, classes)
+    heads = ["Stage", "Split", "Threshold chosen", *(classes[at] for at in each)]
     rows = []
-    for stage in stages:
+    for stage in (one for one in stages if np.isfinite(one.per_class).any()):
         cells = [_cell(_full_name(stage)), _cell(stage.split), _cell(stage.threshold_source)]
-        cells += [_number(float(stage.per_class[at])) for at in counted]
+        cells += [_number(float(stage.per_class[at])) for at in each]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return _table(heads, rows)
-
-
-def _counted(stages: Sequence[StageScore], classes: Sequence[str]) -> list[int]:
-    """Which classes any stage has a number for; a run that scores a few does not list them all."""
-    values = np.stack([stage.per_class for stage in stages])
-    return [at for at in range(len(classes)) if np.isfinite(values[:, at]).any()]
 
 
 class _Axis:

@@ -207,8 +207,9 @@ def _panel(stages: list[StageScore], classes: tuple[str, ...], name: str) -> str
         charts.waterfall(shown),
         f"Percent, dot with its 95 % interval; in brackets the step from the row above.{note}",
     )
-    bars = charts.class_bars(shown, classes)
-    body += _figure("IoU of each class", bars, "Percent.", kind="bars")
+    if charts.counted(shown, classes):
+        bars = charts.class_bars(shown, classes)
+        body += _figure("IoU of each class", bars, "Percent.", kind="bars")
     return (
         f'<section class="panel" data-name="{escape(name)}"><h3>{escape(name)}</h3>{body}</section>'
     )

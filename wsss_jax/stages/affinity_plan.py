@@ -16,7 +16,6 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import summary
-from wsss_jax.stages.decide import judged
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.labels import Irn, Rule, make_labels
@@ -115,14 +114,8 @@ class AffinityPlan:
         return made[-1]
 
     def _judge(self, made: list[Store], out: Path, whole: Source) -> None:
-        rows = []
-        for split in self.splits:
-            source = self._open(split)
-            if all(source.mask(id) is None for id in source.ids):
-                continue
-            scoring = self.scoring.on(source)
-            found = judged(made, source, scoring, split=split, workers=self.workers)
-            rows += summary.against_first(found)
+        sources = {split: self._open(split) for split in self.splits}
+        rows = summary.of_splits(made, sources, self.scoring, self.workers)
         if rows:
             summary.show(rows)
             summary.write(out, rows, whole.classes, plan=self)

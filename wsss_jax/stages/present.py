@@ -1,7 +1,7 @@
 """The report page of a run: its numbers as charts, its stores as a gallery."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +12,9 @@ from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.ops import masks, metrics
 from wsss_jax.report import Gain, Picture, Report, Rule, StageScore, write_page
-from wsss_jax.stages.evaluate import GRID, Scoring, evaluate, fixed_threshold, foreground
+from wsss_jax.stages.decide import judged
+from wsss_jax.stages.evaluate import GRID, Scoring, fixed_threshold, foreground
+from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.fit import versions
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.recipe import VOTES, Made, Recipe
@@ -80,9 +82,7 @@ def page_of_stores(
             )
     rows: list[Row] = []
     if any(source.mask(id) is not None for id in source.ids[:1]):
-        rows = against_first(
-            [evaluate(store, source, scoring, split=source.name) for store in stores]
-        )
+        rows = against_first(judged(stores, source, scoring, split=source.name, workers=Workers()))
     by_name = {store.folder.name: store for store in stores}
     gallery = Gallery(
         by_name,
@@ -128,9 +128,7 @@ def _report(
             and (row.result.name == "fuse_mean" or not row.result.name.startswith("fuse_"))
         },
         settings={"data": source.name, **settings, **versions()},
-        notes=(explanation(rows, otsu=False),)
-        if rows
-        else ("There are no true masks to judge by.",),
+        notes=(explanation(rows),) if rows else ("There are no true masks to judge by.",),
         scored=rows[0].result.scored if rows else (),
         rules={
             name: Rule(groups.get(name, "stores"), _threshold(store, gallery.scoring))
@@ -157,18 +155,26 @@ def _scores(row: Row, size: int) -> list[StageScore]:
         group=row.group,
         gain=gain,
     )
-    tuned = StageScore(
-        name=result.name,
-        split=result.split,
+    tuned = replace(
+        fixed,
         miou=result.miou(tuned=True),
         low=None,
         high=None,
         per_class=_per_class(result.counts_tuned, result.scored, size),
         threshold=result.tuned,
         threshold_source="tuned on truth",
-        group=row.group,
+        gain=None,
     )
-    return [fixed, tuned]
+    if result.otsu is None:
+        return [fixed, tuned]
+    free = replace(
+        tuned,
+        miou=result.miou_at(result.otsu),
+        per_class=np.full(size, np.nan),
+        threshold=result.otsu,
+        threshold_source="Otsu's, of the scores",
+    )
+    return [fixed, free, tuned]
 
 
 def _per_class(counts: np.ndarray, scored: Sequence[int], size: int) -> np.ndarray:

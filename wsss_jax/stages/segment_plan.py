@@ -15,7 +15,7 @@ import tyro
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import segment, summary
-from wsss_jax.stages.decide import decide, fixed, judged
+from wsss_jax.stages.decide import decide, fixed
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.refine import Crf, refine
@@ -86,14 +86,8 @@ class SegmentPlan:
         return segment.pseudo_masks(open_store(self.masks), source)
 
     def _judge(self, made: Sequence[Store], out: Path, whole: Source, stem: str) -> None:
-        rows = []
-        for split in self.splits:
-            source = self._open(split)
-            if all(source.mask(id) is None for id in source.ids):
-                continue
-            scoring = self.scoring.on(source)
-            found = judged(made, source, scoring, split=split, workers=self.workers)
-            rows += summary.against_first(found)
+        sources = {split: self._open(split) for split in self.splits}
+        rows = summary.of_splits(made, sources, self.scoring, self.workers)
         if rows:
             summary.show(rows)
             summary.write(out / f"{stem}results", rows, whole.classes, plan=self)

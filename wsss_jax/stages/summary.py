@@ -1,6 +1,6 @@
 """What a run found, as a table for the terminal and as results.json and results.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from wsss_jax.data.classes import ClassList
+from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import write_atomic
+from wsss_jax.data.stores import Store
 from wsss_jax.ops.intervals import Interval
-from wsss_jax.stages.evaluate import Result, write_results
+from wsss_jax.stages.decide import judged
+from wsss_jax.stages.evaluate import Result, Scoring, write_results
+from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.recipe import Made
 
 _FIXED = (
@@ -68,8 +72,21 @@ def against_first(results: Sequence[Result], *, tuned: bool = False) -> list[Row
     return [Row(first, "", first.name, None, said), *others]
 
 
-def explanation(table_rows: Sequence[Row], *, otsu: bool = True) -> str:
-    """What the columns of a table mean; ``otsu``: whether it has that one."""
+def of_splits(
+    made: Sequence[Store], sources: Mapping[str, Source], scoring: Scoring, workers: Workers
+) -> list[Row]:
+    """The stores on every split that has true masks, beside the first of them."""
+    found = []
+    for split, source in sources.items():
+        if any(source.mask(id) is not None for id in source.ids):
+            on = scoring.on(source)
+            found += against_first(judged(made, source, on, split=split, workers=workers))
+    return found
+
+
+def explanation(table_rows: Sequence[Row]) -> str:
+    """What the columns of a table mean."""
+    otsu = any(row.result.otsu is not None for row in table_rows)
     return " ".join([_FIXED, *([_OTSU] if otsu else []), _TUNED, table_rows[0].gained])
 
 
