@@ -62,7 +62,7 @@ def test_a_learned_store_brings_its_trust_and_doubt(inputs, tmp_path):
     shown = [inputs.systems[0], vote, fused]
     page = present.page_of_stores(tmp_path / "page.html", shown, inputs.source, Scoring(), 2)
     # Beliefs have a half by their meaning; the scores of the others part somewhere.
-    assert page.read_text().count("<td>Otsu&#x27;s, of the scores</td>") == 2
+    assert page.read_text().count("<td>by Otsu&#x27;s rule</td>") == 2
     data = data_of(page)
     # Activations are cut at the setting; votes and probabilities at a half by their meaning.
     thresholds = {name: rule["threshold"] for name, rule in data["rules"].items()}

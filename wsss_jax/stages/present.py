@@ -172,7 +172,7 @@ def _scores(row: Row, size: int) -> list[StageScore]:
         miou=result.miou_at(result.otsu),
         per_class=np.full(size, np.nan),
         threshold=result.otsu,
-        threshold_source="Otsu's, of the scores",
+        threshold_source="by Otsu's rule",
     )
     return [fixed, free, tuned]
 
