@@ -15,7 +15,7 @@ Columns: mIoU at 0.3; at the threshold that Otsu's rule reads off the training s
 mask; at the best threshold on the truth of the split itself.
 
 Command: python experiments/voc12_animals_papers.py OUT --data DATA/voc12_animals --weights DIR
-    [--systems vanilla puzzle] [--seeds 0 1 2] [--affinity] [--steps still stillcrf]
+    [--systems vanilla puzzle] [--seeds 0 1 2] [--affinity [still stillcrf]]
     [--workers 2] [--table]
 The same command goes on where it was stopped; machines may share systems and seeds in one folder,
 and --table alone prints what is there. Hardware: a GPU. Numbers: benchmarks/RESULTS.md.
@@ -84,7 +84,7 @@ def one(name: str, seed: int, chosen: argparse.Namespace) -> None:
         run = fit(teaching, training, chosen.out / f"run_{each}_{seed}")
     maps = explain(run, source, chosen.out / f"cam_{name}_{seed}", Explanation(), ids=source.ids)
     judged(maps, chosen)
-    if chosen.affinity:
+    if chosen.affinity is not None:
         refine_all(maps, source, chosen)
 
 
@@ -101,8 +101,10 @@ def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     still = replace(along, off_boundaries=False)
     crf = Crf("pnoc_masks", background="otsu", certainty=0.9)
     every = {"colours": Walk(), "walk": along, "still": still, "stillcrf": crf}
+    wanted = {*(chosen.affinity or every)}
+    wanted |= {"still"} if "stillcrf" in wanted else set()  # which it starts from
     for step, settings in every.items():
-        if step in chosen.steps:
+        if step in wanted:
             start = open_store(out / f"still_{stem}") if step == "stillcrf" else maps
             folder = out / f"{step}_{stem}"
             refined = refine(start, source, folder, settings, ids=source.ids, workers=workers)
@@ -193,8 +195,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--systems", nargs="+", default=["vanilla"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--affinity", action="store_true", help="learn affinity and walk along it")
-    parser.add_argument("--steps", nargs="+", choices=tuple(STEPS), default=tuple(STEPS))
+    parser.add_argument(
+        "--affinity",
+        nargs="*",
+        choices=[step for step in STEPS if step != "cam"],
+        help="learn affinity, and take these steps with it; all by default",
+    )
     parser.add_argument("--published-labels", action="store_true", help="0.40 and 0.10, as there")
     parser.add_argument("--workers", type=int, default=1, help="processes of per-image stages")
     parser.add_argument("--table", action="store_true", help="print the table and stop")
