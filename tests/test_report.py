@@ -197,9 +197,10 @@ def test_waterfall_without_intervals_and_bars_with_unknown_classes():
 
 
 def test_a_threshold_without_class_scores_has_steps_alone(tmp_path):
-    free = replace(stage("a", 0.5, threshold_source="Otsu's"), per_class=np.full(3, np.nan))
+    free = StageScore("a", "val", 0.5, None, None, np.full(3, np.nan), threshold_source="Otsu's")
     html = write_page(tmp_path / "r.html", report(stages=[free]), [picture()]).read_text()
     assert "<h4>mIoU stage by stage" in html and "<h4>IoU of each class" not in html
+    assert "with its 95 % interval" not in html
 
 
 def test_curves_skip_gaps_and_mark_the_best_point():

@@ -202,10 +202,11 @@ def _panel(stages: list[StageScore], classes: tuple[str, ...], name: str) -> str
     shown = charts.steps(stages)
     picked = " The best of each group is shown, picked on this split's truth."
     note = picked if len(shown) < len(stages) else ""
+    spread = ", dot with its 95 % interval" if any(s.low is not None for s in shown) else ""
     body = _figure(
         "mIoU stage by stage",
         charts.waterfall(shown),
-        f"Percent, dot with its 95 % interval; in brackets the step from the row above.{note}",
+        f"Percent{spread}; in brackets the step from the row above.{note}",
     )
     if charts.counted(shown, classes):
         bars = charts.class_bars(shown, classes)
