@@ -248,6 +248,24 @@ def test_groups_hold_every_image_once_and_grids_keep_the_shape():
     assert [slots_for(n) for n in (1, 2, 3, 4, 5)] == [1, 2, 4, 4, 8]
 
 
+def test_other_splits_and_thresholds_run_what_was_compiled_once():
+    e, key = evidence(("0", "1")), jax.random.key(0)
+
+    def program(seed: int, threshold: float) -> str:
+        protocol = Protocol(shape=SMALL, students=2, walk_steps=2, threshold=threshold)
+        seen = fusion.splits(6, 2, seed=seed)
+        system = fusion.make_students(protocol, seen=seen, features=0, steps=12)
+        state = system.init(key)
+        np.testing.assert_array_equal(state.seen, seen)
+        assert float(state.threshold) == pytest.approx(threshold)
+        template = fusion.students_template(protocol, 0, 6)
+        assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, template)
+        return jax.jit(system.step).lower(state, e, key).as_text()
+
+    assert not np.array_equal(fusion.splits(6, 2, 0), fusion.splits(6, 2, 3))
+    assert program(0, 0.4) == program(3, 0.55)
+
+
 def test_students_learn_from_others_and_the_network_from_them():
     protocol = Protocol(shape=SMALL, students=2, walk_steps=2, average_steps=1, jitter=0.0)
     seen = fusion.splits(6, 2, seed=0)
@@ -266,11 +284,16 @@ def test_students_learn_from_others_and_the_network_from_them():
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
     assert traced == [1]
-    network = fusion.structure(protocol, 0)
+    network = fusion.structure(SMALL, 0)
 
     @jax.jit
-    def averaged(state, e):
-        return fusion.students_mean(protocol, network, state, e, seen=seen)
+    def averaged(students, e):
+        views = fusion.views_of(protocol, students.seen, e)
+        each = [
+            fusion.combine(network, fusion.one_of(students.state, i), view, view.available)
+            for i, view in enumerate(views)
+        ]
+        return fusion.students_mean([one.probabilities() for one in each], views, steps=1)
 
     mean, apart = averaged(state, e)
     assert mean.shape == (4, 24, 24, 3) and float(apart.max()) > 0

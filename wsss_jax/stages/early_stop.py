@@ -78,5 +78,5 @@ class LeftOut:
 
 @partial(jax.jit, static_argnames=("protocol", "features"))
 def _look(state: Any, evidence: Evidence, *, protocol: Protocol, features: int) -> Float[Array, ""]:
-    network = fusion.structure(protocol, features)
+    network = fusion.structure(protocol.shape, features)
     return fusion.left_out_score(network, state, evidence, threshold=protocol.threshold)

@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from wsss_jax import config
 from wsss_jax.config import as_json
@@ -29,11 +30,12 @@ from wsss_jax.data.evidence import (
 )
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import runs, teacher
 from wsss_jax.stages.each_group import over_evidence
 from wsss_jax.stages.early_stop import LeftOut, held_out
 from wsss_jax.systems import fusion
-from wsss_jax.systems.fusion import Protocol
+from wsss_jax.systems.fusion import Protocol, Students
 from wsss_jax.types import Evidence, ScoreMaps
 
 _HOW = "run `wsss combine --run`"
@@ -152,7 +154,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         students = partial(fusion.make_students, settings.protocol, seen=seen)
         trained(own, students, taught, slots, settings, networks=len(seen))
         target = _target(folder / f"average{_suffix(number)}", inputs, record)
-        _average(inputs, own, target, settings, seen=seen, ids=ids)
+        _average(inputs, own, target, settings, ids=ids)
         taught = replace(inputs, target=target)
     again = replace(settings, epochs=settings.distil_epochs)
     make = partial(fusion.make_distilled, settings.protocol)
@@ -195,10 +197,10 @@ def fuse(
             f"{inputs.channels()}; give the features of its training"
         )
     state = distilled(run)
-    students = settings.protocol.students
-    own = _students_of(run) / f"students{settings.last}"
-    several = runs.last_state(own, fusion.template(settings.protocol, channels, students))
-    seen = fusion.splits(len(inputs.systems), students, settings.seed)
+    record = runs.record_of(run, _HOW)
+    own = run / record.get("students_of", "") / f"students{settings.last}"
+    seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
+    several = _taught(own, settings, channels, len(record["systems"]), seen)
     names = tuple(store.folder.name for store in inputs.systems)
 
     def store(suffix: str, classes: tuple[str, ...], kind: Any) -> Store:
@@ -216,9 +218,8 @@ def fuse(
     doubt = store("_uncertainty", ("entropy", "disagreement"), "probability")
 
     def says(evidence: Evidence) -> tuple[Array, Array, Array]:
-        how = {"protocol": settings.protocol, "features": channels}
-        _, apart = _students(several, evidence, seen=_key(seen), **how)
-        return (*_network(state, evidence, **how), apart)
+        found = _network(state, evidence, shape=settings.protocol.shape, features=channels)
+        return (*found, several(evidence)[1])
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
@@ -254,31 +255,44 @@ def finished(run: Path) -> tuple[Combining, int]:
     return config.from_json(Combining, record["settings"]), int(record["channels"])
 
 
-@partial(jax.jit, static_argnames=("protocol", "features"))
+@partial(jax.jit, static_argnames=("shape", "features"))
 def _network(
-    state: Any, evidence: Evidence, *, protocol: Protocol, features: int
+    state: Any, evidence: Evidence, *, shape: CombinerShape, features: int
 ) -> tuple[Array, Array]:
-    """Probabilities and gates; compiled once per shape, whatever is fused."""
-    network = fusion.structure(protocol, features)
+    """Probabilities and gates; compiled once per shape, whoever is asked and whatever is fused."""
+    network = fusion.structure(shape, features)
     combined = fusion.combine(network, state, evidence, evidence.available)
     return combined.probabilities(), combined.gates
 
 
-@partial(jax.jit, static_argnames=("protocol", "features", "seen"))
-def _students(
-    state: Any,
-    evidence: Evidence,
-    *,
-    protocol: Protocol,
-    features: int,
-    seen: tuple[tuple[bool, ...], ...],
-) -> tuple[Array, Array]:
-    network = fusion.structure(protocol, features)
-    return fusion.students_mean(protocol, network, state, evidence, seen=np.asarray(seen))
+_mean = jax.jit(fusion.students_mean, static_argnames="steps")
 
 
-def _key(seen: Bool[np.ndarray, "students systems"]) -> tuple[tuple[bool, ...], ...]:
-    return tuple(tuple(bool(one) for one in row) for row in seen)
+@dataclass(frozen=True)
+class _Taught:
+    """Students that have learned: what they say in the mean, and how far they disagree."""
+
+    protocol: Protocol
+    states: tuple[Any, ...]
+    seen: Any
+    features: int
+
+    def __call__(self, evidence: Evidence) -> tuple[Array, Array]:
+        views = fusion.views_of(self.protocol, self.seen, jax.tree.map(jnp.asarray, evidence))
+        how = {"shape": self.protocol.shape, "features": self.features}
+        each = [_network(s, v, **how)[0] for s, v in zip(self.states, views, strict=True)]
+        return _mean(each, views, steps=self.protocol.average_steps)
+
+
+def _taught(
+    folder: Path, settings: Combining, channels: int, learned_from: int, seen: Any = None
+) -> _Taught:
+    """The students of a run folder; seen: which systems they are asked about, if others."""
+    protocol = settings.protocol
+    template = fusion.students_template(protocol, channels, learned_from)
+    learned: Students = runs.last_state(folder, template)
+    states = tuple(fusion.one_of(learned.state, i) for i in range(protocol.students))
+    return _Taught(protocol, states, learned.seen if seen is None else jnp.asarray(seen), channels)
 
 
 def _target(folder: Path, inputs: Inputs, record: Mapping[str, Any]) -> Store:
@@ -298,12 +312,9 @@ def _average(
     target: Store,
     settings: Combining,
     *,
-    seen: Bool[np.ndarray, "students systems"],
     ids: Sequence[str],
 ) -> None:
-    protocol, channels = settings.protocol, inputs.channels()
-    state = runs.last_state(run, fusion.template(protocol, channels, len(seen)))
-    says = partial(_students, state, protocol=protocol, features=channels, seen=_key(seen))
+    says = _taught(run, settings, inputs.channels(), len(inputs.systems))
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
@@ -355,11 +366,6 @@ def distilled(run: Path) -> Any:
 
 def _suffix(number: int) -> str:
     return "" if number == 1 else f"_{number}"
-
-
-def _students_of(run: Path) -> Path:
-    record = runs.record_of(run, _HOW)
-    return run / record.get("students_of", "")
 
 
 def cut(rows: np.ndarray, example: Example) -> np.ndarray:

@@ -10,8 +10,9 @@ Source: learning from the view of others, Blum & Mitchell 1998. Not here: files
 (``stages.learn_combiner``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,21 @@ class Protocol:
     )
 
 
+class Students(NamedTuple):
+    """The state of all students.
+
+    What sets them apart is data, not part of the program, so that other seeds, other data sets and
+    rows of an ablation run what was compiled once.
+
+    state: their states, stacked along the first axis. seen: (students, systems), which systems each
+    sees. threshold: (), of their teacher.
+    """
+
+    state: TrainState
+    seen: Any
+    threshold: Any
+
+
 def splits(systems: int, students: int, seed: int) -> Bool[np.ndarray, "students systems"]:
     """Which systems each student sees: different halves, or all but one of fewer than four.
 
@@ -114,34 +130,36 @@ def make_students(
     features: int,
     steps: int,
 ) -> System:
-    """All students as one learning problem; their states are stacked along the first axis.
+    """All students as one learning problem, whose state is ``Students``.
 
     ``Evidence.target``, where there is one, teaches in place of the closed-form consensus.
 
     Each step is one student's, in turn: all of them in a loop inside the step would take XLA's CPU
     backend four times as long. ``steps`` counts those of one student.
     """
-    network, update = structure(protocol, features), _optimizer(protocol, steps)
-    views = jnp.asarray(seen)
+    network, update = structure(protocol.shape, features), _optimizer(protocol, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: Any) -> Students:
         keys = jax.random.split(key, len(seen))
         each = [_start(protocol, features, one, update) for one in keys]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        return Students(stacked, jnp.asarray(seen), jnp.float32(protocol.threshold))
 
-    def step(state: TrainState, batch: Evidence, key: Any) -> tuple[TrainState, dict[str, Array]]:
-        turn = state.step.sum() % len(seen)
-        own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, turn, 0, False), state)
-        inputs, teachers = _views(protocol, views[turn], batch.available)
+    def step(all: Students, batch: Evidence, key: Any) -> tuple[Students, dict[str, Array]]:
+        turn = all.state.step.sum() % len(seen)
+        own = one_of(all.state, turn)
+        inputs, teachers = _views(protocol, all.seen[turn], batch.available)
         if batch.target is None:
-            labels, counted = teacher_labels(protocol, batch, teachers)
+            labels, counted = teacher_labels(protocol, batch, teachers, all.threshold)
         else:
             labels, counted = target_labels(batch)
         own, loss = _update(protocol, network, update, own, batch, inputs, labels, counted, key)
         state = jax.tree.map(
-            lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, turn, 0), state, own
+            lambda many, one: jax.lax.dynamic_update_index_in_dim(many, one, turn, 0),
+            all.state,
+            own,
         )
-        return state, _metrics(loss, state)
+        return all._replace(state=state), _metrics(loss, state)
 
     return System(init, step)
 
@@ -153,7 +171,7 @@ def make_distilled(
 
     start: parameters to go on from (k-shot fine-tuning); None starts afresh.
     """
-    network, update = structure(protocol, features), _optimizer(protocol, steps)
+    network, update = structure(protocol.shape, features), _optimizer(protocol, steps)
 
     def init(key: Any) -> TrainState:
         if start is None:
@@ -172,22 +190,31 @@ def make_distilled(
     return System(init, step)
 
 
-def structure(protocol: Protocol, features: int) -> Network:
+def structure(shape: CombinerShape, features: int) -> Network:
     """The network's structure, with shapes in place of values."""
-    return states.abstract(lambda: _module(protocol, features, jax.random.key(0)))
+    return states.abstract(lambda: _module(shape, features, jax.random.key(0)))
 
 
-def template(protocol: Protocol, features: int, students: int = 0) -> TrainState:
-    """The shape of a state, of one network or of stacked students; allocates nothing."""
-    network, update = structure(protocol, features), _optimizer(protocol, 1)
+def template(protocol: Protocol, features: int) -> TrainState:
+    """The shape of one network's state; allocates nothing."""
+    network, update = structure(protocol.shape, features), _optimizer(protocol, 1)
 
     def start(params: Any, stats: Any) -> TrainState:
-        state = states.create(network._replace(params=params, stats=stats), update)
-        if not students:
-            return state
-        return jax.tree.map(lambda leaf: jnp.stack([leaf] * students), state)
+        return states.create(network._replace(params=params, stats=stats), update)
 
     return jax.eval_shape(start, network.params, network.stats)
+
+
+def students_template(protocol: Protocol, features: int, systems: int) -> Students:
+    """The shape of the state of ``protocol.students`` that learn from so many systems."""
+    count = protocol.students
+
+    def several(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)
+
+    seen = jax.ShapeDtypeStruct((count, systems), jnp.bool_)
+    threshold = jax.ShapeDtypeStruct((), jnp.float32)
+    return Students(jax.tree.map(several, template(protocol, features)), seen, threshold)
 
 
 def combine(
@@ -197,33 +224,36 @@ def combine(
     return network.bind(state.params, state.stats)(evidence, available)
 
 
-def students_mean(
-    protocol: Protocol,
-    network: Network,
-    state: TrainState,
-    evidence: Evidence,
-    *,
-    seen: Bool[np.ndarray, "students systems"],
-) -> tuple[Float[Array, "b h w n"], Float[Array, "b h w"]]:
-    """The students' mean probabilities after a short walk, and how far they disagree.
+def one_of(state: TrainState, student: int | Int[Array, ""]) -> TrainState:
+    """One student's state, of those in ``Students.state``."""
+    return jax.tree.map(lambda leaf: leaf[student], state)
 
-    Disagreement is the standard deviation over students of their probabilities, at the class where
-    it is largest. A student whose part lacks a class of an image does not count there.
+
+def views_of(
+    protocol: Protocol, seen: Bool[Array, "students s"], evidence: Evidence
+) -> tuple[Evidence, ...]:
+    """The evidence as each student sees it. Systems may be others than those of the training."""
+    parts = [_views(protocol, view, evidence.available)[0] for view in seen]
+    return tuple(replace(evidence, available=part) for part in parts)
+
+
+def students_mean(
+    each: Sequence[Float[Array, "b h w n"]], views: Sequence[Evidence], *, steps: int
+) -> tuple[Float[Array, "b h w n"], Float[Array, "b h w"]]:
+    """The mean of what students say, after a walk of so many steps, and how far they disagree.
+
+    each: what each says of its view. Disagreement is the standard deviation over students of their
+    probabilities, at the class where it is largest. A student whose part lacks a class of an image
+    does not count there.
     """
-    views = [_views(protocol, view, evidence.available)[0] for view in jnp.asarray(seen)]
-    every = jnp.stack(
-        [
-            combine(network, _of(state, i), evidence, inputs).probabilities()
-            for i, inputs in enumerate(views)
-        ]
-    )
-    knows = jnp.stack([(v.any(axis=1) | ~evidence.present).all(axis=-1) for v in views])
-    weight = knows.astype(jnp.float32)[:, :, None, None, None]
+    every, evidence = jnp.stack(each), views[0]
+    knows = [(v.available.any(axis=1) | ~v.present).all(axis=-1) for v in views]
+    weight = jnp.stack(knows).astype(jnp.float32)[:, :, None, None, None]
     weight = jnp.where(weight.sum(axis=0, keepdims=True) > 0, weight, 1)
     mean = (every * weight).sum(axis=0) / weight.sum(axis=0)
     apart = jnp.sqrt((jnp.square(every - mean[None]) * weight).sum(axis=0) / weight.sum(axis=0))
-    if protocol.average_steps:
-        mean = ops.spread(mean, ops.joined(evidence), steps=protocol.average_steps)
+    if steps:
+        mean = ops.spread(mean, ops.joined(evidence), steps=steps)
     return mean, apart.max(axis=-1)
 
 
@@ -255,14 +285,18 @@ def left_out_score(
 
 
 def teacher_labels(
-    protocol: Protocol, batch: Evidence, teachers: Bool[Array, "b s k"]
+    protocol: Protocol,
+    batch: Evidence,
+    teachers: Bool[Array, "b s k"],
+    threshold: Float[Array, ""],
 ) -> tuple[Int[Array, "b h w"], Bool[Array, "b h w"]]:
     """Hard labels (0 background, slot + 1) of the teachers' consensus, and which cells count.
 
+    threshold: on maps whose maximum is 1; without background no cell is below it.
     Images of which the teachers know no class, or not all, do not count.
     """
     maps = ops.consensus(batch, teachers, steps=protocol.walk_steps, use_saliency=protocol.saliency)
-    floor = protocol.threshold if protocol.shape.background else -1.0
+    floor = threshold if protocol.shape.background else jnp.float32(-1)
     labels = labels_at(maps, batch.present, floor)
     taught = (teachers.any(axis=1) | ~batch.present).all(axis=-1) & batch.real
     return labels, batch.inside & taught[:, None, None]
@@ -274,7 +308,7 @@ def target_labels(batch: Evidence) -> tuple[Int[Array, "b h w"], Bool[Array, "b 
 
 
 def labels_at(
-    maps: Float[Array, "b h w k"], present: Bool[Array, "b k"], threshold: float
+    maps: Float[Array, "b h w k"], present: Bool[Array, "b k"], threshold: float | Float[Array, ""]
 ) -> Int[Array, "b h w"]:
     """Slot + 1 of the highest map where it exceeds the threshold, else 0."""
     here = jnp.where(present[:, None, None, :], maps, -1)
@@ -331,10 +365,6 @@ def _views(
     return (mine if protocol.restricted else available), teachers
 
 
-def _of(state: TrainState, student: int) -> TrainState:
-    return jax.tree.map(lambda leaf: leaf[student], state)
-
-
 def _mean(values: Float[Array, "*b"], counted: Bool[Array, "*b"]) -> Float[Array, ""]:
     number = jnp.maximum(counted.sum().astype(values.dtype), 1)
     return jnp.where(counted, values, 0).sum() / number
@@ -349,8 +379,8 @@ def _optimizer(protocol: Protocol, steps: int) -> Any:
 
 
 def _start(protocol: Protocol, features: int, key: Any, update: Any) -> TrainState:
-    return states.create(states.functional(_module(protocol, features, key)), update)
+    return states.create(states.functional(_module(protocol.shape, features, key)), update)
 
 
-def _module(protocol: Protocol, features: int, key: Any) -> Any:
-    return combiner.build(protocol.shape, features=features, key=key)
+def _module(shape: CombinerShape, features: int, key: Any) -> Any:
+    return combiner.build(shape, features=features, key=key)
