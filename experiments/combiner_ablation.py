@@ -3,9 +3,8 @@
 Reads the stores of a finished run (cam_* and the cues) and learns some fifty combiners from them.
 To be bearable on two cores, each is learned on a coarser grid and for less long than that of the
 run (48 cells and 4 + 6 epochs, there 64 and 4 + 12): the tables rank inputs and steps, their
-numbers are not those of the full combiner. Walks are made shorter with the grid. The run's own
-numbers are in its results.md. See first that the row "all" is above the closed forms: with too few
-steps everything becomes background.
+numbers are not those of the full combiner, which are in the run's results.md. See first that the
+row "all" is above the closed forms: with too few steps everything becomes background.
 
 Command: python experiments/combiner_ablation.py RUN --data DATA/voc12_animals
     [--tables "Systems: one out"] [--rows all "without image"] [--seeds 0 1 2] [--out FOLDER]
@@ -15,7 +14,6 @@ default RUN/ablation. Hardware: two CPU cores; time and numbers: see benchmarks/
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from wsss_jax import xla
@@ -28,7 +26,7 @@ from wsss_jax.stages.ablation import CUES, Study, Table
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.learn_combiner import Combining
-from wsss_jax.systems.fusion import Protocol
+from wsss_jax.systems.label_free import Protocol
 
 SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
 
@@ -64,7 +62,7 @@ def prepared(chosen: argparse.Namespace) -> tuple[Study, tuple[Table, ...]]:
         stores, victim, out / "changed", ids=(*taught, *judged.ids)
     )
     settings = Combining(
-        _protocol(3 if len(names) < 4 else 4, chosen.cells),
+        Protocol(students=3 if len(names) < 4 else 4),
         epochs=chosen.epochs,
         distil_epochs=chosen.distil,
         cells=chosen.cells,
@@ -81,14 +79,6 @@ def prepared(chosen: argparse.Namespace) -> tuple[Study, tuple[Table, ...]]:
     )
     tables = ablation_tables.standard(settings, names, cues=tuple(cues), victim=victim)
     return study, ablation_tables.part(tables, chosen.rows) if chosen.rows else tables
-
-
-def _protocol(students: int, cells: int) -> Protocol:
-    """The run's protocol, its walks as far on the photograph as there: steps go with the area."""
-    plain = Protocol(students=students)
-    share = (cells / 64) ** 2
-    far, near = (max(1, round(n * share)) for n in (plain.walk_steps, plain.shape.walk_steps))
-    return replace(plain, walk_steps=far, shape=replace(plain.shape, walk_steps=near))
 
 
 def _arguments() -> argparse.Namespace:

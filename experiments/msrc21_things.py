@@ -20,7 +20,7 @@ from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.recipe import Recipe
 from wsss_jax.stages.refine import Crf
 from wsss_jax.systems import Classifier, OcCse
-from wsss_jax.systems.fusion import Protocol
+from wsss_jax.systems.label_free import Protocol
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim
 

@@ -17,7 +17,7 @@ from wsss_jax.stages.fit import Training
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.recipe import Recipe
 from wsss_jax.systems.classifier import Classifier
-from wsss_jax.systems.fusion import Protocol
+from wsss_jax.systems.label_free import Protocol
 from wsss_jax.train.optimizers import Optim
 
 SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")

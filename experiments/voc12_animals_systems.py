@@ -21,7 +21,7 @@ from wsss_jax.stages.fit import Training
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.recipe import Recipe
 from wsss_jax.systems import Classifier, OcCse, PuzzleCam
-from wsss_jax.systems.fusion import Protocol
+from wsss_jax.systems.label_free import Protocol
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim
 

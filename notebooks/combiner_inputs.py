@@ -52,7 +52,7 @@ from wsss_jax.stages.ablation import Study
 from wsss_jax.stages.evaluate import Scoring, foreground
 from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
-from wsss_jax.systems.fusion import Protocol
+from wsss_jax.systems.label_free import Protocol
 
 MODE = os.environ.get("MODE", "default")
 OUT = Path(os.environ.get("OUT") or tempfile.mkdtemp())  # name a folder to go on another day

@@ -13,8 +13,8 @@ from wsss_jax.models import combiner
 from wsss_jax.models.combiner import GROUPS, CombinerShape
 from wsss_jax.ops import evidence as evidence_ops
 from wsss_jax.ops import fuse, losses
-from wsss_jax.systems import fusion
-from wsss_jax.systems.fusion import Protocol
+from wsss_jax.systems import fusion, label_free
+from wsss_jax.systems.label_free import Protocol
 from wsss_jax.train import state as states
 
 SMALL = CombinerShape(width=8, walk_steps=2)
@@ -167,9 +167,9 @@ def test_the_world_is_the_same_for_the_same_seed_and_its_systems_err():
 
 @pytest.mark.parametrize("systems", [1, 2, 3, 4, 5, 6])
 def test_splits_are_halves_that_differ(systems):
-    seen = fusion.splits(systems, 4, seed=0)
+    seen = label_free.splits(systems, 4, seed=0)
     assert seen.shape == (4, systems) and seen.any(axis=1).all()
-    assert (seen == fusion.splits(systems, 4, seed=0)).all()
+    assert (seen == label_free.splits(systems, 4, seed=0)).all()
     if systems >= 4:
         assert (seen[0] ^ seen[1]).all() and (seen[2] ^ seen[3]).all()
         assert abs(int(seen[0].sum()) - systems / 2) <= 0.5
@@ -248,12 +248,35 @@ def test_groups_hold_every_image_once_and_grids_keep_the_shape():
     assert [slots_for(n) for n in (1, 2, 3, 4, 5)] == [1, 2, 4, 4, 8]
 
 
+def test_walks_reach_as_far_on_any_grid():
+    given = Protocol(walk_steps=32, average_steps=3, shape=replace(SMALL, walk_steps=16))
+    assert label_free.on_grid(given, label_free.WALKED_ON) == given
+    coarse, fine = label_free.on_grid(given, 32), label_free.on_grid(given, 128)
+    assert (coarse.walk_steps, coarse.average_steps, coarse.shape.walk_steps) == (8, 1, 4)
+    assert (fine.walk_steps, fine.average_steps, fine.shape.walk_steps) == (128, 12, 64)
+    still = Protocol(walk_steps=0, average_steps=0, shape=replace(SMALL, walk_steps=0))
+    assert label_free.on_grid(still, 32) == still
+    # What the steps are for: after them a point has spread over the same share of the picture.
+    spread = []
+    for cells in (24, 48):
+        point = np.zeros((1, cells, cells, 1), np.float32)
+        point[:, cells // 2, cells // 2] = 1
+        flat = evidence_ops.pairs(
+            jnp.zeros((1, cells, cells, 3)), jnp.ones((1, cells, cells), bool)
+        )
+        steps = label_free.on_grid(given, cells).walk_steps
+        found = np.asarray(evidence_ops.spread(jnp.asarray(point), flat, steps=steps))[0, ..., 0]
+        away = (np.arange(cells) - cells // 2) / cells
+        spread.append(np.sqrt((found.sum(axis=0) * away**2).sum() / found.sum()))
+    assert spread[0] == pytest.approx(spread[1], rel=0.15)
+
+
 def test_other_splits_and_thresholds_run_what_was_compiled_once():
     e, key = evidence(("0", "1")), jax.random.key(0)
 
     def program(seed: int, threshold: float) -> str:
         protocol = Protocol(shape=SMALL, students=2, walk_steps=2, threshold=threshold)
-        seen = fusion.splits(6, 2, seed=seed)
+        seen = label_free.splits(6, 2, seed=seed)
         system = fusion.make_students(protocol, seen=seen, features=0, steps=12)
         state = system.init(key)
         np.testing.assert_array_equal(state.seen, seen)
@@ -262,13 +285,13 @@ def test_other_splits_and_thresholds_run_what_was_compiled_once():
         assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, template)
         return jax.jit(system.step).lower(state, e, key).as_text()
 
-    assert not np.array_equal(fusion.splits(6, 2, 0), fusion.splits(6, 2, 3))
+    assert not np.array_equal(label_free.splits(6, 2, 0), label_free.splits(6, 2, 3))
     assert program(0, 0.4) == program(3, 0.55)
 
 
 def test_students_learn_from_others_and_the_network_from_them():
     protocol = Protocol(shape=SMALL, students=2, walk_steps=2, average_steps=1, jitter=0.0)
-    seen = fusion.splits(6, 2, seed=0)
+    seen = label_free.splits(6, 2, seed=0)
     key, e = jax.random.key(0), evidence(("0", "1", "2", "3"))
     system = fusion.make_students(protocol, seen=seen, features=0, steps=12)
     state, losses = system.init(key), []

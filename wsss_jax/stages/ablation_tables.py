@@ -19,6 +19,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import GROUPS
 from wsss_jax.stages.ablation import CUES, Closed, Learnt, Table, Variant
 from wsss_jax.stages.learn_combiner import Combining
+from wsss_jax.systems import label_free
 from wsss_jax.types import ScoreMaps
 
 SHOTS = (1, 5, 20, 50)
@@ -147,7 +148,7 @@ class _Plan:
         self, systems: Sequence[str], *, steps: int | None = None, saliency: bool | None = None
     ) -> Closed:
         """What teaches students, of these systems; without a saliency cue, saliency is nothing."""
-        protocol = self.settings.protocol
+        protocol = label_free.on_grid(self.settings.protocol, self.settings.cells)
         return Closed(
             tuple(systems),
             protocol.walk_steps if steps is None else steps,

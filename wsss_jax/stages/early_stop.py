@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from wsss_jax.data.evidence import Inputs, evidence_groups
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.systems import fusion
-from wsss_jax.systems.fusion import Protocol
+from wsss_jax.systems.label_free import Protocol
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import Evidence
 

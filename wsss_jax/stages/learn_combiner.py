@@ -34,8 +34,9 @@ from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import runs, teacher
 from wsss_jax.stages.each_group import over_evidence
 from wsss_jax.stages.early_stop import LeftOut, held_out
-from wsss_jax.systems import fusion
-from wsss_jax.systems.fusion import Protocol, Students
+from wsss_jax.systems import fusion, label_free
+from wsss_jax.systems.fusion import Students
+from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence, ScoreMaps
 
 _HOW = "run `wsss combine --run`"
@@ -46,7 +47,7 @@ class Combining:
     """The learned combiner and how long it learns.
 
     Attributes:
-        protocol: of label-free learning.
+        protocol: of label-free learning; walks as far on any grid (``systems.label_free.on_grid``).
         epochs: passes over the training images, of the students.
         distil_epochs: passes, of the network that learns from them.
         teacher_threshold: otsu, read off the teacher's own maps of the images that teach
@@ -145,9 +146,9 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     runs.claim(folder, record)
     if runs.is_finished(folder):
         return folder
-    seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
+    seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
-    settings = _with_threshold(settings, inputs, list(slots), folder)
+    settings = _with_threshold(_on_grid(settings), inputs, list(slots), folder)
     taught = inputs
     for number in range(1, settings.rounds + 1):
         own = folder / f"students{_suffix(number)}"
@@ -199,7 +200,7 @@ def fuse(
     state = distilled(run)
     record = runs.record_of(run, _HOW)
     own = run / record.get("students_of", "") / f"students{settings.last}"
-    seen = fusion.splits(len(inputs.systems), settings.protocol.students, settings.seed)
+    seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     several = _taught(own, settings, channels, len(record["systems"]), seen)
     names = tuple(store.folder.name for store in inputs.systems)
 
@@ -250,9 +251,17 @@ def _put_unlabelled(fused: Store, inputs: Inputs, ids: Sequence[str]) -> None:
 
 
 def finished(run: Path) -> tuple[Combining, int]:
-    """Settings of a finished run and its frozen channels. BadFileError where there is none."""
+    """Settings of a finished run, with the walks of its grid, and its frozen channels.
+
+    BadFileError where there is no such run.
+    """
     record = runs.record_of(run, _HOW)
-    return config.from_json(Combining, record["settings"]), int(record["channels"])
+    settings = config.from_json(Combining, record["settings"])
+    return _on_grid(settings), int(record["channels"])
+
+
+def _on_grid(settings: Combining) -> Combining:
+    return replace(settings, protocol=label_free.on_grid(settings.protocol, settings.cells))
 
 
 @partial(jax.jit, static_argnames=("shape", "features"))

@@ -23,7 +23,7 @@ from wsss_jax.ops import evidence as ops
 from wsss_jax.ops import masks
 from wsss_jax.stages.decide import BINS
 from wsss_jax.stages.each_group import over_evidence
-from wsss_jax.systems.fusion import Protocol
+from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence
 
 

@@ -1,0 +1,115 @@
+"""The steps of label-free learning as settings, and who sees what in it.
+
+What each step is for: ``systems.fusion``.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool
+
+from wsss_jax.models.combiner import CombinerShape
+from wsss_jax.train.optimizers import Optim
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Every step of the label-free protocol, each of which can be taken out.
+
+    Attributes:
+        shape: of the network.
+        students: how many, each with a split of its own.
+        restricted: students see their part of the systems only; False: all of them.
+        disjoint: a student's teacher is the other part, if that is two systems or more; False: all
+            systems teach.
+        walk_steps: length of the teacher's random walk on a grid of WALKED_ON cells; on others it
+            goes with the area (``on_grid``). 0 teaches mean × saliency.
+        saliency: whether the teacher multiplies by 0.5 + 0.5 saliency.
+        threshold: of the teacher, on maps whose maximum is 1, where it is not read off them
+            (``Combining.teacher_threshold``).
+        loss: gce (robust) or ce.
+        q: of the robust loss, from 0 (cross-entropy) to 1 (mean absolute error).
+        jitter: log-scale deviation of gammas, and relative depth of scales, that distort each
+            system's scores while training.
+        colour_jitter: deviation of brightness and of each channel.
+        full_view: how often distillation sees all systems; the rest sees a random part.
+        average_steps: walk over the students' mean before it teaches the distilled network, on a
+            grid of WALKED_ON cells as well.
+        share_weight: how strongly the predicted share of background is held at that of the labels,
+            where no pixel label teaches.
+        consensus_weight: weight of what the teacher says, on pixels without a label.
+        labelled_weight: weight of pixel labels where there are any (the k-shot regime).
+        optim: how parameters are updated.
+    """
+
+    shape: CombinerShape = field(default_factory=CombinerShape)
+    students: int = 4
+    restricted: bool = True
+    disjoint: bool = True
+    walk_steps: int = 32
+    saliency: bool = True
+    threshold: float = 0.4
+    loss: Literal["gce", "ce"] = "gce"
+    q: float = 0.7
+    jitter: float = 0.3
+    colour_jitter: float = 0.05
+    full_view: float = 0.5
+    average_steps: int = 3
+    share_weight: float = 1.0
+    consensus_weight: float = 1.0
+    labelled_weight: float = 1.0
+    optim: Optim = field(
+        default_factory=lambda: Optim(
+            "adamw",
+            learning_rate=3e-3,
+            new_layers=5.0,
+            weight_decay=1e-2,
+            schedule="cosine",
+            clip=1.0,
+        )
+    )
+
+
+WALKED_ON = 64
+"""Long side of the grid that the lengths of all walks are given for."""
+
+
+def on_grid(protocol: Protocol, cells: int) -> Protocol:
+    """The protocol with walks that reach as far on the photograph as on a grid of WALKED_ON cells.
+
+    A walk spreads over a number of cells that grows with its steps, so steps go with the area.
+    """
+
+    def steps(given: int) -> int:
+        return max(1, round(given * (cells / WALKED_ON) ** 2)) if given else 0
+
+    return replace(
+        protocol,
+        walk_steps=steps(protocol.walk_steps),
+        average_steps=steps(protocol.average_steps),
+        shape=replace(protocol.shape, walk_steps=steps(protocol.shape.walk_steps)),
+    )
+
+
+def splits(systems: int, students: int, seed: int) -> Bool[np.ndarray, "students systems"]:
+    """Which systems each student sees: different halves, or all but one of fewer than four.
+
+    A single system is seen by all. The same numbers give the same splits.
+    """
+    if systems == 1:
+        return np.ones((students, 1), bool)
+    random = np.random.default_rng([seed, systems])
+    seen = np.zeros((students, systems), bool)
+    if systems < 4:
+        hidden = [int(i) for i in random.permutation(systems)]
+        for row in range(students):
+            seen[row] = np.arange(systems) != hidden[row % systems]
+        return seen
+    for row in range(0, students, 2):  # both halves of a split, so that every system is seen
+        order = random.permutation(systems)
+        half = systems // 2 + (systems % 2 and row // 2 % 2)
+        seen[row, order[:half]] = True
+        if row + 1 < students:
+            seen[row + 1] = ~seen[row]
+    return seen
