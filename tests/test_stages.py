@@ -11,12 +11,15 @@ from wsss_jax.data import stores, synthetic
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import BadFileError
+from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import demo, evaluate, present, recipe, summary
 from wsss_jax.stages.combine import Fusion, combine, stacked
 from wsss_jax.stages.decide import Masking, decide, fixed, label_free_threshold
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.fit import Training, fit, trained
+from wsss_jax.stages.learn_combiner import Combining
+from wsss_jax.systems.label_free import Protocol
 from wsss_jax.train import checkpoint
 from wsss_jax.types import IGNORE, ScoreMaps
 
@@ -28,14 +31,16 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small(scenes):
-    """The demo's recipe, cut down to one step of two systems on three rules."""
+    """The demo's recipe, cut down to one step of two systems, two rules and a tiny combiner."""
     whole = demo.recipe(scenes, epochs=1)
+    protocol = Protocol(CombinerShape(("own",), 4), students=2, walk_steps=0, average_steps=0)
     systems = {name: whole.systems[name] for name in ("fine", "coarse")}
     return replace(
         whole,
         systems=systems,
         explanation=Explanation(scales=(1.0,), batch_size=16),
         fusions=("mean", "staple"),
+        combiner=Combining(protocol, epochs=1, distil_epochs=1, cells=12),
         gallery=3,
     )
 
@@ -58,6 +63,8 @@ def test_the_whole_path_makes_every_store_and_the_page(small, made, scenes, caps
     summary.show(rows)
     page = present.page(out / "report.html", small, stores_made, rows, source)
     assert page.stat().st_size > 10_000
+    assert "combined: trust" in page.read_text()
+    assert stores_made.final == "combined_crf"
     record = json.loads((out / "results.json").read_text())
     assert len(record["results"]) == 2 * len(stores_made.stores)
     assert "fuse_mean" in (out / "results.md").read_text()

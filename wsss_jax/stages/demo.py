@@ -4,12 +4,15 @@ from pathlib import Path
 
 from wsss_jax.data import synthetic
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.ops import fuse
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.fit import Training
+from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.recipe import Recipe
 from wsss_jax.stages.refine import Crf, Walk
 from wsss_jax.systems.classifier import Classifier
+from wsss_jax.systems.label_free import Protocol
 from wsss_jax.train.optimizers import Optim
 
 IMAGES = 600
@@ -25,7 +28,7 @@ def prepare(folder: Path, images: int = IMAGES) -> Path:
 
 
 def recipe(data: Path, *, epochs: int = EPOCHS) -> Recipe:
-    """Three small networks from scratch that differ in stride, crop, labels and seed."""
+    """Three small networks from scratch that differ in stride, crop, labels and seed, combined."""
     optim = Optim("adamw", learning_rate=4e-3, weight_decay=1e-4, schedule="cosine", warm_up=50)
 
     def training(seed: int, crop: int, stride: int, smoothing: float) -> Training:
@@ -48,5 +51,8 @@ def recipe(data: Path, *, epochs: int = EPOCHS) -> Recipe:
         walk=Walk(radius=3, steps=8),
         crf=Crf(preset="thumbnail", stride=1),
         fusions=tuple(fuse.FUSIONS),
+        combiner=Combining(
+            Protocol(CombinerShape(width=16), students=3), epochs=3, distil_epochs=6, cells=24
+        ),
         gallery=40,
     )
