@@ -134,6 +134,19 @@ def test_students_of_a_second_round_learn_from_the_mean_of_the_first(inputs, run
     assert np.isfinite(fused.get_scores(ids[0]).scores).all()
 
 
+def test_a_run_of_an_earlier_version_is_refused_by_name(inputs, run, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    record = json.loads((old / "settings.json").read_text())
+    del record["version"]
+    (old / "settings.json").write_text(json.dumps(record))
+    with pytest.raises(BadFileError, match=r"old: learned by an earlier version.*learn it again"):
+        learn_combiner.fuse(old, inputs, tmp_path / "fused", ids=inputs.source.ids[:1])
+    with pytest.raises(ValueError, match="version"):
+        learn_combiner.learn(inputs, old, SETTINGS, ids=inputs.source.ids)
+    assert not (tmp_path / "fused").exists()
+
+
 def test_a_record_from_before_there_were_rounds_is_one_of_one_round(run):
     record = json.loads((run / "settings.json").read_text())["settings"]
     assert "rounds" not in record

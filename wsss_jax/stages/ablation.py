@@ -29,7 +29,7 @@ from wsss_jax.data.stores import Store, read_npz
 from wsss_jax.ops import evidence as ops
 from wsss_jax.ops.intervals import Interval
 from wsss_jax.stages import few_shot, learn_combiner, runs
-from wsss_jax.stages.each_group import over_evidence
+from wsss_jax.stages.each_group import cut, over_evidence, put
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.few_shot import FewShot
@@ -206,8 +206,8 @@ def combine_closed(way: Closed, study: Study, folder: Path, *, ids: Sequence[str
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
-            maps = learn_combiner.cut(rows[0][row], example)[..., : len(example.classes)]
-            learn_combiner.put(target, id, maps, example)
+            maps = cut(rows[0][row], example)[..., : len(example.classes)]
+            put(target, id, maps, example)
 
     says = partial(_consensus, steps=way.steps, saliency=way.saliency)
     title, missing = f"fuse {folder.parent.name}", target.missing(ids)

@@ -21,8 +21,8 @@ from wsss_jax.data.evidence import EvidenceGroup, Example, Inputs
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.stages import runs
-from wsss_jax.stages.each_group import over_evidence
-from wsss_jax.stages.learn_combiner import Combining, cut, put, trained
+from wsss_jax.stages.each_group import cut, over_evidence, put
+from wsss_jax.stages.learn_combiner import Combining, trained
 from wsss_jax.stages.work import Tally, settle
 from wsss_jax.systems import orand
 from wsss_jax.systems.orand import OrAnd

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from wsss_jax.data.evidence import Inputs, evidence_groups
+from wsss_jax.data.evidence import Example, Inputs, evidence_groups
 from wsss_jax.data.stores import Store
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.work import Tally, settle
 from wsss_jax.train.loop import Interrupted, stop_signals
+from wsss_jax.types import ScoreMaps
 
 
 def over_evidence(
@@ -38,3 +39,20 @@ def over_evidence(
         Tally(done, skipped).report(title)
     else:
         settle(target, Tally(done, skipped))
+
+
+def cut(rows: np.ndarray, example: Example) -> np.ndarray:
+    """Without the padding; the grid is axes 0 and 1, or 1 and 2 where systems come first."""
+    height, width = example.image.shape[:2]
+    if rows.ndim == 4:
+        return rows[:, :height, :width]
+    return rows[:height, :width]
+
+
+def put(
+    store: Store, id: str, scores: np.ndarray, example: Example, classes: np.ndarray | None = None
+) -> None:
+    """Keep scores (h,w,n) in [0, 1] of the image's classes, or of those given."""
+    numbers = example.classes if classes is None else classes.astype(np.int32)
+    kept = np.clip(scores, 0, 1).astype(np.float32)
+    store.put_scores(id, ScoreMaps(kept, numbers, example.size, kept.max(axis=(0, 1)), store.kind))

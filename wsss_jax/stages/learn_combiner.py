@@ -24,15 +24,14 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.evidence import (
     EvidenceBatches,
     EvidenceGroup,
-    Example,
     Inputs,
     grid_of,
 )
-from wsss_jax.data.files import write_atomic
+from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import runs, teacher
-from wsss_jax.stages.each_group import over_evidence
+from wsss_jax.stages.each_group import cut, over_evidence, put
 from wsss_jax.stages.early_stop import LeftOut, held_out
 from wsss_jax.systems import fusion, label_free
 from wsss_jax.systems.fusion import Students
@@ -40,6 +39,9 @@ from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence, ScoreMaps
 
 _HOW = "run `wsss combine --run`"
+
+VERSION = 2
+"""Of what a run folder means: 2 since students keep what sets them apart and walks fit the grid."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     """
     inputs = replace(inputs, cells=settings.cells)
     record = {
+        "version": VERSION,
         "settings": as_json(settings),
         "systems": [store.folder.name for store in inputs.systems],
         "cues": [
@@ -253,9 +256,14 @@ def _put_unlabelled(fused: Store, inputs: Inputs, ids: Sequence[str]) -> None:
 def finished(run: Path) -> tuple[Combining, int]:
     """Settings of a finished run, with the walks of its grid, and its frozen channels.
 
-    BadFileError where there is no such run.
+    BadFileError where there is no such run, or one of an earlier version of this package.
     """
     record = runs.record_of(run, _HOW)
+    if record.get("version") != VERSION:
+        raise BadFileError(
+            f"{run}: learned by an earlier version, whose walks and students were others (version "
+            f"{record.get('version', 1)}, wanted {VERSION}); learn it again, in another folder"
+        )
     settings = config.from_json(Combining, record["settings"])
     return _on_grid(settings), int(record["channels"])
 
@@ -375,23 +383,6 @@ def distilled(run: Path) -> Any:
 
 def _suffix(number: int) -> str:
     return "" if number == 1 else f"_{number}"
-
-
-def cut(rows: np.ndarray, example: Example) -> np.ndarray:
-    """Without the padding; the grid is axes 0 and 1, or 1 and 2 where systems come first."""
-    height, width = example.image.shape[:2]
-    if rows.ndim == 4:
-        return rows[:, :height, :width]
-    return rows[:height, :width]
-
-
-def put(
-    store: Store, id: str, scores: np.ndarray, example: Example, classes: np.ndarray | None = None
-) -> None:
-    """Keep scores (h,w,n) in [0, 1] of the image's classes, or of those given."""
-    numbers = example.classes if classes is None else classes.astype(np.int32)
-    kept = np.clip(scores, 0, 1).astype(np.float32)
-    store.put_scores(id, ScoreMaps(kept, numbers, example.size, kept.max(axis=(0, 1)), store.kind))
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
