@@ -67,21 +67,21 @@ def make_students(
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
         return Students(stacked, jnp.asarray(seen), jnp.float32(protocol.threshold))
 
-    def step(all: Students, batch: Evidence, key: Any) -> tuple[Students, dict[str, Array]]:
-        turn = all.state.step.sum() % len(seen)
-        own = one_of(all.state, turn)
-        inputs, teachers = _views(protocol, all.seen[turn], batch.available)
+    def step(group: Students, batch: Evidence, key: Any) -> tuple[Students, dict[str, Array]]:
+        turn = group.state.step.sum() % len(seen)
+        own = one_of(group.state, turn)
+        inputs, teachers = _views(protocol, group.seen[turn], batch.available)
         if batch.target is None:
-            labels, counted = teacher_labels(protocol, batch, teachers, all.threshold)
+            labels, counted = teacher_labels(protocol, batch, teachers, group.threshold)
         else:
             labels, counted = target_labels(batch)
         own, loss = _update(protocol, network, update, own, batch, inputs, labels, counted, key)
         state = jax.tree.map(
             lambda many, one: jax.lax.dynamic_update_index_in_dim(many, one, turn, 0),
-            all.state,
+            group.state,
             own,
         )
-        return all._replace(state=state), _metrics(loss, state)
+        return group._replace(state=state), _metrics(loss, state)
 
     return System(init, step)
 
@@ -128,15 +128,13 @@ def template(protocol: Protocol, features: int) -> TrainState:
 
 
 def students_template(protocol: Protocol, features: int, systems: int) -> Students:
-    """The shape of the state of ``protocol.students`` that learn from so many systems."""
-    count = protocol.students
+    """The shape of the state of ``protocol.students`` that learn from so many systems.
 
-    def several(leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)
-
-    seen = jax.ShapeDtypeStruct((count, systems), jnp.bool_)
-    threshold = jax.ShapeDtypeStruct((), jnp.float32)
-    return Students(jax.tree.map(several, template(protocol, features)), seen, threshold)
+    Allocates nothing.
+    """
+    seen = np.zeros((protocol.students, systems), bool)
+    start = make_students(protocol, seen=seen, features=features, steps=1).init
+    return jax.eval_shape(start, jax.random.key(0))
 
 
 def combine(
