@@ -7,15 +7,17 @@ by the RandAugment classifier of the same seed, OC-CSE by the plain one. "puzzle
 Puzzle-CAM's weight, "puzzle_512" its crop. With --affinity, IRN's boundary branch is learned from
 the class maps, which then walk along it twice: as IRN does, and without taking scores off the
 boundaries before. P-NOC's dense CRF follows the latter, before a background at Otsu's threshold.
-What is certain is read off the maps by Otsu's rule for three parts: at Puzzle-CAM's thresholds
-(0.40 and 0.10; --published-labels, in a folder of its own) half of what is called foreground is
-none, and walking gains nothing.
+What is certain is read off the maps by Otsu's rule for three parts (--labels otsu): at
+Puzzle-CAM's thresholds (0.40 and 0.10; --labels published) half of what is called foreground is
+none, and walking gains nothing. --labels saliency takes P-NOC's rule, which asks a store of
+saliency maps what may be foreground (wsss import DATA/voc12_animals/saliency_csnet … makes one).
 
 Columns: mIoU at 0.3; at the threshold that Otsu's rule reads off the training scores, without a
 mask; at the best threshold on the truth of the split itself.
 
 Command: python experiments/voc12_animals_papers.py OUT --data DATA/voc12_animals --weights DIR
     [--systems vanilla puzzle] [--seeds 0 1 2] [--affinity [still stillcrf]]
+    [--labels otsu|published|saliency] [--saliency STORE]
     [--workers 2] [--table]
 The same command goes on where it was stopped; machines may share systems and seeds in one folder,
 and --table alone prints what is there. Hardware: a GPU. Numbers: benchmarks/RESULTS.md.
@@ -38,7 +40,7 @@ from wsss_jax.stages.evaluate import Scoring, evaluate, write_results
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.fit import Training, fit
-from wsss_jax.stages.labels import Irn, make_labels
+from wsss_jax.stages.labels import Irn, Pnoc, Rule, make_labels
 from wsss_jax.stages.learn_affinity import learn_affinity
 from wsss_jax.stages.refine import Crf, Walk, refine
 from wsss_jax.systems import Classifier, Model, OcCse, PNoc, POc, PuzzleCam, Seam
@@ -56,9 +58,16 @@ STEPS = {
     "colours": ", walk over colours",
     "walk": ", walk over affinity as in IRN",
     "still": ", walk over affinity, scores left on boundaries",
-    "stillcrf": ", the same + CRF",
+    "stillcrf": ", walk over affinity, scores left on boundaries, CRF",
 }
 """What stores' names begin with."""
+
+RULES: dict[str, tuple[Rule, str]] = {
+    "otsu": (Irn(thresholds="otsu"), ""),
+    "published": (Irn(0.40, 0.10), ", labels at 0.40 and 0.10"),
+    "saliency": (Pnoc(), ", labels by P-NOC's rule"),
+}
+"""Where the affinity's labels come from; all but the first are named in the stores they lead to."""
 
 
 def main() -> None:
@@ -90,13 +99,19 @@ def one(name: str, seed: int, chosen: argparse.Namespace) -> None:
 
 def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     """IRN's boundary branch from class maps; walks, and a CRF."""
-    out, stem = chosen.out, maps.folder.name.removeprefix("cam_")
+    out, plain = chosen.out, maps.folder.name.removeprefix("cam")
+    stem = f"{'' if chosen.labels == 'otsu' else f'-{chosen.labels}'}{plain}"
     workers, teaching = Workers(chosen.workers), open_dataset(chosen.data, split="train")
-    rule = Irn(0.40, 0.10) if chosen.published_labels else Irn(thresholds="otsu")
     labels = make_labels(
-        maps, teaching, out / f"labels_{stem}", rule, ids=teaching.ids, workers=workers
+        maps,
+        teaching,
+        out / f"labels{stem}",
+        RULES[chosen.labels][0],
+        ids=teaching.ids,
+        saliency=open_store(chosen.saliency) if chosen.labels == "saliency" else None,
+        workers=workers,
     )
-    run = learn_affinity(teaching, labels, light(chosen.weights / V2), out / f"affinity_{stem}")
+    run = learn_affinity(teaching, labels, light(chosen.weights / V2), out / f"affinity{stem}")
     along = Walk(run, beta=10.0, steps=256)
     still = replace(along, off_boundaries=False)
     crf = Crf("pnoc_masks", background="otsu", certainty=0.9)
@@ -105,8 +120,8 @@ def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     wanted |= {"still"} if "stillcrf" in wanted else set()  # which it starts from
     for step, settings in every.items():
         if step in wanted:
-            start = open_store(out / f"still_{stem}") if step == "stillcrf" else maps
-            folder = out / f"{step}_{stem}"
+            start = open_store(out / f"still{stem}") if step == "stillcrf" else maps
+            folder = out / f"{step}{stem if 'affinity' in STEPS[step] else plain}"
             refined = refine(start, source, folder, settings, ids=source.ids, workers=workers)
             judged(refined, chosen)
 
@@ -155,14 +170,23 @@ def training_of(name: str, seed: int, weights: Path, out: Path) -> Training:
     return Training(models[name](), view, seed=seed, imageless=NEVER)
 
 
+_DONE = STEPS | {
+    f"{step}-{rule}": f"{done}{labels}"
+    for step, done in STEPS.items()
+    if "affinity" in done
+    for rule, (_, labels) in RULES.items()
+    if rule != "otsu"
+}
+
+
 def table(out: Path) -> str:
     """Everything in the folder as Markdown: means over seeds, and the spread of several."""
     rows: dict[str, dict[str, list[float]]] = {}
     for path in sorted(out.glob("results_*.json")):
-        step, _, stem = path.stem.removeprefix("results_").partition("_")
-        if step not in STEPS:
+        start, _, stem = path.stem.removeprefix("results_").partition("_")
+        if start not in _DONE:
             continue
-        name = f"{stem.rpartition('_')[0]}{STEPS[step]}"
+        name = f"{stem.rpartition('_')[0]}{_DONE[start]}"
         record = json.loads(path.read_text())
         for result in record["results"]:
             for column in _COLUMNS:
@@ -201,10 +225,14 @@ def _arguments() -> argparse.Namespace:
         choices=[step for step in STEPS if step != "cam"],
         help="learn affinity, and take these steps with it; all by default",
     )
-    parser.add_argument("--published-labels", action="store_true", help="0.40 and 0.10, as there")
+    parser.add_argument("--labels", choices=RULES, default="otsu", help="what the affinity learns")
+    parser.add_argument("--saliency", type=Path, help="store that --labels saliency asks")
     parser.add_argument("--workers", type=int, default=1, help="processes of per-image stages")
     parser.add_argument("--table", action="store_true", help="print the table and stop")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if (chosen.labels == "saliency") != (chosen.saliency is not None):
+        parser.error("--labels saliency and --saliency STORE go together")
+    return chosen
 
 
 if __name__ == "__main__":
