@@ -107,6 +107,7 @@ def standard(
         plan.views(),
         plan.walks(),
         plan.thresholds(),
+        plan.lengths(),
         plan.labels(shots),
     )
 
@@ -260,6 +261,7 @@ class _Plan:
             self._protocol("all systems teach", disjoint=False),
             self._protocol("students see all, all teach", restricted=False, disjoint=False),
             self._protocol("one student", students=1),
+            self._protocol("two students", students=2),
             self._protocol("distilled from full views alone", full_view=1.0),
             Variant("two rounds of students", self.way(replace(self.settings, rounds=2))),
         ]
@@ -294,6 +296,20 @@ class _Plan:
         )
         free = self._protocol("shares not kept", share_weight=0.0)
         return Table("Threshold of the teachers", (self.all, *rows, free), note)
+
+    def lengths(self) -> Table:
+        long = replace(self.settings, distil_epochs=4 * self.settings.distil_epochs)
+        half = replace(long, distil_epochs=long.distil_epochs // 2)
+        rows = [
+            Variant("distilled twice as long", self.way(half)),
+            Variant("distilled four times as long", self.way(long)),
+            Variant("the same, ended by left-out systems", self.way(replace(long, patience=2))),
+        ]
+        note = (
+            "The last row ends after two epochs in which systems that are left out are predicted "
+            "no better, and keeps the best state; a tenth of the images judge and do not teach."
+        )
+        return Table("Length of distillation", (self.all, *rows), note)
 
     def labels(self, shots: Sequence[int]) -> Table:
         rows = [Variant(f"k = {k}", replace(self.way(), shots=k)) for k in shots]
