@@ -20,7 +20,6 @@ from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.recipe import Recipe
 from wsss_jax.stages.refine import Crf
 from wsss_jax.systems import Classifier, OcCse
-from wsss_jax.systems.label_free import Protocol
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim
 
@@ -70,7 +69,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         saliency=data / "saliency_csnet",
         crf=Crf(background="otsu"),
-        combiner=Combining(Protocol(students=4), epochs=4, distil_epochs=12, cells=64),
+        combiner=Combining(),
         features=Features(weights / V2),
         fusions=("mean", "log_opinion_pool"),
         scoring=Scoring(threshold=0.3),

@@ -74,7 +74,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         saliency=data / "saliency_csnet",
         # Three systems are too few for halves: each student sees two of them.
-        combiner=Combining(Protocol(students=3), epochs=4, distil_epochs=12, cells=64),
+        combiner=Combining(Protocol(students=3)),
         features=Features(weights / V2),
         fusions=RULES,
         scoring=Scoring(classes=SCORED, threshold=0.3),

@@ -21,7 +21,6 @@ from wsss_jax.stages.fit import Training
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.recipe import Recipe
 from wsss_jax.systems import Classifier, OcCse, PuzzleCam
-from wsss_jax.systems.label_free import Protocol
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim
 
@@ -57,7 +56,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             for name, (model, augmentation, seed) in models.items()
         },
         saliency=data / "saliency_csnet",
-        combiner=Combining(Protocol(students=4), epochs=4, distil_epochs=12, cells=64),
+        combiner=Combining(),
         features=Features(weights / V2),
         fusions=("mean", "median", "log_opinion_pool", "majority_vote", "weighted_mean"),
         scoring=Scoring(classes=SCORED, threshold=0.3),

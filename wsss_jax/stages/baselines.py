@@ -42,7 +42,7 @@ class Agreeing:
 
     model: OrAnd = field(default_factory=OrAnd)
     epochs: int = 6
-    cells: int = 96
+    cells: int = 64
     seed: int = 0
 
 

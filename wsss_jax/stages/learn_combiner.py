@@ -48,6 +48,8 @@ VERSION = 2
 class Combining:
     """The learned combiner and how long it learns.
 
+    The defaults are what benchmarks/RESULTS.md measures on photographs.
+
     Attributes:
         protocol: of label-free learning; walks as far on any grid (``systems.label_free.on_grid``).
         epochs: passes over the training images, of the students.
@@ -64,10 +66,10 @@ class Combining:
     """
 
     protocol: Protocol = field(default_factory=Protocol)
-    epochs: int = 6
-    distil_epochs: int = 6
+    epochs: int = 4
+    distil_epochs: int = 12
     teacher_threshold: Literal["otsu", "fixed"] = "otsu"
-    cells: int = 96
+    cells: int = 64
     seed: int = 0
     save_every: int = 50
     patience: int = 0
