@@ -53,8 +53,7 @@ class CombinerShape:
         width: channels of the trunk; the encoder of one system has half of them.
         residual: largest absolute value of what it may add to a class's logit; 0 leaves a pure
             mixture of the systems.
-        walk_steps: length of the random walk among the context inputs, in steps on the grid it is
-            used on (``systems.label_free.on_grid``).
+        walk_steps: length of the random walk among the context inputs, in steps.
         background: whether a cell may belong to no class; False for data sets without background.
     """
 

@@ -40,8 +40,8 @@ from wsss_jax.types import Evidence, ScoreMaps
 
 _HOW = "run `wsss combine --run`"
 
-VERSION = 2
-"""Of what a run folder means: 2 since students keep what sets them apart and walks fit the grid."""
+VERSION = 3
+"""Of what a run folder means: 3 since the teacher's walk, and no other, fits the grid."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Combining:
     The defaults are what benchmarks/RESULTS.md measures on photographs.
 
     Attributes:
-        protocol: of label-free learning; walks as far on any grid (``systems.label_free.on_grid``).
+        protocol: of label-free learning; its teacher walks as far on any grid (``on_grid``).
         epochs: passes over the training images, of the students.
         distil_epochs: passes, of the network that learns from them.
         teacher_threshold: otsu, read off the teacher's own maps of the images that teach
@@ -224,6 +224,7 @@ def fuse(
     doubt = store("_uncertainty", ("entropy", "disagreement"), "probability")
 
     def says(evidence: Evidence) -> tuple[Array, Array, Array]:
+        evidence = jax.tree.map(jnp.asarray, evidence)  # once, for all who are asked
         found = _network(state, evidence, shape=settings.protocol.shape, features=channels)
         return (*found, several(evidence)[1])
 
@@ -263,7 +264,7 @@ def finished(run: Path) -> tuple[Combining, int]:
     record = runs.record_of(run, _HOW)
     if record.get("version") != VERSION:
         raise BadFileError(
-            f"{run}: learned by an earlier version, whose walks and students were others (version "
+            f"{run}: learned by an earlier version, whose walks or students were others (version "
             f"{record.get('version', 1)}, wanted {VERSION}); learn it again, in another folder"
         )
     settings = config.from_json(Combining, record["settings"])

@@ -24,7 +24,7 @@ class Protocol:
         disjoint: a student's teacher is the other part, if that is two systems or more; False: all
             systems teach.
         walk_steps: length of the teacher's random walk on a grid of WALKED_ON cells; on others it
-            goes with the area (``on_grid``). 0 teaches mean × saliency.
+            goes with the area (``on_grid``), as it has to fill objects. 0 teaches mean × saliency.
         saliency: whether the teacher multiplies by 0.5 + 0.5 saliency.
         threshold: of the teacher, on maps whose maximum is 1, where it is not read off them
             (``Combining.teacher_threshold``).
@@ -34,8 +34,8 @@ class Protocol:
             system's scores while training.
         colour_jitter: deviation of brightness and of each channel.
         full_view: how often distillation sees all systems; the rest sees a random part.
-        average_steps: walk over the students' mean before it teaches the distilled network, on a
-            grid of WALKED_ON cells as well.
+        average_steps: walk over the students' mean before it teaches the distilled network; it
+            cleans single cells, so its length is the same on any grid.
         share_weight: how strongly the predicted share of background is held at that of the labels,
             where no pixel label teaches.
         consensus_weight: weight of what the teacher says, on pixels without a label.
@@ -72,24 +72,19 @@ class Protocol:
 
 
 WALKED_ON = 64
-"""Long side of the grid that the lengths of all walks are given for."""
+"""Long side of the grid that the length of the teacher's walk is given for."""
 
 
 def on_grid(protocol: Protocol, cells: int) -> Protocol:
-    """The protocol with walks that reach as far on the photograph as on a grid of WALKED_ON cells.
+    """The protocol with a teacher that walks as far on the photograph as on WALKED_ON cells.
 
-    A walk spreads over a number of cells that grows with its steps, so steps go with the area.
+    A walk spreads over a number of cells that grows with its steps, so steps go with the area. The
+    walks over the students' mean and among the network's inputs stay: like convolutions, they are
+    about neighbouring cells.
     """
-
-    def steps(given: int) -> int:
-        return max(1, round(given * (cells / WALKED_ON) ** 2)) if given else 0
-
-    return replace(
-        protocol,
-        walk_steps=steps(protocol.walk_steps),
-        average_steps=steps(protocol.average_steps),
-        shape=replace(protocol.shape, walk_steps=steps(protocol.shape.walk_steps)),
-    )
+    given = protocol.walk_steps
+    steps = max(1, round(given * (cells / WALKED_ON) ** 2)) if given else 0
+    return replace(protocol, walk_steps=steps)
 
 
 def splits(systems: int, students: int, seed: int) -> Bool[np.ndarray, "students systems"]:
