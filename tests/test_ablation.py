@@ -103,6 +103,10 @@ def test_systems_are_left_out_of_learning_or_of_the_test_alone():
     assert missing["part missing"].tested == ("overctx", "miscal")
     numbers = rows_of("Number of systems")
     assert [len(numbers[name].systems) for name in ("1 system", "2 systems", "all")] == [1, 2, 3]
+    lengths = rows_of("Length of distillation")
+    epochs = [way.settings.distil_epochs / SETTINGS.distil_epochs for way in lengths.values()]
+    assert epochs == [1, 2, 4, 4]
+    assert [way.settings.patience for way in lengths.values()] == [0, 0, 0, 2]
     noise = rows_of("Noise and other units")
     assert noise["noise added at test"].systems == NAMES
     assert noise["noise added at test"].tested == (*NAMES, "part noise")

@@ -300,10 +300,11 @@ class _Plan:
     def lengths(self) -> Table:
         long = replace(self.settings, distil_epochs=4 * self.settings.distil_epochs)
         half = replace(long, distil_epochs=long.distil_epochs // 2)
+        watched = replace(long, patience=2)
         rows = [
             Variant("distilled twice as long", self.way(half)),
             Variant("distilled four times as long", self.way(long)),
-            Variant("the same, ended by left-out systems", self.way(replace(long, patience=2))),
+            Variant("four times as long, ended by left-out systems", self.way(watched)),
         ]
         note = (
             "The last row ends after two epochs in which systems that are left out are predicted "
