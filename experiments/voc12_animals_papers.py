@@ -67,7 +67,10 @@ RULES: dict[str, tuple[Rule, str]] = {
     "published": (Irn(0.40, 0.10), ", labels at 0.40 and 0.10"),
     "saliency": (Pnoc(), ", labels by P-NOC's rule"),
 }
-"""Where the affinity's labels come from; all but the first are named in the stores they lead to."""
+"""Where the affinity's labels come from, and what the table calls them."""
+
+TAUGHT = ("walk", "still", "stillcrf")
+"""The steps that follow from labels."""
 
 
 def main() -> None:
@@ -100,7 +103,7 @@ def one(name: str, seed: int, chosen: argparse.Namespace) -> None:
 def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     """IRN's boundary branch from class maps; walks, and a CRF."""
     out, plain = chosen.out, maps.folder.name.removeprefix("cam")
-    stem = f"{'' if chosen.labels == 'otsu' else f'-{chosen.labels}'}{plain}"
+    stem = f"{_tag(chosen.labels)}{plain}"
     workers, teaching = Workers(chosen.workers), open_dataset(chosen.data, split="train")
     labels = make_labels(
         maps,
@@ -108,7 +111,7 @@ def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
         out / f"labels{stem}",
         RULES[chosen.labels][0],
         ids=teaching.ids,
-        saliency=open_store(chosen.saliency) if chosen.labels == "saliency" else None,
+        saliency=None if chosen.saliency is None else open_store(chosen.saliency),
         workers=workers,
     )
     run = learn_affinity(teaching, labels, light(chosen.weights / V2), out / f"affinity{stem}")
@@ -121,7 +124,7 @@ def refine_all(maps: Store, source: Source, chosen: argparse.Namespace) -> None:
     for step, settings in every.items():
         if step in wanted:
             start = open_store(out / f"still{stem}") if step == "stillcrf" else maps
-            folder = out / f"{step}{stem if 'affinity' in STEPS[step] else plain}"
+            folder = out / f"{step}{stem if step in TAUGHT else plain}"
             refined = refine(start, source, folder, settings, ids=source.ids, workers=workers)
             judged(refined, chosen)
 
@@ -170,12 +173,15 @@ def training_of(name: str, seed: int, weights: Path, out: Path) -> Training:
     return Training(models[name](), view, seed=seed, imageless=NEVER)
 
 
+def _tag(rule: str) -> str:
+    """What the rule adds to the names of stores that follow from it; nothing for the usual one."""
+    return "" if rule == "otsu" else f"-{rule}"
+
+
 _DONE = STEPS | {
-    f"{step}-{rule}": f"{done}{labels}"
-    for step, done in STEPS.items()
-    if "affinity" in done
+    f"{step}{_tag(rule)}": f"{STEPS[step]}{labels}"
+    for step in TAUGHT
     for rule, (_, labels) in RULES.items()
-    if rule != "otsu"
 }
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from wsss_jax.data.evidence import Example, Inputs, evidence_groups
@@ -30,7 +32,8 @@ def over_evidence(
         for group in evidence_groups(
             inputs.read, slots, cells=inputs.cells, skip=skipped.__setitem__
         ):
-            keep(group, tuple(np.asarray(part) for part in says(group.evidence)))
+            evidence = jax.tree.map(jnp.asarray, group.evidence)  # once, for all who are asked
+            keep(group, tuple(np.asarray(part) for part in says(evidence)))
             done += len(group.ids)
             bar.advance(len(group.ids))
             if stop.is_set():

@@ -224,7 +224,6 @@ def fuse(
     doubt = store("_uncertainty", ("entropy", "disagreement"), "probability")
 
     def says(evidence: Evidence) -> tuple[Array, Array, Array]:
-        evidence = jax.tree.map(jnp.asarray, evidence)  # once, for all who are asked
         found = _network(state, evidence, shape=settings.protocol.shape, features=channels)
         return (*found, several(evidence)[1])
 
@@ -298,7 +297,7 @@ class _Taught:
     features: int
 
     def __call__(self, evidence: Evidence) -> tuple[Array, Array]:
-        views = fusion.views_of(self.protocol, self.seen, jax.tree.map(jnp.asarray, evidence))
+        views = fusion.views_of(self.protocol, self.seen, evidence)
         how = {"shape": self.protocol.shape, "features": self.features}
         each = [_network(s, v, **how)[0] for s, v in zip(self.states, views, strict=True)]
         return _mean(each, views, steps=self.protocol.average_steps)
