@@ -190,6 +190,14 @@ def test_waterfall_names_steps_up_and_down():
     assert chart.count('class="up"') == 1 and chart.count('class="down"') == 1
 
 
+def test_waterfall_shows_the_whole_of_a_long_name():
+    name = "learned combiner, walk over affinity, CRF of hard labels"
+    chart = charts.waterfall([stage(name, 0.4)])
+    assert "learned combiner, walk over</text>" in chart
+    assert ">affinity, CRF of hard labels</text>" in chart
+    assert f"{'y' * 35}…</text>" in charts.waterfall([stage(f"x {'y' * 80}", 0.4)])
+
+
 def test_waterfall_without_intervals_and_bars_with_unknown_classes():
     plain = StageScore("a", "val", 0.0, None, None, np.full(3, np.nan))
     assert "whisker" not in charts.waterfall([plain])

@@ -5,6 +5,7 @@ the page. Not here: pictures (``figures``), the page (``page``).
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -176,7 +177,7 @@ def _waterfall_row(stage: StageScore, before: float | None, axis: _Axis, y: Numb
         low, high = axis.at(stage.low), axis.at(stage.high)
         parts.append(f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
     parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y}" r="4"/>')
-    parts.append(_text(axis.left - 12, y + 4, _short(_full_name(stage)), "label end"))
+    parts.append(_stage_label(axis.left - 12, y + 4, _full_name(stage)))
     parts.append(_text(axis.right + 14, y + 4, f"{_percent(stage.miou)}{change}", "value"))
     at = f"{_full_name(stage)}: {_percent(stage.miou)} {_interval(stage.low, stage.high)}"
     return f"<g><title>{escape(at)}</title>{''.join(parts)}</g>"
@@ -232,8 +233,14 @@ def _full_name(stage: StageScore) -> str:
     return stage.name if known else f"{stage.group}: {stage.name}"
 
 
-def _short(name: str, length: int = 30) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+def _stage_label(x: Number, y: Number, name: str, length: int = 30) -> str:
+    """A long name goes on two small lines, parted at a space where that is possible."""
+    if len(name) <= length:
+        return _text(x, y, name, "label end")
+    first, *rest = textwrap.wrap(name, length + 6)
+    second = " ".join(rest)
+    second = second if len(second) <= length + 6 else f"{second[: length + 5]}…"
+    return _text(x, y - 6, first, "tick end") + _text(x, y + 5, second, "tick end")
 
 
 def _percent(value: float) -> str:

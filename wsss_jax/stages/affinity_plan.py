@@ -110,15 +110,9 @@ class AffinityPlan:
             made.append(refined(before, folder=out / name, settings=settings))
         if self.with_crf and whole.has_background:
             made.append(refined(made[-1], folder=out / "crf", settings=self.crf))
-        self._judge(made, out, whole)
-        return made[-1]
-
-    def _judge(self, made: list[Store], out: Path, whole: Source) -> None:
         sources = {split: self._open(split) for split in self.splits}
-        rows = summary.of_splits(made, sources, self.scoring, self.workers)
-        if rows:
-            summary.show(rows)
-            summary.write(out, rows, whole.classes, plan=self)
+        summary.conclude(made, sources, self.scoring, self.workers, out, self)
+        return made[-1]
 
     def _open(self, split: str) -> Source:
         return views.only(open_dataset(self.data, split=split, layout=self.layout), self.only)

@@ -4,7 +4,6 @@ Every step writes a store beside the others and skips what is there, so the same
 where it was stopped. True masks are read to judge and for nothing else.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from wsss_jax.data import views
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.stages import objects, saliency, summary
-from wsss_jax.stages.evaluate import Scoring, evaluate
+from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.labels import Irn, make_labels
 from wsss_jax.stages.objects import ObjectTraining
@@ -72,7 +71,10 @@ class SaliencyPlan:
             made.append(self._network(source, whole, maps, out))
         pngs = out / "png"
         saliency.write_pngs(made[-1], pngs, ids=whole.ids, workers=self.workers)
-        self._judge([*map(open_store, self.beside), *made], out)
+        opened = {split: views.agnostic(self._open(split)) for split in self.splits}
+        sources = {split: one for split, one in opened.items() if one.has_background}
+        judged = [*map(open_store, self.beside), *made]
+        summary.conclude(judged, sources, Scoring(), self.workers, out / "results", self)
         return made[-1]
 
     def _network(self, source: Source, whole: Source, maps: Store, out: Path) -> Store:
@@ -85,21 +87,6 @@ class SaliencyPlan:
         )
         folders = out / "saliency", out / "edges"
         return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]
-
-    def _judge(self, judged: Sequence[Store], out: Path) -> None:
-        rows = []
-        for split in self.splits:
-            source = views.agnostic(self._open(split))
-            if not source.has_background or all(source.mask(id) is None for id in source.ids):
-                continue
-            results = [
-                evaluate(store, source, Scoring(), split=split, workers=self.workers)
-                for store in judged
-            ]
-            rows += summary.against_first(results)
-        if rows:
-            summary.show(rows)
-            summary.write(out / "results", rows, source.classes, plan=self)
 
     def _open(self, split: str) -> Source:
         return open_dataset(self.data, split=split, layout=self.layout)

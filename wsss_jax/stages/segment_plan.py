@@ -5,7 +5,6 @@ where it was stopped. True masks are read to judge, and to teach only where the 
 names of everything made then begin with "upper_bound".
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -72,7 +71,9 @@ class SegmentPlan:
         masks = decide(
             made[-1], folder, fixed(made[-1], scoring), ids=whole.ids, workers=self.workers
         )
-        self._judge(made, out, whole, stem)
+        sources = {split: self._open(split) for split in self.splits}
+        home = out / f"{stem}results"
+        summary.conclude(made, sources, self.scoring, self.workers, home, self)
         return masks
 
     def _teacher(self, source: Source) -> segment.Teacher:
@@ -84,13 +85,6 @@ class SegmentPlan:
         if self.masks is None:
             return segment.truth(source)
         return segment.pseudo_masks(open_store(self.masks), source)
-
-    def _judge(self, made: Sequence[Store], out: Path, whole: Source, stem: str) -> None:
-        sources = {split: self._open(split) for split in self.splits}
-        rows = summary.of_splits(made, sources, self.scoring, self.workers)
-        if rows:
-            summary.show(rows)
-            summary.write(out / f"{stem}results", rows, whole.classes, plan=self)
 
     def _open(self, split: str) -> Source:
         return open_dataset(self.data, split=split, layout=self.layout)

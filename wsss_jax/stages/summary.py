@@ -114,6 +114,24 @@ def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
     console.print(explanation(table_rows))
 
 
+def conclude(
+    made: Sequence[Store],
+    sources: Mapping[str, Source],
+    scoring: Scoring,
+    workers: Workers,
+    out: Path,
+    plan: object,
+) -> None:
+    """Judge what a plan made on every split that has true masks, print it, and write it to ``out``.
+
+    Nothing is printed or written where no split has any.
+    """
+    found = of_splits(made, sources, scoring, workers)
+    if found:
+        show(found)
+        write(out, found, next(iter(sources.values())).classes, plan=plan)
+
+
 def write(out: Path, table_rows: Sequence[Row], classes: ClassList, **extra: object) -> None:
     """results.json with every number, results.md with the tables."""
     write_results(out / "results.json", [row.result for row in table_rows], classes, **extra)
