@@ -131,6 +131,8 @@ def test_part_keeps_the_rows_that_were_asked_for():
         ablation_tables.standard(SETTINGS, NAMES), ("all", "without image", "one student")
     )
     assert [len(table.rows) for table in tables] == [2, 2]
+    alone = ablation_tables.part(ablation_tables.standard(SETTINGS, NAMES), ("all",))
+    assert [[row.name for row in table.rows] for table in alone] == [["all"]]
     with pytest.raises(ValueError, match="did you mean 'without image'"):
         ablation_tables.part(tables, ("without imag",))
 

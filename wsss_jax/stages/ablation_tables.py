@@ -113,9 +113,10 @@ def standard(
 
 
 def part(tables: Sequence[Table], rows: Sequence[str]) -> tuple[Table, ...]:
-    """The tables with these rows alone; those of which fewer than two are left are left out.
+    """The tables with these rows alone, where two or more are left to be compared.
 
-    Raises ValueError for a row that no table has.
+    A row that would so be in no table stands alone in the first that has it. Raises ValueError for
+    a row that no table has.
     """
     known = {row.name: row for table in tables for row in table.rows}
     for name in rows:
@@ -124,7 +125,13 @@ def part(tables: Sequence[Table], rows: Sequence[str]) -> tuple[Table, ...]:
         replace(table, rows=tuple(row for row in table.rows if row.name in rows))
         for table in tables
     ]
-    return tuple(table for table in cut if len(table.rows) > 1)
+    shown = {row for table in cut if len(table.rows) > 1 for row in table.rows}
+    kept = []
+    for table in cut:
+        if len(table.rows) > 1 or not shown.issuperset(table.rows):
+            kept.append(table)
+            shown.update(table.rows)
+    return tuple(kept)
 
 
 class _Plan:
