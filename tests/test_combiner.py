@@ -186,6 +186,24 @@ def test_random_parts_are_never_empty_and_sometimes_everything():
     assert 0.5 < whole < 0.75  # half of them, and one fifth of the other half
 
 
+def test_being_surer_is_no_better_at_predicting_a_system_that_is_left_out(monkeypatch):
+    e, network = evidence(), fusion.structure(SMALL, 0)
+    state = fusion.make_distilled(Protocol(shape=SMALL), features=0, steps=1).init(jax.random.key(0))
+
+    def score(times: float) -> float:
+        def said(network, state, evidence, available):
+            mean = evidence.scores.mean(axis=1)  # absent slots are the second of images with one
+            maps = jnp.where(evidence.present[:, None, None], times * mean, -jnp.inf)
+            ground = jnp.full((*mean.shape[:-1], 1), 0.4 * times)
+            return combiner.Combined(jnp.concatenate([ground, maps], axis=-1), None)
+
+        monkeypatch.setattr(fusion, "combine", said)
+        return fusion.left_out_score(np.asarray(fusion.left_out_totals(network, state, e)))
+
+    assert score(16.0) == pytest.approx(score(8.0), rel=1e-4)
+    assert score(8.0) < 0.9 * score(-8.0)
+
+
 def test_the_robust_loss_by_hand():
     logits = jnp.log(jnp.array([[0.2, 0.8]]))
     label = jnp.array([1])
@@ -329,5 +347,5 @@ def test_students_learn_from_others_and_the_network_from_them():
     assert float(dearer["loss"]) > float(metrics["loss"])
     template = fusion.template(protocol, 0)
     assert jax.tree.map(jnp.shape, one) == jax.tree.map(jnp.shape, template)
-    score = jax.jit(lambda state, e: fusion.left_out_score(network, state, e))(one, e)
-    assert 0 < float(score) < 10
+    totals = jax.jit(lambda state, e: fusion.left_out_totals(network, state, e))(one, e)
+    assert 0 < fusion.left_out_score(np.asarray(totals)) < 10

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from wsss_jax.data.evidence import Inputs, evidence_groups
@@ -63,20 +64,22 @@ class LeftOut:
         )
 
     def score(self, state: Any) -> float:
-        """Mean cross-entropy over all systems and judging images; lower is better."""
+        """``systems.fusion.left_out_score`` over all systems and judging images; lower is better."""
         look = partial(_look, protocol=self.protocol, features=self.inputs.channels())
         slots, found = self.inputs.slots(self.ids), []
         groups = evidence_groups(
             self.inputs.read, slots, cells=self.inputs.cells, skip=lambda id, reason: None
         )
         for group in groups:
-            found.append((float(look(state, group.evidence)), len(group.ids)))
+            found.append(np.asarray(look(state, group.evidence), np.float64))
         if not found:
             raise BadFileError(f"none of {len(self.ids)} held-out images can be used to judge")
-        return sum(value * rows for value, rows in found) / sum(rows for _, rows in found)
+        return fusion.left_out_score(np.sum(found, axis=0))
 
 
 @partial(jax.jit, static_argnames=("protocol", "features"))
-def _look(state: Any, evidence: Evidence, *, protocol: Protocol, features: int) -> Float[Array, ""]:
+def _look(
+    state: Any, evidence: Evidence, *, protocol: Protocol, features: int
+) -> Float[Array, " n"]:
     network = fusion.structure(protocol.shape, features)
-    return fusion.left_out_score(network, state, evidence, threshold=protocol.threshold)
+    return fusion.left_out_totals(network, state, evidence, threshold=protocol.threshold)

@@ -177,14 +177,17 @@ def students_mean(
     return mean, apart.max(axis=-1)
 
 
-def left_out_score(
-    network: Network, state: TrainState, evidence: Evidence, *, threshold: float = 0.4
-) -> Float[Array, ""]:
-    """Label-free quality: how well the combination of the others predicts each system.
+TEMPERATURES = tuple(2.0 ** (half / 2) for half in range(-2, 9))
+"""What logits may be divided by, where systems that are left out are predicted: 1/2 to 16."""
 
-    Mean cross-entropy (lower is better) between what is said without system s and the classes that
-    s itself names at ``threshold``, over all s, cells and images. It is no mIoU: a combiner that
-    copies the others' common errors scores well.
+
+def left_out_totals(
+    network: Network, state: TrainState, evidence: Evidence, *, threshold: float = 0.4
+) -> Float[Array, " n"]:
+    """How well the combination of the others predicts each system, as sums for ``left_out_score``.
+
+    Cross-entropy between what is said without system s, at each of TEMPERATURES, and the classes
+    that s itself names at ``threshold``, summed over all s, cells and images; last, how many cells.
     """
     count = evidence.scores.shape[1]
 
@@ -197,11 +200,26 @@ def left_out_score(
         judged = (known | ~evidence.present).all(axis=-1) & evidence.real
         judged &= (others.any(axis=1) | ~evidence.present).all(axis=-1)
         cells = evidence.inside & judged[:, None, None]
-        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
-        return jnp.stack([jnp.where(cells, -picked, 0).sum(), cells.sum().astype(jnp.float32)])
 
-    total, cells = jax.lax.map(without, jnp.arange(count)).sum(axis=0)
-    return total / jnp.maximum(cells, 1)
+        def total(temperature: Array) -> Array:
+            said = jax.nn.log_softmax(logits / temperature)
+            picked = jnp.take_along_axis(said, labels[..., None], -1)[..., 0]
+            return jnp.where(cells, -picked, 0).sum()
+
+        totals = jax.lax.map(total, jnp.asarray(TEMPERATURES, jnp.float32))
+        return jnp.append(totals, cells.sum().astype(jnp.float32))
+
+    return jax.lax.map(without, jnp.arange(count)).sum(axis=0)
+
+
+def left_out_score(totals: Float[np.ndarray, " n"]) -> float:
+    """Label-free quality from sums of ``left_out_totals``: mean cross-entropy, lower is better.
+
+    At the temperature that suits it best: with certainty alone cross-entropy against labels that
+    err grows from epoch to epoch, however good the maps are. It is no mIoU: a combiner that copies
+    the others' common errors scores well.
+    """
+    return float(np.min(totals[:-1]) / max(totals[-1], 1.0))
 
 
 def teacher_labels(
