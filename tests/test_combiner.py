@@ -188,7 +188,8 @@ def test_random_parts_are_never_empty_and_sometimes_everything():
 
 def test_being_surer_is_no_better_at_predicting_a_system_that_is_left_out(monkeypatch):
     e, network = evidence(), fusion.structure(SMALL, 0)
-    state = fusion.make_distilled(Protocol(shape=SMALL), features=0, steps=1).init(jax.random.key(0))
+    problem = fusion.make_distilled(Protocol(shape=SMALL), features=0, steps=1)
+    state = problem.init(jax.random.key(0))
 
     def score(times: float) -> float:
         def said(network, state, evidence, available):

@@ -64,7 +64,7 @@ class LeftOut:
         )
 
     def score(self, state: Any) -> float:
-        """``systems.fusion.left_out_score`` over all systems and judging images; lower is better."""
+        """``systems.fusion.left_out_score`` over all judging images; lower is better."""
         look = partial(_look, protocol=self.protocol, features=self.inputs.channels())
         slots, found = self.inputs.slots(self.ids), []
         groups = evidence_groups(
