@@ -35,7 +35,8 @@ def recipe(data: Path, weights: Path | None) -> SegmentPlan:
         masks=Path("runs/voc12_animals/pseudo_masks"),
         name="voc12_animals_segment",
         training=Segmentation(model, view, epochs=4, batch_size=8),
-        prediction=Prediction(scales=(0.75, 1.0), batch_size=8),
+        # Long sides of 250 and 375 for VOC's 500, as in training.
+        prediction=Prediction(scales=(0.5, 0.75), batch_size=8),
         crf=Crf("deeplab"),
         scoring=Scoring(classes=SCORED),
     )
