@@ -195,6 +195,8 @@ def test_waterfall_shows_the_whole_of_a_long_name():
     chart = charts.waterfall([stage(name, 0.4)])
     assert "learned combiner, walk over</text>" in chart
     assert ">affinity, CRF of hard labels</text>" in chart
+    row = charts.waterfall([stage("x" * 36, 0.4)]).split("x" * 36 + "</text>")[0]
+    assert row.endswith('y="20.0" class="tick end">')  # of one line, beside its dot
     assert f"{'y' * 35}…</text>" in charts.waterfall([stage(f"x {'y' * 80}", 0.4)])
 
 

@@ -234,9 +234,9 @@ def _full_name(stage: StageScore) -> str:
 
 
 def _stage_label(x: Number, y: Number, name: str, length: int = 30) -> str:
-    """A long name goes on two small lines, parted at a space where that is possible."""
-    if len(name) <= length:
-        return _text(x, y, name, "label end")
+    """A long name is small, a longer one on two lines, parted at a space where there is one."""
+    if len(name) <= length + 6:
+        return _text(x, y, name, "label end" if len(name) <= length else "tick end")
     first, *rest = textwrap.wrap(name, length + 6)
     second = " ".join(rest)
     second = second if len(second) <= length + 6 else f"{second[: length + 5]}…"
