@@ -195,6 +195,37 @@ def test_saliency_is_judged_against_every_class_at_once(world, tmp_path):
     assert evaluate.evaluate(store, seen, scoring, split="all").miou() == 1
 
 
+def test_boundary_maps_teach_edges_themselves(world, tmp_path, monkeypatch):
+    _, source, _ = world
+    proposals = stores.create(
+        tmp_path / "p", holds="masks", classes=SALIENCY.names, made_by={"stage": "labels"}
+    )
+    drawn = stores.create(
+        tmp_path / "e", holds="scores", classes=SALIENCY.names, made_by={"stage": "import"}
+    )
+    shares = np.zeros((40, 40, 1), np.float32)
+    shares[:, 8], shares[:, 24] = 0.6, 0.2  # most drew the one line, few the other
+    for id in source.ids:
+        proposals.put_mask(id, np.zeros((40, 40), np.uint8))
+        drawn.put_scores(id, ScoreMaps(shares, np.zeros(1, np.int32), (40, 40), shares.max((0, 1))))
+    read = objects.drawn_edges(drawn, source).masks(source.ids[0])
+    assert [set(read[:, column]) for column in (8, 24, 30)] == [{1}, {U}, {0}]
+    plane = jnp.asarray(boundaries.packed(proposals.get_mask(source.ids[0]), read), jnp.int32)
+    batch = replace(planes(), masks=jnp.stack([plane] * 2), real=jnp.ones(2, bool))
+    _, cells = system_of_objects.labels_of(batch, drawn=True)
+    assert [int(cells[0, 0, column]) for column in (2, 6, 7)] == [1, U, 0]
+    made = []
+    monkeypatch.setattr(runs, "learn", lambda system, batches, course, folder: made.append(folder))
+    settings = ObjectTraining(SMALL, VIEW, epochs=1, batch_size=2)
+    fit = partial(objects.fit, source, settings, proposals=proposals)
+    record = json.loads((fit(tmp_path / "run", edges=drawn) / "settings.json").read_text())
+    assert made == [tmp_path / "run"] and record["edges"]["maps"] == "e"
+    with pytest.raises(ValueError, match="give one of them"):
+        fit(tmp_path / "x", edges=drawn, classes=proposals)
+    with pytest.raises(ValueError, match="wanted one map of shares"):
+        objects.drawn_edges(proposals, source)
+
+
 def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, monkeypatch):
     _, source, _ = world
     proposals = stores.create(

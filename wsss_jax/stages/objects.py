@@ -26,13 +26,17 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import EDGES, SALIENCY
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import Store
-from wsss_jax.ops import boundaries
+from wsss_jax.ops import boundaries, masks
 from wsss_jax.stages import dense, runs, segment
 from wsss_jax.stages.dense import Dense
 from wsss_jax.stages.saliency import Looking
+from wsss_jax.stages.segment import Teacher
 from wsss_jax.systems import objects
 from wsss_jax.systems.objects import Objects
 from wsss_jax.types import IGNORE, ScoreMaps, Size
+
+DRAWN = 0.5
+"""Share of people from which on a pixel that they drew is an edge (RCF's η on BSDS)."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,20 @@ def fit(
     *,
     proposals: Store,
     classes: Store | None = None,
+    edges: Store | None = None,
 ) -> Path:
     """Train on photographs and masks into ``folder``, or go on with a run that was stopped.
 
     proposals: masks of 1 for objects, 0 for none. classes: masks of classes, whose boundaries
-    teach the edges; without them the edge head learns nothing. Raises ValueError for stores that
-    hold something else or lack images, naming them, and for a folder of other settings.
+    teach the edges, or edges: boundary maps, which teach them themselves (``drawn_edges``); without
+    either the edge head learns nothing. Raises ValueError for both, for stores that hold something
+    else or lack images, naming them, and for a folder of other settings.
     """
+    if classes is not None and edges is not None:
+        raise ValueError("edges are taught by classes' masks or by boundary maps; give one of them")
     salient = segment.pseudo_masks(proposals, views.agnostic(source))
     classed = None if classes is None else segment.pseudo_masks(classes, source)
+    drawn = None if edges is None else drawn_edges(edges, source)
     chosen = as_json(settings)
     if settings.model.weights is not None:
         chosen["model"]["weights"] = settings.model.weights.name
@@ -82,23 +91,56 @@ def fit(
         "data": {"name": source.name, "images": len(source.ids)},
         "proposals": salient.record,
         "classes": None if classed is None else classed.record,
+        **({} if drawn is None else {"edges": drawn.record}),
     }
     runs.claim(folder, record)
     if runs.is_finished(folder):
         return folder
+    second = drawn or classed
     batches = training_batches(
         views.agnostic(source),
         settings.augmentation,
         seed=settings.seed,
         batch_size=settings.batch_size,
         shard=(jax.process_index(), jax.process_count()),
-        masks=_both(salient.masks, None if classed is None else classed.masks),
+        masks=_both(salient.masks, None if second is None else second.masks),
         cache_bytes=settings.cache_megabytes << 20,
     )
     steps = settings.epochs * batches.steps_per_epoch
     course = runs.Course(steps, settings.seed, settings.save_every)
-    runs.learn(objects.make(settings.model, steps=steps), batches, course, folder)
+    system = objects.make(settings.model, steps=steps, drawn=drawn is not None)
+    runs.learn(system, batches, course, folder)
     return folder
+
+
+def drawn_edges(store: Store, source: Source) -> Teacher:
+    """Boundary maps of a store as teacher: one map an image, the share of people who drew a pixel.
+
+    Shares of DRAWN and more are edges, none at all is none, and what few have drawn teaches nothing
+    (Liu et al. 2017, RCF, on BSDS). Raises ValueError for a store of masks, logits, several
+    classes, or without some images of the source, naming them.
+    """
+    if store.holds != "scores" or store.kind == "logit" or len(store.classes) != 1:
+        raise ValueError(
+            f"{store.folder} holds {store.kind if store.holds == 'scores' else 'masks'} of "
+            f"{len(store.classes)} classes; wanted one map of shares in [0, 1] for each image"
+        )
+    missing = store.missing(source.ids)
+    if missing:
+        raise ValueError(
+            f"{store.folder}: no boundary map of {len(missing)} of {len(source.ids)} images "
+            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); import them first"
+        )
+
+    def read(id: str) -> UInt8[np.ndarray, "H W"]:
+        maps = store.get_scores(id)
+        if not len(maps.classes):
+            return np.zeros(maps.size, np.uint8)
+        shares = masks.enlarge(maps.scores, maps.size)[..., 0]
+        return np.where(shares >= DRAWN, 1, np.where(shares > 0, IGNORE, 0)).astype(np.uint8)
+
+    record = {"maps": store.folder.name, "made_by": dict(store.made_by)}
+    return Teacher(read, record)
 
 
 def predict(

@@ -36,6 +36,8 @@ class SaliencyPlan:
         with_network: learn a saliency and edge network from what was found.
         rule: what of it is certain enough to teach, after a CRF.
         classes: store of masks whose class boundaries teach the edges.
+        edges: store of boundary maps that teach the edges in place of those (BSDS's way: grey PNG
+            of the share of people who drew a pixel, by ``wsss import --layout saliency_png``).
         network: that network.
         beside: stores of other saliency maps that are judged beside ours.
         workers: processes and shards of the per-image stages.
@@ -52,6 +54,7 @@ class SaliencyPlan:
     with_network: bool = True
     rule: Irn = field(default_factory=lambda: Irn(foreground=0.6, background=0.4))
     classes: Path | None = None
+    edges: Path | None = None
     network: ObjectTraining = field(default_factory=ObjectTraining)
     beside: tuple[Path, ...] = ()
     workers: Workers = field(default_factory=Workers)
@@ -82,8 +85,10 @@ class SaliencyPlan:
             maps, source, out / "proposals", self.rule, ids=source.ids, workers=self.workers
         )
         classes = None if self.classes is None else open_store(self.classes)
+        edges = None if self.edges is None else open_store(self.edges)
+        home = out / "network"
         run = objects.fit(
-            source, self.network, out / "network", proposals=proposals, classes=classes
+            source, self.network, home, proposals=proposals, classes=classes, edges=edges
         )
         folders = out / "saliency", out / "edges"
         return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]

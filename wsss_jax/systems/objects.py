@@ -57,11 +57,11 @@ class Objects:
             raise ValueError(f"edge_weight is {self.edge_weight}, wanted it at least 0")
 
 
-def make(settings: Objects, *, steps: int) -> System:
+def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
     """Saliency and edges as one problem of ``steps`` updates.
 
-    ``Batch.masks`` are ``boundaries.packed`` planes of objects and classes. Images of which nothing
-    is known cost nothing, for each of the two by itself.
+    ``Batch.masks`` are ``boundaries.packed`` planes of objects and classes; drawn: of objects and
+    edges (0, 1). Images of which nothing is known cost nothing, for each of the two by itself.
     """
     network = structure(settings)
     update = optimizer(settings.optim, steps, _is_new(settings))
@@ -70,7 +70,7 @@ def make(settings: Objects, *, steps: int) -> System:
         return states.create(states.functional(_module(settings, key)), update)
 
     def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
-        salient, edges = labels_of(batch)
+        salient, edges = labels_of(batch, drawn=drawn)
 
         def loss_of(params: Any) -> tuple[Array, tuple[Array, Array]]:
             module = network.bind(params, state.stats)
@@ -94,11 +94,15 @@ def make(settings: Objects, *, steps: int) -> System:
     return System(init, step)
 
 
-def labels_of(batch: Batch) -> tuple[Array, Array]:
-    """Labels of saliency and of edges on the grid of STRIDE, IGNORE where nothing is known."""
-    objects, classes = boundaries.unpacked(batch.masks)
+def labels_of(batch: Batch, *, drawn: bool = False) -> tuple[Array, Array]:
+    """Labels of saliency and of edges on the grid of STRIDE, IGNORE where nothing is known.
+
+    drawn: the second plane holds edges themselves, not classes that meet.
+    """
+    objects, second = boundaries.unpacked(batch.masks)
     salient = boundaries.most_of_cell(objects, STRIDE)
-    edges = boundaries.any_in_cell(boundaries.class_boundaries(classes), STRIDE)
+    lines = second if drawn else boundaries.class_boundaries(second)
+    edges = boundaries.any_in_cell(lines, STRIDE)
     return (
         losses.where_given(salient, batch.real),
         losses.where_given(edges, batch.real),
