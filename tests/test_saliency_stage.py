@@ -14,7 +14,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.external import SALIENCY
-from wsss_jax.data.files import read_grey
+from wsss_jax.data.files import BadFileError, read_grey
 from wsss_jax.ops import boundaries, masks
 from wsss_jax.stages import dense, evaluate, objects, runs, saliency
 from wsss_jax.stages.objects import ObjectTraining
@@ -222,8 +222,15 @@ def test_boundary_maps_teach_edges_themselves(world, tmp_path, monkeypatch):
     assert made == [tmp_path / "run"] and record["edges"]["maps"] == "e"
     with pytest.raises(ValueError, match="give one of them"):
         fit(tmp_path / "x", edges=drawn, classes=proposals)
-    with pytest.raises(ValueError, match="wanted one map of shares"):
+    with pytest.raises(ValueError, match="boundary maps are activations"):
         objects.drawn_edges(proposals, source)
+    coarse = stores.create(
+        tmp_path / "q", holds="scores", classes=SALIENCY.names, made_by={"stage": "import"}
+    )
+    for id in source.ids:
+        coarse.put_scores(id, replace(drawn.get_scores(id), scores=shares[::4, ::4]))
+    with pytest.raises(BadFileError, match="--stride 1"):
+        objects.drawn_edges(coarse, source).masks(source.ids[0])
 
 
 def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, monkeypatch):

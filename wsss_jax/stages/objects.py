@@ -26,10 +26,10 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import EDGES, SALIENCY
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import Store
-from wsss_jax.ops import boundaries, masks
+from wsss_jax.ops import boundaries
 from wsss_jax.stages import dense, runs, segment
 from wsss_jax.stages.dense import Dense
-from wsss_jax.stages.saliency import Looking
+from wsss_jax.stages.saliency import Looking, check_scores
 from wsss_jax.stages.segment import Teacher
 from wsss_jax.systems import objects
 from wsss_jax.systems.objects import Objects
@@ -118,25 +118,23 @@ def drawn_edges(store: Store, source: Source) -> Teacher:
 
     Shares of DRAWN and more are edges, none at all is none, and what few have drawn teaches nothing
     (Liu et al. 2017, RCF, on BSDS). Raises ValueError for a store of masks, logits, several
-    classes, or without some images of the source, naming them.
+    classes, or without some images of the source, naming them; reading raises BadFileError for maps
+    coarser than the photograph.
     """
-    if store.holds != "scores" or store.kind == "logit" or len(store.classes) != 1:
+    check_scores(store, source, "boundary maps")
+    if len(store.classes) != 1:
         raise ValueError(
-            f"{store.folder} holds {store.kind if store.holds == 'scores' else 'masks'} of "
-            f"{len(store.classes)} classes; wanted one map of shares in [0, 1] for each image"
-        )
-    missing = store.missing(source.ids)
-    if missing:
-        raise ValueError(
-            f"{store.folder}: no boundary map of {len(missing)} of {len(source.ids)} images "
-            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); import them first"
+            f"{store.folder} has {len(store.classes)} classes; wanted one map an image"
         )
 
     def read(id: str) -> UInt8[np.ndarray, "H W"]:
         maps = store.get_scores(id)
-        if not len(maps.classes):
-            return np.zeros(maps.size, np.uint8)
-        shares = masks.enlarge(maps.scores, maps.size)[..., 0]
+        if maps.scores.shape[:2] != maps.size:
+            raise BadFileError(
+                f"{store.folder}: the boundary map of {id} has {maps.scores.shape[:2]} cells for "
+                f"{maps.size} pixels, where thin lines are lost; import it with --stride 1"
+            )
+        shares = maps.scores.max(axis=-1, initial=0)
         return np.where(shares >= DRAWN, 1, np.where(shares > 0, IGNORE, 0)).astype(np.uint8)
 
     record = {"maps": store.folder.name, "made_by": dict(store.made_by)}

@@ -139,17 +139,7 @@ def hint_reader(hints: Store, source: Source) -> MaskReader:
 
     Raises ValueError for a store of masks or logits, or one that lacks images of the source.
     """
-    if hints.holds != "scores" or hints.kind == "logit":
-        raise ValueError(
-            f"{hints.folder} holds {hints.kind if hints.holds == 'scores' else hints.holds}; "
-            "hints are activations or probabilities"
-        )
-    missing = hints.missing(source.ids)
-    if missing:
-        raise ValueError(
-            f"{hints.folder}: no hints of {len(missing)} of {len(source.ids)} images "
-            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
-        )
+    check_scores(hints, source, "hints")
 
     def read(id: str) -> UInt8[np.ndarray, "H W"]:
         maps = hints.get_scores(id)
@@ -159,6 +149,24 @@ def hint_reader(hints: Store, source: Source) -> MaskReader:
         return np.round(LEVELS * np.clip(most, 0, 1)).astype(np.uint8)
 
     return read
+
+
+def check_scores(store: Store, source: Source, what: str) -> None:
+    """ValueError for a store of masks or logits, or one that lacks images of the source.
+
+    what: what its maps are called in the message.
+    """
+    if store.holds != "scores" or store.kind == "logit":
+        raise ValueError(
+            f"{store.folder} holds {store.kind if store.holds == 'scores' else store.holds}; "
+            f"{what} are activations or probabilities"
+        )
+    missing = store.missing(source.ids)
+    if missing:
+        raise ValueError(
+            f"{store.folder}: no {what} of {len(missing)} of {len(source.ids)} images "
+            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
+        )
 
 
 def predict(

@@ -37,7 +37,8 @@ class SaliencyPlan:
         rule: what of it is certain enough to teach, after a CRF.
         classes: store of masks whose class boundaries teach the edges.
         edges: store of boundary maps that teach the edges in place of those (BSDS's way: grey PNG
-            of the share of people who drew a pixel, by ``wsss import --layout saliency_png``).
+            of the share of people who drew a pixel, by ``wsss import --layout saliency_png --stride
+            1``).
         network: that network.
         beside: stores of other saliency maps that are judged beside ours.
         workers: processes and shards of the per-image stages.
