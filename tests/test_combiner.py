@@ -89,6 +89,26 @@ def test_a_system_that_is_left_out_leaves_no_trace(says):
     assert not np.asarray(says(e, part)[1])[:, 2].any()
 
 
+def test_noise_hardly_moves_what_the_other_systems_have_in_common():
+    e = jax.tree.map(jnp.asarray, evidence())
+    noise = np.random.default_rng(0).random(e.scores[:, 2].shape, np.float32)
+    noisy = e.scores.at[:, 2].set(jnp.where(e.inside[..., None], noise, 0))
+    rest = e.available & (np.arange(6) != 2)[None, :, None]
+    wanted = evidence_ops.statistics(e.scores, rest)[..., 0]
+    agreed = evidence_ops.agreement(noisy, e.available, e.inside)
+    moved = [
+        float(np.abs(evidence_ops.statistics(noisy, e.available, by)[..., 0] - wanted).mean())
+        for by in (agreed, None)
+    ]
+    assert moved[0] < moved[1] / 2, moved
+
+
+def test_equal_weights_of_systems_are_as_none_whatever_their_size():
+    e = jax.tree.map(jnp.asarray, evidence())
+    found = evidence_ops.statistics(e.scores, e.available, jnp.full(e.available.shape, 0.3))
+    np.testing.assert_allclose(found, evidence_ops.statistics(e.scores, e.available), atol=1e-6)
+
+
 def test_a_system_more_that_knows_nothing_and_slots_that_fill_up_change_nothing(says):
     e = evidence()
     logits, gates = says(e)

@@ -12,11 +12,11 @@ from wsss_jax.data import fusion_world, stores, views
 from wsss_jax.data.evidence import evidence_groups
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import early_stop, few_shot, learn_combiner, teacher, world
+from wsss_jax.stages import early_stop, few_shot, learn_combiner, runs, teacher, world
 from wsss_jax.stages.early_stop import LeftOut
 from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
-from wsss_jax.systems import label_free
+from wsss_jax.systems import fusion, label_free
 from wsss_jax.systems.label_free import Protocol
 
 WORLD = fusion_world.make(5, seed=32, size=24)  # two classes in each image: one shape
@@ -106,9 +106,16 @@ def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs
         lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), before, after
     )
     assert max(jax.tree.leaves(moved)) > 1e-3
+    template = fusion.template(SETTINGS.protocol, inputs.channels())
+    last = runs.last_state(tuned / "distilled", template).params
+    jax.tree.map(
+        lambda a, b, c: np.testing.assert_allclose(c, (a + b) / 2, atol=1e-6), before, last, after
+    )
     assert few_shot.fine_tune(run, inputs, tmp_path / "one", shots, ids=ids) == tuned
     with pytest.raises(ValueError, match="seed"):
         few_shot.fine_tune(run, inputs, tmp_path / "one", replace(shots, seed=5), ids=ids)
+    with pytest.raises(ValueError, match=r"0\.0 of the way"):
+        FewShot(way=0.0)
     with pytest.raises(ValueError, match="9 are wanted"):
         few_shot.drawn(inputs, FewShot(9), ids)
 

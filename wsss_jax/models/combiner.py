@@ -1,7 +1,7 @@
 """The combiner: a network that says, cell by cell, which system to trust for which class.
 
 One small network runs on every (image, present class) slot, and every system goes through the same
-encoder before a mean and a maximum over systems. So it takes any number of systems and classes in
+encoder before a mean and a maximum over them. So it takes any number of systems and classes in
 any order, with any of them missing. What it gives is
 
     logit of class c = Σ_s softmax_s(gate) · calibrated logit of system s + bounded residual,
@@ -11,6 +11,9 @@ softmax over background and the present classes. Gate, residual and background s
 calibration at the identity, so that the untrained combiner is the log-opinion pool of its systems:
 for each class, its share beside background is exactly ``ops.fuse.log_opinion_pool``. Source: gates
 over segmenters as in VoteNet (Ding et al. 2019), sets as in Deep Sets (Zaheer et al. 2017).
+
+Where systems are put together, each counts as far as it agrees with the others (``ops.agreement``):
+so noise, or a map of something else, hardly has a part in it, known from the training or not.
 """
 
 from collections.abc import Sequence
@@ -115,7 +118,7 @@ class Combiner(nnx.Module):
         seen = _Seen(evidence, available, self.shape, self.frozen)
         inputs, shared = seen.per_system(logits), seen.shared()  # (b,s,h,w,k,.), (b,h,w,k,.)
         per_system = jax.nn.relu(self.encode_more(jax.nn.relu(self.encode(inputs))))
-        trunk = jnp.concatenate([_pooled(per_system, available), shared], axis=-1)
+        trunk = jnp.concatenate([_pooled(per_system, available, seen.agreed), shared], axis=-1)
         trunk = self._trunk(trunk, evidence.inside)
         # The trunk asks, each system answers: what is the same for all systems would cancel.
         asked = self.ask(trunk)[:, None] + self.ask_always[...][None, None, None, None, None]
@@ -171,7 +174,9 @@ class _Seen:
     ):
         self.evidence, self.available, self.shape, self.frozen = evidence, available, shape, frozen
         self.real = evidence.inside[..., None].astype(jnp.float32)
-        self.stats = ops.statistics(evidence.scores, available) * self.real[..., None]
+        self.agreed = ops.agreement(evidence.scores, available, evidence.inside)
+        stats = ops.statistics(evidence.scores, available, self.agreed)
+        self.stats = stats * self.real[..., None]
         self.mean = self.stats[..., 0]
 
     def per_system(self, logits: Float[Array, "b s h w k"]) -> Float[Array, "b s h w k c"]:
@@ -191,7 +196,7 @@ class _Seen:
             "other": lambda: [ops.others(scores, present)],
             "consensus": lambda: [mean, scores - mean],
             "context": lambda: [near(2.0), near(6.0)],
-            "global": lambda: [self._wide(self._agreement()), self._wide(jnp.tanh(e.peak / 10))],
+            "global": lambda: [self._wide(self.agreed), self._wide(jnp.tanh(e.peak / 10))],
         }
         parts = [part for name in _PER_SYSTEM if name in self.shape.groups for part in made[name]()]
         return jnp.stack(parts, axis=-1)
@@ -245,15 +250,12 @@ class _Seen:
         area = (jax.nn.sigmoid(20 * (self.mean - 0.4)) * self.real).sum(axis=(1, 2)) / size
         mass = self.mean.sum(axis=(1, 2)) / size
         count = self.available.sum(axis=1).astype(jnp.float32)
-        agreed = self._agreement().sum(axis=1) / jnp.maximum(count, 1)
+        agreed = self.agreed.sum(axis=1) / jnp.maximum(count, 1)
         number = jnp.broadcast_to(
             self.evidence.present.sum(axis=-1, keepdims=True).astype(jnp.float32) / 4, area.shape
         )
         values = (jnp.sqrt(area), mass, agreed, 1 / jnp.maximum(count, 1), number)
         return [jnp.broadcast_to(value[:, None, None], self.mean.shape) for value in values]
-
-    def _agreement(self) -> Float[Array, "b s k"]:
-        return ops.agreement(self.evidence.scores, self.available, self.evidence.inside)
 
     def _walked(self, maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
         return ops.spread(maps, self._joined, steps=self.shape.walk_steps)
@@ -332,15 +334,14 @@ def _channels(table: MappingProxyType[str, int], shape: CombinerShape) -> int:
 
 
 def _pooled(
-    x: Float[Array, "b s h w k c"], available: Bool[Array, "b s k"]
+    x: Float[Array, "b s h w k c"],
+    available: Bool[Array, "b s k"],
+    weights: Float[Array, "b s k"],
 ) -> Float[Array, "b h w k n"]:
-    """Mean and maximum over the systems that know the class, side by side."""
-    known = available[:, :, None, None, :, None]
-    count = jnp.maximum(available.sum(axis=1), 1).astype(x.dtype)[:, None, None, :, None]
-    mean = jnp.where(known, x, 0).sum(axis=1) / count
-    highest = jnp.where(known, x, -1e9).max(axis=1)
-    highest = jnp.where(available.any(axis=1)[:, None, None, :, None], highest, 0)
-    return jnp.concatenate([mean, highest], axis=-1)
+    """Mean and maximum over the systems that know the class, side by side; x is not negative."""
+    parts = ops.shares(weights, available)
+    share, trust = (part[:, :, None, None, :, None] for part in parts)
+    return jnp.concatenate([(share * x).sum(axis=1), (trust * x).max(axis=1)], axis=-1)
 
 
 def _halved(

@@ -21,17 +21,37 @@ _TINY = 1e-6
 
 
 def statistics(
-    scores: Float[Array, "b s h w k"], available: Bool[Array, "b s k"]
+    scores: Float[Array, "b s h w k"],
+    available: Bool[Array, "b s k"],
+    weights: Float[Array, "b s k"] | None = None,
 ) -> Float[Array, "b h w k 4"]:
-    """Mean, maximum, minimum and standard deviation over the systems that know the class."""
+    """Mean, maximum, minimum and standard deviation over the systems that know the class.
+
+    weights: >= 0, of each system (``shares``); all the same if None. They share out mean and
+    deviation; in maximum and minimum, a system counts as far as its weight reaches the largest one.
+    """
     known = available[:, :, None, None, :]
-    count = jnp.maximum(available.sum(axis=1), 1).astype(scores.dtype)[:, None, None, :]
-    mean = jnp.where(known, scores, 0).sum(axis=1) / count
-    spread = jnp.where(known, jnp.square(scores - mean[:, None]), 0).sum(axis=1) / count
-    highest = jnp.where(known, scores, 0).max(axis=1)
-    lowest = jnp.where(known, scores, 1).min(axis=1)
+    equal = jnp.ones(available.shape, scores.dtype) if weights is None else weights
+    share, trust = (part[:, :, None, None, :] for part in shares(equal, available))
+    seen = jnp.where(known, scores, 0)
+    mean = (share * seen).sum(axis=1)
+    spread = (share * jnp.where(known, jnp.square(scores - mean[:, None]), 0)).sum(axis=1)
+    highest = (trust * seen).max(axis=1)
+    lowest = 1 - (trust * jnp.where(known, 1 - scores, 0)).max(axis=1)
     lowest = jnp.where(available.any(axis=1)[:, None, None, :], lowest, 0)
     return jnp.stack([mean, highest, lowest, jnp.sqrt(spread + _TINY)], axis=-1)
+
+
+def shares(
+    weights: Float[Array, "b s k"], available: Bool[Array, "b s k"]
+) -> tuple[Float[Array, "b s k"], Float[Array, "b s k"]]:
+    """Weights of the systems that know the class: with the sum 1, and with the maximum 1.
+
+    0 for those that do not, whose weights are not read.
+    """
+    known = jnp.where(available, weights, 0.0)
+    total, largest = (reduce(known, axis=1, keepdims=True) for reduce in (jnp.sum, jnp.max))
+    return known / jnp.maximum(total, _TINY), known / jnp.maximum(largest, _TINY)
 
 
 def others(maps: Float[Array, "*b k"], present: Bool[Array, "*b k"]) -> Float[Array, "*b k"]:

@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 
 from wsss_jax.data.evidence import Inputs, evidence_groups
 from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.stages import runs
 from wsss_jax.systems import fusion
 from wsss_jax.systems.label_free import Protocol
-from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import Evidence
 
 HELD_OUT = 10
@@ -51,7 +51,7 @@ class LeftOut:
         scores = {at: value for at, value in self.scores().items() if at < step}
         scores[step] = self.score(state)
         if scores[step] <= min(scores.values()):
-            Checkpoints(self.folder / "best" / "checkpoint", keep=1).save(step, state, {})
+            runs.choose(self.folder, step, state)
         write_atomic(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
         best = min(scores, key=lambda at: scores[at])
         return sum(at > best for at in scores) >= self.patience

@@ -4,6 +4,10 @@ A regime of its own, whose numbers never stand in a column with label-free ones.
 come from the training split and fill a share of what is seen; the rest are the other training
 images, of which the students' mean is the teacher, with a weight that falls as labels grow:
 1 / (1 + k / 20). Fine-tuning on the labelled images alone forgets more than five of them teach.
+
+What few images teach holds in part for them alone. So the weights go only a part of the way from
+the label-free ones to the fine-tuned ones: on a straight line between them the network keeps what
+both can do. Source: Wortsman et al. 2022 ("Robust fine-tuning of zero-shot models"), equation 1.
 """
 
 import os
@@ -12,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from wsss_jax.config import as_json
@@ -20,6 +25,7 @@ from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import open_store
 from wsss_jax.stages import learn_combiner, runs
 from wsss_jax.systems import fusion
+from wsss_jax.train.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class FewShot:
         epochs: passes over the images without pixel labels.
         share: of labelled images in what is seen.
         learning_rate: of the fine-tuning, at its peak.
+        way: share of the way from the label-free weights to the fine-tuned ones, 1 all of it.
         seed: of the draw of images.
     """
 
@@ -38,6 +45,7 @@ class FewShot:
     epochs: int = 2
     share: float = 0.5
     learning_rate: float = 1e-3
+    way: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,6 +54,8 @@ class FewShot:
                 f"{self.images} labelled images, {self.epochs} epochs, share {self.share}; wanted "
                 "at least one of each and a share between 0 and 1"
             )
+        if not 0 < self.way <= 1:
+            raise ValueError(f"{self.way} of the way to the fine-tuned weights; wanted up to 1")
 
 
 def fine_tune(
@@ -89,8 +99,17 @@ def fine_tune(
         shots,
         times=_times(labelled, taught.slots(ids), settings.share),
     )
+    if settings.way < 1:
+        _stop_short(folder / "distilled", learn_combiner.distilled(run), settings.way)
     write_atomic(folder / "finished", b"fine-tuned\n")
     return folder
+
+
+def _stop_short(folder: Path, start: TrainState, way: float) -> None:
+    """Choose for the run the weights that are so far on the way from start to its last ones."""
+    last = runs.last_state(folder, start)
+    between = jax.tree.map(lambda a, b: (1 - way) * a + way * b, start.params, last.params)
+    runs.choose(folder, int(last.step), replace(last, params=between))
 
 
 def drawn(inputs: Inputs, settings: FewShot, ids: Sequence[str]) -> tuple[str, ...]:

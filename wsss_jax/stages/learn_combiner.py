@@ -40,8 +40,8 @@ from wsss_jax.types import Evidence, ScoreMaps
 
 _HOW = "run `wsss combine --run`"
 
-VERSION = 3
-"""Of what a run folder means: 3 since the teacher's walk, and no other, fits the grid."""
+VERSION = 4
+"""Of what a run folder means: 4 since the network weighs systems by their agreement."""
 
 
 @dataclass(frozen=True)
@@ -376,11 +376,9 @@ def trained(
 
 
 def distilled(run: Path) -> Any:
-    """The state of the network that a finished run distilled: the best one, if that was watched."""
+    """The state of the network that a finished run distilled, or chose for it."""
     settings, channels = finished(run)
-    best = run / "distilled" / "best"
-    folder = best if best.is_dir() else run / "distilled"
-    return runs.last_state(folder, fusion.template(settings.protocol, channels))
+    return runs.chosen_state(run / "distilled", fusion.template(settings.protocol, channels))
 
 
 def _suffix(number: int) -> str:

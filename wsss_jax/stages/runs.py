@@ -20,6 +20,8 @@ from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
 
+_CHOSEN = "best"
+
 
 @dataclass(frozen=True)
 class Course:
@@ -72,6 +74,17 @@ def record_of(folder: Path, how: str) -> dict[str, Any]:
     if not path.is_file() or not is_finished(folder):
         raise BadFileError(f"{folder}: no finished run; {how} into it first")
     return json.loads(path.read_text())
+
+
+def choose(folder: Path, step: int, state: Any) -> None:
+    """Keep a state that stands for the run in place of its last one (``chosen_state``)."""
+    Checkpoints(folder / _CHOSEN / "checkpoint", keep=1).save(step, state, {})
+
+
+def chosen_state(folder: Path, template: Any) -> Any:
+    """The state that was chosen for a run, or its last one where none was."""
+    chosen = folder / _CHOSEN
+    return last_state(chosen if chosen.is_dir() else folder, template)
 
 
 def last_state(folder: Path, template: Any) -> Any:
