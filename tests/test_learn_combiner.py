@@ -12,7 +12,16 @@ from wsss_jax.data import fusion_world, stores, views
 from wsss_jax.data.evidence import evidence_groups
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import early_stop, few_shot, learn_combiner, runs, teacher, world
+from wsss_jax.stages import (
+    combine_learned,
+    early_stop,
+    few_shot,
+    learn_combiner,
+    runs,
+    teacher,
+    world,
+)
+from wsss_jax.stages.combine_learned import Learned
 from wsss_jax.stages.early_stop import LeftOut
 from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
@@ -118,6 +127,23 @@ def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs
         FewShot(way=0.0)
     with pytest.raises(ValueError, match="9 are wanted"):
         few_shot.drawn(inputs, FewShot(9), ids)
+
+
+def test_the_command_learns_and_with_labelled_images_says_which(inputs, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    chosen = Learned(tmp_path / "run", labelled=1, combining=SETTINGS)
+    teaching = replace(inputs.source, ids=inputs.source.ids[:4])
+    given = (inputs.systems, inputs.saliency, inputs.source, teaching)
+    fused = combine_learned.combine(chosen, *given, tmp_path / "few")
+    taught = json.loads((tmp_path / "run_k1" / "settings.json").read_text())["labelled"]
+    assert len(taught) == 1 and taught[0] in teaching.ids
+    assert fused.made_by["labelled"] == taught
+    free = combine_learned.combine(replace(chosen, labelled=0), *given, tmp_path / "free")
+    assert "labelled" not in free.made_by
+    with pytest.raises(ValueError, match="9 are wanted"):
+        combine_learned.combine(replace(chosen, labelled=9), *given, tmp_path / "nine")
+    with pytest.raises(ValueError, match="name the folder"):
+        combine_learned.combine(replace(chosen, run=None), *given, tmp_path / "none")
 
 
 def test_students_of_a_second_round_learn_from_the_mean_of_the_first(inputs, run, tmp_path):

@@ -23,6 +23,7 @@ from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
 from wsss_jax.stages import (
     affinity_plan,
+    combine_learned,
     convert,
     cues,
     decide,
@@ -31,7 +32,6 @@ from wsss_jax.stages import (
     evaluate,
     features,
     fit,
-    learn_combiner,
     picture,
     present,
     recipe,
@@ -184,7 +184,7 @@ def combine(
     fusion: Bare[combining.Fusion] = combining.Fusion(),  # noqa: B008
     saliency: Path | None = None,
     workers: Workers = Workers(),  # noqa: B008
-    learned: Bare[learn_combiner.Learned] = learn_combiner.Learned(),  # noqa: B008
+    learned: Bare[combine_learned.Learned] = combine_learned.Learned(),  # noqa: B008
 ) -> None:
     """Fuse the score maps of several systems, by a closed-form rule or by the learned combiner.
 
@@ -202,7 +202,7 @@ def combine(
     cue = None if saliency is None else open_store(saliency)
     if learned.run is not None:
         teaching = replace(data, split=learned.learn_split).open()
-        print(learn_combiner.command(learned, systems, cue, source, teaching, out).folder)
+        print(combine_learned.combine(learned, systems, cue, source, teaching, out).folder)
         return
     fused = combining.combine(
         systems, source, out, fusion, ids=source.ids, saliency=cue, workers=workers

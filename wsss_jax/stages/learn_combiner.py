@@ -20,7 +20,6 @@ from jaxtyping import Array
 from wsss_jax import config
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.evidence import (
     EvidenceBatches,
     EvidenceGroup,
@@ -28,7 +27,7 @@ from wsss_jax.data.evidence import (
     grid_of,
 )
 from wsss_jax.data.files import BadFileError, write_atomic
-from wsss_jax.data.stores import Store, open_store
+from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import runs, teacher
 from wsss_jax.stages.each_group import cut, over_evidence, put
@@ -86,48 +85,6 @@ class Combining:
     def last(self) -> str:
         """What the folders of the last round's students and of their mean end with."""
         return _suffix(self.rounds)
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A learned combiner, asked for on the command line.
-
-    Attributes:
-        run: its folder; trained there first when it is not finished.
-        learn_split: the images whose labels teach it.
-        edges: store of edge maps that it sees.
-        features: store of frozen features that it sees (``wsss features``).
-        combining: how it learns.
-    """
-
-    run: Path | None = None
-    learn_split: str = "train"
-    edges: Path | None = None
-    features: Path | None = None
-    combining: Combining = field(default_factory=Combining)
-
-
-def command(
-    chosen: Learned,
-    systems: Sequence[Store],
-    saliency: Store | None,
-    source: Source,
-    teaching: Source,
-    out: Path,
-) -> Store:
-    """Learn on ``teaching`` where that is not done, then fuse all images of ``source``.
-
-    Raises ValueError where no run folder is named.
-    """
-    if chosen.run is None:
-        raise ValueError("name the folder of the combiner's run (--run)")
-    edges, seen = (
-        None if path is None else open_store(path) for path in (chosen.edges, chosen.features)
-    )
-    inputs = Inputs(source, tuple(systems), saliency=saliency, edges=edges, features=seen)
-    learn(replace(inputs, source=teaching), chosen.run, chosen.combining, ids=teaching.ids)
-    fused, _, _ = fuse(chosen.run, inputs, out, ids=source.ids)
-    return fused
 
 
 def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[str]) -> Path:
@@ -208,6 +165,7 @@ def fuse(
     seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     several = _taught(own, settings, channels, len(record["systems"]), seen)
     names = tuple(store.folder.name for store in inputs.systems)
+    shots = {"labelled": record["labelled"]} if "labelled" in record else {}
 
     def store(suffix: str, classes: tuple[str, ...], kind: Any) -> Store:
         return stores.create(
@@ -215,7 +173,7 @@ def fuse(
             holds="scores",
             classes=classes,
             kind=kind,
-            made_by={"stage": "learned combiner", "run": run.name, **as_json(settings)},
+            made_by={"stage": "learned combiner", "run": run.name, **shots, **as_json(settings)},
             parents=names,
         )
 
