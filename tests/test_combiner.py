@@ -95,10 +95,10 @@ def test_noise_hardly_moves_what_the_other_systems_have_in_common():
     noisy = e.scores.at[:, 2].set(jnp.where(e.inside[..., None], noise, 0))
     rest = e.available & (np.arange(6) != 2)[None, :, None]
     wanted = evidence_ops.statistics(e.scores, rest)[..., 0]
-    agreed = evidence_ops.agreement(noisy, e.available, e.inside)
+    weights = evidence_ops.heard(evidence_ops.agreement(noisy, e.available, e.inside))
     moved = [
         float(np.abs(evidence_ops.statistics(noisy, e.available, by)[..., 0] - wanted).mean())
-        for by in (agreed, None)
+        for by in (weights, None)
     ]
     assert moved[0] < moved[1] / 2, moved
 

@@ -12,8 +12,8 @@ calibration at the identity, so that the untrained combiner is the log-opinion p
 for each class, its share beside background is exactly ``ops.fuse.log_opinion_pool``. Source: gates
 over segmenters as in VoteNet (Ding et al. 2019), sets as in Deep Sets (Zaheer et al. 2017).
 
-Where systems are put together, each counts as far as it agrees with the others (``ops.agreement``):
-so noise, or a map of something else, hardly has a part in it, known from the training or not.
+Where systems are put together, one that hardly agrees with any other counts for less
+(``ops.evidence.heard``): so noise has hardly a part in it, known from the training or not.
 """
 
 from collections.abc import Sequence
@@ -118,7 +118,7 @@ class Combiner(nnx.Module):
         seen = _Seen(evidence, available, self.shape, self.frozen)
         inputs, shared = seen.per_system(logits), seen.shared()  # (b,s,h,w,k,.), (b,h,w,k,.)
         per_system = jax.nn.relu(self.encode_more(jax.nn.relu(self.encode(inputs))))
-        trunk = jnp.concatenate([_pooled(per_system, available, seen.agreed), shared], axis=-1)
+        trunk = jnp.concatenate([_pooled(per_system, available, seen.heard), shared], axis=-1)
         trunk = self._trunk(trunk, evidence.inside)
         # The trunk asks, each system answers: what is the same for all systems would cancel.
         asked = self.ask(trunk)[:, None] + self.ask_always[...][None, None, None, None, None]
@@ -175,7 +175,8 @@ class _Seen:
         self.evidence, self.available, self.shape, self.frozen = evidence, available, shape, frozen
         self.real = evidence.inside[..., None].astype(jnp.float32)
         self.agreed = ops.agreement(evidence.scores, available, evidence.inside)
-        stats = ops.statistics(evidence.scores, available, self.agreed)
+        self.heard = ops.heard(self.agreed)
+        stats = ops.statistics(evidence.scores, available, self.heard)
         self.stats = stats * self.real[..., None]
         self.mean = self.stats[..., 0]
 

@@ -206,6 +206,15 @@ def agreement(
     return jax.vmap(fuse.agreement_weights)(scores, available, inside)
 
 
+AGREES = 0.3
+"""Agreement from which a system counts in full; real ones mostly have 0.5 to 0.95, noise 0.05."""
+
+
+def heard(agreed: Float[Array, "b s k"]) -> Float[Array, "b s k"]:
+    """Weights of systems by their ``agreement``: 1 for all but those that hardly agree with any."""
+    return jnp.minimum(agreed / AGREES, 1.0)
+
+
 def random_part(
     available: Bool[Array, "b s k"], full_view: float, key: Any
 ) -> Bool[Array, "b s k"]:
