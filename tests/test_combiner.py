@@ -103,6 +103,22 @@ def test_noise_hardly_moves_what_the_other_systems_have_in_common():
     assert moved[0] < moved[1] / 2, moved
 
 
+def test_noise_hardly_moves_what_the_network_adds(network, monkeypatch):
+    e = jax.tree.map(jnp.asarray, evidence())
+    noise = np.random.default_rng(0).random(e.scores[:, 2].shape, np.float32)
+    noisy = replace(e, scores=e.scores.at[:, 2].set(jnp.where(e.inside[..., None], noise, 0)))
+    rest = e.available & (np.arange(6) != 2)[None, :, None]
+    module = network.bind(network.params, network.stats)
+
+    def moved():
+        ground = jax.jit(lambda available: module(noisy, available).logits[..., 0])
+        return float(jnp.abs(ground(noisy.available) - ground(rest)).mean())
+
+    found = moved()
+    monkeypatch.setattr(evidence_ops, "heard", jnp.ones_like)
+    assert found < moved() / 2, found
+
+
 def test_equal_weights_of_systems_are_as_none_whatever_their_size():
     e = jax.tree.map(jnp.asarray, evidence())
     found = evidence_ops.statistics(e.scores, e.available, jnp.full(e.available.shape, 0.3))

@@ -21,6 +21,7 @@ from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
 
 _CHOSEN = "best"
+"""Folder, within a run's, of the state that stands for it."""
 
 
 @dataclass(frozen=True)
