@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 BASE = 40
@@ -85,7 +84,7 @@ def fused(folder: Path, count: int) -> dict[str, float]:
     source = open_dataset(many / "data", split=ALL)
     systems = tuple(open_store(many / name) for name in SYSTEMS)
     inputs = Inputs(source, systems, open_store(many / "saliency"), open_store(many / "edges"))
-    inputs = replace(inputs, cells=learn_combiner.finished(folder / "run")[0].cells)
+    inputs = learn_combiner.finished(folder / "run")[0].sees(inputs)
     began = time.perf_counter()
     learn_combiner.fuse(folder / "run", inputs, many / "combined", ids=source.ids)
     spent = time.perf_counter() - began

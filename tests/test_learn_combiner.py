@@ -76,6 +76,32 @@ def test_what_it_writes_and_how_it_goes_on_where_it_stopped(inputs, run, tmp_pat
     assert learn_combiner.learn(inputs, run, SETTINGS, ids=ids[:4]) == run
 
 
+def test_a_system_that_counts_in_other_units_says_the_same(inputs, run, tmp_path):
+    """A fifth of all its scores changes nothing, unless the run is one from before that."""
+    ids, first = inputs.source.ids, inputs.systems[0]
+    small = stores.create(
+        tmp_path / "small", holds="scores", classes=first.classes, kind=first.kind, made_by={}
+    )
+    for id in ids:
+        maps = first.get_scores(id)
+        small.put_scores(id, replace(maps, scores=0.2 * maps.scores))
+    other = replace(inputs, systems=(small, *inputs.systems[1:]))
+    before = shutil.copytree(run, tmp_path / "before")
+    record = json.loads((before / "settings.json").read_text())
+    assert record["settings"].pop("units") == "typical"
+    (before / "settings.json").write_text(json.dumps(record))
+
+    def apart(run, name):
+        pair = (
+            learn_combiner.fuse(run, seen, tmp_path / f"{name}{number}", ids=ids)[0]
+            for number, seen in enumerate((inputs, other))
+        )
+        one, two = ([store.get_scores(id).scores for id in ids] for store in pair)
+        return max(np.abs(a - b).max() for a, b in zip(one, two, strict=True))
+
+    assert apart(run, "now") < 0.01 < 0.1 < apart(before, "then")
+
+
 def test_fewer_systems_than_in_training_can_be_fused(inputs, run, tmp_path):
     fewer = replace(inputs, systems=inputs.systems[4:], saliency=None)
     fused, gates, _ = learn_combiner.fuse(run, fewer, tmp_path / "two", ids=(IDS[0],))

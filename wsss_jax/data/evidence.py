@@ -10,8 +10,9 @@ of its classes, has no say there.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -22,6 +23,7 @@ from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import Store
+from wsss_jax.data.units import unit_of
 from wsss_jax.ops import masks
 from wsss_jax.types import IGNORE, Evidence, ScoreMaps, Size
 
@@ -60,7 +62,7 @@ class Inputs:
     systems: score maps of classes, in any order. saliency, edges: stores of one class-agnostic
     map. features: a store of frozen features (``stages.features``). target: what a combiner is to
     learn. labelled: ids whose true masks may be read (the k-shot regime). cells: the grid's long
-    side.
+    side. units: typical divides systems whose scores stay low (``data.units``), given does not.
     """
 
     source: Source
@@ -71,6 +73,7 @@ class Inputs:
     target: Store | None = None
     labelled: frozenset[str] = frozenset()
     cells: int = 96
+    units: Literal["typical", "given"] = "typical"
 
     def channels(self) -> int:
         """How many frozen channels there are."""
@@ -121,9 +124,13 @@ class Inputs:
             for slot, label in enumerate(classes):
                 if int(label) in columns:
                     one = columns[int(label)]
-                    scores[row, ..., slot] = _unit(maps, one, grid)
+                    scores[row, ..., slot] = _unit(maps, one, grid, self._units[row])
                     available[row, slot], peak[row, slot] = True, maps.peak[one]
         return scores, available, peak
+
+    @cached_property
+    def _units(self) -> tuple[float, ...]:
+        return tuple(unit_of(one) if self.units == "typical" else 1.0 for one in self.systems)
 
     def _cue(self, store: Store | None, id: str, grid: Size) -> np.ndarray | None:
         if store is None or not store.path(id).is_file():
@@ -366,12 +373,12 @@ def evidence_groups(
             coming = following
 
 
-def _unit(maps: ScoreMaps, column: int, grid: Size) -> Float[np.ndarray, "h w"]:
-    """One map on the grid, in [0, 1]; logits become probabilities."""
+def _unit(maps: ScoreMaps, column: int, grid: Size, of: float = 1) -> Float[np.ndarray, "h w"]:
+    """One map on the grid, in shares ``of`` a unit and in [0, 1]; logits become probabilities."""
     one = masks.enlarge(np.ascontiguousarray(maps.scores[..., column : column + 1]), grid)[..., 0]
     if maps.kind == "logit":
         one = 1 / (1 + np.exp(-np.clip(one, -30, 30)))
-    return np.clip(one, 0, 1).astype(np.float32)
+    return np.clip(one / np.float32(of), 0, 1).astype(np.float32)
 
 
 def _laid(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

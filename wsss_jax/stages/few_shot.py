@@ -85,8 +85,7 @@ def fine_tune(
     if runs.is_finished(folder):
         return folder
     taught = replace(
-        inputs,
-        cells=learned.cells,
+        learned.sees(inputs),
         labelled=frozenset(labelled),
         target=open_store(run / f"average{learned.last}"),
     )

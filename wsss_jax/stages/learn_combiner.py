@@ -62,6 +62,8 @@ class Combining:
             left out are predicted no better (``early_stop``), and takes the best state.
         rounds: of students. Those of a further round see what those of the first saw, and learn
             from the last round's mean in place of the closed-form consensus.
+        units: typical divides a system whose scores stay low by what they usually reach
+            (``data.units``), when it learns and when it fuses; given does not.
     """
 
     protocol: Protocol = field(default_factory=Protocol)
@@ -73,6 +75,7 @@ class Combining:
     save_every: int = 50
     patience: int = 0
     rounds: int = config.since(1)
+    units: Literal["typical", "given"] = config.since("given", "typical")
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.distil_epochs, self.cells, self.rounds) < 1:
@@ -80,6 +83,10 @@ class Combining:
                 f"{self.epochs} and {self.distil_epochs} epochs on {self.cells} cells in "
                 f"{self.rounds} rounds; wanted at least 1 of each"
             )
+
+    def sees(self, inputs: Inputs) -> Inputs:
+        """The inputs on its grid and in its units."""
+        return replace(inputs, cells=self.cells, units=self.units)
 
     @property
     def last(self) -> str:
@@ -93,7 +100,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     Reads image labels, photographs and stores, and no mask. Raises ValueError when the folder holds
     a run with other settings, naming them.
     """
-    inputs = replace(inputs, cells=settings.cells)
+    inputs = settings.sees(inputs)
     record = {
         "version": VERSION,
         "settings": as_json(settings),
@@ -153,7 +160,7 @@ def fuse(
     maximum) and the students' disagreement; an image without labels is empty, and in neither.
     """
     settings, channels = finished(run)
-    inputs = replace(inputs, cells=settings.cells)
+    inputs = settings.sees(inputs)
     if inputs.channels() != channels:
         raise ValueError(
             f"{run} was trained with {channels} frozen channels, now there are "
