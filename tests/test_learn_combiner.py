@@ -14,15 +14,19 @@ from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import (
     combine_learned,
+    decide,
     early_stop,
     few_shot,
     learn_combiner,
     runs,
+    summary,
     teacher,
     world,
 )
 from wsss_jax.stages.combine_learned import Learned
 from wsss_jax.stages.early_stop import LeftOut
+from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.systems import fusion, label_free
@@ -164,6 +168,13 @@ def test_the_command_learns_and_with_labelled_images_says_which(inputs, run, tmp
     taught = json.loads((tmp_path / "run_k1" / "settings.json").read_text())["labelled"]
     assert len(taught) == 1 and taught[0] in teaching.ids
     assert fused.made_by["labelled"] == taught
+    masks = decide.decide(fused, tmp_path / "masks", decide.Masking(0.5), ids=fused.ids())
+    assert masks.made_by["labelled"] == taught  # and what is made from it says so too
+    results = decide.judged(
+        [fused, masks], inputs.source, Scoring(), split="all", workers=Workers()
+    )
+    text = summary.explanation(summary.against_first(results))
+    assert "true masks of some images taught it: few (1), masks (1)." in text
     free = combine_learned.combine(replace(chosen, labelled=0), *given, tmp_path / "free")
     assert "labelled" not in free.made_by
     with pytest.raises(ValueError, match="9 are wanted"):

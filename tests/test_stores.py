@@ -146,3 +146,13 @@ def test_half_written_files_are_not_records(tmp_path):
     kept.put_scores("a", maps())
     (tmp_path / "scores/.b.partial").write_bytes(b"half")
     assert kept.ids() == ("a",)
+
+
+def test_what_is_made_from_true_masks_says_so_however_far_from_them(tmp_path):
+    few = store(tmp_path / "few", made_by={"stage": "learned", "labelled": ["b", "a"]})
+    more = store(tmp_path / "more", made_by={"labelled": ["c", "a"]})
+    free = store(tmp_path / "free", made_by={"among": "labelled"})
+    run = {"learned_from": {"made_by": {"stage": "labels", **stores.masks_read(few)}}}
+    assert stores.masks_read(free, None, {"seed": 0}) == {}
+    assert stores.masks_read(few, free, more) == {"labelled": ["a", "b", "c"]}
+    assert stores.masks_read(run) == {"labelled": ["a", "b"]}

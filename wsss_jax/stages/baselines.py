@@ -161,6 +161,6 @@ def _target(inputs: Inputs, folder: Path, made_by: dict[str, Any]) -> Store:
         folder,
         holds="scores",
         classes=inputs.source.classes.names,
-        made_by=made_by,
+        made_by={**made_by, **stores.masks_read(*inputs.systems, inputs.saliency)},
         parents=tuple(_names(inputs)),
     )

@@ -60,7 +60,12 @@ def combine(
         folder,
         holds="scores",
         classes=systems[0].classes,
-        made_by={"stage": "combine", **as_json(fusion), "saliency": list(cue)},
+        made_by={
+            "stage": "combine",
+            **as_json(fusion),
+            "saliency": list(cue),
+            **stores.masks_read(*systems, saliency),
+        },
         parents=(*(store.folder.name for store in systems), *cue),
     )
     function = partial(

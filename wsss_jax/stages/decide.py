@@ -103,7 +103,7 @@ def decide(
         folder,
         holds="masks",
         classes=store.classes,
-        made_by={"stage": "decide", **as_json(settings)},
+        made_by={"stage": "decide", **as_json(settings), **stores.masks_read(store)},
         parents=(store.folder.name,),
     )
     function = partial(_decide_one, store=store, to=target, settings=settings)

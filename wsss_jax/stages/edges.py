@@ -21,7 +21,7 @@ from wsss_jax.data.external import EDGES
 from wsss_jax.data.stores import Store
 from wsss_jax.stages import dense
 from wsss_jax.stages.dense import Dense
-from wsss_jax.stages.learn_affinity import learned
+from wsss_jax.stages.learn_affinity import learned, masks_read
 from wsss_jax.systems import affinity
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet
 from wsss_jax.types import ScoreMaps, Size
@@ -66,7 +66,7 @@ def edges(
         holds="scores",
         classes=EDGES,
         kind="probability",
-        made_by={"stage": "edges", "run": run.name, **as_json(settings)},
+        made_by={"stage": "edges", "run": run.name, **as_json(settings), **masks_read(run)},
         parents=(run.name,),
     )
     network = Dense(partial(_logits, model), weights, model.stride, lean=0.5)

@@ -20,7 +20,7 @@ from wsss_jax.config import as_json
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import BadFileError, write_atomic
-from wsss_jax.data.stores import Store
+from wsss_jax.data.stores import Store, masks_read
 from wsss_jax.ops import intervals, masks, metrics
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.work import Tally, each
@@ -61,6 +61,7 @@ class Result:
     """One store on one split: counts per image (n, C+1, C+1) at both thresholds, and the curve.
 
     otsu: the threshold of the curve that is nearest to the one read off the scores, if any.
+    labelled: of how many images true masks were read to make it (the k-shot regime).
     """
 
     name: str
@@ -74,6 +75,7 @@ class Result:
     scored: tuple[int, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
     otsu: float | None = None
+    labelled: int = 0
 
     def miou(self, *, tuned: bool = False) -> float:
         """Mean IoU over the scored classes, in [0, 1]."""
@@ -225,6 +227,7 @@ def _result(
         scored=scored,
         skipped=dict(tally.skipped),
         otsu=None if otsu is None or len(thresholds) == 1 else GRID[_nearest(otsu)],
+        labelled=len(masks_read(store).get("labelled", ())),
     )
 
 
@@ -276,6 +279,7 @@ def as_record(result: Result, classes: ClassList) -> dict[str, Any]:
             **numbers(result.counts_tuned),
         },
         **free,
+        **({"labelled": result.labelled} if result.labelled else {}),
         "curve": [_plain(value) for value in result.curve],
     }
 

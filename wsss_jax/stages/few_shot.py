@@ -22,7 +22,7 @@ import numpy as np
 from wsss_jax.config import as_json
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.files import write_atomic
-from wsss_jax.data.stores import open_store
+from wsss_jax.data.stores import masks_read, open_store
 from wsss_jax.stages import learn_combiner, runs
 from wsss_jax.systems import fusion
 from wsss_jax.train.state import TrainState
@@ -80,7 +80,8 @@ def fine_tune(
     )
     record = runs.record_of(run, "run `wsss combine --run`")
     made = {name: value for name, value in record.items() if name != "versions"}
-    content = {**made, "few_shot": as_json(settings), "labelled": list(labelled)}
+    read = masks_read(made, {"labelled": labelled})
+    content = {**made, "few_shot": as_json(settings), **read}
     runs.claim(folder, {**content, "students_of": os.path.relpath(run, folder)})
     if runs.is_finished(folder):
         return folder

@@ -144,7 +144,12 @@ def make_labels(
         folder,
         holds="masks",
         classes=store.classes,
-        made_by={"stage": "labels", "rule": type(rule).__name__.lower(), **as_json(rule)},
+        made_by={
+            "stage": "labels",
+            "rule": type(rule).__name__.lower(),
+            **as_json(rule),
+            **stores.masks_read(store, saliency),
+        },
         parents=(store.folder.name, *([saliency.folder.name] if saliency else [])),
     )
     function = partial(_label_one, store=store, source=source, to=target, rule=rule, cue=saliency)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from wsss_jax import config
+from wsss_jax.data import stores
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import Source
@@ -15,6 +16,8 @@ from wsss_jax.data.stores import Store
 from wsss_jax.stages import runs, segment
 from wsss_jax.systems import affinity
 from wsss_jax.systems.affinity import AffinityNet
+
+_HOW = "run `wsss affinity`"
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,15 @@ def learn_affinity(source: Source, labels: Store, settings: AffinityTraining, fo
     return folder
 
 
+def masks_read(folder: Path) -> dict[str, list[str]]:
+    """Of which images true masks were read for what a run learned from, as in ``data.stores``."""
+    return stores.masks_read(runs.record_of(folder, _HOW))
+
+
 @cache
 def learned(folder: Path) -> Learned:
     """The network of a finished run, read once per process. BadFileError where there is none."""
-    record = runs.record_of(folder, "run `wsss run experiments/voc12_affinity.py`")
+    record = runs.record_of(folder, _HOW)
     model = config.from_json(AffinityTraining, record["settings"]).model
     state = runs.last_state(folder, affinity.template(model))
     return Learned(model, (state.averaged, state.stats))

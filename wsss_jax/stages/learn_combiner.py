@@ -111,6 +111,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         ],
         "channels": inputs.channels(),
         "images": len(ids),
+        **_shown(inputs),
     }
     runs.claim(folder, record)
     if runs.is_finished(folder):
@@ -172,7 +173,7 @@ def fuse(
     seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     several = _taught(own, settings, channels, len(record["systems"]), seen)
     names = tuple(store.folder.name for store in inputs.systems)
-    shots = {"labelled": record["labelled"]} if "labelled" in record else {}
+    read = stores.masks_read(record, _shown(inputs))
 
     def store(suffix: str, classes: tuple[str, ...], kind: Any) -> Store:
         return stores.create(
@@ -180,7 +181,7 @@ def fuse(
             holds="scores",
             classes=classes,
             kind=kind,
-            made_by={"stage": "learned combiner", "run": run.name, **shots, **as_json(settings)},
+            made_by={"stage": "learned combiner", "run": run.name, **read, **as_json(settings)},
             parents=names,
         )
 
@@ -208,6 +209,11 @@ def fuse(
     missing = [id for id in ids if id in lacking]
     over_evidence(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
     return fused, gates, doubt
+
+
+def _shown(inputs: Inputs) -> dict[str, list[str]]:
+    """Of which images true masks taught what the combiner looks at."""
+    return stores.masks_read(*inputs.systems, inputs.saliency, inputs.edges, inputs.features)
 
 
 def _put_unlabelled(fused: Store, inputs: Inputs, ids: Sequence[str]) -> None:

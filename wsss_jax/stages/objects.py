@@ -158,6 +158,7 @@ def predict(
     made_by = {"stage": "objects", **as_json(settings)} | {
         name: record[name] for name in ("proposals", "classes")
     }
+    made_by |= stores.masks_read(record)
     saliency, edges = (
         stores.create(
             folder,

@@ -25,7 +25,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.ops import affinity, crf, crf_pydensecrf, masks, walk
 from wsss_jax.stages.decide import label_free_threshold
 from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.learn_affinity import Learned, learned
+from wsss_jax.stages.learn_affinity import Learned, learned, masks_read
 from wsss_jax.stages.work import each, settle
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet, answers
 from wsss_jax.types import Kind, ScoreMaps, Size
@@ -139,16 +139,23 @@ def refine(
     if isinstance(settings, Crf) and settings.background == "otsu":
         settings = replace(settings, background=_otsu(store, ids))
     made_by, parents = as_json(settings), [store.folder.name]
+    shown = stores.masks_read(store)
     if isinstance(settings, Walk) and settings.affinity is not None:
         learned(settings.affinity)  # a run that is not finished is refused before anything is made
         made_by["affinity"] = settings.affinity.name
         parents.append(settings.affinity.name)
+        shown = stores.masks_read(store, masks_read(settings.affinity))
     target = stores.create(
         folder,
         holds="scores",
         classes=store.classes,
         kind=_kind_after(store.kind, settings),
-        made_by={"stage": name, **made_by, "computed_by": computed_by(settings)},
+        made_by={
+            "stage": name,
+            **made_by,
+            "computed_by": computed_by(settings),
+            **shown,
+        },
         parents=tuple(parents),
     )
     function = partial(_refine_one, store=store, source=source, target=target, settings=settings)

@@ -187,6 +187,7 @@ def predict(
             **as_json(settings),
             "system": record["system"],
             "hints": record["hints"],
+            **stores.masks_read(record),
         },
         parents=(run.name,),
     )

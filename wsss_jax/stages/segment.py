@@ -173,6 +173,7 @@ def predict(
             f"{len(source.classes)}; predict on the data set it was trained for"
         )
     made_by = {"stage": "segment", **as_json(settings), "learned_from": record["learned_from"]}
+    made_by |= stores.masks_read(record)
     target = stores.create(
         folder,
         holds="scores",

@@ -24,6 +24,7 @@ _FIXED = (
 )
 _OTSU = "Otsu: the one that parts the scores themselves best; no mask was read."
 _TUNED = "Tuned: the best threshold on the truth of this very split, an upper bound."
+_SHOTS = "Not from image labels alone, since true masks of some images taught it:"
 _INTERVAL = "with the 95 % interval of a paired bootstrap over images."
 _BEST_SINGLE = (
     "Gain: against the best single system on this split (picked by truth, in its favour), both at "
@@ -87,7 +88,10 @@ def of_splits(
 def explanation(table_rows: Sequence[Row]) -> str:
     """What the columns of a table mean."""
     otsu = any(row.result.otsu is not None for row in table_rows)
-    return " ".join([_FIXED, *([_OTSU] if otsu else []), _TUNED, table_rows[0].gained])
+    shots = {row.result.name: row.result.labelled for row in table_rows if row.result.labelled}
+    listed = ", ".join(f"{name} ({count})" for name, count in shots.items())
+    regime = [f"{_SHOTS} {listed}."] if shots else []
+    return " ".join([_FIXED, *([_OTSU] if otsu else []), _TUNED, *regime, table_rows[0].gained])
 
 
 def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
