@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from wsss_jax.data import fusion_world
+from wsss_jax.data import fusion_world, views
 from wsss_jax.models import combiner
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import ablation, ablation_tables, learn_combiner, world
@@ -185,6 +185,13 @@ def test_it_goes_on_where_it_stopped_and_refuses_other_settings(study, tmp_path)
         ablation.run([other], study, tmp_path)
     with pytest.raises(ValueError, match="unknown table"):
         ablation.run([table], study, tmp_path, chosen=("u",))
+
+
+def test_closed_forms_have_records_of_images_without_labels(study, tmp_path):
+    blank = replace(study, source=views.photographs(study.source))
+    id = study.judged.ids[0]
+    made = ablation.combine_closed(Closed(NAMES, 0, False, 0.5, 24), blank, tmp_path, ids=(id,))
+    assert made.ids() == (id,) and not len(made.get_scores(id).classes)
 
 
 def test_what_learns_the_same_learns_once_for_each_seed(study, tmp_path, monkeypatch):

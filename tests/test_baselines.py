@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from wsss_jax.data import fusion_world
+from wsss_jax.data import fusion_world, views
 from wsss_jax.data.evidence import EvidenceBatches, batched
 from wsss_jax.stages import baselines, world
 from wsss_jax.stages.baselines import Agreeing
@@ -54,6 +54,10 @@ def test_or_and_learns_what_all_systems_agree_on(inputs, tmp_path):
     assert baselines.learn_or_and(inputs, run, settings, ids=ids) == run
     maps = baselines.or_and(run, inputs, tmp_path / "maps", ids=ids).get_scores(ids[0])
     np.testing.assert_allclose(maps.scores.max(axis=(0, 1)), 1, atol=1e-3)
+    # An image without labels is all background, and has a record like any other.
+    blank = replace(inputs, source=views.photographs(inputs.source))
+    none = baselines.or_and(run, blank, tmp_path / "none", ids=ids[:1]).get_scores(ids[0])
+    assert not len(none.classes) and none.size == inputs.source.size(ids[0])
     with pytest.raises(ValueError, match="epochs"):
         baselines.learn_or_and(inputs, run, replace(settings, epochs=3), ids=ids)
 

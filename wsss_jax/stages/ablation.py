@@ -29,7 +29,7 @@ from wsss_jax.data.stores import Store, read_npz
 from wsss_jax.ops import evidence as ops
 from wsss_jax.ops.intervals import Interval
 from wsss_jax.stages import few_shot, learn_combiner, runs
-from wsss_jax.stages.each_group import cut, over_evidence, put
+from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.few_shot import FewShot
@@ -210,6 +210,7 @@ def combine_closed(way: Closed, study: Study, folder: Path, *, ids: Sequence[str
             put(target, id, maps, example)
 
     says = partial(_consensus, steps=way.steps, saliency=way.saliency)
+    put_unlabelled(target, inputs, ids)
     title, missing = f"fuse {folder.parent.name}", target.missing(ids)
     over_evidence(title, inputs, missing, says, keep, target)
     return target

@@ -21,7 +21,7 @@ from wsss_jax.data.evidence import EvidenceGroup, Example, Inputs
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.stages import runs
-from wsss_jax.stages.each_group import cut, over_evidence, put
+from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
 from wsss_jax.stages.learn_combiner import Combining, trained
 from wsss_jax.stages.work import Tally, settle
 from wsss_jax.systems import orand
@@ -77,6 +77,7 @@ def or_and(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> St
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
             put(target, id, cut(rows[0][row], example)[..., : len(example.classes)], example)
 
+    put_unlabelled(target, inputs, ids)
     over_evidence(f"fuse {folder.name}", inputs, target.missing(ids), says, keep, target)
     return target
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsss_jax.data.evidence import Example, Inputs, evidence_groups
+from wsss_jax.data.evidence import Example, Inputs, evidence_groups, grid_of
 from wsss_jax.data.stores import Store
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.work import Tally, settle
@@ -59,3 +59,13 @@ def put(
     numbers = example.classes if classes is None else classes.astype(np.int32)
     kept = np.clip(scores, 0, 1).astype(np.float32)
     store.put_scores(id, ScoreMaps(kept, numbers, example.size, kept.max(axis=(0, 1)), store.kind))
+
+
+def put_unlabelled(store: Store, inputs: Inputs, ids: Sequence[str]) -> None:
+    """Empty records of images without labels: nothing is fused, all is background, as elsewhere."""
+    for id in store.missing(ids):
+        if not inputs.source.labels(id).any():
+            size = inputs.source.size(id)
+            empty = np.zeros((*grid_of(size, inputs.cells), 0), np.float32)
+            none = ScoreMaps(empty, np.zeros(0, np.int32), size, empty[0, 0], store.kind)
+            store.put_scores(id, none)

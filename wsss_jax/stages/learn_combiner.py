@@ -20,22 +20,17 @@ from jaxtyping import Array
 from wsss_jax import config
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
-from wsss_jax.data.evidence import (
-    EvidenceBatches,
-    EvidenceGroup,
-    Inputs,
-    grid_of,
-)
+from wsss_jax.data.evidence import EvidenceBatches, EvidenceGroup, Inputs
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import runs, teacher
-from wsss_jax.stages.each_group import cut, over_evidence, put
+from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
 from wsss_jax.stages.early_stop import LeftOut, held_out
 from wsss_jax.systems import fusion, label_free
 from wsss_jax.systems.fusion import Students
 from wsss_jax.systems.label_free import Protocol
-from wsss_jax.types import Evidence, ScoreMaps
+from wsss_jax.types import Evidence
 
 _HOW = "run `wsss combine --run`"
 
@@ -204,7 +199,7 @@ def fuse(
             entropy = _entropy(probabilities[..., : count + 1])
             put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
-    _put_unlabelled(fused, inputs, ids)
+    put_unlabelled(fused, inputs, ids)
     lacking = {id for store in (fused, gates, doubt) for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
     over_evidence(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
@@ -214,16 +209,6 @@ def fuse(
 def _shown(inputs: Inputs) -> dict[str, list[str]]:
     """Of which images true masks taught what the combiner looks at."""
     return stores.masks_read(*inputs.systems, inputs.saliency, inputs.edges, inputs.features)
-
-
-def _put_unlabelled(fused: Store, inputs: Inputs, ids: Sequence[str]) -> None:
-    """Empty records of images without labels: nothing is fused, all is background, as elsewhere."""
-    for id in fused.missing(ids):
-        if not inputs.source.labels(id).any():
-            size = inputs.source.size(id)
-            empty = np.zeros((*grid_of(size, inputs.cells), 0), np.float32)
-            none = ScoreMaps(empty, np.zeros(0, np.int32), size, empty[0, 0], fused.kind)
-            fused.put_scores(id, none)
 
 
 def finished(run: Path) -> tuple[Combining, int]:
