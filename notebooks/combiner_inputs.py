@@ -173,7 +173,8 @@ ask("Number of systems")
 #
 # Here the combiner has learned from all systems and meets another set. A system of pure noise
 # should cost little, and a system that only changed its units should cost next to nothing:
-# training distorts scales and contrasts, and each map is also seen in its own units.
+# training distorts scales and contrasts, each map is also seen in its own units, and a store whose
+# scores stay low is divided by what they usually reach.
 
 # %%
 ask("Systems missing at test time")
