@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--distil", type=int, default=24)
     parser.add_argument("--safety", action="store_true")
+    parser.add_argument("--no-edges", action="store_true", help="nobody is given the edges")
     parser.add_argument("--shots", type=int, nargs="*", default=[])
     chosen = parser.parse_args()
     for seed in chosen.seeds:
@@ -56,6 +57,8 @@ def one(folder: Path, seed: int, chosen: argparse.Namespace) -> None:
     """One world, one training."""
     train = world.write(fusion_world.make(chosen.train, seed=100 + seed), folder / "train")
     test = world.write(fusion_world.make(chosen.test, seed=200 + seed), folder / "test")
+    if chosen.no_edges:
+        train, test = replace(train, edges=None), replace(test, edges=None)
     size = train.cells
     settings = Combining(
         epochs=chosen.epochs, distil_epochs=chosen.distil, cells=size, seed=seed, save_every=10_000
@@ -156,8 +159,12 @@ def closed_forms(inputs: Inputs) -> dict[str, tuple[float, float, np.ndarray]]:
         makers[name] = lambda e, n=steps, s=salient: ops.consensus(
             e, e.available, steps=n, use_saliency=s
         )
-    for steps in (16, 32, 64):
+    for steps in (8, 16, 32, 64):
         makers[f"… + walk of {steps}"] = lambda e, n=steps: ops.consensus(e, e.available, steps=n)
+        if inputs.edges is not None:  # they may hinder more than they help
+            makers[f"… along colours, {steps}"] = lambda e, n=steps: ops.consensus(
+                replace(e, cues=e.cues.at[:, 1].set(False)), e.available, steps=n
+            )
     return {name: _tuned(inputs, jax.jit(maker)) for name, maker in makers.items()}
 
 
