@@ -160,10 +160,10 @@ def closed_forms(inputs: Inputs) -> dict[str, tuple[float, float, np.ndarray]]:
             e, e.available, steps=n, use_saliency=s
         )
     for steps in (8, 16, 32, 64):
-        makers[f"… + walk of {steps}"] = lambda e, n=steps: ops.consensus(e, e.available, steps=n)
-        if inputs.edges is not None:  # they may hinder more than they help
-            makers[f"… along colours, {steps}"] = lambda e, n=steps: ops.consensus(
-                replace(e, cues=e.cues.at[:, 1].set(False)), e.available, steps=n
+        for cut in (False, True) if inputs.edges is not None else (False,):
+            name = f"… + walk of {steps}{', cut by edges' * cut}"
+            makers[name] = lambda e, n=steps, c=cut: ops.consensus(
+                e, e.available, steps=n, use_edges=c
             )
     return {name: _tuned(inputs, jax.jit(maker)) for name, maker in makers.items()}
 

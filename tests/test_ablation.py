@@ -48,6 +48,9 @@ def test_a_group_that_is_out_is_seen_by_no_network():
         seen = rows[f"without {group}"].settings.protocol.shape.groups
         assert set(whole) - set(seen) == {group}
     assert rows["no saliency for teachers either"].cues == ("edges",)
+    walks = rows_of("With and without random walk", cues=("saliency", "edges"))
+    assert walks["walks are cut by edges"].settings.protocol.shape.cut_walks
+    assert "walks are cut by edges" not in rows_of("With and without random walk", cues=())
     added = rows_of("Input groups: one added to own", cues=("saliency", "edges"))
     assert added["own and image"].settings.protocol.shape.groups == ("own", "image")
     assert added["own alone"].settings.protocol.shape.groups == ("own",)

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from wsss_jax import config
 from wsss_jax.data import fusion_world, stores, views
-from wsss_jax.data.evidence import evidence_groups
+from wsss_jax.data.evidence import batched, evidence_groups
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import (
@@ -270,3 +271,16 @@ def test_the_score_of_early_stopping_is_finite_and_its_images_do_not_teach(input
     assert not watch(5, state) and 0 < watch.scores()[5] < 10
     assert not watch(9, state)  # as good as the best
     assert watch.scores()[5] == watch.scores()[9]
+
+
+def test_walks_are_along_colours_unless_edges_are_to_cut_them():
+    old = config.from_json(CombinerShape, {"walk_steps": 2})  # of a run from before
+    assert old.cut_walks and not CombinerShape().cut_walks
+    examples = [WORLD.read("0"), WORLD.read("1")]
+    seen = batched(examples, rows=2, slots=2, cells=24)
+    blind = replace(seen, edges=np.zeros_like(seen.edges))
+    teach = jax.jit(fusion.consensus, static_argnums=0)
+    for shape, same in ((CombinerShape(), True), (replace(CombinerShape(), cut_walks=True), False)):
+        protocol = replace(SETTINGS.protocol, shape=shape, walk_steps=4)
+        one, two = (teach(protocol, batch, batch.available) for batch in (seen, blind))
+        assert (float(abs(one - two).max()) < 1e-6) == same

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.config import since
 from wsss_jax.models.layers import conv3x3
 from wsss_jax.ops import evidence as ops
 from wsss_jax.ops.affinity import Affinity
@@ -58,6 +59,8 @@ class CombinerShape:
             mixture of the systems.
         walk_steps: length of the random walk among the context inputs, in steps.
         background: whether a cell may belong to no class; False for data sets without background.
+        cut_walks: whether walks, its own and those that teach it, are along colours and cut by
+            edges where there are any; False: along colours alone, edges are channels and no more.
     """
 
     groups: tuple[str, ...] = GROUPS
@@ -65,6 +68,7 @@ class CombinerShape:
     residual: float = 6.0
     walk_steps: int = 16
     background: bool = True
+    cut_walks: bool = since(True, False)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.groups if name not in GROUPS]
@@ -264,7 +268,8 @@ class _Seen:
     @cached_property
     def _joined(self) -> Affinity:
         """Made once for all maps that walk."""
-        return ops.joined(self.evidence, use_edges="edge" in self.shape.groups)
+        cut = self.shape.cut_walks and "edge" in self.shape.groups
+        return ops.joined(self.evidence, use_edges=cut)
 
     def _standard(self, logits: Float[Array, "b s h w k"]) -> Float[Array, "b s h w k"]:
         """Each map in its own units: what a system's scale and contrast cannot change."""

@@ -103,8 +103,8 @@ def pairs(
     return Affinity(colour.values * boundary.values, radius)
 
 
-def joined(evidence: Evidence, *, use_edges: bool = True) -> Affinity:
-    """``pairs`` of the evidence's photographs, cut by its edges where it has any."""
+def joined(evidence: Evidence, *, use_edges: bool = False) -> Affinity:
+    """``pairs`` of the evidence's photographs; use_edges: cut by its edges where it has any."""
     if not use_edges:
         return pairs(evidence.images, evidence.inside)
     edges = jnp.where(evidence.cues[:, 1, None, None], evidence.edges, 0)
@@ -125,12 +125,18 @@ def normalised(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
 
 
 def consensus(
-    evidence: Evidence, available: Bool[Array, "b s k"], *, steps: int, use_saliency: bool = True
+    evidence: Evidence,
+    available: Bool[Array, "b s k"],
+    *,
+    steps: int,
+    use_saliency: bool = True,
+    use_edges: bool = False,
 ) -> Float[Array, "b h w k"]:
     """The strongest closed form: mean × (0.5 + 0.5 saliency), walked, maximum 1 for each class.
 
     ``available`` says which of the evidence's systems count. Images without
     saliency keep the mean. Half of the saliency's weight stays, since saliency misses objects.
+    The walk is along colours; use_edges: and cut by edges.
     """
     maps = statistics(evidence.scores, available)[..., 0]
     if use_saliency:
@@ -138,7 +144,7 @@ def consensus(
         maps = maps * (0.5 + 0.5 * salient)[..., None]
     maps = normalised(jnp.where(evidence.inside[..., None], maps, 0))
     if steps:
-        maps = normalised(spread(maps, joined(evidence), steps=steps))
+        maps = normalised(spread(maps, joined(evidence, use_edges=use_edges), steps=steps))
     return maps
 
 

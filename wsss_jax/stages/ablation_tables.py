@@ -182,14 +182,13 @@ class _Plan:
         for group in self.groups[1:]:
             kept = tuple(name for name in self.groups if name != group)
             rows.append(Variant(f"without {group}", self.way(_seeing(self.settings, kept))))
-        for cue in self.cues:
-            if cue != "features":  # they are seen by the group of that name alone
-                way = replace(self.way(), cues=tuple(name for name in self.cues if name != cue))
-                rows.append(Variant(f"no {cue} for teachers either", way))
+        if "saliency" in self.cues:  # the one cue that teachers have beside the photograph
+            way = replace(self.way(), cues=tuple(name for name in self.cues if name != "saliency"))
+            rows.append(Variant("no saliency for teachers either", way))
         note = (
-            "A group that is out is not seen by the network. Teachers go on with saliency, and "
-            "walk along colours and edges; only the last rows take a cue from them too. Groups "
-            "that can stand in for one another hide one another here: see the next table."
+            "A group that is out is not seen by the network. Teachers go on with saliency; only "
+            "the last row takes it from them too. Groups that can stand in for one another hide "
+            "one another here: see the next table."
         )
         return Table("Input groups: one out", (self.all, *rows), note)
 
@@ -277,10 +276,13 @@ class _Plan:
     def walks(self) -> Table:
         protocol = self.settings.protocol
         shape = replace(protocol.shape, walk_steps=0)
+        along = replace(protocol.shape, cut_walks=True)
+        cut = self._protocol("walks are cut by edges", shape=along)
         rows = [
             self._protocol("teachers do not walk", walk_steps=0),
             self._protocol("students' mean does not walk", average_steps=0),
             self._protocol("nothing walks", walk_steps=0, average_steps=0, shape=shape),
+            *((cut,) if "edges" in self.cues else ()),
             Variant("closed: mean × saliency, walk", self.closed(self.systems)),
             Variant("closed: mean × saliency", self.closed(self.systems, steps=0)),
         ]

@@ -240,7 +240,7 @@ def _network(
     return combined.probabilities(), combined.gates
 
 
-_mean = jax.jit(fusion.students_mean, static_argnames="steps")
+_mean = jax.jit(fusion.students_mean, static_argnames=("steps", "cut"))
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,8 @@ class _Taught:
         views = fusion.views_of(self.protocol, self.seen, evidence)
         how = {"shape": self.protocol.shape, "features": self.features}
         each = [_network(s, v, **how)[0] for s, v in zip(self.states, views, strict=True)]
-        return _mean(each, views, steps=self.protocol.average_steps)
+        cut = self.protocol.shape.cut_walks
+        return _mean(each, views, steps=self.protocol.average_steps, cut=cut)
 
 
 def _taught(

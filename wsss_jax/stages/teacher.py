@@ -19,10 +19,10 @@ from jaxtyping import Array, Float
 
 from wsss_jax.data.evidence import EvidenceGroup, Inputs
 from wsss_jax.data.files import write_atomic
-from wsss_jax.ops import evidence as ops
 from wsss_jax.ops import masks
 from wsss_jax.stages.decide import BINS
 from wsss_jax.stages.each_group import over_evidence
+from wsss_jax.systems import fusion
 from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence
 
@@ -53,8 +53,6 @@ def otsu(inputs: Inputs, ids: Sequence[str], protocol: Protocol, path: Path) -> 
 @partial(jax.jit, static_argnames="protocol")
 def _highest(evidence: Evidence, *, protocol: Protocol) -> Float[Array, "b h w"]:
     """The highest map of each cell; -1 on padding."""
-    maps = ops.consensus(
-        evidence, evidence.available, steps=protocol.walk_steps, use_saliency=protocol.saliency
-    )
+    maps = fusion.consensus(protocol, evidence, evidence.available)
     shown = jnp.where(evidence.present[:, None, None, :], maps, -1).max(axis=-1)
     return jnp.where(evidence.inside & evidence.real[:, None, None], shown, -1)

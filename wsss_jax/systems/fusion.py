@@ -158,13 +158,17 @@ def views_of(
 
 
 def students_mean(
-    each: Sequence[Float[Array, "b h w n"]], views: Sequence[Evidence], *, steps: int
+    each: Sequence[Float[Array, "b h w n"]],
+    views: Sequence[Evidence],
+    *,
+    steps: int,
+    cut: bool = False,
 ) -> tuple[Float[Array, "b h w n"], Float[Array, "b h w"]]:
     """The mean of what students say, after a walk of so many steps, and how far they disagree.
 
-    each: what each says of its view. Disagreement is the standard deviation over students of their
-    probabilities, at the class where it is largest. A student whose part lacks a class of an image
-    does not count there.
+    cut: the walk is cut by edges. each: what each says of its view. Disagreement is the standard
+    deviation over students of their probabilities, at the class where it is largest. A student
+    whose part lacks a class of an image does not count there.
     """
     every, evidence = jnp.stack(each), views[0]
     knows = [(v.available.any(axis=1) | ~v.present).all(axis=-1) for v in views]
@@ -173,7 +177,7 @@ def students_mean(
     mean = (every * weight).sum(axis=0) / weight.sum(axis=0)
     apart = jnp.sqrt((jnp.square(every - mean[None]) * weight).sum(axis=0) / weight.sum(axis=0))
     if steps:
-        mean = ops.spread(mean, ops.joined(evidence), steps=steps)
+        mean = ops.spread(mean, ops.joined(evidence, use_edges=cut), steps=steps)
     return mean, apart.max(axis=-1)
 
 
@@ -222,6 +226,19 @@ def left_out_score(totals: Float[np.ndarray, " n"]) -> float:
     return float(np.min(totals[:-1]) / max(totals[-1], 1.0))
 
 
+def consensus(
+    protocol: Protocol, batch: Evidence, teachers: Bool[Array, "b s k"]
+) -> Float[Array, "b h w k"]:
+    """The maps that teach students: the teachers' closed form, as the protocol has it."""
+    return ops.consensus(
+        batch,
+        teachers,
+        steps=protocol.walk_steps,
+        use_saliency=protocol.saliency,
+        use_edges=protocol.shape.cut_walks,
+    )
+
+
 def teacher_labels(
     protocol: Protocol,
     batch: Evidence,
@@ -233,7 +250,7 @@ def teacher_labels(
     threshold: on maps whose maximum is 1; without background no cell is below it.
     Images of which the teachers know no class, or not all, do not count.
     """
-    maps = ops.consensus(batch, teachers, steps=protocol.walk_steps, use_saliency=protocol.saliency)
+    maps = consensus(protocol, batch, teachers)
     floor = threshold if protocol.shape.background else jnp.float32(-1)
     labels = labels_at(maps, batch.present, floor)
     taught = (teachers.any(axis=1) | ~batch.present).all(axis=-1) & batch.real
