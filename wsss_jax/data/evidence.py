@@ -124,12 +124,13 @@ class Inputs:
             for slot, label in enumerate(classes):
                 if int(label) in columns:
                     one = columns[int(label)]
-                    scores[row, ..., slot] = _unit(maps, one, grid, self._units[row])
+                    scores[row, ..., slot] = _unit(maps, one, grid, self.divisors[row])
                     available[row, slot], peak[row, slot] = True, maps.peak[one]
         return scores, available, peak
 
     @cached_property
-    def _units(self) -> tuple[float, ...]:
+    def divisors(self) -> tuple[float, ...]:
+        """What each system's scores are divided by; 1 for most."""
         return tuple(unit_of(one) if self.units == "typical" else 1.0 for one in self.systems)
 
     def _cue(self, store: Store | None, id: str, grid: Size) -> np.ndarray | None:

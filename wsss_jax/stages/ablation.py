@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from wsss_jax.config import as_json, fingerprint, lookup
+from wsss_jax.config import as_json, fingerprint, lookup, since
 from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.evidence import EvidenceGroup, Inputs
@@ -61,7 +61,7 @@ class Closed:
     """The closed form that teaches students: mean, × saliency, random walk, at a fixed threshold.
 
     steps: of the walk, 0 for none. saliency: whether the mean is multiplied by it. threshold: on
-    maps whose maximum is 1. cells: long side of the grid.
+    maps whose maximum is 1. cells: long side of the grid. cut: whether edges cut the walk.
     """
 
     systems: tuple[str, ...]
@@ -69,6 +69,7 @@ class Closed:
     saliency: bool
     threshold: float
     cells: int
+    cut: bool = since(True, False)
 
 
 @dataclass(frozen=True)
@@ -209,16 +210,19 @@ def combine_closed(way: Closed, study: Study, folder: Path, *, ids: Sequence[str
             maps = cut(rows[0][row], example)[..., : len(example.classes)]
             put(target, id, maps, example)
 
-    says = partial(_consensus, steps=way.steps, saliency=way.saliency)
+    says = partial(_consensus, steps=way.steps, saliency=way.saliency, cut=way.cut)
     put_unlabelled(target, inputs, ids)
     title, missing = f"fuse {folder.parent.name}", target.missing(ids)
     over_evidence(title, inputs, missing, says, keep, target)
     return target
 
 
-@partial(jax.jit, static_argnames=("steps", "saliency"))
-def _consensus(evidence: Evidence, *, steps: int, saliency: bool) -> tuple[Float[Array, "b h w k"]]:
-    return (ops.consensus(evidence, evidence.available, steps=steps, use_saliency=saliency),)
+@partial(jax.jit, static_argnames=("steps", "saliency", "cut"))
+def _consensus(
+    evidence: Evidence, *, steps: int, saliency: bool, cut: bool
+) -> tuple[Float[Array, "b h w k"]]:
+    how = {"steps": steps, "use_saliency": saliency, "use_edges": cut}
+    return (ops.consensus(evidence, evidence.available, **how),)
 
 
 Learning = tuple[Combining, tuple[str, ...], tuple[str, ...]]

@@ -199,11 +199,18 @@ def fuse(
             entropy = _entropy(probabilities[..., : count + 1])
             put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
+    _tell_divisors(inputs)
     put_unlabelled(fused, inputs, ids)
     lacking = {id for store in (fused, gates, doubt) for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
     over_evidence(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
     return fused, gates, doubt
+
+
+def _tell_divisors(inputs: Inputs) -> None:
+    for system, divisor in zip(inputs.systems, inputs.divisors, strict=True):
+        if divisor != 1:
+            print(f"{system.folder}: scores reach {divisor:.3g}, and are divided by that")
 
 
 def _shown(inputs: Inputs) -> dict[str, list[str]]:
@@ -256,8 +263,8 @@ class _Taught:
         views = fusion.views_of(self.protocol, self.seen, evidence)
         how = {"shape": self.protocol.shape, "features": self.features}
         each = [_network(s, v, **how)[0] for s, v in zip(self.states, views, strict=True)]
-        cut = self.protocol.shape.cut_walks
-        return _mean(each, views, steps=self.protocol.average_steps, cut=cut)
+        protocol = self.protocol
+        return _mean(each, views, steps=protocol.average_steps, cut=protocol.shape.cut_walks)
 
 
 def _taught(
