@@ -21,7 +21,8 @@ import jax
 import numpy as np
 
 from wsss_jax.data import fusion_world
-from wsss_jax.data.evidence import Inputs, evidence_groups
+from wsss_jax.data.evidence import Inputs
+from wsss_jax.data.evidence_batches import evidence_groups
 from wsss_jax.data.fusion_world import CLASSES, SYSTEMS
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.ops import evidence as ops

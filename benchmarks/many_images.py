@@ -84,7 +84,7 @@ def fused(folder: Path, count: int) -> dict[str, float]:
     source = open_dataset(many / "data", split=ALL)
     systems = tuple(open_store(many / name) for name in SYSTEMS)
     inputs = Inputs(source, systems, open_store(many / "saliency"), open_store(many / "edges"))
-    inputs = learn_combiner.finished(folder / "run")[0].sees(inputs)
+    inputs = learn_combiner.seen_by(folder / "run", inputs)
     began = time.perf_counter()
     learn_combiner.fuse(folder / "run", inputs, many / "combined", ids=source.ids)
     spent = time.perf_counter() - began

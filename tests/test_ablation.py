@@ -9,8 +9,9 @@ import pytest
 from wsss_jax.data import fusion_world, views
 from wsss_jax.models import combiner
 from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import ablation, ablation_tables, learn_combiner, world
-from wsss_jax.stages.ablation import Closed, Learnt, Study, Table, Variant
+from wsss_jax.stages import ablation, ablation_tables, closed_forms, learn_combiner, world
+from wsss_jax.stages.ablation import Learnt, Study, Table, Variant
+from wsss_jax.stages.closed_forms import Closed
 from wsss_jax.stages.evaluate import Scoring, evaluate
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.types import Evidence
@@ -48,6 +49,11 @@ def test_a_group_that_is_out_is_seen_by_no_network():
         seen = rows[f"without {group}"].settings.protocol.shape.groups
         assert set(whole) - set(seen) == {group}
     assert rows["no saliency for teachers either"].cues == ("edges",)
+    assert "no probe for teachers either" not in rows
+    seeing = rows_of("Input groups: one out")
+    blind = seeing["no probe for teachers either"].settings.protocol
+    assert blind.probes == 0 and "probe" in seeing["all"].settings.protocol.shape.groups
+    assert rows_of("Combiner and closed forms")["closed: … and the probe"].probes == 2
     walks = rows_of("With and without random walk", cues=("saliency", "edges"))
     assert walks["walks are cut by edges"].settings.protocol.shape.cut_walks
     assert "walks are cut by edges" not in rows_of("With and without random walk", cues=())
@@ -69,7 +75,8 @@ def looked_at(groups):
         present=flags,
         saliency=grid,
         edges=grid,
-        cues=flags,
+        probe=np.zeros((1, 8, 8, 2), np.float32),
+        cues=np.ones((1, 3), bool),
         features=np.zeros((1, 8, 8, 3), np.float32),
         inside=grid == 0,
         real=np.ones(1, bool),
@@ -91,6 +98,7 @@ def looked_at(groups):
         (("image",), {"images"}),
         (("features",), {"features"}),
         (("global",), {"peak"}),
+        (("probe",), {"probe", "images", "cues"}),
     ],
 )
 def test_a_network_reads_what_its_groups_say_and_nothing_else(groups, more):
@@ -193,7 +201,13 @@ def test_it_goes_on_where_it_stopped_and_refuses_other_settings(study, tmp_path)
 def test_closed_forms_have_records_of_images_without_labels(study, tmp_path):
     blank = replace(study, source=views.photographs(study.source))
     id = study.judged.ids[0]
-    made = ablation.combine_closed(Closed(NAMES, 0, False, 0.5, 24), blank, tmp_path, ids=(id,))
+    made = closed_forms.combine(
+        Closed(NAMES, 0, False, 0.5, 24),
+        blank.inputs(NAMES, (), 24),
+        tmp_path,
+        ids=(id,),
+        teaching=(),
+    )[0]
     assert made.ids() == (id,) and not len(made.get_scores(id).classes)
 
 
@@ -207,7 +221,13 @@ def test_what_learns_the_same_learns_once_for_each_seed(study, tmp_path, monkeyp
     def fuse(run, inputs, folder, *, ids):
         fused.append([store.folder.name for store in inputs.systems])
         names = tuple(store.folder.name for store in inputs.systems)
-        store = ablation.combine_closed(Closed(names, 0, False, 0.5, 24), study, folder, ids=ids)
+        store = closed_forms.combine(
+            Closed(names, 0, False, 0.5, 24),
+            study.inputs(names, (), 24),
+            folder,
+            ids=ids,
+            teaching=(),
+        )[0]
         return store, store, store
 
     monkeypatch.setattr(learn_combiner, "learn", learn)

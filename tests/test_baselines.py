@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wsss_jax.data import fusion_world, views
-from wsss_jax.data.evidence import EvidenceBatches, batched
+from wsss_jax.data.evidence_batches import EvidenceBatches, batched
 from wsss_jax.stages import baselines, world
 from wsss_jax.stages.baselines import Agreeing
 from wsss_jax.systems import orand

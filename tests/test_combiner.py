@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from wsss_jax.data import fusion_world
-from wsss_jax.data.evidence import EvidenceBatches, batched, evidence_groups, grid_of, slots_for
+from wsss_jax.data.evidence import grid_of
+from wsss_jax.data.evidence_batches import EvidenceBatches, batched, evidence_groups, slots_for
 from wsss_jax.models import combiner
 from wsss_jax.models.combiner import GROUPS, CombinerShape
 from wsss_jax.ops import evidence as evidence_ops
@@ -144,6 +145,7 @@ def test_a_system_more_that_knows_nothing_and_slots_that_fill_up_change_nothing(
         available=more(e.available, 2),
         peak=more(e.peak, 2),
         present=more(e.present, 1),
+        probe=more(e.probe, 3),
     )
     again, _ = says(slots)
     np.testing.assert_allclose(again[..., :3], logits, atol=1e-4)

@@ -10,8 +10,10 @@ import pytest
 
 from wsss_jax import config
 from wsss_jax.data import fusion_world, stores, views
-from wsss_jax.data.evidence import batched, evidence_groups
+from wsss_jax.data import probe as probes
+from wsss_jax.data.evidence_batches import batched, evidence_groups
 from wsss_jax.data.files import BadFileError
+from wsss_jax.data.probe import Probe
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import (
     combine_learned,
@@ -32,6 +34,7 @@ from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.systems import fusion, label_free
 from wsss_jax.systems.label_free import Protocol
+from wsss_jax.types import ScoreMaps
 
 WORLD = fusion_world.make(5, seed=32, size=24)  # two classes in each image: one shape
 IDS = tuple(f"w{row:05d}" for row in range(5))
@@ -258,10 +261,10 @@ def test_the_teachers_threshold_is_read_off_its_own_maps_once(inputs, tmp_path):
     ]  # fmt: skip
     assert spread[0] == max(spread)
     path.write_text('{"threshold": 0.25}')
-    known = learn_combiner._with_threshold(SETTINGS, small, IDS[:2], tmp_path)
-    assert known.protocol.threshold == 0.25
-    fixed = replace(SETTINGS, teacher_threshold="fixed")
-    assert learn_combiner._with_threshold(fixed, small, IDS[:2], tmp_path) == fixed
+    protocol = replace(SETTINGS.protocol, probes=0)
+    known, _ = teacher.prepared(protocol, small, IDS[:2], tmp_path, otsu=True)
+    assert known.threshold == 0.25
+    assert teacher.prepared(protocol, small, IDS[:2], tmp_path, otsu=False) == (protocol, small)
 
 
 def test_the_score_of_early_stopping_is_finite_and_its_images_do_not_teach(inputs, run, tmp_path):
@@ -273,6 +276,70 @@ def test_the_score_of_early_stopping_is_finite_and_its_images_do_not_teach(input
     assert not watch(5, state) and 0 < watch.scores()[5] < 10
     assert not watch(9, state)  # as good as the best
     assert watch.scores()[5] == watch.scores()[9]
+
+
+@pytest.fixture(scope="module")
+def looked(inputs, tmp_path_factory):
+    """The same with frozen features: what colours are, before noise."""
+    folder = tmp_path_factory.mktemp("features") / "features"
+    made = stores.create(folder, holds="scores", classes=("a", "b"), kind="logit", made_by={})
+    for row, id in enumerate(IDS):
+        seen = 4 * WORLD.images[row][..., :2] - 2
+        number = np.arange(2, dtype=np.int32)
+        made.put_scores(id, ScoreMaps(seen, number, (24, 24), seen.max(axis=(0, 1)), "logit"))
+    return replace(inputs, features=made)
+
+
+def test_a_probe_is_learned_twice_shown_to_all_but_students_and_kept(looked, tmp_path):
+    shape = replace(SETTINGS.protocol.shape, groups=(*GROUPS, "probe"))
+    settings = replace(SETTINGS, protocol=replace(SETTINGS.protocol, shape=shape))
+    ids = looked.source.ids[:4]
+    run = learn_combiner.learn(looked, tmp_path / "run", settings, ids=ids)
+    first, second = (probes.load(run / f"probe_{number}.npz") for number in (1, 2))
+    assert first.classes == fusion_world.CLASSES and first.salient
+    assert first.kernel.shape == (2 + 9 + 2, 7)
+    assert np.abs(first.kernel - second.kernel).max() > 1e-3  # learned from other labels
+    seen = learn_combiner.seen_by(run, looked)
+    example = seen.read(IDS[4])
+    assert example.probe.shape == example.scores.shape[1:]
+    batch = jax.tree.map(jax.numpy.asarray, batched([example], rows=1, slots=2, cells=24))
+    assert batch.cues[0].tolist() == [True, False, True]
+    blind, shown = (
+        fusion.views_of(
+            replace(settings.protocol, probe_students=see), jax.numpy.ones((1, 6), bool), batch
+        )
+        for see in (False, True)
+    )
+    assert not blind[0].cues[0, 2] and blind[0].cues[0, 0] and shown[0].cues[0, 2]
+    # Teachers listen to it, and the network too.
+    bare = replace(batch, cues=batch.cues & jax.numpy.array([[True, True, False]]))
+    teach = jax.jit(fusion.consensus, static_argnums=0)
+    network = fusion.structure(settings.protocol.shape, 2)
+    state = learn_combiner.distilled(run)
+    for says in (
+        lambda e: teach(settings.protocol, e, e.available),
+        lambda e: fusion.combine(network, state, e, e.available).probabilities(),
+    ):
+        assert float(abs(says(batch) - says(bare)).max()) > 1e-3
+    (run / "probe_2.npz").write_bytes(b"nothing")
+    with pytest.raises(BadFileError, match=r"probe_2\.npz"):
+        learn_combiner.fuse(run, looked, tmp_path / "fused", ids=ids[:1])
+
+
+def test_the_probe_sees_more_channels_than_the_network(looked):
+    few = replace(looked, fitted=1)
+    assert looked.channels() == 2 and few.channels() == 1
+    one = few.read(IDS[0])
+    np.testing.assert_array_equal(one.features, looked.read(IDS[0]).features[..., :1])
+    kernel = np.zeros((2 + 9, 7), np.float32)
+    kernel[1, 1:] = 3  # the channel that the network is not shown
+    asked = replace(few, probe=Probe(fusion_world.CLASSES, kernel, np.zeros(7, np.float32), False))
+    assert asked.read(IDS[0]).probe.std() > 0.01
+
+
+def test_without_features_there_is_no_probe(run, inputs):
+    assert SETTINGS.protocol.probes and not list(run.glob("probe*"))
+    assert learn_combiner.seen_by(run, inputs).probe is None
 
 
 def test_walks_are_along_colours_unless_edges_are_to_cut_them():

@@ -44,6 +44,7 @@ GROUPS = (
     "image",
     "features",
     "global",
+    "probe",
 )
 """Groups of inputs that can be switched off by name."""
 
@@ -223,6 +224,7 @@ class _Seen:
             "edge": self._edge,
             "image": self._image,
             "global": self._global,
+            "probe": self._probe,
         }
         parts = [part for name in _SHARED if name in self.shape.groups for part in made[name]()]
         if self.frozen:
@@ -262,6 +264,13 @@ class _Seen:
         values = (jnp.sqrt(area), mass, agreed, 1 / jnp.maximum(count, 1), number)
         return [jnp.broadcast_to(value[:, None, None], self.mean.shape) for value in values]
 
+    def _probe(self) -> list[Array]:
+        e = self.evidence
+        said = jnp.where(e.cues[:, 2, None, None, None], e.probe, 0.5)
+        sure = jnp.clip(said, LOGIT_FLOOR, 1 - LOGIT_FLOOR)
+        logit = jnp.log(sure) - jnp.log1p(-sure)
+        return [said, logit / 4, ops.probed(self._walked(self.mean), e)]
+
     def _walked(self, maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
         return ops.spread(maps, self._joined, steps=self.shape.walk_steps)
 
@@ -290,7 +299,16 @@ _PER_SYSTEM = MappingProxyType({"own": 4, "other": 1, "consensus": 2, "context":
 """Channels per system and class that each group gives."""
 
 _SHARED = MappingProxyType(
-    {"other": 1, "consensus": 4, "context": 3, "saliency": 4, "edge": 2, "image": 5, "global": 5}
+    {
+        "other": 1,
+        "consensus": 4,
+        "context": 3,
+        "saliency": 4,
+        "edge": 2,
+        "image": 5,
+        "global": 5,
+        "probe": 3,
+    }
 )
 """Channels per class that each group gives."""
 

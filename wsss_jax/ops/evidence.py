@@ -131,12 +131,14 @@ def consensus(
     steps: int,
     use_saliency: bool = True,
     use_edges: bool = False,
+    use_probe: bool = False,
 ) -> Float[Array, "b h w k"]:
     """The strongest closed form: mean × (0.5 + 0.5 saliency), walked, maximum 1 for each class.
 
     ``available`` says which of the evidence's systems count. Images without
     saliency keep the mean. Half of the saliency's weight stays, since saliency misses objects.
-    The walk is along colours; use_edges: and cut by edges.
+    The walk is along colours; use_edges: and cut by edges. use_probe: what has walked is averaged
+    with the linear probe (``probed``), where there is one.
     """
     maps = statistics(evidence.scores, available)[..., 0]
     if use_saliency:
@@ -145,7 +147,18 @@ def consensus(
     maps = normalised(jnp.where(evidence.inside[..., None], maps, 0))
     if steps:
         maps = normalised(spread(maps, joined(evidence, use_edges=use_edges), steps=steps))
-    return maps
+    return probed(maps, evidence) if use_probe else maps
+
+
+def probed(maps: Float[Array, "b h w k"], evidence: Evidence) -> Float[Array, "b h w k"]:
+    """The mean of maps and the linear probe, both and the result with maximum 1 for each class.
+
+    Images without a probe keep the maps. It does not walk: features tell where a class ends, and a
+    walk along colours would only blur that.
+    """
+    known = evidence.cues[:, 2, None, None, None]
+    both = normalised(maps) + normalised(evidence.probe)
+    return jnp.where(known, normalised(both), normalised(maps))
 
 
 def likelihood(
@@ -267,7 +280,16 @@ def mirrored(batch: Evidence) -> Evidence:
         scores=at(3, batch.scores),
         **{
             name: at(2, getattr(batch, name))
-            for name in ("images", "saliency", "edges", "features", "inside", "target", "truth")
+            for name in (
+                "images",
+                "saliency",
+                "edges",
+                "probe",
+                "features",
+                "inside",
+                "target",
+                "truth",
+            )
         },
     )
 

@@ -11,30 +11,24 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from wsss_jax.config import as_json, fingerprint, lookup, since
-from wsss_jax.data import stores
+from wsss_jax.config import as_json, fingerprint, lookup
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.evidence import EvidenceGroup, Inputs
+from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, read_npz
-from wsss_jax.ops import evidence as ops
 from wsss_jax.ops.intervals import Interval
-from wsss_jax.stages import few_shot, learn_combiner, runs
-from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
+from wsss_jax.stages import closed_forms, few_shot, learn_combiner, runs
+from wsss_jax.stages.closed_forms import Closed
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.stages.learn_combiner import Combining
-from wsss_jax.types import Evidence
 
 CUES = ("saliency", "edges", "features")
 """What a combiner sees beside the systems, where there is any."""
@@ -54,22 +48,6 @@ class Learnt:
     tested: tuple[str, ...] = ()
     cues: tuple[str, ...] = CUES
     shots: int = 0
-
-
-@dataclass(frozen=True)
-class Closed:
-    """The closed form that teaches students: mean, × saliency, random walk, at a fixed threshold.
-
-    steps: of the walk, 0 for none. saliency: whether the mean is multiplied by it. threshold: on
-    maps whose maximum is 1. cells: long side of the grid. cut: whether edges cut the walk.
-    """
-
-    systems: tuple[str, ...]
-    steps: int
-    saliency: bool
-    threshold: float
-    cells: int
-    cut: bool = since(True, False)
 
 
 @dataclass(frozen=True)
@@ -194,37 +172,6 @@ def draw(tables: Sequence[Table], found: Mapping[str, Outcome], path: Path) -> N
     write_atomic(path, buffer.getvalue())
 
 
-def combine_closed(way: Closed, study: Study, folder: Path, *, ids: Sequence[str]) -> Store:
-    """The closed form of ``ids`` as a store of maps."""
-    inputs = study.inputs(way.systems, ("saliency", "edges"), way.cells)
-    target = stores.create(
-        folder,
-        holds="scores",
-        classes=study.source.classes.names,
-        made_by={"stage": "closed form", **as_json(way)},
-        parents=way.systems,
-    )
-
-    def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
-        for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
-            maps = cut(rows[0][row], example)[..., : len(example.classes)]
-            put(target, id, maps, example)
-
-    says = partial(_consensus, steps=way.steps, saliency=way.saliency, cut=way.cut)
-    put_unlabelled(target, inputs, ids)
-    title, missing = f"fuse {folder.parent.name}", target.missing(ids)
-    over_evidence(title, inputs, missing, says, keep, target)
-    return target
-
-
-@partial(jax.jit, static_argnames=("steps", "saliency", "cut"))
-def _consensus(
-    evidence: Evidence, *, steps: int, saliency: bool, cut: bool
-) -> tuple[Float[Array, "b h w k"]]:
-    how = {"steps": steps, "use_saliency": saliency, "use_edges": cut}
-    return (ops.consensus(evidence, evidence.available, **how),)
-
-
 Learning = tuple[Combining, tuple[str, ...], tuple[str, ...]]
 
 
@@ -301,7 +248,8 @@ def _combined(
     """The fused store of the judged images, and the threshold of its activations."""
     ids = study.judged.ids
     if isinstance(way, Closed):
-        return combine_closed(way, study, home / "fused", ids=ids), way.threshold
+        inputs = study.inputs(way.systems, CUES, way.cells)
+        return closed_forms.combine(way, inputs, home / "fused", ids=ids, teaching=study.teaching)
     shared = folder / "variants" / first[_learning(way)] / f"seed_{seed}" / "run"
     settings = replace(way.settings, seed=seed)
     inputs = study.inputs(way.systems, way.cues, settings.cells)

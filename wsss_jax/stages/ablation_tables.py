@@ -17,7 +17,8 @@ from wsss_jax.config import lookup
 from wsss_jax.data import stores
 from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import GROUPS
-from wsss_jax.stages.ablation import CUES, Closed, Learnt, Table, Variant
+from wsss_jax.stages.ablation import CUES, Learnt, Table, Variant
+from wsss_jax.stages.closed_forms import Closed
 from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.systems import label_free
 from wsss_jax.types import ScoreMaps
@@ -139,7 +140,7 @@ class _Plan:
 
     def __init__(self, settings: Combining, systems: tuple[str, ...], cues: tuple[str, ...]):
         known = tuple(name for name in CUES if name in cues)
-        lacking = {_NEEDS[name] for name in CUES} - {_NEEDS[name] for name in known}
+        lacking = {group for name in CUES if name not in known for group in _NEEDS[name]}
         groups = tuple(g for g in settings.protocol.shape.groups if g not in lacking)
         self.settings = _seeing(settings, groups)
         self.systems, self.cues, self.groups = systems, known, groups
@@ -153,9 +154,17 @@ class _Plan:
         return Learnt(settings or self.settings, chosen, cues=self.cues)
 
     def closed(
-        self, systems: Sequence[str], *, steps: int | None = None, saliency: bool | None = None
+        self,
+        systems: Sequence[str],
+        *,
+        steps: int | None = None,
+        saliency: bool | None = None,
+        probes: int = 0,
     ) -> Closed:
-        """What teaches students, of these systems; without a saliency cue, saliency is nothing."""
+        """What teaches students, of these systems; without a saliency cue, saliency is nothing.
+
+        Without its probe unless that is asked for.
+        """
         protocol = label_free.on_grid(self.settings.protocol, self.settings.cells)
         return Closed(
             tuple(systems),
@@ -163,6 +172,7 @@ class _Plan:
             (protocol.saliency if saliency is None else saliency) and "saliency" in self.cues,
             protocol.threshold,
             self.settings.cells,
+            probes=probes,
         )
 
     def forms(self) -> Table:
@@ -171,10 +181,15 @@ class _Plan:
             Variant("closed: mean × saliency", self.closed(self.systems, steps=0)),
             Variant("closed: mean × saliency, walk", self.closed(self.systems)),
         ]
+        probes = self.settings.protocol.probes
+        if probes and "features" in self.cues:
+            way = self.closed(self.systems, probes=probes)
+            rows.append(Variant("closed: … and the probe", way))
         return Table(
             "Combiner and closed forms",
             (self.all, *rows),
-            f"Closed forms at {self.settings.protocol.threshold}, the combiner at its own 1/2.",
+            f"Closed forms at {self.settings.protocol.threshold}, that with the probe at Otsu's "
+            "threshold of the images that teach, the combiner at its own 1/2.",
         )
 
     def groups_out(self) -> Table:
@@ -185,10 +200,12 @@ class _Plan:
         if "saliency" in self.cues:  # the one cue that teachers have beside the photograph
             way = replace(self.way(), cues=tuple(name for name in self.cues if name != "saliency"))
             rows.append(Variant("no saliency for teachers either", way))
+        if "features" in self.cues:
+            rows.append(self._protocol("no probe for teachers either", probes=0))
         note = (
-            "A group that is out is not seen by the network. Teachers go on with saliency; only "
-            "the last row takes it from them too. Groups that can stand in for one another hide "
-            "one another here: see the next table."
+            "A group that is out is not seen by the network. Teachers go on with saliency and the "
+            "probe; only the last rows take one from them too. Groups that can stand in for one "
+            "another hide one another here: see the next table."
         )
         return Table("Input groups: one out", (self.all, *rows), note)
 
@@ -271,6 +288,11 @@ class _Plan:
             self._protocol("distilled from full views alone", full_view=1.0),
             Variant("two rounds of students", self.way(replace(self.settings, rounds=2))),
         ]
+        if "features" in self.cues:
+            rows += [
+                self._protocol("students see the probe", probe_students=True),
+                self._protocol("the probe learned once", probes=1),
+            ]
         return Table("Restricted and full views, one student and several", (self.all, *rows))
 
     def walks(self) -> Table:
@@ -337,8 +359,10 @@ class _Plan:
         return Variant(name, self.way(replace(self.settings, protocol=protocol)))
 
 
-_NEEDS = MappingProxyType({"saliency": "saliency", "edges": "edge", "features": "features"})
-"""The group of inputs that shows nothing without a cue."""
+_NEEDS = MappingProxyType(
+    {"saliency": ("saliency",), "edges": ("edge",), "features": ("features", "probe")}
+)
+"""The groups of inputs that show nothing without a cue."""
 
 
 def _seeing(settings: Combining, groups: tuple[str, ...]) -> Combining:

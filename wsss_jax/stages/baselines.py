@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 from wsss_jax import config
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
-from wsss_jax.data.evidence import EvidenceGroup, Example, Inputs
+from wsss_jax.data.evidence import Example, Inputs
+from wsss_jax.data.evidence_batches import EvidenceGroup
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.stages import runs

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsss_jax.data.evidence import Example, Inputs, evidence_groups, grid_of
+from wsss_jax.data.evidence import Example, Inputs, grid_of
+from wsss_jax.data.evidence_batches import evidence_groups
 from wsss_jax.data.stores import Store
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.work import Tally, settle

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from wsss_jax.data.evidence import Inputs, evidence_groups
+from wsss_jax.data.evidence import Inputs
+from wsss_jax.data.evidence_batches import evidence_groups
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.stages import runs
 from wsss_jax.systems import fusion

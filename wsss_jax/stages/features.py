@@ -1,8 +1,9 @@
 """Frozen features as a store: what a pretrained network sees, reduced to a few channels.
 
-They are evidence that no system's scores hold: a combiner fits them to the consensus of an image
-(``ops.evidence.ridge``) and sees where the two contradict. The channels are principal components of
-the network's maps over a sample of images; no label is read.
+They are evidence that no system's scores hold: a linear probe tells the classes by them over the
+whole data set (``stages.probe``), and a combiner fits the first of them to the consensus of an
+image (``ops.evidence.ridge``) and sees where the two contradict. The channels are principal components of
+the network's maps over a sample of images, largest first; no label is read.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Features:
     weights: Path
     backbone: str = "mobilenet_v2"
     taps: tuple[int, ...] = (1, 2, 3, 4)
-    channels: int = 24
+    channels: int = 128
     stride: int = 8
     sample: int = 64
     batch_size: int = 4

@@ -86,7 +86,7 @@ def fine_tune(
     if runs.is_finished(folder):
         return folder
     taught = replace(
-        learned.sees(inputs),
+        learn_combiner.seen_by(run, inputs),
         labelled=frozenset(labelled),
         target=open_store(run / f"average{learned.last}"),
     )

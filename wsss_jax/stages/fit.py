@@ -17,7 +17,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import TrainingBatches, training_batches
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.evidence import EvidenceBatches
+from wsss_jax.data.evidence_batches import EvidenceBatches
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.stages.progress import meter
 from wsss_jax.systems import SYSTEMS, Classifier, Model, name_of

@@ -20,11 +20,12 @@ from jaxtyping import Array
 from wsss_jax import config
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
-from wsss_jax.data.evidence import EvidenceBatches, EvidenceGroup, Inputs
+from wsss_jax.data.evidence import Inputs
+from wsss_jax.data.evidence_batches import EvidenceBatches, EvidenceGroup
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import runs, teacher
+from wsss_jax.stages import probe, runs, teacher
 from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
 from wsss_jax.stages.early_stop import LeftOut, held_out
 from wsss_jax.systems import fusion, label_free
@@ -113,7 +114,10 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         return folder
     seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
-    settings = _with_threshold(_on_grid(settings), inputs, list(slots), folder)
+    settings = _on_grid(settings)
+    otsu = settings.teacher_threshold == "otsu"
+    protocol, inputs = teacher.prepared(settings.protocol, inputs, list(slots), folder, otsu=otsu)
+    settings = replace(settings, protocol=protocol)
     taught = inputs
     for number in range(1, settings.rounds + 1):
         own = folder / f"students{_suffix(number)}"
@@ -134,17 +138,6 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     return folder
 
 
-def _with_threshold(
-    settings: Combining, inputs: Inputs, ids: Sequence[str], folder: Path
-) -> Combining:
-    """The same with the teacher's threshold in the protocol, where it is to be read off."""
-    protocol = settings.protocol
-    if settings.teacher_threshold == "fixed" or not protocol.shape.background:
-        return settings
-    found = teacher.otsu(inputs, ids, protocol, folder / "teacher.json")
-    return replace(settings, protocol=replace(protocol, threshold=found))
-
-
 def fuse(
     run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]
 ) -> tuple[Store, Store, Store]:
@@ -156,15 +149,9 @@ def fuse(
     maximum) and the students' disagreement; an image without labels is empty, and in neither.
     """
     settings, channels = finished(run)
-    inputs = settings.sees(inputs)
-    if inputs.channels() != channels:
-        raise ValueError(
-            f"{run} was trained with {channels} frozen channels, now there are "
-            f"{inputs.channels()}; give the features of its training"
-        )
+    inputs, record = seen_by(run, inputs), runs.record_of(run, _HOW)
     state = distilled(run)
-    record = runs.record_of(run, _HOW)
-    own = run / record.get("students_of", "") / f"students{settings.last}"
+    own = _home(run, record) / f"students{settings.last}"
     seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     several = _taught(own, settings, channels, len(record["systems"]), seen)
     names = tuple(store.folder.name for store in inputs.systems)
@@ -205,6 +192,26 @@ def fuse(
     missing = [id for id in ids if id in lacking]
     over_evidence(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
     return fused, gates, doubt
+
+
+def seen_by(run: Path, inputs: Inputs) -> Inputs:
+    """The inputs on a finished run's grid, in its units and with its probe.
+
+    Raises ValueError for other frozen features than those of its training.
+    """
+    settings, channels = finished(run)
+    if inputs.channels() != channels:
+        raise ValueError(
+            f"{run} was trained with {channels} frozen channels, now there are "
+            f"{inputs.channels()}; give the features of its training"
+        )
+    home = _home(run, runs.record_of(run, _HOW))
+    return probe.known(settings.sees(inputs), settings.protocol, home)
+
+
+def _home(run: Path, record: Mapping[str, Any]) -> Path:
+    """The folder of the run that has the students: another's where few labels taught."""
+    return run / record.get("students_of", "")
 
 
 def _tell_divisors(inputs: Inputs) -> None:

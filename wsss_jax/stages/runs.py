@@ -12,7 +12,7 @@ from typing import Any
 
 from wsss_jax import config
 from wsss_jax.data.batches import TrainingBatches
-from wsss_jax.data.evidence import EvidenceBatches
+from wsss_jax.data.evidence_batches import EvidenceBatches
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.stages import fit
 from wsss_jax.train import loop

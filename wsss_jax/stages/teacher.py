@@ -1,14 +1,15 @@
-"""Where the teacher of the combiner's students calls a cell background, without a true mask.
+"""What the teacher of the combiner's students knows: its threshold, and the linear probe.
 
-One threshold cannot suit every data set: the closed form that teaches peaks at 1 for each class,
-and how much of an image lies above 0.4 depends on the objects and on the systems. Otsu's rule reads
-the threshold off the closed form's own values on the images that teach. Students of a robust loss
-would still call more of it background than their teacher, and by how much depends on the data set:
-``Protocol.share_weight`` holds them to the teacher's share.
+One threshold, where it calls a cell background, cannot suit every data set: the closed form that
+teaches peaks at 1 for each class, and how much of an image lies above 0.4 depends on the objects
+and on the systems. Otsu's rule reads the threshold off the closed form's own values on the images
+that teach. Students of a robust loss would still call more of it background than their teacher, and
+by how much depends on the data set: ``Protocol.share_weight`` holds them to the teacher's share.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +18,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wsss_jax.data.evidence import EvidenceGroup, Inputs
+from wsss_jax.data.evidence import Inputs
+from wsss_jax.data.evidence_batches import EvidenceGroup
 from wsss_jax.data.files import write_atomic
 from wsss_jax.ops import masks
+from wsss_jax.stages import probe
 from wsss_jax.stages.decide import BINS
 from wsss_jax.stages.each_group import over_evidence
 from wsss_jax.systems import fusion
 from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence
+
+
+def prepared(
+    protocol: Protocol, inputs: Inputs, ids: Sequence[str], folder: Path, *, otsu: bool
+) -> tuple[Protocol, Inputs]:
+    """The protocol with the teacher's threshold, and the inputs with its last probe.
+
+    otsu: the threshold is read off the maps of ``ids``, anew with each probe. What is found is kept
+    in ``folder``. Without frozen features there is no probe.
+    """
+    for number in range(1, protocol.probes + 1 if inputs.features else 1):
+        so_far = _at_threshold(protocol, inputs, ids, folder / f"teacher_{number}.json", read=otsu)
+        inputs = probe.shown(inputs, ids, so_far, folder, number)
+    return _at_threshold(protocol, inputs, ids, folder / "teacher.json", read=otsu), inputs
+
+
+def _at_threshold(
+    protocol: Protocol, inputs: Inputs, ids: Sequence[str], path: Path, *, read: bool
+) -> Protocol:
+    if not read or not protocol.shape.background:
+        return protocol
+    return replace(protocol, threshold=otsu(inputs, ids, protocol, path))
 
 
 def otsu(inputs: Inputs, ids: Sequence[str], protocol: Protocol, path: Path) -> float:

@@ -75,7 +75,8 @@ def make_students(
             labels, counted = teacher_labels(protocol, batch, teachers, group.threshold)
         else:
             labels, counted = target_labels(batch)
-        own, loss = _update(protocol, network, update, own, batch, inputs, labels, counted, key)
+        shown = _for_students(protocol, batch)
+        own, loss = _update(protocol, network, update, own, shown, inputs, labels, counted, key)
         state = jax.tree.map(
             lambda many, one: jax.lax.dynamic_update_index_in_dim(many, one, turn, 0),
             group.state,
@@ -154,7 +155,8 @@ def views_of(
 ) -> tuple[Evidence, ...]:
     """The evidence as each student sees it. Systems may be others than those of the training."""
     parts = [_views(protocol, view, evidence.available)[0] for view in seen]
-    return tuple(replace(evidence, available=part) for part in parts)
+    shown = _for_students(protocol, evidence)
+    return tuple(replace(shown, available=part) for part in parts)
 
 
 def students_mean(
@@ -236,6 +238,7 @@ def consensus(
         steps=protocol.walk_steps,
         use_saliency=protocol.saliency,
         use_edges=protocol.shape.cut_walks,
+        use_probe=True,
     )
 
 
@@ -318,6 +321,13 @@ def _views(
     few = others.sum(axis=1, keepdims=True) < 2
     teachers = jnp.where(few, available, others) if protocol.disjoint else available
     return (mine if protocol.restricted else available), teachers
+
+
+def _for_students(protocol: Protocol, evidence: Evidence) -> Evidence:
+    """The cues that students see."""
+    if protocol.probe_students:
+        return evidence
+    return replace(evidence, cues=evidence.cues & jnp.array([[True, True, False]]))
 
 
 def _mean(values: Float[Array, "*b"], counted: Bool[Array, "*b"]) -> Float[Array, ""]:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool
 
+from wsss_jax.config import since
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.train.optimizers import Optim
 
@@ -26,6 +27,10 @@ class Protocol:
         walk_steps: length of the teacher's random walk on a grid of WALKED_ON cells; on others it
             goes with the area (``on_grid``), as it has to fill objects. 0 teaches mean × saliency.
         saliency: whether the teacher multiplies by 0.5 + 0.5 saliency.
+        probes: how often a linear probe of cells over the whole data set is learned, each from the
+            labels of the teacher so far; the last one takes part in teaching, and networks see it.
+            0: no probe. Needs frozen features.
+        probe_penalty: of its squared weights (``systems.linear_probe``).
         threshold: of the teacher, on maps whose maximum is 1, where it is not read off them
             (``Combining.teacher_threshold``).
         loss: gce (robust) or ce.
@@ -49,6 +54,9 @@ class Protocol:
     disjoint: bool = True
     walk_steps: int = 32
     saliency: bool = True
+    probes: int = since(0, 2)
+    probe_students: bool = since(False)
+    probe_penalty: float = since(0.01)
     threshold: float = 0.4
     loss: Literal["gce", "ce"] = "gce"
     q: float = 0.7

@@ -1,0 +1,81 @@
+"""The closed form that teaches the combiner's students, as a rival of the combiner."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from wsss_jax.config import as_json, since
+from wsss_jax.data import stores
+from wsss_jax.data.evidence import Inputs
+from wsss_jax.data.evidence_batches import EvidenceGroup
+from wsss_jax.data.stores import Store
+from wsss_jax.models.combiner import CombinerShape
+from wsss_jax.stages import teacher
+from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
+from wsss_jax.systems import fusion
+from wsss_jax.systems.label_free import Protocol
+from wsss_jax.types import Evidence
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Mean, × saliency, random walk, and the mean of that and a linear probe, at a threshold.
+
+    steps: of the walk, 0 for none. saliency: whether the mean is multiplied by it. threshold: on
+    maps whose maximum is 1; with a probe Otsu's instead, of the images that teach it. cells: long
+    side of the grid. cut: whether edges cut the walk. probes: how often a probe is learned.
+    """
+
+    systems: tuple[str, ...]
+    steps: int
+    saliency: bool
+    threshold: float
+    cells: int
+    cut: bool = since(True, False)
+    probes: int = since(0)
+
+
+def combine(
+    way: Closed, inputs: Inputs, folder: Path, *, ids: Sequence[str], teaching: Sequence[str]
+) -> tuple[Store, float]:
+    """The closed form of ``ids`` as a store of maps, and its threshold.
+
+    teaching: the ids whose maps teach the probe, which is kept beside the store.
+    """
+    protocol = Protocol(
+        CombinerShape(cut_walks=way.cut),
+        walk_steps=way.steps,
+        saliency=way.saliency,
+        threshold=way.threshold,
+        probes=way.probes,
+    )
+    if way.probes:
+        slots = list(inputs.slots(teaching))
+        protocol, inputs = teacher.prepared(protocol, inputs, slots, folder.parent, otsu=True)
+    target = stores.create(
+        folder,
+        holds="scores",
+        classes=inputs.source.classes.names,
+        made_by={"stage": "closed form", **as_json(way)},
+        parents=way.systems,
+    )
+
+    def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
+        for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
+            put(target, id, cut(rows[0][row], example)[..., : len(example.classes)], example)
+
+    says = partial(_consensus, protocol=replace(protocol, threshold=0.0))
+    put_unlabelled(target, inputs, ids)
+    title, missing = f"fuse {folder.parent.name}", target.missing(ids)
+    over_evidence(title, inputs, missing, says, keep, target)
+    return target, protocol.threshold
+
+
+@partial(jax.jit, static_argnames="protocol")
+def _consensus(evidence: Evidence, *, protocol: Protocol) -> tuple[Float[Array, "b h w k"]]:
+    return (fusion.consensus(protocol, evidence, evidence.available),)
