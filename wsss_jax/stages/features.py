@@ -2,8 +2,8 @@
 
 They are evidence that no system's scores hold: a linear probe tells the classes by them over the
 whole data set (``stages.probe``), and a combiner fits the first of them to the consensus of an
-image (``ops.evidence.ridge``) and sees where the two contradict. The channels are principal components of
-the network's maps over a sample of images, largest first; no label is read.
+image (``ops.evidence.ridge``) and sees where the two contradict. The channels are principal
+components of the network's maps over a sample of images, largest first; no label is read.
 """
 
 from dataclasses import dataclass
