@@ -321,6 +321,22 @@ def test_a_probe_is_learned_twice_shown_to_all_but_students_and_kept(looked, tmp
         lambda e: fusion.combine(network, state, e, e.available).probabilities(),
     ):
         assert float(abs(says(batch) - says(bare)).max()) > 1e-3
+    # What is fused is the mean with one that is learned in the end.
+    whole, _, _ = learn_combiner.fuse(run, looked, tmp_path / "whole", ids=ids[:1])
+    record = json.loads((run / "settings.json").read_text())
+    record["settings"].pop("last_probe")
+    alone = shutil.copytree(run, tmp_path / "alone")
+    (alone / "settings.json").write_text(json.dumps(record))
+    network, _, _ = learn_combiner.fuse(alone, looked, tmp_path / "network", ids=ids[:1])
+    said = seen.read(ids[0]).last_probe
+    both, one = (store.get_scores(ids[0]).scores for store in (whole, network))
+    odds = np.sqrt(one * said), np.sqrt((1 - one.sum(-1)) * (1 - said.sum(-1)))
+    wanted = odds[0] / (odds[0].sum(-1) + odds[1])[..., None]
+    np.testing.assert_allclose(both, wanted, atol=5e-3)
+    assert np.abs(both - one).max() > 0.02
+    tuned = few_shot.fine_tune(run, looked, tmp_path / "tuned", FewShot(1, epochs=1), ids=ids)
+    assert (tuned / "probe_last.npz").read_bytes() != (run / "probe_last.npz").read_bytes()
+    learn_combiner.fuse(tuned, looked, tmp_path / "few", ids=ids[:1])
     (run / "probe_2.npz").write_bytes(b"nothing")
     with pytest.raises(BadFileError, match=r"probe_2\.npz"):
         learn_combiner.fuse(run, looked, tmp_path / "fused", ids=ids[:1])

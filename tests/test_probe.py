@@ -62,6 +62,20 @@ def test_without_background_the_classes_share_everything():
     )
 
 
+def test_the_mean_of_two_opinions_is_geometric_and_sums_to_one():
+    random = np.random.default_rng(0)
+    first = random.dirichlet(np.ones(3), SHAPE).astype(np.float32)
+    second = random.dirichlet(np.ones(3), SHAPE).astype(np.float32)
+    both = probe.averaged(first, second[..., 1:])
+    np.testing.assert_allclose(both.sum(axis=-1), 1, atol=1e-5)
+    ratio = np.sqrt(first * second)
+    np.testing.assert_allclose(
+        both[..., 1] / both[..., 0], ratio[..., 1] / ratio[..., 0], rtol=1e-3
+    )
+    np.testing.assert_allclose(probe.averaged(first, first[..., 1:]), first, atol=1e-5)
+    assert probe.averaged(first, None) is first
+
+
 def test_it_is_read_as_it_was_written(tmp_path):
     one = made(salient=True)
     one.save(tmp_path / "probe.npz")

@@ -28,9 +28,9 @@ from wsss_jax.types import IGNORE, ScoreMaps, Size
 class Example(NamedTuple):
     """One image: arrays of ``types.Evidence`` without the batch axis, and without padding.
 
-    classes: (k,) of its slots. size: (H, W) of the photograph. saliency, edges, probe and target
-    are None where there are none; truth is where no image is labelled, and IGNORE on those that
-    are not.
+    classes: (k,) of its slots. size: (H, W) of the photograph. saliency, edges, probe, last_probe
+    and target are None where there are none; truth is where no image is labelled, and IGNORE on
+    those that are not.
     """
 
     image: Float[np.ndarray, "h w 3"]
@@ -43,6 +43,7 @@ class Example(NamedTuple):
     saliency: Float[np.ndarray, "h w"] | None = None
     edges: Float[np.ndarray, "h w"] | None = None
     probe: Float[np.ndarray, "h w k"] | None = None
+    last_probe: Float[np.ndarray, "h w k"] | None = None
     target: Float[np.ndarray, "h w n"] | None = None
     truth: Int[np.ndarray, "h w"] | None = None
 
@@ -57,7 +58,8 @@ class Inputs:
 
     systems: score maps of classes, in any order. saliency, edges: stores of one class-agnostic
     map. features: a store of frozen features (``stages.features``). probe: what these features and
-    colours are over the whole data set (``data.probe``). target: what a combiner is to learn.
+    colours are over the whole data set (``data.probe``); last_probe: one that is no evidence, but
+    averaged with what is made of it. target: what a combiner is to learn.
     labelled: ids whose true masks may be read (the k-shot regime). cells: the grid's long side.
     fitted: how many of the frozen channels, the first, go into an example; the probe sees all.
     units: typical divides systems whose scores stay low (``data.units``), given does not.
@@ -69,6 +71,7 @@ class Inputs:
     edges: Store | None = None
     features: Store | None = None
     probe: Probe | None = None
+    last_probe: Probe | None = None
     target: Store | None = None
     labelled: frozenset[str] = frozenset()
     cells: int = 96
@@ -94,6 +97,7 @@ class Inputs:
         image, features = shrunk(pixels, grid), self._features(id, grid)
         names = tuple(self.source.classes.names[label] for label in classes)
         saliency = self._cue(self.saliency, id, grid)
+        cell = (features, image, saliency)
         return Example(
             image=image,
             scores=scores,
@@ -104,7 +108,8 @@ class Inputs:
             features=np.ascontiguousarray(features[..., : self.fitted]),
             saliency=saliency,
             edges=self._cue(self.edges, id, grid),
-            probe=self.probe.maps(features, image, saliency, names) if self.probe else None,
+            probe=self.probe.maps(*cell, names) if self.probe else None,
+            last_probe=self.last_probe.maps(*cell, names) if self.last_probe else None,
             target=self._target(id, classes, grid),
             truth=self._truth(id, classes, grid) if self.labelled else None,
         )

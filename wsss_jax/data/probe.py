@@ -85,6 +85,17 @@ def load(path: Path) -> Probe:
     return Probe(classes, kernel, offset, bool(arrays["salient"]))
 
 
+def averaged(
+    probabilities: Float[np.ndarray, "h w n"], said: Float[np.ndarray, "h w k"] | None
+) -> Float[np.ndarray, "h w n"]:
+    """The geometric mean of probabilities, background first, and of what a probe says."""
+    if said is None:
+        return probabilities
+    rest = np.maximum(1 - said.sum(axis=-1, keepdims=True), 0)
+    both = np.sqrt(probabilities * np.concatenate([rest, said], axis=-1))
+    return both / np.maximum(both.sum(axis=-1, keepdims=True), 1e-12)
+
+
 def seen(
     features: Float[np.ndarray, "h w f"],
     image: Float[np.ndarray, "h w 3"],

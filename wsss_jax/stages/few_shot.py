@@ -86,7 +86,7 @@ def fine_tune(
     if runs.is_finished(folder):
         return folder
     taught = replace(
-        learn_combiner.seen_by(run, inputs),
+        replace(learn_combiner.seen_by(run, inputs), last_probe=None),
         labelled=frozenset(labelled),
         target=open_store(run / f"average{learned.last}"),
     )
@@ -101,6 +101,7 @@ def fine_tune(
     )
     if settings.way < 1:
         _stop_short(folder / "distilled", learn_combiner.distilled(run), settings.way)
+    learn_combiner.conclude(folder, replace(taught, labelled=frozenset()), learned, list(ids))
     write_atomic(folder / "finished", b"fine-tuned\n")
     return folder
 

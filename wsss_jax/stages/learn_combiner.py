@@ -23,6 +23,7 @@ from wsss_jax.data import stores
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.evidence_batches import EvidenceBatches, EvidenceGroup
 from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.data.probe import averaged
 from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import probe, runs, teacher
@@ -58,6 +59,8 @@ class Combining:
             left out are predicted no better (``early_stop``), and takes the best state.
         rounds: of students. Those of a further round see what those of the first saw, and learn
             from the last round's mean in place of the closed-form consensus.
+        last_probe: whether a linear probe is learned from the network's own maps in the end, and
+            what is fused is the geometric mean of both; needs frozen features.
         units: typical divides a system whose scores stay low by what they usually reach
             (``data.units``), when it learns and when it fuses; given does not.
     """
@@ -71,6 +74,7 @@ class Combining:
     save_every: int = 50
     patience: int = 0
     rounds: int = config.since(1)
+    last_probe: bool = config.since(False, True)
     units: Literal["typical", "given"] = config.since("given", "typical")
 
     def __post_init__(self) -> None:
@@ -134,6 +138,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         slots = {id: slots[id] for id in teaching}
         watch = LeftOut(folder / "distilled", settings.protocol, inputs, judges, settings.patience)
     trained(folder / "distilled", make, taught, slots, again, watch=watch)
+    conclude(folder, taught, settings, list(slots))
     write_atomic(folder / "finished", b"distilled\n")
     return folder
 
@@ -178,12 +183,13 @@ def fuse(
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
             probabilities, trust, apart = (cut(part[row], example) for part in rows)
-            count = len(example.classes)
-            put(fused, id, probabilities[..., 1 : count + 1], example)
-            winner = probabilities[..., 1 : count + 1].argmax(axis=-1)[None, ..., None]
+            present = probabilities[..., : len(example.classes) + 1]
+            probabilities = averaged(present, example.last_probe)
+            put(fused, id, probabilities[..., 1:], example)
+            winner = probabilities[..., 1:].argmax(axis=-1)[None, ..., None]
             shares = np.take_along_axis(trust, winner, axis=-1)[..., 0].transpose(1, 2, 0)
             put(gates, id, shares, example, np.arange(len(names)))
-            entropy = _entropy(probabilities[..., : count + 1])
+            entropy = _entropy(probabilities)
             put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
     _tell_divisors(inputs)
@@ -206,7 +212,8 @@ def seen_by(run: Path, inputs: Inputs) -> Inputs:
             f"{inputs.channels()}; give the features of its training"
         )
     home = _home(run, runs.record_of(run, _HOW))
-    return probe.known(settings.sees(inputs), settings.protocol, home)
+    last = run if settings.last_probe else None
+    return probe.known(settings.sees(inputs), settings.protocol, home, last)
 
 
 def _home(run: Path, record: Mapping[str, Any]) -> Path:
@@ -344,6 +351,19 @@ def trained(
     every = settings.save_every if watch is None else batches.steps_per_epoch
     course = runs.Course(steps * networks, settings.seed, every)
     runs.learn(system, batches, course, folder, watch)
+
+
+def conclude(folder: Path, inputs: Inputs, settings: Combining, ids: Sequence[str]) -> None:
+    """Learn the last probe from what the network in ``folder`` says of ``ids``, if there is one."""
+    if not settings.last_probe:
+        return
+    channels = inputs.channels()
+    state = runs.chosen_state(folder / "distilled", fusion.template(settings.protocol, channels))
+
+    def says(evidence: Evidence) -> Array:
+        return _network(state, evidence, shape=settings.protocol.shape, features=channels)[0]
+
+    probe.conclude(inputs, ids, settings.protocol, says, folder)
 
 
 def distilled(run: Path) -> Any:

@@ -6,7 +6,7 @@ errors of an image, and tells a class from what only looks salient.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,18 @@ from wsss_jax.systems import fusion, linear_probe
 from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence
 
+Says = Callable[[Evidence], Array]
+Labels = Callable[[Evidence], tuple[Array, Array]]
+"""From evidence to each cell's slot, background 0, and to which cells count."""
+
 CELLS = 128
 """Cells of an image that teach it, at random."""
 
 MAX_CELLS = 200_000
 """Of all images together; of many images fewer cells each are taken."""
+
+
+LAST = "probe_last.npz"
 
 
 def shown(inputs: Inputs, ids: Sequence[str], protocol: Protocol, run: Path, number: int) -> Inputs:
@@ -38,25 +45,50 @@ def shown(inputs: Inputs, ids: Sequence[str], protocol: Protocol, run: Path, num
     Labels are those of ``protocol`` at its threshold; ``inputs`` have the probe before it, if this
     is not the first. Raises ValueError where no image can be used.
     """
-    path = run / _name(number)
-    if not path.is_file():
-        _learned(inputs, ids, protocol).save(path)
-    return replace(inputs, probe=probe.load(path))
+    fixed = {"protocol": replace(protocol, threshold=0.0)}  # one program for all thresholds
+    says = partial(_labels, **fixed, threshold=jnp.float32(protocol.threshold))
+    _learn(inputs, ids, protocol, says, run / _name(number))
+    return replace(inputs, probe=probe.load(run / _name(number)))
 
 
-def known(inputs: Inputs, protocol: Protocol, run: Path) -> Inputs:
-    """The inputs with the last probe of a run, if it has any. BadFileError where it is damaged."""
-    if not protocol.probes or inputs.features is None:
+def conclude(inputs: Inputs, ids: Sequence[str], protocol: Protocol, says: Says, run: Path) -> None:
+    """Learn the last probe of a run, from what its network says of ``ids``; without features none.
+
+    says: from evidence to probabilities (b,h,w,1+k), background first.
+    """
+
+    shown = inputs.channels()
+
+    def labels(evidence: Evidence) -> tuple[Array, Array]:
+        counted = evidence.inside & evidence.real[:, None, None]
+        few = replace(evidence, features=evidence.features[..., :shown])
+        return says(few).argmax(axis=-1), counted
+
+    if inputs.features is not None:
+        _learn(inputs, ids, protocol, labels, run / LAST)
+
+
+def known(inputs: Inputs, protocol: Protocol, home: Path, run: Path | None = None) -> Inputs:
+    """The inputs with the last of the teachers' probes, and with that which concluded a run.
+
+    home: the folder of the run that has the teachers. BadFileError where a file is damaged.
+    """
+    if inputs.features is None:
         return inputs
-    return replace(inputs, probe=probe.load(run / _name(protocol.probes)))
+    taught = probe.load(home / _name(protocol.probes)) if protocol.probes else None
+    return replace(inputs, probe=taught, last_probe=probe.load(run / LAST) if run else None)
 
 
 def _name(number: int) -> str:
     return f"probe_{number}.npz"
 
 
-def _learned(inputs: Inputs, ids: Sequence[str], protocol: Protocol) -> Probe:
-    names = inputs.source.classes.names
+def _learn(
+    inputs: Inputs, ids: Sequence[str], protocol: Protocol, says: Labels, path: Path
+) -> None:
+    if path.is_file():
+        return
+    names, background = inputs.source.classes.names, protocol.shape.background
     each = min(CELLS, max(MAX_CELLS // max(len(ids), 1), 1))
     inputs = replace(inputs, fitted=len(inputs.features.classes) if inputs.features else 0)
     salient = protocol.saliency and inputs.saliency is not None
@@ -74,20 +106,18 @@ def _learned(inputs: Inputs, ids: Sequence[str], protocol: Protocol) -> Probe:
             seen.append(probe.seen(*parts, salient=salient)[cells])
             labels.append(columns[found[cells]])
             here = np.isin(np.arange(len(names) + 1), columns)
-            here[0] = protocol.shape.background
+            here[0] = background
             possible.append(np.broadcast_to(here, (len(cells), len(here))))
             weights.append(np.full(len(cells), 1 / max(len(cells), 1)))
 
-    fixed = {"protocol": replace(protocol, threshold=0.0)}  # one program for all thresholds
-    says = partial(_labels, **fixed, threshold=jnp.float32(protocol.threshold))
-    over_evidence("probe of the combiner", inputs, ids, says, keep, None)
+    over_evidence(f"learn {path.stem}", inputs, ids, says, keep, None)
     if not seen:
         raise ValueError("no image can be used, so there is nothing that a probe could learn")
     parts = (np.concatenate(part) for part in (seen, labels, possible, weights))
     kernel, offset = linear_probe.fit(*parts, penalty=protocol.probe_penalty)
-    if not protocol.shape.background:
+    if not background:
         offset[0] = -np.inf
-    return Probe(names, kernel.astype(np.float32), offset.astype(np.float32), salient)
+    Probe(names, kernel.astype(np.float32), offset.astype(np.float32), salient).save(path)
 
 
 @partial(jax.jit, static_argnames="protocol")
