@@ -292,6 +292,7 @@ class _Plan:
             rows += [
                 self._protocol("students see the probe", probe_students=True),
                 self._protocol("the probe learned once", probes=1),
+                Variant("no last probe", self.way(replace(self.settings, last_probe=False))),
             ]
         return Table("Restricted and full views, one student and several", (self.all, *rows))
 
