@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from wsss_jax.data import probe
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.probe import Probe
+from wsss_jax.models import combiner
+from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.systems import linear_probe
 
 SHAPE = (4, 5)
@@ -140,3 +143,14 @@ def test_weights_and_penalty_count():
     called = (seen @ rare[0] + rare[1]).argmax(axis=1) == 1
     assert called.mean() < 0.5 * (truth == 1).mean()
     assert np.square(tight).sum() < 0.1 * np.square(plain).sum()
+
+
+def test_without_frozen_features_a_network_has_no_input_for_it():
+    """So that data without features keep the network that they had."""
+    shape = CombinerShape(("own", "consensus", "probe"), width=4, walk_steps=2)
+
+    def width(features):
+        module = combiner.build(shape, features=features, key=jax.random.key(0))
+        return module.mix.kernel[...].shape[0]
+
+    assert width(4) == width(0) + 3

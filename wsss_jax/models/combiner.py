@@ -17,7 +17,7 @@ Where systems are put together, one that hardly agrees with any other counts for
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -99,6 +99,9 @@ class Combiner(nnx.Module):
     """See the module's own text. ``features`` is how many frozen channels the evidence has."""
 
     def __init__(self, shape: CombinerShape, *, features: int = 0, rngs: nnx.Rngs):
+        if not features:  # which the probe is learned from
+            rest = tuple(name for name in shape.groups if name != "probe")
+            shape = replace(shape, groups=rest)
         self.shape = shape
         self.frozen = features if "features" in shape.groups else 0
         half = shape.width // 2
