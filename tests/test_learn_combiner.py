@@ -337,6 +337,9 @@ def test_a_probe_is_learned_twice_shown_to_all_but_students_and_kept(looked, tmp
     tuned = few_shot.fine_tune(run, looked, tmp_path / "tuned", FewShot(1, epochs=1), ids=ids)
     assert (tuned / "probe_last.npz").read_bytes() != (run / "probe_last.npz").read_bytes()
     learn_combiner.fuse(tuned, looked, tmp_path / "few", ids=ids[:1])
+    Probe(first.classes, first.kernel[1:], first.offset, True).save(run / "probe_2.npz")
+    with pytest.raises(ValueError, match=r"2 channels, but the probe .* was learned from 1"):
+        learn_combiner.seen_by(run, looked)
     (run / "probe_2.npz").write_bytes(b"nothing")
     with pytest.raises(BadFileError, match=r"probe_2\.npz"):
         learn_combiner.fuse(run, looked, tmp_path / "fused", ids=ids[:1])

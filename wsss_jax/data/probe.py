@@ -36,6 +36,10 @@ class Probe:
     def _column(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.classes, start=1)}
 
+    def channels(self) -> int:
+        """How many frozen channels it asks for."""
+        return len(self.kernel) - 9 - 2 * self.salient
+
     def maps(
         self,
         features: Float[np.ndarray, "h w f"],

@@ -86,7 +86,8 @@ def fine_tune(
     if runs.is_finished(folder):
         return folder
     taught = replace(
-        replace(learn_combiner.seen_by(run, inputs), last_probe=None),
+        learn_combiner.seen_by(run, inputs),
+        last_probe=None,
         labelled=frozenset(labelled),
         target=open_store(run / f"average{learned.last}"),
     )

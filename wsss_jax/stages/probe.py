@@ -71,12 +71,20 @@ def conclude(inputs: Inputs, ids: Sequence[str], protocol: Protocol, says: Says,
 def known(inputs: Inputs, protocol: Protocol, home: Path, run: Path | None = None) -> Inputs:
     """The inputs with the last of the teachers' probes, and with that which concluded a run.
 
-    home: the folder of the run that has the teachers. BadFileError where a file is damaged.
+    home: the folder of the run that has the teachers. BadFileError where a file is damaged,
+    ValueError for other frozen features than those that the probes were learned from.
     """
     if inputs.features is None:
         return inputs
     taught = probe.load(home / _name(protocol.probes)) if protocol.probes else None
-    return replace(inputs, probe=taught, last_probe=probe.load(run / LAST) if run else None)
+    last = probe.load(run / LAST) if run else None
+    for one in (taught, last):
+        if one is not None and one.channels() != len(inputs.features.classes):
+            raise ValueError(
+                f"{inputs.features.folder}: {len(inputs.features.classes)} channels, but the probe "
+                f"of {home} was learned from {one.channels()}; give the features of its training"
+            )
+    return replace(inputs, probe=taught, last_probe=last)
 
 
 def _name(number: int) -> str:

@@ -38,6 +38,8 @@ def prepared(
     otsu: the threshold is read off the maps of ``ids``, anew with each probe. What is found is kept
     in ``folder``. Without frozen features there is no probe.
     """
+    if protocol.probes and inputs.features is None:
+        print("no frozen features (`wsss features`), so no linear probe is learned")
     for number in range(1, protocol.probes + 1 if inputs.features else 1):
         so_far = _at_threshold(protocol, inputs, ids, folder / f"teacher_{number}.json", read=otsu)
         inputs = probe.shown(inputs, ids, so_far, folder, number)
