@@ -30,8 +30,8 @@ from wsss_jax.ops import metrics
 from wsss_jax.ops.intervals import bootstrap_difference
 from wsss_jax.stages import baselines, few_shot, learn_combiner, world
 from wsss_jax.stages.baselines import Agreeing
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.few_shot import FewShot
-from wsss_jax.stages.learn_combiner import Combining
 
 THRESHOLDS = tuple(np.arange(0.1, 0.9, 0.04))
 SCORED = tuple(range(len(CLASSES) + 1))

@@ -45,7 +45,7 @@ def taught(folder: Path, cells: int) -> None:
     """A world of a few images, and a combiner that has seen them once."""
     from wsss_jax.data import fusion_world
     from wsss_jax.stages import learn_combiner, world
-    from wsss_jax.stages.learn_combiner import Combining
+    from wsss_jax.stages.combiner_run import Combining
 
     inputs = world.write(fusion_world.make(BASE, seed=5, size=cells), folder / "world")
     settings = Combining(epochs=1, distil_epochs=1, cells=cells)
@@ -78,13 +78,13 @@ def fused(folder: Path, count: int) -> dict[str, float]:
     from wsss_jax.data.evidence import Inputs
     from wsss_jax.data.fusion_world import SYSTEMS
     from wsss_jax.data.stores import open_store
-    from wsss_jax.stages import learn_combiner
+    from wsss_jax.stages import combiner_run, learn_combiner
 
     many = folder / f"many{count}"
     source = open_dataset(many / "data", split=ALL)
     systems = tuple(open_store(many / name) for name in SYSTEMS)
     inputs = Inputs(source, systems, open_store(many / "saliency"), open_store(many / "edges"))
-    inputs = learn_combiner.seen_by(folder / "run", inputs)
+    inputs = combiner_run.seen_by(folder / "run", inputs)
     began = time.perf_counter()
     learn_combiner.fuse(folder / "run", inputs, many / "combined", ids=source.ids)
     spent = time.perf_counter() - began

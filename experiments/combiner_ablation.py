@@ -23,9 +23,9 @@ from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
 from wsss_jax.stages import ablation, ablation_tables
 from wsss_jax.stages.ablation import CUES, Study, Table
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.systems.label_free import Protocol
 
 SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
 from wsss_jax.stages.fit import Training
-from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.recipe import Recipe
 from wsss_jax.stages.refine import Crf
 from wsss_jax.systems import Classifier, OcCse

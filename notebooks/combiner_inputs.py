@@ -49,9 +49,9 @@ from wsss_jax.ops import masks
 from wsss_jax.report import figures
 from wsss_jax.stages import ablation, ablation_tables, world
 from wsss_jax.stages.ablation import Study
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.evaluate import Scoring, foreground
 from wsss_jax.stages.few_shot import FewShot
-from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.systems.label_free import Protocol
 
 MODE = os.environ.get("MODE", "default")

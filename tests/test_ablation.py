@@ -12,8 +12,8 @@ from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import ablation, ablation_tables, closed_forms, learn_combiner, world
 from wsss_jax.stages.ablation import Learnt, Study, Table, Variant
 from wsss_jax.stages.closed_forms import Closed
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.evaluate import Scoring, evaluate
-from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.types import Evidence
 
 NAMES = ("part", "overctx", "miscal")

@@ -7,6 +7,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+import toy_evidence
+from toy_evidence import IDS, WORLD
 
 from wsss_jax import config
 from wsss_jax.data import fusion_world, stores, views
@@ -17,6 +19,7 @@ from wsss_jax.data.probe import Probe
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import (
     combine_learned,
+    combiner_run,
     decide,
     early_stop,
     few_shot,
@@ -24,20 +27,16 @@ from wsss_jax.stages import (
     runs,
     summary,
     teacher,
-    world,
 )
 from wsss_jax.stages.combine_learned import Learned
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.early_stop import LeftOut
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.few_shot import FewShot
-from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.systems import fusion, label_free
 from wsss_jax.systems.label_free import Protocol
-from wsss_jax.types import ScoreMaps
 
-WORLD = fusion_world.make(5, seed=32, size=24)  # two classes in each image: one shape
-IDS = tuple(f"w{row:05d}" for row in range(5))
 GROUPS = ("own", "consensus", "saliency")
 SETTINGS = Combining(
     Protocol(
@@ -51,10 +50,7 @@ SETTINGS = Combining(
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """The world as files; one system has not seen one image, and there are no edges."""
-    made = world.write(WORLD, tmp_path_factory.mktemp("world"))
-    made.systems[1].path(IDS[2]).unlink()
-    return replace(made, edges=None)
+    return toy_evidence.written(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +222,7 @@ def test_a_run_of_an_earlier_version_is_refused_by_name(inputs, run, tmp_path):
 def test_a_record_from_before_there_were_rounds_is_one_of_one_round(run):
     record = json.loads((run / "settings.json").read_text())["settings"]
     assert "rounds" not in record
-    found = learn_combiner.finished(run)[0]
+    found = combiner_run.finished(run)[0]
     assert found == replace(
         SETTINGS, protocol=label_free.on_grid(SETTINGS.protocol, SETTINGS.cells)
     )
@@ -280,14 +276,7 @@ def test_the_score_of_early_stopping_is_finite_and_its_images_do_not_teach(input
 
 @pytest.fixture(scope="module")
 def looked(inputs, tmp_path_factory):
-    """The same with frozen features: what colours are, before noise."""
-    folder = tmp_path_factory.mktemp("features") / "features"
-    made = stores.create(folder, holds="scores", classes=("a", "b"), kind="logit", made_by={})
-    for row, id in enumerate(IDS):
-        seen = 4 * WORLD.images[row][..., :2] - 2
-        number = np.arange(2, dtype=np.int32)
-        made.put_scores(id, ScoreMaps(seen, number, (24, 24), seen.max(axis=(0, 1)), "logit"))
-    return replace(inputs, features=made)
+    return toy_evidence.looked(inputs, tmp_path_factory.mktemp("features") / "features")
 
 
 def test_a_probe_is_learned_twice_shown_to_all_but_students_and_kept(looked, tmp_path):
@@ -299,7 +288,7 @@ def test_a_probe_is_learned_twice_shown_to_all_but_students_and_kept(looked, tmp
     assert first.classes == fusion_world.CLASSES and first.salient
     assert first.kernel.shape == (2 + 9 + 2, 7)
     assert np.abs(first.kernel - second.kernel).max() > 1e-3  # learned from other labels
-    seen = learn_combiner.seen_by(run, looked)
+    seen = combiner_run.seen_by(run, looked)
     example = seen.read(IDS[4])
     assert example.probe.shape == example.scores.shape[1:]
     batch = jax.tree.map(jax.numpy.asarray, batched([example], rows=1, slots=2, cells=24))
@@ -339,7 +328,7 @@ def test_a_probe_is_learned_twice_shown_to_all_but_students_and_kept(looked, tmp
     learn_combiner.fuse(tuned, looked, tmp_path / "few", ids=ids[:1])
     Probe(first.classes, first.kernel[1:], first.offset, True).save(run / "probe_2.npz")
     with pytest.raises(ValueError, match=r"2 channels, but the probe .* was learned from 1"):
-        learn_combiner.seen_by(run, looked)
+        combiner_run.seen_by(run, looked)
     (run / "probe_2.npz").write_bytes(b"nothing")
     with pytest.raises(BadFileError, match=r"probe_2\.npz"):
         learn_combiner.fuse(run, looked, tmp_path / "fused", ids=ids[:1])
@@ -358,7 +347,7 @@ def test_the_probe_sees_more_channels_than_the_network(looked):
 
 def test_without_features_there_is_no_probe(run, inputs):
     assert SETTINGS.protocol.probes and not list(run.glob("probe*"))
-    assert learn_combiner.seen_by(run, inputs).probe is None
+    assert combiner_run.seen_by(run, inputs).probe is None
 
 
 def test_walks_are_along_colours_unless_edges_are_to_cut_them():

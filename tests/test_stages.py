@@ -14,11 +14,11 @@ from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import demo, evaluate, present, recipe, summary
 from wsss_jax.stages.combine import Fusion, combine, stacked
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.decide import Masking, decide, fixed, label_free_threshold
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.fit import Training, fit, trained
-from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.systems.label_free import Protocol
 from wsss_jax.train import checkpoint
 from wsss_jax.types import IGNORE, ScoreMaps

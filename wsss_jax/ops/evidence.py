@@ -161,6 +161,18 @@ def probed(maps: Float[Array, "b h w k"], evidence: Evidence) -> Float[Array, "b
     return jnp.where(known, normalised(both), normalised(maps))
 
 
+def beside_background(
+    maps: Float[Array, "b h w k"], present: Bool[Array, "b k"], threshold: Float[Array, ""]
+) -> Float[Array, "b h w k"]:
+    """Maps >= 0 as probabilities beside a background that scores ``threshold`` everywhere.
+
+    So a class is more probable than background just where its map exceeds the threshold; 0 leaves
+    no background.
+    """
+    here = jnp.where(present[:, None, None, :], jnp.maximum(maps, 0), 0)
+    return here / jnp.maximum(here.sum(axis=-1, keepdims=True) + threshold, _TINY)
+
+
 def likelihood(
     images: Float[Array, "b h w 3"],
     foreground: Float[Array, "b h w k"],

@@ -25,10 +25,10 @@ from wsss_jax.data.stores import Store, read_npz
 from wsss_jax.ops.intervals import Interval
 from wsss_jax.stages import closed_forms, few_shot, learn_combiner, runs
 from wsss_jax.stages.closed_forms import Closed
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.few_shot import FewShot
-from wsss_jax.stages.learn_combiner import Combining
 
 CUES = ("saliency", "edges", "features")
 """What a combiner sees beside the systems, where there is any."""

@@ -19,7 +19,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import GROUPS
 from wsss_jax.stages.ablation import CUES, Learnt, Table, Variant
 from wsss_jax.stages.closed_forms import Closed
-from wsss_jax.stages.learn_combiner import Combining
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.systems import label_free
 from wsss_jax.types import ScoreMaps
 

@@ -22,8 +22,9 @@ from wsss_jax.data.evidence_batches import EvidenceGroup
 from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.stages import runs
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
-from wsss_jax.stages.learn_combiner import Combining, trained
+from wsss_jax.stages.learn_combiner import trained
 from wsss_jax.stages.work import Tally, settle
 from wsss_jax.systems import orand
 from wsss_jax.systems.orand import OrAnd

@@ -1,4 +1,4 @@
-"""The learned combiner as one command: learn, fine-tune on few masks if asked, and fuse."""
+"""The learned combiner as one step: learn, fine-tune on few masks if asked, and fuse."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,9 +7,9 @@ from pathlib import Path
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.stores import Store, open_store
-from wsss_jax.stages import few_shot, learn_combiner
+from wsss_jax.stages import closed_forms, few_shot, learn_combiner
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.few_shot import FewShot
-from wsss_jax.stages.learn_combiner import Combining
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Learned:
     """A learned combiner, asked for on the command line.
 
     Attributes:
-        run: its folder; trained there first when it is not finished.
+        run: its folder; trained there first when it is not finished. Without it a rule fuses.
         learn_split: the images whose labels teach it.
         edges: store of edge maps that it sees.
         features: store of frozen features that it sees (``wsss features``).
@@ -32,6 +32,15 @@ class Learned:
     features: Path | None = None
     labelled: int = 0
     combining: Combining = field(default_factory=Combining)
+
+    def __post_init__(self) -> None:
+        given = {"edges": self.edges, "features": self.features, "labelled": self.labelled}
+        asked = ", ".join(f"--{name}" for name, value in given.items() if value)
+        if asked and self.run is None:
+            raise ValueError(
+                f"{asked}: for the learned combiner, not for a rule; name the folder of its run "
+                "(--run) or leave it out"
+            )
 
 
 def combine(
@@ -53,10 +62,24 @@ def combine(
     )
     inputs = Inputs(source, tuple(systems), saliency=saliency, edges=edges, features=seen)
     taught = replace(inputs, source=teaching)
-    run = learn_combiner.learn(taught, chosen.run, chosen.combining, ids=teaching.ids)
+    if chosen.labelled and not chosen.combining.network:
+        raise ValueError("--labelled fine-tunes a network, and --combining.no-network learns none")
+    run = learn(taught, chosen.run, chosen.combining, ids=teaching.ids)
     if chosen.labelled:
         shots = FewShot(chosen.labelled, seed=chosen.combining.seed)
         folder = run.with_name(f"{run.name}_k{chosen.labelled}")
         run = few_shot.fine_tune(run, taught, folder, shots, ids=teaching.ids)
-    fused, _, _ = learn_combiner.fuse(run, inputs, out, ids=source.ids)
-    return fused
+    return fuse(run, inputs, out, ids=source.ids, network=chosen.combining.network)
+
+
+def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str]) -> Path:
+    """The network and its probes, or without a network the probe alone, into a run folder."""
+    stage = learn_combiner if settings.network else closed_forms
+    return stage.learn(inputs, run, settings, ids=ids)
+
+
+def fuse(run: Path, inputs: Inputs, out: Path, *, ids: Sequence[str], network: bool) -> Store:
+    """Probabilities of ``ids`` as a store; beside it, of a network, its gates and uncertainty."""
+    if network:
+        return learn_combiner.fuse(run, inputs, out, ids=ids)[0]
+    return closed_forms.fuse(run, inputs, out, ids=ids)

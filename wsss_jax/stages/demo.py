@@ -6,9 +6,9 @@ from wsss_jax.data import synthetic
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.ops import fuse
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.fit import Training
-from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.recipe import Recipe
 from wsss_jax.stages.refine import Crf, Walk
 from wsss_jax.systems.classifier import Classifier

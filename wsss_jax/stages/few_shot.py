@@ -23,7 +23,7 @@ from wsss_jax.config import as_json
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import masks_read, open_store
-from wsss_jax.stages import learn_combiner, runs
+from wsss_jax.stages import combiner_run, learn_combiner, runs
 from wsss_jax.systems import fusion
 from wsss_jax.train.state import TrainState
 
@@ -67,7 +67,7 @@ def fine_tune(
     ``learn_combiner.learn`` whose settings name the labelled images. Raises ValueError when there
     are fewer than k images with labels and masks.
     """
-    learned, _ = learn_combiner.finished(run)
+    learned, _ = combiner_run.finished(run)
     labelled = drawn(inputs, settings, ids)
     shots = replace(
         learned,
@@ -86,7 +86,7 @@ def fine_tune(
     if runs.is_finished(folder):
         return folder
     taught = replace(
-        learn_combiner.seen_by(run, inputs),
+        combiner_run.seen_by(run, inputs),
         last_probe=None,
         labelled=frozenset(labelled),
         target=open_store(run / f"average{learned.last}"),

@@ -6,92 +6,43 @@ stores: the fused probabilities, which system was trusted where, and how sure th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from wsss_jax import config
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.evidence_batches import EvidenceBatches, EvidenceGroup
-from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.data.files import write_atomic
 from wsss_jax.data.probe import averaged
 from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import probe, runs, teacher
+from wsss_jax.stages.combiner_run import (
+    Combining,
+    claim,
+    finished,
+    home,
+    masks_shown,
+    record_of,
+    seen_by,
+    suffix,
+    tell_divisors,
+)
 from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
 from wsss_jax.stages.early_stop import LeftOut, held_out
 from wsss_jax.systems import fusion, label_free
 from wsss_jax.systems.fusion import Students
 from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence
-
-_HOW = "run `wsss combine --run`"
-
-VERSION = 4
-"""Of what a run folder means: 4 since the network weighs systems by their agreement."""
-
-
-@dataclass(frozen=True)
-class Combining:
-    """The learned combiner and how long it learns.
-
-    The defaults are what benchmarks/RESULTS.md measures on photographs.
-
-    Attributes:
-        protocol: of label-free learning; its teacher walks as far on any grid (``on_grid``).
-        epochs: passes over the training images, of the students.
-        distil_epochs: passes, of the network that learns from them.
-        teacher_threshold: otsu, read off the teacher's own maps of the images that teach
-            (``stages.teacher``), or fixed (``protocol.threshold``).
-        cells: long side of the grid; VOC at stride 4 has 125.
-        seed: of the start, the splits, the order and the distortions.
-        save_every: steps between checkpoints.
-        patience: 0 distils to the end; more ends it after so many epochs in which systems that are
-            left out are predicted no better (``early_stop``), and takes the best state.
-        rounds: of students. Those of a further round see what those of the first saw, and learn
-            from the last round's mean in place of the closed-form consensus.
-        last_probe: whether a linear probe is learned from the network's own maps in the end, and
-            what is fused is the geometric mean of both; needs frozen features.
-        units: typical divides a system whose scores stay low by what they usually reach
-            (``data.units``), when it learns and when it fuses; given does not.
-    """
-
-    protocol: Protocol = field(default_factory=Protocol)
-    epochs: int = 4
-    distil_epochs: int = 12
-    teacher_threshold: Literal["otsu", "fixed"] = "otsu"
-    cells: int = 64
-    seed: int = 0
-    save_every: int = 50
-    patience: int = 0
-    rounds: int = config.since(1)
-    last_probe: bool = config.since(False, True)
-    units: Literal["typical", "given"] = config.since("given", "typical")
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.distil_epochs, self.cells, self.rounds) < 1:
-            raise ValueError(
-                f"{self.epochs} and {self.distil_epochs} epochs on {self.cells} cells in "
-                f"{self.rounds} rounds; wanted at least 1 of each"
-            )
-
-    def sees(self, inputs: Inputs) -> Inputs:
-        """The inputs on its grid and in its units."""
-        return replace(inputs, cells=self.cells, units=self.units)
-
-    @property
-    def last(self) -> str:
-        """What the folders of the last round's students and of their mean end with."""
-        return _suffix(self.rounds)
 
 
 def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[str]) -> Path:
@@ -101,33 +52,21 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     a run with other settings, naming them.
     """
     inputs = settings.sees(inputs)
-    record = {
-        "version": VERSION,
-        "settings": as_json(settings),
-        "systems": [store.folder.name for store in inputs.systems],
-        "cues": [
-            None if store is None else store.folder.name
-            for store in (inputs.saliency, inputs.edges, inputs.features)
-        ],
-        "channels": inputs.channels(),
-        "images": len(ids),
-        **_shown(inputs),
-    }
-    runs.claim(folder, record)
+    record = claim(folder, inputs, settings, len(ids))
     if runs.is_finished(folder):
         return folder
     seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
-    settings = _on_grid(settings)
+    settings = settings.on_grid()
     otsu = settings.teacher_threshold == "otsu"
     protocol, inputs = teacher.prepared(settings.protocol, inputs, list(slots), folder, otsu=otsu)
     settings = replace(settings, protocol=protocol)
     taught = inputs
     for number in range(1, settings.rounds + 1):
-        own = folder / f"students{_suffix(number)}"
+        own = folder / f"students{suffix(number)}"
         students = partial(fusion.make_students, settings.protocol, seen=seen)
         trained(own, students, taught, slots, settings, networks=len(seen))
-        target = _target(folder / f"average{_suffix(number)}", inputs, record)
+        target = _target(folder / f"average{suffix(number)}", inputs, record)
         _average(inputs, own, target, settings, ids=ids)
         taught = replace(inputs, target=target)
     again = replace(settings, epochs=settings.distil_epochs)
@@ -154,13 +93,13 @@ def fuse(
     maximum) and the students' disagreement; an image without labels is empty, and in neither.
     """
     settings, channels = finished(run)
-    inputs, record = seen_by(run, inputs), runs.record_of(run, _HOW)
+    inputs, record = seen_by(run, inputs), record_of(run)
     state = distilled(run)
-    own = _home(run, record) / f"students{settings.last}"
+    own = home(run, record) / f"students{settings.last}"
     seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     several = _taught(own, settings, channels, len(record["systems"]), seen)
     names = tuple(store.folder.name for store in inputs.systems)
-    read = stores.masks_read(record, _shown(inputs))
+    read = stores.masks_read(record, masks_shown(inputs))
 
     def store(suffix: str, classes: tuple[str, ...], kind: Any) -> Store:
         return stores.create(
@@ -192,63 +131,12 @@ def fuse(
             entropy = _entropy(probabilities)
             put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
-    _tell_divisors(inputs)
+    tell_divisors(inputs)
     put_unlabelled(fused, inputs, ids)
     lacking = {id for store in (fused, gates, doubt) for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
     over_evidence(f"combine {folder.name}", inputs, missing, says, keep, target=doubt)
     return fused, gates, doubt
-
-
-def seen_by(run: Path, inputs: Inputs) -> Inputs:
-    """The inputs on a finished run's grid, in its units and with its probe.
-
-    Raises ValueError for other frozen features than those of its training.
-    """
-    settings, channels = finished(run)
-    if inputs.channels() != channels:
-        raise ValueError(
-            f"{run} was trained with {channels} frozen channels, now there are "
-            f"{inputs.channels()}; give the features of its training"
-        )
-    home = _home(run, runs.record_of(run, _HOW))
-    last = run if settings.last_probe else None
-    return probe.known(settings.sees(inputs), settings.protocol, home, last)
-
-
-def _home(run: Path, record: Mapping[str, Any]) -> Path:
-    """The folder of the run that has the students: another's where few labels taught."""
-    return run / record.get("students_of", "")
-
-
-def _tell_divisors(inputs: Inputs) -> None:
-    for system, divisor in zip(inputs.systems, inputs.divisors, strict=True):
-        if divisor != 1:
-            print(f"{system.folder}: scores reach {divisor:.3g}, and are divided by that")
-
-
-def _shown(inputs: Inputs) -> dict[str, list[str]]:
-    """Of which images true masks taught what the combiner looks at."""
-    return stores.masks_read(*inputs.systems, inputs.saliency, inputs.edges, inputs.features)
-
-
-def finished(run: Path) -> tuple[Combining, int]:
-    """Settings of a finished run, with the walks of its grid, and its frozen channels.
-
-    BadFileError where there is no such run, or one of an earlier version of this package.
-    """
-    record = runs.record_of(run, _HOW)
-    if record.get("version") != VERSION:
-        raise BadFileError(
-            f"{run}: learned by an earlier version, whose walks or students were others (version "
-            f"{record.get('version', 1)}, wanted {VERSION}); learn it again, in another folder"
-        )
-    settings = config.from_json(Combining, record["settings"])
-    return _on_grid(settings), int(record["channels"])
-
-
-def _on_grid(settings: Combining) -> Combining:
-    return replace(settings, protocol=label_free.on_grid(settings.protocol, settings.cells))
 
 
 @partial(jax.jit, static_argnames=("shape", "features"))
@@ -370,10 +258,6 @@ def distilled(run: Path) -> Any:
     """The state of the network that a finished run distilled, or chose for it."""
     settings, channels = finished(run)
     return runs.chosen_state(run / "distilled", fusion.template(settings.protocol, channels))
-
-
-def _suffix(number: int) -> str:
-    return "" if number == 1 else f"_{number}"
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:

@@ -16,8 +16,9 @@ from wsss_jax.data import views
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.stores import Store
-from wsss_jax.stages import learn_combiner
+from wsss_jax.stages import combine_learned
 from wsss_jax.stages.combine import Fusion, combine
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.cues import Import, import_priors
 from wsss_jax.stages.decide import decide, fixed, label_free_threshold
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
@@ -25,7 +26,6 @@ from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.fit import Training, fit
-from wsss_jax.stages.learn_combiner import Combining
 from wsss_jax.stages.refine import Crf, Walk, refine
 
 VOTES = ("majority_vote", "staple", "dawid_skene")
@@ -214,8 +214,9 @@ class _Steps:
             seen = features(self.source, self.out / "features", recipe.features, ids=ids)
         inputs = Inputs(self.source, tuple(cams), saliency=self.cue, features=seen)
         taught = opened(recipe, recipe.train_split).ids
-        run = learn_combiner.learn(inputs, self.out / "run_combiner", settings, ids=taught)
-        combined, _, _ = learn_combiner.fuse(run, inputs, self.out / "combined", ids=ids)
+        run = combine_learned.learn(inputs, self.out / "run_combiner", settings, ids=taught)
+        folder, network = self.out / "combined", settings.network
+        combined = combine_learned.fuse(run, inputs, folder, ids=ids, network=network)
         self._keep(combined, "combined: learned")
         # It has seen saliency, and walked: only the edges of the full photograph are left to find.
         return self.refined(combined, "combined", "combined", steps=("crf",))

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.evidence_batches import EvidenceGroup
-from wsss_jax.data.files import write_atomic
+from wsss_jax.data.files import BadFileError, write_atomic
 from wsss_jax.ops import masks
 from wsss_jax.stages import probe
 from wsss_jax.stages.decide import BINS
@@ -28,6 +28,9 @@ from wsss_jax.stages.each_group import over_evidence
 from wsss_jax.systems import fusion
 from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence
+
+_LAST = "teacher.json"
+"""The file of the last threshold: that at which the teacher teaches."""
 
 
 def prepared(
@@ -43,7 +46,20 @@ def prepared(
     for number in range(1, protocol.probes + 1 if inputs.features else 1):
         so_far = _at_threshold(protocol, inputs, ids, folder / f"teacher_{number}.json", read=otsu)
         inputs = probe.shown(inputs, ids, so_far, folder, number)
-    return _at_threshold(protocol, inputs, ids, folder / "teacher.json", read=otsu), inputs
+    return _at_threshold(protocol, inputs, ids, folder / _LAST, read=otsu), inputs
+
+
+def known(protocol: Protocol, folder: Path, *, otsu: bool) -> Protocol:
+    """The protocol with the threshold that was read for the finished run in ``folder``.
+
+    BadFileError where its file is gone or damaged.
+    """
+    if not otsu or not protocol.shape.background:
+        return protocol
+    path = folder / _LAST
+    if not path.is_file():
+        raise BadFileError(f"{path}: not there, though the run is finished; learn it again")
+    return replace(protocol, threshold=_read(path))
 
 
 def _at_threshold(
@@ -62,7 +78,7 @@ def otsu(inputs: Inputs, ids: Sequence[str], protocol: Protocol, path: Path) -> 
     where all values are alike.
     """
     if path.is_file():
-        return float(json.loads(path.read_text())["threshold"])
+        return _read(path)
     counts = np.zeros(BINS)
 
     def says(evidence: Evidence) -> tuple[Array]:
@@ -75,6 +91,15 @@ def otsu(inputs: Inputs, ids: Sequence[str], protocol: Protocol, path: Path) -> 
     threshold = round(masks.otsu(counts), 4)
     write_atomic(path, json.dumps({"threshold": threshold}).encode())
     return threshold
+
+
+def _read(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_text())["threshold"])
+    except (ValueError, KeyError, TypeError) as problem:
+        raise BadFileError(
+            f"{path}: {problem!r}, wanted the threshold of a teacher; delete it, learn again"
+        ) from problem
 
 
 @partial(jax.jit, static_argnames="protocol")
