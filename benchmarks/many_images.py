@@ -1,22 +1,28 @@
 """Is the memory of the combiner flat in the number of images?
 
 Command: python benchmarks/many_images.py [--images 500 2000 10000]
-A combiner is taught on a few images of the small world, then sets of growing size are combined,
-each in a process of its own; the sets are links to the same files under new names, so that making
-them costs nothing. Prints the peak of resident memory and the rate of each.
+A combiner is taught on a few images of the small world, with frozen features of 128 channels, then
+sets of growing size are combined, each in a process of its own; the sets are links to the same
+files under new names, so that making them costs nothing. Another process learns the linear probe
+from the whole set. Prints the peak of resident memory and the rate of each.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 BASE = 40
+CHANNELS = 128
+"""Of the features, as many as recipes compute."""
 
 
 def main() -> None:
@@ -25,20 +31,29 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[500, 2000, 10000])
     parser.add_argument("--cells", type=int, default=32)
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--work", choices=WORK, default="fuse", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        print(json.dumps(fused(Path(given.child), given.images[0])))
+        print(json.dumps(measured(Path(given.child), given.images[0], given.work)))
         return
     with tempfile.TemporaryDirectory() as folder:
         taught(Path(folder), given.cells)
-        print("| images | peak memory, MiB | images/s |")
-        print("|--:|--:|--:|", flush=True)
+        print("| images | fusing: peak, MiB | images/s | learning the probe: peak | images/s |")
+        print("|--:|--:|--:|--:|--:|", flush=True)
         for count in given.images:
             linked(Path(folder), count)
-            command = [sys.executable, __file__, "--child", folder, "--images", str(count)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            print(f"| {count} | {found['memory']:.0f} | {found['rate']:.0f} |", flush=True)
+            cells = []
+            for work in WORK:
+                command = [sys.executable, __file__, "--child", folder, "--images", str(count)]
+                command += ["--work", work]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                found = json.loads(done.stdout.splitlines()[-1])
+                cells += [f"{found['memory']:.0f}", f"{found['rate']:.0f}"]
+            print(f"| {count} | {' | '.join(cells)} |", flush=True)
+
+
+WORK = ("fuse", "probe")
+"""What is measured: fusing with the network, and learning the probe."""
 
 
 def taught(folder: Path, cells: int) -> None:
@@ -47,9 +62,28 @@ def taught(folder: Path, cells: int) -> None:
     from wsss_jax.stages import learn_combiner, world
     from wsss_jax.stages.combiner_run import Combining
 
-    inputs = world.write(fusion_world.make(BASE, seed=5, size=cells), folder / "world")
+    made = fusion_world.make(BASE, seed=5, size=cells)
+    inputs = world.write(made, folder / "world")
+    inputs = replace(inputs, features=featured(made.images, folder / "world" / "features"))
     settings = Combining(epochs=1, distil_epochs=1, cells=cells)
     learn_combiner.learn(inputs, folder / "run", settings, ids=inputs.source.ids)
+
+
+def featured(images: np.ndarray, folder: Path) -> Any:
+    """A store of frozen features as large as real ones: random directions of the colours."""
+    from wsss_jax.data import stores
+    from wsss_jax.types import ScoreMaps
+
+    names = tuple(f"component_{i}" for i in range(CHANNELS))
+    made = stores.create(folder, holds="scores", classes=names, kind="logit", made_by={})
+    random = np.random.default_rng(0)
+    basis = random.normal(size=(3, CHANNELS))
+    for row, image in enumerate(images):
+        seen = (image @ basis + random.normal(size=(*image.shape[:2], CHANNELS))).astype(np.float32)
+        number, size = np.arange(CHANNELS, dtype=np.int32), (image.shape[0], image.shape[1])
+        maps = ScoreMaps(seen, number, size, seen.max(axis=(0, 1)), "logit")
+        made.put_scores(f"w{row:05d}", maps)
+    return made
 
 
 def linked(folder: Path, count: int) -> None:
@@ -72,24 +106,33 @@ def linked(folder: Path, count: int) -> None:
             os.link(record.with_name(f"{of}.npz"), target / f"{id}.npz")
 
 
-def fused(folder: Path, count: int) -> dict[str, float]:
-    """Combine them all in this process."""
+def measured(folder: Path, count: int, work: str) -> dict[str, float]:
+    """Combine them all in this process, or learn the probe from them."""
     from wsss_jax.data.datasets import ALL, open_dataset
     from wsss_jax.data.evidence import Inputs
     from wsss_jax.data.fusion_world import SYSTEMS
     from wsss_jax.data.stores import open_store
-    from wsss_jax.stages import combiner_run, learn_combiner
+    from wsss_jax.stages import closed_forms, combiner_run, learn_combiner
 
     many = folder / f"many{count}"
     source = open_dataset(many / "data", split=ALL)
     systems = tuple(open_store(many / name) for name in SYSTEMS)
-    inputs = Inputs(source, systems, open_store(many / "saliency"), open_store(many / "edges"))
-    inputs = combiner_run.seen_by(folder / "run", inputs)
+    cues = (open_store(many / name) for name in ("saliency", "edges", "features"))
+    inputs, run = Inputs(source, systems, *cues), folder / "run"
     began = time.perf_counter()
-    learn_combiner.fuse(folder / "run", inputs, many / "combined", ids=source.ids)
+    if work == "fuse":
+        learn_combiner.fuse(run, inputs, many / "combined", ids=source.ids)
+    else:
+        settings = replace(combiner_run.finished(run)[0], network=False)
+        closed_forms.learn(inputs, many / "run", settings, ids=source.ids)
     spent = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"memory": peak, "rate": count / spent}
+    return {"memory": peak_of_memory(), "rate": count / spent}
+
+
+def peak_of_memory() -> float:
+    """MiB, of this program alone: ru_maxrss is never below that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,18 @@ def test_stores_go_through_the_verbs_one_by_one(capsys, scenes, tmp_path):
     assert typed(capsys, "report", maps, fused, *data, "--out", page)[0] == 0 and page.exists()
     code, _, err = typed(capsys, "combine", maps, cue, *data, "--out", tmp_path / "no")
     assert code == 1 and "--saliency" in err
+    # What cannot be meant is said before anything is written, by a rule and by what learns alike.
+    learned = ("--run", tmp_path / "run", "--out", tmp_path / "no")
+    code, _, err = typed(capsys, "combine", maps, cue, *data, *learned)
+    assert code == 1 and "--saliency" in err
+    code, _, err = typed(capsys, "combine", maps, *data, *learned, "--saliency", walked)
+    assert code == 1 and "one class-agnostic map as saliency" in err
+    for verb in ("combine", "evaluate", "report"):
+        code, _, err = typed(capsys, verb, *data, "--out", tmp_path / "no")
+        assert code == 1 and "no store is named" in err
+    code, _, err = typed(capsys, "combine", maps, *data, "--out", fused, "--labelled", 2)
+    assert code == 1 and "--labelled: for the learned combiner, not for a rule" in err
+    assert not (tmp_path / "no").exists() and not (tmp_path / "run").exists()
 
 
 def test_an_experiment_is_a_file_whose_settings_flags_can_change(capsys, scenes, tmp_path):

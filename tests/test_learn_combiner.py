@@ -24,6 +24,7 @@ from wsss_jax.stages import (
     early_stop,
     few_shot,
     learn_combiner,
+    probe,
     runs,
     summary,
     teacher,
@@ -332,6 +333,32 @@ def test_a_probe_is_learned_twice_shown_to_all_but_students_and_kept(looked, tmp
     (run / "probe_2.npz").write_bytes(b"nothing")
     with pytest.raises(BadFileError, match=r"probe_2\.npz"):
         learn_combiner.fuse(run, looked, tmp_path / "fused", ids=ids[:1])
+
+
+def test_true_masks_of_labelled_images_teach_the_last_probe(looked, tmp_path):
+    """The network calls everything background; what the probe finds it has from two masks."""
+    known = replace(SETTINGS.sees(looked), labelled=frozenset(IDS[:2]))
+
+    def says(evidence):
+        assert evidence.truth is None
+        shape = (*evidence.images.shape[:3], 1 + evidence.present.shape[1])
+        return jax.numpy.zeros(shape).at[..., 0].set(1)
+
+    called = {}
+    for share in (0.01, 0.9):
+        folder = tmp_path / str(share)
+        probe.conclude(known, IDS, SETTINGS.protocol, says, folder, share=share)
+        last = probes.load(folder / "probe_last.npz")
+        example = replace(known, last_probe=last).read(IDS[0])
+        maps = example.last_probe
+        winner = example.classes[maps.argmax(-1)] + 1
+        called[share] = np.where(maps.max(-1) > 1 - maps.sum(-1), winner, 0)
+    assert not called[0.01].any()
+    mask = WORLD.masks[0]
+    assert (mask > 0).mean() > 0.05
+    assert (called[0.9] == mask).mean() > 0.5 + 0.5 * (mask == 0).mean()
+    with pytest.raises(ValueError, match="wanted a share below 1"):
+        FewShot(probe_share=1.0)
 
 
 def test_the_probe_sees_more_channels_than_the_network(looked):

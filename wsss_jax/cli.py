@@ -20,7 +20,7 @@ from wsss_jax.data import views
 from wsss_jax.data.datasets import Source, open_dataset
 from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import BadFileError
-from wsss_jax.data.stores import open_store
+from wsss_jax.data.stores import open_store, open_stores
 from wsss_jax.stages import (
     affinity_plan,
     combine_learned,
@@ -198,7 +198,7 @@ def combine(
         learned: the combiner that learns from image labels, in place of a rule.
     """
     source = data.open()
-    systems = [open_store(path) for path in stores]
+    systems = open_stores(stores)
     cue = None if saliency is None else open_store(saliency)
     if learned.run is not None:
         teaching = replace(data, split=learned.learn_split).open()
@@ -229,7 +229,7 @@ def judge(
         tuned_reference: gains over the first store at its best threshold on this truth, in its
             favour; the other stores keep theirs.
     """
-    source, opened = data.open(), [open_store(path) for path in stores]
+    source, opened = data.open(), open_stores(stores)
     if all(store.classes == SALIENCY.names for store in opened):
         source = views.agnostic(source)
     scoring = scoring.on(source)
@@ -258,7 +258,7 @@ def report(
         gallery: photographs to show.
     """
     source = data.open()
-    opened = [open_store(path) for path in stores]
+    opened = open_stores(stores)
     print(present.page_of_stores(out, opened, source, scoring.on(source), gallery))
 
 

@@ -19,7 +19,7 @@ from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.probe import Probe
-from wsss_jax.data.stores import Store
+from wsss_jax.data.stores import Store, check_systems
 from wsss_jax.data.units import unit_of
 from wsss_jax.ops import masks
 from wsss_jax.types import IGNORE, ScoreMaps, Size
@@ -63,6 +63,8 @@ class Inputs:
     labelled: ids whose true masks may be read (the k-shot regime). cells: the grid's long side.
     fitted: how many of the frozen channels, the first, go into an example; the probe sees all.
     units: typical divides systems whose scores stay low (``data.units``), given does not.
+    Raises ValueError without a system, for one of other classes than the source's, and for a cue of
+    several.
     """
 
     source: Source
@@ -77,6 +79,15 @@ class Inputs:
     cells: int = 96
     fitted: int = 24
     units: Literal["typical", "given"] = "typical"
+
+    def __post_init__(self) -> None:
+        check_systems(self.systems, self.source.classes.names)
+        for name, cue in (("saliency", self.saliency), ("edges", self.edges)):
+            if cue is not None and (cue.holds != "scores" or len(cue.classes) != 1):
+                raise ValueError(
+                    f"{cue.folder} holds {cue.holds} of {len(cue.classes)} classes; wanted one "
+                    f"class-agnostic map as {name}"
+                )
 
     def channels(self) -> int:
         """How many frozen channels an example has."""

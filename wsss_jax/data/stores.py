@@ -7,7 +7,7 @@ written whole or not at all, and ``missing`` is all there is to resuming. No pic
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -156,6 +156,13 @@ def masks_read(*made: Any) -> dict[str, list[str]]:
     return {"labelled": sorted(found)} if found else {}
 
 
+def open_stores(folders: Sequence[Path]) -> list[Store]:
+    """Several existing stores. ValueError where none is named, BadFileError as ``open_store``."""
+    if not folders:
+        raise ValueError("no store is named; wanted the folder of at least one")
+    return [open_store(folder) for folder in folders]
+
+
 def open_store(folder: Path) -> Store:
     """An existing store. BadFileError when there is none or its index is damaged."""
     path = folder / "index.json"
@@ -175,6 +182,20 @@ def open_store(folder: Path) -> Store:
         )
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as problem:
         raise BadFileError(f"{path}: not an index of this program ({problem!r})") from problem
+
+
+def check_systems(systems: Sequence[Store], names: tuple[str, ...]) -> None:
+    """ValueError unless there are systems, and all hold score maps of the classes ``names``."""
+    if not systems:
+        raise ValueError("no system is given; wanted at least one store of score maps")
+    for one in systems:
+        if one.holds != "scores":
+            raise ValueError(f"{one.folder} holds {one.holds}; wanted score maps of a system")
+        if one.classes != names:
+            raise ValueError(
+                f"{one.folder} holds {', '.join(one.classes[:3])} …, the data set has "
+                f"{', '.join(names[:3])} …; a saliency store goes into --saliency"
+            )
 
 
 def read_npz(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:

@@ -49,12 +49,7 @@ def combine(
     skipped and listed, since its scores would not compare with the others'.
     """
     lookup(fuse.FUSIONS, fusion.rule, "fusion rule")
-    for system in systems:
-        if system.classes != source.classes.names:
-            raise ValueError(
-                f"{system.folder} holds {', '.join(system.classes[:3])} …, the data set has "
-                f"{', '.join(source.classes.names[:3])} …; a saliency store goes into --saliency"
-            )
+    stores.check_systems(systems, source.classes.names)
     cue = (saliency.folder.name,) if saliency else ()
     target = stores.create(
         folder,

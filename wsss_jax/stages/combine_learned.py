@@ -17,9 +17,10 @@ class Learned:
     """A learned combiner, asked for on the command line.
 
     Attributes:
-        run: its folder; trained there first when it is not finished. Without it a rule fuses.
+        run: folder of the learned combiner, which is learned there first where that is not done;
+            without it a rule fuses.
         learn_split: the images whose labels teach it.
-        edges: store of edge maps that it sees.
+        edges: store of edge maps that it sees (``wsss edges``).
         features: store of frozen features that it sees (``wsss features``).
         labelled: images of learn_split whose true masks teach it as well, drawn by the seed among
             those that have one; a regime of its own, in the folder RUN_k<labelled>; 0 reads none.

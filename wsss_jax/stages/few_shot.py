@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wsss_jax.config import as_json
+from wsss_jax.config import as_json, since
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import masks_read, open_store
@@ -38,6 +38,8 @@ class FewShot:
         share: of labelled images in what is seen.
         learning_rate: of the fine-tuning, at its peak.
         way: share of the way from the label-free weights to the fine-tuned ones, 1 all of it.
+        probe_share: of labelled images in what the last probe learns from; 0: none, it then takes
+            of them too what the network says.
         seed: of the draw of images.
     """
 
@@ -46,6 +48,7 @@ class FewShot:
     share: float = 0.5
     learning_rate: float = 1e-3
     way: float = 0.5
+    probe_share: float = since(0.0, 0.25)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class FewShot:
             )
         if not 0 < self.way <= 1:
             raise ValueError(f"{self.way} of the way to the fine-tuned weights; wanted up to 1")
+        if not 0 <= self.probe_share < 1:
+            raise ValueError(f"{self.probe_share} of the probe's weight; wanted a share below 1")
 
 
 def fine_tune(
@@ -102,7 +107,9 @@ def fine_tune(
     )
     if settings.way < 1:
         _stop_short(folder / "distilled", learn_combiner.distilled(run), settings.way)
-    learn_combiner.conclude(folder, replace(taught, labelled=frozenset()), learned, list(ids))
+    share = settings.probe_share
+    known = taught if share else replace(taught, labelled=frozenset())
+    learn_combiner.conclude(folder, known, learned, list(ids), share=share)
     write_atomic(folder / "finished", b"fine-tuned\n")
     return folder
 

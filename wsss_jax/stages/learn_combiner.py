@@ -241,8 +241,13 @@ def trained(
     runs.learn(system, batches, course, folder, watch)
 
 
-def conclude(folder: Path, inputs: Inputs, settings: Combining, ids: Sequence[str]) -> None:
-    """Learn the last probe from what the network in ``folder`` says of ``ids``, if there is one."""
+def conclude(
+    folder: Path, inputs: Inputs, settings: Combining, ids: Sequence[str], *, share: float = 0.0
+) -> None:
+    """Learn the last probe from what the network in ``folder`` says of ``ids``, if there is one.
+
+    share: of ``inputs.labelled`` in it, whose true masks count in place of the network's.
+    """
     if not settings.last_probe:
         return
     channels = inputs.channels()
@@ -251,7 +256,7 @@ def conclude(folder: Path, inputs: Inputs, settings: Combining, ids: Sequence[st
     def says(evidence: Evidence) -> Array:
         return _network(state, evidence, shape=settings.protocol.shape, features=channels)[0]
 
-    probe.conclude(inputs, ids, settings.protocol, says, folder)
+    probe.conclude(inputs, ids, settings.protocol, says, folder, share=share)
 
 
 def distilled(run: Path) -> Any:

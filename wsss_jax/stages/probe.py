@@ -23,7 +23,7 @@ from wsss_jax.data.probe import Probe
 from wsss_jax.stages.each_group import over_evidence
 from wsss_jax.systems import fusion, linear_probe
 from wsss_jax.systems.label_free import Protocol
-from wsss_jax.types import Evidence
+from wsss_jax.types import IGNORE, Evidence
 
 Says = Callable[[Evidence], Array]
 Labels = Callable[[Evidence], tuple[Array, Array]]
@@ -35,6 +35,8 @@ CELLS = 128
 MAX_CELLS = 200_000
 """Of all images together; of many images fewer cells each are taken."""
 
+MORE = 8
+"""Times as many cells of an image whose true mask is read."""
 
 LAST = "probe_last.npz"
 
@@ -51,21 +53,34 @@ def shown(inputs: Inputs, ids: Sequence[str], protocol: Protocol, run: Path, num
     return replace(inputs, probe=probe.load(run / _name(number)))
 
 
-def conclude(inputs: Inputs, ids: Sequence[str], protocol: Protocol, says: Says, run: Path) -> None:
+def conclude(
+    inputs: Inputs,
+    ids: Sequence[str],
+    protocol: Protocol,
+    says: Says,
+    run: Path,
+    *,
+    share: float = 0.0,
+) -> None:
     """Learn the last probe of a run, from what its network says of ``ids``; without features none.
 
-    says: from evidence to probabilities (b,h,w,1+k), background first.
+    says: from evidence to probabilities (b,h,w,1+k), background first. Cells of
+    ``inputs.labelled`` are what their true masks say, and those images have ``share`` of the
+    weight.
     """
 
     shown = inputs.channels()
 
     def labels(evidence: Evidence) -> tuple[Array, Array]:
         counted = evidence.inside & evidence.real[:, None, None]
-        few = replace(evidence, features=evidence.features[..., :shown])
-        return says(few).argmax(axis=-1), counted
+        few = replace(evidence, features=evidence.features[..., :shown], truth=None)
+        found = says(few).argmax(axis=-1)
+        if evidence.truth is not None:
+            found = jnp.where(evidence.truth == IGNORE, found, evidence.truth)
+        return found, counted
 
     if inputs.features is not None:
-        _learn(inputs, ids, protocol, labels, run / LAST)
+        _learn(inputs, ids, protocol, labels, run / LAST, share=share)
 
 
 def known(inputs: Inputs, protocol: Protocol, home: Path, run: Path | None = None) -> Inputs:
@@ -92,12 +107,19 @@ def _name(number: int) -> str:
 
 
 def _learn(
-    inputs: Inputs, ids: Sequence[str], protocol: Protocol, says: Labels, path: Path
+    inputs: Inputs,
+    ids: Sequence[str],
+    protocol: Protocol,
+    says: Labels,
+    path: Path,
+    *,
+    share: float = 0.0,
 ) -> None:
     if path.is_file():
         return
     names, background = inputs.source.classes.names, protocol.shape.background
     each = min(CELLS, max(MAX_CELLS // max(len(ids), 1), 1))
+    worth = _worth(len(inputs.labelled), len(ids), share)
     inputs = replace(inputs, fitted=len(inputs.features.classes) if inputs.features else 0)
     salient = protocol.saliency and inputs.saliency is not None
     seen, labels, possible, weights = [], [], [], []
@@ -108,7 +130,9 @@ def _learn(
             found, counted = (part[row, :height, :width].ravel() for part in rows)
             cells = np.flatnonzero(counted)
             random = np.random.default_rng(zlib.crc32(id.encode()))
-            cells = random.choice(cells, min(each, len(cells)), replace=False)
+            known = id in inputs.labelled
+            many = MORE * each if known else each
+            cells = random.choice(cells, min(many, len(cells)), replace=False)
             columns = np.append(0, example.classes + 1)
             parts = (example.features, example.image, example.saliency)
             seen.append(probe.seen(*parts, salient=salient)[cells])
@@ -116,7 +140,7 @@ def _learn(
             here = np.isin(np.arange(len(names) + 1), columns)
             here[0] = background
             possible.append(np.broadcast_to(here, (len(cells), len(here))))
-            weights.append(np.full(len(cells), 1 / max(len(cells), 1)))
+            weights.append(np.full(len(cells), (worth if known else 1) / max(len(cells), 1)))
 
     over_evidence(f"learn {path.stem}", inputs, ids, says, keep, None)
     if not seen:
@@ -126,6 +150,12 @@ def _learn(
     if not background:
         offset[0] = -np.inf
     Probe(names, kernel.astype(np.float32), offset.astype(np.float32), salient).save(path)
+
+
+def _worth(labelled: int, images: int, share: float) -> float:
+    """Weight of a labelled image, in weights of the others, with which they have their share."""
+    others = max(images - labelled, 1)
+    return share / (1 - share) * others / labelled if labelled else 1.0
 
 
 @partial(jax.jit, static_argnames="protocol")
