@@ -14,6 +14,7 @@ from wsss_jax.data import stores
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.files import BadFileError
 from wsss_jax.stages import probe, runs
+from wsss_jax.stages.features import components_of
 from wsss_jax.systems import label_free
 from wsss_jax.systems.label_free import Protocol
 
@@ -109,10 +110,17 @@ def claim(folder: Path, inputs: Inputs, settings: Combining, images: int) -> dic
         ],
         "channels": inputs.channels(),
         "images": images,
+        **_components(inputs),
         **masks_shown(inputs),
     }
     runs.claim(folder, record)
     return record
+
+
+def _components(inputs: Inputs) -> dict[str, str]:
+    """What the channels of the frozen features mean, where their store keeps it."""
+    found = components_of(inputs.features) if inputs.features is not None else ""
+    return {"components": found} if found else {}
 
 
 def masks_shown(inputs: Inputs) -> dict[str, list[str]]:
@@ -157,8 +165,15 @@ def seen_by(run: Path, inputs: Inputs, *, network: bool = True) -> Inputs:
             f"{run} was trained with {channels} frozen channels, now there are "
             f"{inputs.channels()}; give the features of its training"
         )
+    record, found = record_of(run), _components(inputs)
+    learned = {name: record[name] for name in ("components",) if name in record}
+    if inputs.features is not None and learned and found != learned:
+        raise ValueError(
+            f"{inputs.features.folder}: its channels mean something else than those that {run} "
+            "learned from; make them by `wsss features --like` with the store of its training"
+        )
     last = run if network and settings.last_probe else None
-    return probe.known(settings.sees(inputs), settings.protocol, home(run, record_of(run)), last)
+    return probe.known(settings.sees(inputs), settings.protocol, home(run, record), last)
 
 
 def home(run: Path, record: Mapping[str, Any]) -> Path:

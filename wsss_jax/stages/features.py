@@ -3,12 +3,15 @@
 They are evidence that no system's scores hold: a linear probe tells the classes by them over the
 whole data set (``stages.probe``), and a combiner fits the first of them to the consensus of an
 image (``ops.evidence.ridge``) and sees where the two contradict. The channels are principal
-components of the network's maps over a sample of images, largest first; no label is read.
+components of the network's maps over a sample of images, largest first; no label is read. They are
+kept in the store, so that images that come later, here or in another store, are seen alike.
 """
 
+import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +19,12 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.config import as_json
+from wsss_jax.config import as_json, since
 from wsss_jax.data import stores
 from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.datasets import ALL, Source, open_dataset
-from wsss_jax.data.stores import Store
+from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.data.stores import Store, open_store
 from wsss_jax.models import build
 from wsss_jax.ops import images
 from wsss_jax.stages.progress import meter
@@ -42,6 +46,8 @@ class Features:
         stride: pixels per cell of what is kept.
         sample: images that the components are computed from.
         batch_size: images per step.
+        like: a store of features whose components are taken, so that what has learned from it can
+            be asked about other photographs; None computes them from ``sample`` images.
     """
 
     weights: Path
@@ -51,22 +57,31 @@ class Features:
     stride: int = 8
     sample: int = 64
     batch_size: int = 4
+    like: Path | None = since(None)  # noqa: RUF009
+
+
+class Components(NamedTuple):
+    """What maps become features by: ``(maps - centre) @ basis``."""
+
+    centre: Float[np.ndarray, " k"]
+    basis: Float[np.ndarray, "k n"]
 
 
 def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str, ...]) -> Store:
     """Compute the features of ``ids`` into a store at ``folder``; finished images are kept.
 
     Scores are standardised components, kind logit, one "class" per component. Images that cannot
-    be read are skipped and listed. Raises ValueError for weights that do not fit.
+    be read are skipped and listed. Raises ValueError for weights that do not fit, and for a store
+    ``like`` that was made by another network or kept other channels.
     """
-    made_by = {"stage": "features", **as_json(settings), "weights": settings.weights.name}
+    made_by = _made_by(settings)
     names = tuple(f"component_{i}" for i in range(settings.channels))
     target = stores.create(folder, holds="scores", classes=names, kind="logit", made_by=made_by)
     missing = target.missing(ids)
     if not missing:
         return target
     look = _network(settings)
-    centre, basis = _components(look, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
+    centre, basis = _components(look, source, target, settings, ids)
     skipped: dict[str, str] = {}
     done = 0
     with stop_signals() as stop, meter(f"features {folder.name}", len(missing)) as bar:
@@ -74,7 +89,7 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
             source, missing, scales=(1.0,), batch_size=settings.batch_size, skip=skipped.__setitem__
         )
         for group in groups:
-            maps = np.asarray((look(*_inputs(group)) - centre) @ basis)
+            maps = (np.asarray(look(*_inputs(group))) - centre) @ basis
             for row, id in enumerate(group.ids):
                 height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
                 scores = maps[row, :height, :width].astype(np.float32)
@@ -127,7 +142,7 @@ def _network(settings: Features) -> Any:
         backbone = network.bind(network.params, network.stats).backbone
         mean, std = (jnp.asarray(v, pixels.dtype) for v in (backbone.mean, backbone.std))
         normal = (pixels - mean[None, None, None]) / std[None, None, None]
-        taps = backbone(normal * inside[..., None], inside=inside)
+        taps = backbone(jnp.where(inside[..., None], normal, 0), inside=inside)
         grid = (pixels.shape[1] // settings.stride, pixels.shape[2] // settings.stride)
         return jnp.concatenate([_standard(images.resize(taps[i], grid)) for i in settings.taps], -1)
 
@@ -140,9 +155,72 @@ def _standard(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
     return maps / jnp.sqrt(power + 1e-6)
 
 
+def components_of(store: Store) -> str:
+    """Twelve hexadecimal digits of the components that a store of features was made by.
+
+    Stores in which the same channel means the same have the same; "" where none are kept.
+    """
+    path = store.folder / _KEPT
+    if not path.is_file():
+        return ""
+    kept = _read(path)
+    parts = (np.ascontiguousarray(part, np.float32).tobytes() for part in kept)
+    return hashlib.blake2b(b"".join(parts), digest_size=6).hexdigest()
+
+
+_KEPT = "components.npz"
+
+
+def _made_by(settings: Features) -> dict[str, Any]:
+    return {"stage": "features", **as_json(settings), "weights": settings.weights.name}
+
+
 def _components(
-    look: Any, source: Source, ids: tuple[str, ...], settings: Features
-) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k n"]]:
+    look: Any, source: Source, target: Store, settings: Features, ids: tuple[str, ...]
+) -> Components:
+    """Those that the store keeps, of ``settings.like``, or new ones, which it then keeps."""
+    path = target.folder / _KEPT
+    if path.is_file():
+        return _read(path)
+    if settings.like is not None:
+        found = _alike(open_store(settings.like), settings)
+    else:
+        found = _computed(look, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
+    buffer = io.BytesIO()
+    np.savez(buffer, **found._asdict())
+    write_atomic(path, buffer.getvalue())
+    return found
+
+
+def _alike(other: Store, settings: Features) -> Components:
+    """The components of another store. ValueError where its features mean something else."""
+    wanted = _made_by(settings)
+    for name in ("stage", "weights", "backbone", "taps", "channels", "stride"):
+        if other.made_by.get(name) != wanted[name]:
+            raise ValueError(
+                f"{other.folder}: {name} is {other.made_by.get(name)!r}, here {wanted[name]!r}; "
+                "features are alike only if that is the same"
+            )
+    if not components_of(other):
+        raise ValueError(
+            f"{other.folder} does not keep its components (an earlier version made it); make it "
+            "again in another folder"
+        )
+    return _read(other.folder / _KEPT)
+
+
+def _read(path: Path) -> Components:
+    arrays = stores.read_npz(path, {"centre": "f", "basis": "f"})
+    centre, basis = arrays["centre"], arrays["basis"]
+    if centre.ndim != 1 or basis.ndim != 2 or len(centre) != len(basis):
+        raise BadFileError(
+            f"{path}: centre {centre.shape} and basis {basis.shape} do not belong together; "
+            "delete the store and make it again"
+        )
+    return Components(centre, basis)
+
+
+def _computed(look: Any, source: Source, ids: tuple[str, ...], settings: Features) -> Components:
     """Mean, and the directions of largest variance scaled to variance 1."""
     total, square, count = 0.0, 0.0, 0
     size = settings.batch_size
@@ -159,9 +237,14 @@ def _components(
             )
     mean = np.asarray(total / max(count, 1))
     values, vectors = np.linalg.eigh(np.asarray(square / max(count, 1)) - np.outer(mean, mean))
+    if len(mean) < settings.channels:
+        raise ValueError(
+            f"{settings.channels} channels are to be kept, the network's maps have {len(mean)}; "
+            "take fewer channels or more taps"
+        )
     top = slice(-1, -settings.channels - 1, -1)
     basis = vectors[:, top] / np.sqrt(np.maximum(values[top], 1e-12))
-    return mean.astype(np.float32), basis.astype(np.float32)
+    return Components(mean.astype(np.float32), basis.astype(np.float32))
 
 
 def _inputs(group: Group) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,103 @@
+"""Frozen features as a store: what they are, and that one channel means one thing for ever."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import toy_evidence
+from flax import nnx
+from toy_evidence import IDS
+
+from wsss_jax.data import stores, synthetic
+from wsss_jax.data.datasets import open_dataset
+from wsss_jax.data.files import BadFileError
+from wsss_jax.models import build, weights
+from wsss_jax.stages import closed_forms, combiner_run
+from wsss_jax.stages.combiner_run import Combining
+from wsss_jax.stages.features import Features, components_of, features
+from wsss_jax.systems.label_free import Protocol
+
+KEPT = "components.npz"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    data = synthetic.write(tmp_path_factory.mktemp("scenes"), 6, 0)
+    return open_dataset(data, split="all")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """A network of random weights in a file."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.npz"
+    weights.save(build.backbone("tiny", rngs=nnx.Rngs(0), output_stride=16), path)
+    return Features(path, "tiny", taps=(1, 2, 3), channels=5, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def made(scenes, settings, tmp_path_factory):
+    return features(scenes, tmp_path_factory.mktemp("made") / "f", settings, ids=scenes.ids)
+
+
+def all_of(store):
+    return {id: store.get_scores(id).scores for id in store.ids()}
+
+
+def test_channels_are_standardised_and_not_correlated(made, scenes):
+    assert made.classes == tuple(f"component_{i}" for i in range(5)) and made.kind == "logit"
+    maps = all_of(made)
+    for id, scores in maps.items():
+        height, width = scenes.size(id)
+        assert scores.shape == (-(-height // 8), -(-width // 8), 5)
+    cells = np.concatenate([scores.reshape(-1, 5) for scores in maps.values()])
+    np.testing.assert_allclose(cells.mean(0), 0, atol=0.02)
+    np.testing.assert_allclose(np.cov(cells.T), np.eye(5), atol=0.05)
+
+
+def test_images_that_come_later_are_seen_alike(made, scenes, settings, tmp_path):
+    """Whoever asks for two images, then for all, or in another store like this one."""
+    whole = all_of(made)
+    few = features(scenes, tmp_path / "few", settings, ids=scenes.ids[:2])
+    first = components_of(few)
+    more = features(scenes, tmp_path / "few", settings, ids=scenes.ids)
+    assert components_of(more) == first != components_of(made) != ""
+    alike = replace(settings, like=made.folder, batch_size=1)
+    other = features(scenes, tmp_path / "other", alike, ids=scenes.ids[3:])
+    assert components_of(other) == components_of(made)
+    for id, scores in all_of(other).items():
+        np.testing.assert_allclose(scores, whole[id], atol=0.01)
+    before = made.path(scenes.ids[1]).read_bytes()
+    made.path(scenes.ids[1]).unlink()
+    features(scenes, made.folder, settings, ids=scenes.ids)
+    assert made.path(scenes.ids[1]).read_bytes() == before
+
+
+def test_a_store_that_cannot_be_alike_is_refused(made, scenes, settings, tmp_path):
+    ids = scenes.ids[:1]
+    with pytest.raises(ValueError, match="channels is 5, here 4"):
+        features(scenes, tmp_path / "a", replace(settings, like=made.folder, channels=4), ids=ids)
+    old = stores.create(
+        tmp_path / "old", holds="scores", classes=made.classes, kind="logit", made_by=made.made_by
+    )
+    with pytest.raises(ValueError, match="does not keep its components"):
+        features(scenes, tmp_path / "b", replace(settings, like=old.folder), ids=ids)
+    np.savez(old.folder / KEPT, centre=np.zeros(3, np.float32), basis=np.zeros((4, 5), np.float32))
+    with pytest.raises(BadFileError, match=r"components\.npz: centre \(3,\) and basis \(4, 5\)"):
+        features(scenes, tmp_path / "c", replace(settings, like=old.folder), ids=ids)
+    with pytest.raises(ValueError, match="500 channels are to be kept, the network's maps have"):
+        features(scenes, tmp_path / "d", replace(settings, channels=500), ids=ids)
+
+
+def test_a_combiner_is_asked_with_the_channels_that_it_learned_from(tmp_path):
+    inputs = toy_evidence.looked(toy_evidence.written(tmp_path), tmp_path / "features")
+    kept = {"centre": np.zeros(3, np.float32), "basis": np.ones((3, 2), np.float32)}
+    np.savez(inputs.features.folder / KEPT, **kept)
+    settings = Combining(Protocol(walk_steps=9, probes=1), cells=24, network=False)
+    run = closed_forms.learn(inputs, tmp_path / "run", settings, ids=IDS)
+    assert combiner_run.seen_by(run, inputs, network=False).probe is not None
+    np.savez(inputs.features.folder / KEPT, **kept | {"basis": 2 * kept["basis"]})
+    with pytest.raises(ValueError, match=r"features: its channels mean something else .*--like"):
+        combiner_run.seen_by(run, inputs, network=False)
+    (inputs.features.folder / KEPT).unlink()
+    with pytest.raises(ValueError, match="mean something else"):
+        combiner_run.seen_by(run, inputs, network=False)
