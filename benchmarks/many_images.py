@@ -117,8 +117,8 @@ def measured(folder: Path, count: int, work: str) -> dict[str, float]:
     many = folder / f"many{count}"
     source = open_dataset(many / "data", split=ALL)
     systems = tuple(open_store(many / name) for name in SYSTEMS)
-    cues = (open_store(many / name) for name in ("saliency", "edges", "features"))
-    inputs, run = Inputs(source, systems, *cues), folder / "run"
+    saliency, edges, seen = (open_store(many / n) for n in ("saliency", "edges", "features"))
+    inputs, run = Inputs(source, systems, saliency, edges, seen), folder / "run"
     began = time.perf_counter()
     if work == "fuse":
         learn_combiner.fuse(run, inputs, many / "combined", ids=source.ids)

@@ -1,7 +1,11 @@
 """Two light classifiers on a folder of your own: images/, labels.json, and masks/ where they exist.
 
-Source: the vanilla systems of voc12_animals.py. In a folder whose first class is "void" (MSRC v2)
-there is no background: every pixel gets a class, and thresholds and saliency play no part.
+Source: the vanilla systems of voc12_animals.py, and the combiner without its network, which takes a
+minute: the closed form of both with a linear probe of frozen features. With saliency/ (8-bit PNGs
+named by id) it is better still. In a folder whose first class is "void" (MSRC v2) there is no
+background: every pixel gets a class, and thresholds and saliency play no part.
+
+With more systems than two, let the network learn too: --combiner.network.
 
 Command: wsss run experiments/folder.py --data DATA/msrc21 --weights DIR
 Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
@@ -10,7 +14,9 @@ Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.features import Features
 from wsss_jax.stages.fit import Training
 from wsss_jax.stages.recipe import Recipe
 from wsss_jax.systems.classifier import Classifier
@@ -38,6 +44,8 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             ),
         },
         saliency=saliency if saliency.is_dir() else None,
+        combiner=Combining(network=False),
+        features=Features(weights / V2),
         fusions=("mean", "median", "log_opinion_pool", "noisy_or", "majority_vote"),
         scoring=Scoring(threshold=0.3),
     )
