@@ -1,6 +1,6 @@
-"""Combining without a network: the closed form that teaches students, with its probe."""
+"""Combining without a network: each system with a probe of its own, and one of all."""
 
-import json
+import shutil
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from wsss_jax.stages import closed_forms, combine_learned, learn_combiner
 from wsss_jax.stages.closed_forms import Closed
 from wsss_jax.stages.combine_learned import Learned
 from wsss_jax.stages.combiner_run import Combining
+from wsss_jax.systems import linear_probe
 from wsss_jax.systems.label_free import Protocol
 
 SETTINGS = Combining(Protocol(walk_steps=9), cells=24, network=False)
@@ -39,10 +40,6 @@ def fused(run, inputs, folder, ids=IDS):
     return {id: store.get_scores(id) for id in ids}
 
 
-def threshold_of(run):
-    return json.loads((run / "teacher.json").read_text())["threshold"]
-
-
 def test_a_class_is_more_probable_than_background_where_its_map_exceeds_the_threshold():
     maps = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 5, 4, 3)).astype(np.float32))
     present = jnp.array([[True, True, False], [True, False, False]])
@@ -56,32 +53,70 @@ def test_a_class_is_more_probable_than_background_where_its_map_exceeds_the_thre
     np.testing.assert_allclose(none.sum(-1), 1, atol=1e-4)
 
 
-def test_it_is_the_rival_of_the_ablation_at_its_threshold(inputs, run, tmp_path):
-    names = tuple(store.folder.name for store in inputs.systems)
-    way = Closed(names, steps=1, saliency=True, threshold=0.4, cells=24, probes=2)
-    seen = SETTINGS.sees(inputs)
-    home = tmp_path / "rival"
-    store, threshold = closed_forms.combine(way, seen, home / "maps", ids=IDS, teaching=IDS[:4])
-    assert threshold == threshold_of(run)
-    for id, maps in fused(run, inputs, tmp_path / "fused").items():
-        scores = store.get_scores(id).scores
-        assert (
-            maps.kind == "probability"
-            and maps.classes.tolist() == np.flatnonzero(inputs.source.labels(id)).tolist()
+def test_what_several_say_is_their_geometric_mean_with_background():
+    random = np.random.default_rng(1)
+    each = random.dirichlet(np.ones(3), (2, 4, 3, 3)).astype(np.float32)  # two images, 4 systems
+    scores = jnp.asarray(each[..., 1:])
+    present, whole = jnp.ones((2, 2), bool), jnp.ones((2, 4, 2), bool)
+    said = np.asarray(ops.pooled(scores, whole, present))
+    wanted = np.exp(np.log(np.maximum(each, 1e-4)).mean(axis=1))
+    np.testing.assert_allclose(said, wanted / wanted.sum(-1, keepdims=True), rtol=1e-3)
+    # A system that lacks a class says nothing of the image, and who is not there is not heard.
+    lacking = whole.at[0, 1, 0].set(False).at[0, 2].set(False)
+    rest = np.exp(np.log(np.maximum(each[0, [0, 3]], 1e-4)).mean(axis=0))
+    some = np.asarray(ops.pooled(scores, lacking, present))
+    np.testing.assert_allclose(some[0], rest / rest.sum(-1, keepdims=True), rtol=1e-3)
+    np.testing.assert_allclose(some[1], said[1], rtol=1e-5)
+    one = np.asarray(ops.pooled(scores, whole, jnp.array([[True, False]] * 2)))
+    assert not one[..., 2].any()
+    np.testing.assert_allclose(one.sum(-1), 1, atol=1e-5)
+
+
+def test_a_system_by_itself_is_the_closed_form_of_an_ablation_at_its_threshold(
+    inputs, run, tmp_path
+):
+    fused(run, inputs, tmp_path / "fused")
+    for one in inputs.systems[:2]:
+        name = one.folder.name
+        way = Closed((name,), steps=1, saliency=True, threshold=0.4, cells=24, probes=2)
+        alone = replace(SETTINGS.sees(inputs), systems=(one,))
+        home = tmp_path / name
+        rival, threshold = closed_forms.combine(
+            way, alone, home / "maps", ids=IDS, teaching=IDS[:4]
         )
-        clear = np.abs(scores.max(-1) - threshold) > 0.01  # stores keep 16 bits
-        more = maps.scores.max(-1) > 1 - maps.scores.sum(-1)
-        assert clear.mean() > 0.9
-        np.testing.assert_array_equal(more[clear], (scores.max(-1) > threshold)[clear])
-        odds = maps.scores / (1 - maps.scores.sum(-1, keepdims=True))
-        np.testing.assert_allclose(odds, scores / threshold, rtol=0.02, atol=0.02)
+        mended = stores.open_store(tmp_path / f"fused_{name}")
+        for id in IDS:
+            scores, maps = rival.get_scores(id).scores, mended.get_scores(id).scores
+            odds = maps / np.maximum(1 - maps.sum(-1, keepdims=True), 1e-3)
+            np.testing.assert_allclose(odds, scores / threshold, rtol=0.03, atol=0.03)
+
+
+def test_the_last_probe_calls_as_much_background_as_its_labels(inputs, run):
+    random = np.random.default_rng(0)
+    seen = random.normal(size=(900, 3)).astype(np.float32)
+    possible = random.random((900, 4)) < 0.7
+    possible[:, :2] = True
+    weights = random.uniform(0.5, 1.5, 900)
+    labels = np.where(seen[:, 0] + random.normal(size=900) > 1.2, 1, 0)
+    kernel, offset = linear_probe.fit(seen, labels, possible, weights, penalty=1e-2)
+    moved = linear_probe.with_share(kernel, offset, seen, labels, possible, weights)
+
+    def called(offset):
+        logits = np.where(possible, seen @ kernel + offset, -np.inf)
+        return np.average(logits.argmax(1) == 0, weights=weights)
+
+    share = np.average(labels == 0, weights=weights)
+    assert abs(called(moved) - share) < 0.005 < abs(called(offset) - share)
+    np.testing.assert_array_equal(moved[1:], offset[1:])
+    assert (run / "probe_last.npz").is_file()
 
 
 def test_it_takes_other_systems_and_goes_on_where_it_stopped(inputs, run, tmp_path):
     before = fused(run, inputs, tmp_path / "fused")
-    probe = (run / "probe_2.npz").read_bytes()
+    own = run / inputs.systems[0].folder.name / "probe_2.npz"
+    probe = own.read_bytes()
     assert closed_forms.learn(inputs, run, SETTINGS, ids=IDS[:4]) == run
-    assert (run / "probe_2.npz").read_bytes() == probe
+    assert own.read_bytes() == probe
     store = stores.open_store(tmp_path / "fused")
     store.path(IDS[1]).unlink()
     after = fused(run, inputs, tmp_path / "fused")
@@ -90,6 +125,11 @@ def test_it_takes_other_systems_and_goes_on_where_it_stopped(inputs, run, tmp_pa
     fewer = replace(inputs, systems=inputs.systems[3:], saliency=None)
     some = fused(run, fewer, tmp_path / "fewer", ids=IDS[:1])[IDS[0]]
     assert np.abs(some.scores - before[IDS[0]].scores).max() > 0.05
+    # One that the run has not seen goes along with the probe of all.
+    new = shutil.copytree(inputs.systems[0].folder, tmp_path / "stranger")
+    strange = replace(inputs, systems=(*inputs.systems[:1], stores.open_store(new)))
+    both = fused(run, strange, tmp_path / "both", ids=IDS[:1])[IDS[0]]
+    assert np.isfinite(both.scores).all() and both.scores.std() > 0.01
     blank = replace(inputs, source=views.photographs(inputs.source))
     assert not len(fused(run, blank, tmp_path / "blank", ids=IDS[:1])[IDS[0]].classes)
 
@@ -103,7 +143,7 @@ def test_without_background_every_cell_is_of_a_class(inputs, tmp_path):
 
 
 def test_what_it_cannot_do_is_said(inputs, run, tmp_path):
-    with pytest.raises(ValueError, match="needs frozen features; make them by `wsss features`"):
+    with pytest.raises(ValueError, match="need frozen features; make them by `wsss features`"):
         closed_forms.learn(replace(inputs, features=None), run, SETTINGS, ids=IDS[:4])
     with pytest.raises(ValueError, match="neither a network nor a probe"):
         replace(SETTINGS, protocol=Protocol(probes=0))
@@ -117,12 +157,14 @@ def test_what_it_cannot_do_is_said(inputs, run, tmp_path):
         combine_learned.combine(few, inputs.systems, out=tmp_path / "out", **asked)
     with pytest.raises(ValueError, match=r"--features: .* name the folder of its run \(--run\)"):
         Learned(features=tmp_path)
-    damaged = tmp_path / "damaged"
-    closed_forms.learn(inputs, damaged, SETTINGS, ids=IDS[:4])
-    (damaged / "teacher.json").write_text("{}")
+    twins = replace(inputs, systems=(inputs.systems[0], inputs.systems[0]))
+    with pytest.raises(ValueError, match=r"two systems are called part; .* rename"):
+        closed_forms.learn(twins, tmp_path / "twins", SETTINGS, ids=IDS[:4])
+    damaged = shutil.copytree(run, tmp_path / "damaged")
+    (damaged / "part" / "teacher.json").write_text("{}")
     with pytest.raises(BadFileError, match=r"teacher\.json: KeyError.*learn again"):
         closed_forms.fuse(damaged, inputs, tmp_path / "fused", ids=IDS)
-    (damaged / "teacher.json").unlink()
+    (damaged / "part" / "teacher.json").unlink()
     with pytest.raises(BadFileError, match=r"teacher\.json: not there"):
         closed_forms.fuse(damaged, inputs, tmp_path / "fused", ids=IDS)
 
@@ -134,4 +176,4 @@ def test_one_command_makes_it(inputs, tmp_path):
     )
     assert made.kind == "probability" and set(made.ids()) == set(IDS)
     assert not (tmp_path / "out_gates").exists()
-    assert made.made_by["stage"] == "closed form"
+    assert made.made_by["stage"] == "probes" and (tmp_path / "out_part").is_dir()

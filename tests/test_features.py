@@ -94,10 +94,10 @@ def test_a_combiner_is_asked_with_the_channels_that_it_learned_from(tmp_path):
     np.savez(inputs.features.folder / KEPT, **kept)
     settings = Combining(Protocol(walk_steps=9, probes=1), cells=24, network=False)
     run = closed_forms.learn(inputs, tmp_path / "run", settings, ids=IDS)
-    assert combiner_run.seen_by(run, inputs, network=False).probe is not None
+    assert combiner_run.alike(run, inputs, network=False)[1].cells == 24
     np.savez(inputs.features.folder / KEPT, **kept | {"basis": 2 * kept["basis"]})
     with pytest.raises(ValueError, match=r"features: its channels mean something else .*--like"):
-        combiner_run.seen_by(run, inputs, network=False)
+        combiner_run.alike(run, inputs, network=False)
     (inputs.features.folder / KEPT).unlink()
     with pytest.raises(ValueError, match="mean something else"):
-        combiner_run.seen_by(run, inputs, network=False)
+        combiner_run.alike(run, inputs, network=False)

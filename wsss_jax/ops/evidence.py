@@ -173,6 +173,25 @@ def beside_background(
     return here / jnp.maximum(here.sum(axis=-1, keepdims=True) + threshold, _TINY)
 
 
+def pooled(
+    scores: Float[Array, "b s h w k"], available: Bool[Array, "b s k"], present: Bool[Array, "b k"]
+) -> Float[Array, "b h w n"]:
+    """Geometric mean of probabilities over systems, background first; sums to 1.
+
+    What a system leaves of 1 is background. A system without one of the image's classes has no say
+    in the image, unless all lack one; slots that are not present have 0.
+    """
+    whole = (available | ~present[:, None]).all(axis=-1)
+    counts = (whole | ~whole.any(axis=1, keepdims=True)).astype(scores.dtype)
+    ground = jnp.maximum(1 - scores.sum(axis=-1, keepdims=True), 0)
+    said = jnp.log(jnp.maximum(jnp.concatenate([ground, scores], axis=-1), 1e-4))
+    total = jnp.maximum(counts.sum(axis=1), 1)[:, None, None, None]
+    mean = (said * counts[:, :, None, None, None]).sum(axis=1) / total
+    shown = jnp.concatenate([jnp.ones_like(present[:, :1]), present], axis=-1)
+    raised = jnp.where(shown[:, None, None, :], jnp.exp(mean), 0)
+    return raised / jnp.maximum(raised.sum(axis=-1, keepdims=True), _TINY)
+
+
 def likelihood(
     images: Float[Array, "b h w 3"],
     foreground: Float[Array, "b h w k"],

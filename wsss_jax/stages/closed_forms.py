@@ -1,7 +1,9 @@
-"""The closed form that teaches the combiner's students: by itself, and as a rival of the combiner.
+"""Closed forms: that which teaches the combiner's students as its rival, and combining by probes.
 
-With its linear probe it needs no network and little time: ``learn`` and ``fuse`` are to it what
-those of ``stages.learn_combiner`` are to the network.
+``learn`` and ``fuse`` combine without a network, in minutes; they are what those of
+``stages.learn_combiner`` are to the network. Each system by itself teaches a linear probe over the
+whole data set, and what it says is averaged with it: so its errors are mended before it meets the
+others. The geometric mean of all is what is fused, with one more probe that learned from that.
 """
 
 from collections.abc import Sequence
@@ -20,10 +22,11 @@ from wsss_jax.data import stores
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.evidence_batches import EvidenceGroup
 from wsss_jax.data.files import write_atomic
+from wsss_jax.data.probe import averaged
 from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.ops import evidence as ops
-from wsss_jax.stages import combiner_run, runs, teacher
+from wsss_jax.stages import combiner_run, probe, runs, teacher
 from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
 from wsss_jax.systems import fusion
@@ -79,52 +82,116 @@ def combine(
 
 
 def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str]) -> Path:
-    """Learn the probe and read the threshold of the closed form off ``ids``; returns ``run``.
+    """Learn the probes and read the thresholds off ``ids``, into a run folder, which is returned.
 
     Reads image labels, photographs and stores, and no mask. Raises ValueError without frozen
-    features, and where the folder holds a run with other settings, naming them.
+    features, for two systems of one name, and where the folder holds a run with other settings.
     """
     if inputs.features is None:
         raise ValueError(
-            "without a network only the linear probe is learned, and it needs frozen features; "
+            "without a network only linear probes are learned, and they need frozen features; "
             "make them by `wsss features` and give them with --features"
         )
     inputs = settings.sees(inputs)
+    _check_names(inputs)
     combiner_run.claim(run, inputs, settings, len(ids))
     if runs.is_finished(run):
         return run
     protocol, usable = settings.on_grid().protocol, list(inputs.slots(ids))
-    teacher.prepared(protocol, inputs, usable, run, otsu=_otsu(settings))
-    write_atomic(run / "finished", b"probe\n")
+    for one in inputs.systems:
+        alone = replace(inputs, systems=(one,))
+        print(f"{one.folder.name}:")
+        teacher.prepared(protocol, alone, usable, run / one.folder.name, otsu=_otsu(settings))
+    parts = _mended(run, settings.on_grid(), inputs, run / "average", ids)
+    probe.conclude(parts, usable, protocol, _pooled, run, keep_share=True)
+    write_atomic(run / "finished", b"probes\n")
     return run
 
 
 def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Store:
-    """The closed form of ``ids`` with the probe of ``run``, as probabilities, into a store.
+    """Probabilities of ``ids`` into a store, and those of each system by itself into others.
 
-    Background is as probable as a class at the run's threshold. Systems may be others than those of
-    the training; an image without labels is empty.
+    ``<folder>_<system>`` holds what a system says together with its own probe. Systems may be
+    others than those of the training: the probe of all goes with them. An image without labels is
+    empty. Raises ValueError for other frozen features than those of the training.
     """
-    settings, _ = combiner_run.finished(run, network=False)
-    inputs = combiner_run.seen_by(run, inputs, network=False)
-    protocol = teacher.known(settings.protocol, run, otsu=_otsu(settings))
-    read = stores.masks_read(combiner_run.record_of(run), combiner_run.masks_shown(inputs))
-    target = stores.create(
+    _check_names(inputs)
+    settings, inputs = combiner_run.alike(run, inputs, network=False)
+    combiner_run.tell_divisors(inputs)
+    parts = _mended(run, settings, inputs, folder, ids)
+    parts = probe.known(parts, replace(settings.protocol, probes=0), run, run)
+    names = tuple(store.folder.name for store in inputs.systems)
+    target = _store(folder, run, inputs, settings, names)
+
+    def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
+        for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
+            present = cut(rows[0][row], example)[..., : len(example.classes) + 1]
+            put(target, id, averaged(present, example.last_probe)[..., 1:], example)
+
+    put_unlabelled(target, inputs, ids)
+    title, missing = f"combine {folder.name}", target.missing(ids)
+    over_evidence(title, parts, missing, lambda evidence: (_pooled(evidence),), keep, target)
+    return target
+
+
+def _mended(
+    run: Path, settings: Combining, inputs: Inputs, folder: Path, ids: Sequence[str]
+) -> Inputs:
+    """Each system's maps averaged with its own probe, as stores that take the systems' places."""
+    made = []
+    for one in inputs.systems:
+        seen, protocol = _own(run, settings, replace(inputs, systems=(one,)))
+        name = one.folder.name
+        target = _store(folder.with_name(f"{folder.name}_{name}"), run, seen, settings, (name,))
+        says = partial(
+            _probabilities,
+            protocol=replace(protocol, threshold=0.0),
+            threshold=jnp.float32(protocol.threshold if protocol.shape.background else 0),
+        )
+        _put_all(target, seen, says, ids, title=f"mend {name}")
+        made.append(target)
+    return replace(inputs, systems=tuple(made), units="given")
+
+
+def _own(run: Path, settings: Combining, alone: Inputs) -> tuple[Inputs, Protocol]:
+    """One system's inputs with its probe, and the protocol with its threshold.
+
+    A system that the run has not seen has the probe of all, and the mean of their thresholds.
+    """
+    protocol, home = settings.protocol, run / alone.systems[0].folder.name
+    if home.is_dir():
+        return probe.known(alone, protocol, home), teacher.known(
+            protocol, home, otsu=_otsu(settings)
+        )
+    names = combiner_run.record_of(run)["systems"]
+    all_known = (teacher.known(protocol, run / name, otsu=_otsu(settings)) for name in names)
+    threshold = float(np.mean([each.threshold for each in all_known]))
+    last = probe.known(alone, replace(protocol, probes=0), run, run).last_probe
+    return replace(alone, probe=last), replace(protocol, threshold=threshold)
+
+
+def _store(
+    folder: Path, run: Path, inputs: Inputs, settings: Combining, parents: tuple[str, ...]
+) -> Store:
+    read = stores.masks_read(combiner_run.masks_shown(inputs))
+    return stores.create(
         folder,
         holds="scores",
         classes=inputs.source.classes.names,
         kind="probability",
-        made_by={"stage": "closed form", "run": run.name, **read, **as_json(settings)},
-        parents=tuple(store.folder.name for store in inputs.systems),
+        made_by={"stage": "probes", "run": run.name, **read, **as_json(settings)},
+        parents=parents,
     )
-    says = partial(
-        _probabilities,
-        protocol=replace(protocol, threshold=0.0),
-        threshold=jnp.float32(protocol.threshold if protocol.shape.background else 0),
-    )
-    combiner_run.tell_divisors(inputs)
-    _put_all(target, inputs, says, ids, title=f"combine {folder.name}")
-    return target
+
+
+def _check_names(inputs: Inputs) -> None:
+    names = [store.folder.name for store in inputs.systems]
+    twins = sorted({name for name in names if names.count(name) > 1})
+    if twins:
+        raise ValueError(
+            f"two systems are called {', '.join(twins)}; their probes are told apart by name, so "
+            "rename the folder of one"
+        )
 
 
 def _put_all(target: Store, inputs: Inputs, says: Any, ids: Sequence[str], *, title: str) -> None:
@@ -151,3 +218,8 @@ def _probabilities(
 ) -> tuple[Float[Array, "b h w k"]]:
     maps = fusion.consensus(protocol, evidence, evidence.available)
     return (ops.beside_background(maps, evidence.present, threshold),)
+
+
+@jax.jit
+def _pooled(evidence: Evidence) -> Float[Array, "b h w n"]:
+    return ops.pooled(evidence.scores, evidence.available, evidence.present)

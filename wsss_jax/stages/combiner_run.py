@@ -47,8 +47,8 @@ class Combining:
             what is fused is the geometric mean of both; needs frozen features.
         units: typical divides a system whose scores stay low by what they usually reach
             (``data.units``), when it learns and when it fuses; given does not.
-        network: False learns no network but the linear probe alone, in a minute or two, and fuses
-            the closed form of all systems with it (``closed_forms``); needs frozen features.
+        network: False learns no network but linear probes alone, a minute for each system, and
+            fuses what each says with its own (``closed_forms``); needs frozen features.
     """
 
     protocol: Protocol = field(default_factory=Protocol)
@@ -154,10 +154,11 @@ def finished(run: Path, *, network: bool = True) -> tuple[Combining, int]:
     return settings.on_grid(), int(record["channels"])
 
 
-def seen_by(run: Path, inputs: Inputs, *, network: bool = True) -> Inputs:
-    """The inputs on a finished run's grid, in its units and with its probe.
+def alike(run: Path, inputs: Inputs, *, network: bool = True) -> tuple[Combining, Inputs]:
+    """Settings of a finished run, and the inputs on its grid and in its units.
 
-    Raises ValueError for other frozen features than those of its training.
+    network: whether it is to have learned one. Raises ValueError for other frozen features than
+    those of its training.
     """
     settings, channels = finished(run, network=network)
     if inputs.channels() != channels:
@@ -172,8 +173,17 @@ def seen_by(run: Path, inputs: Inputs, *, network: bool = True) -> Inputs:
             f"{inputs.features.folder}: its channels mean something else than those that {run} "
             "learned from; make them by `wsss features --like` with the store of its training"
         )
-    last = run if network and settings.last_probe else None
-    return probe.known(settings.sees(inputs), settings.protocol, home(run, record), last)
+    return settings, settings.sees(inputs)
+
+
+def seen_by(run: Path, inputs: Inputs) -> Inputs:
+    """The inputs on the grid of a finished run of a network, in its units and with its probes.
+
+    Raises ValueError as ``alike``.
+    """
+    settings, seen = alike(run, inputs)
+    last = run if settings.last_probe else None
+    return probe.known(seen, settings.protocol, home(run, record_of(run)), last)
 
 
 def home(run: Path, record: Mapping[str, Any]) -> Path:

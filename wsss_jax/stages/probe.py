@@ -61,12 +61,13 @@ def conclude(
     run: Path,
     *,
     share: float = 0.0,
+    keep_share: bool = False,
 ) -> None:
     """Learn the last probe of a run, from what its network says of ``ids``; without features none.
 
     says: from evidence to probabilities (b,h,w,1+k), background first. Cells of
     ``inputs.labelled`` are what their true masks say, and those images have ``share`` of the
-    weight.
+    weight. keep_share: the probe calls as much background as its labels do.
     """
 
     shown = inputs.channels()
@@ -80,7 +81,7 @@ def conclude(
         return found, counted
 
     if inputs.features is not None:
-        _learn(inputs, ids, protocol, labels, run / LAST, share=share)
+        _learn(inputs, ids, protocol, labels, run / LAST, share=share, keep_share=keep_share)
 
 
 def known(inputs: Inputs, protocol: Protocol, home: Path, run: Path | None = None) -> Inputs:
@@ -114,6 +115,7 @@ def _learn(
     path: Path,
     *,
     share: float = 0.0,
+    keep_share: bool = False,
 ) -> None:
     if path.is_file():
         return
@@ -145,8 +147,10 @@ def _learn(
     over_evidence(f"learn {path.stem}", inputs, ids, says, keep, None)
     if not seen:
         raise ValueError("no image can be used, so there is nothing that a probe could learn")
-    parts = (np.concatenate(part) for part in (seen, labels, possible, weights))
+    parts = tuple(np.concatenate(part) for part in (seen, labels, possible, weights))
     kernel, offset = linear_probe.fit(*parts, penalty=protocol.probe_penalty)
+    if keep_share and background:
+        offset = linear_probe.with_share(kernel, offset, *parts)
     if not background:
         offset[0] = -np.inf
     Probe(names, kernel.astype(np.float32), offset.astype(np.float32), salient).save(path)

@@ -46,6 +46,30 @@ def fit(
     return kernel, np.asarray(offset) - centre @ kernel
 
 
+def with_share(
+    kernel: Float[np.ndarray, "d c"],
+    offset: Float[np.ndarray, " c"],
+    seen: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    possible: Bool[np.ndarray, "n c"],
+    weights: Float[np.ndarray, " n"],
+) -> Float[np.ndarray, " c"]:
+    """The offset with which as much weight is called background, column 0, as the labels say.
+
+    Labels err, and a likelihood hedges towards the commoner side: so more would be called
+    background than the labels have. Background must be possible in all cells.
+    """
+    logits = np.where(possible, seen @ kernel + offset, -np.inf)
+    lead = logits[:, 0] - logits[:, 1:].max(axis=1)
+    order = np.argsort(-lead)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    share = weights[labels == 0].sum() / weights.sum()
+    last = min(int(np.searchsorted(reached, share)), len(order) - 1)
+    moved = np.array(offset)
+    moved[0] -= lead[order[last]]
+    return moved
+
+
 @jax.jit
 def _fitted(
     seen: Float[Array, "n d"],
