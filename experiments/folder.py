@@ -1,11 +1,10 @@
 """Two light classifiers on a folder of your own: images/, labels.json, and masks/ where they exist.
 
-Source: the vanilla systems of voc12_animals.py, and the combiner without its network, which takes a
-minute: the closed form of both with a linear probe of frozen features. With saliency/ (8-bit PNGs
-named by id) it is better still. In a folder whose first class is "void" (MSRC v2) there is no
-background: every pixel gets a class, and thresholds and saliency play no part.
-
-With more systems than two, let the network learn too: --combiner.network.
+Source: the vanilla systems of voc12_animals.py, and the combiner without its network, which takes
+minutes: linear probes of frozen features (--combiner.network learns the network instead). With
+saliency/ (8-bit PNGs named by id) it is better still. In a folder whose first class is "void"
+(MSRC v2) there is no background: every pixel gets a class, and thresholds and saliency play no
+part.
 
 Command: wsss run experiments/folder.py --data DATA/msrc21 --weights DIR
 Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
