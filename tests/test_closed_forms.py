@@ -81,14 +81,36 @@ def test_a_system_by_itself_is_the_closed_form_of_an_ablation_at_its_threshold(
         way = Closed((name,), steps=1, saliency=True, threshold=0.4, cells=24, probes=2)
         alone = replace(SETTINGS.sees(inputs), systems=(one,))
         home = tmp_path / name
-        rival, threshold = closed_forms.combine(
-            way, alone, home / "maps", ids=IDS, teaching=IDS[:4]
-        )
+        known = [id for id in IDS[:4] if one.path(id).is_file()]
+        rival, threshold = closed_forms.combine(way, alone, home / "maps", ids=IDS, teaching=known)
         mended = stores.open_store(tmp_path / f"fused_{name}")
-        for id in IDS:
+        for id in mended.ids():
             scores, maps = rival.get_scores(id).scores, mended.get_scores(id).scores
             odds = maps / np.maximum(1 - maps.sum(-1, keepdims=True), 1e-3)
             np.testing.assert_allclose(odds, scores / threshold, rtol=0.03, atol=0.03)
+
+
+def test_what_a_system_has_not_seen_it_has_no_say_in(inputs, run, tmp_path):
+    maps = fused(run, inputs, tmp_path / "fused")
+    lacking, first = inputs.systems[1], inputs.systems[0].folder.name
+    mended = stores.open_store(tmp_path / f"fused_{lacking.folder.name}")
+    assert set(mended.ids()) == set(IDS) - {IDS[2]} and np.isfinite(maps[IDS[2]].scores).all()
+    one = replace(inputs, systems=(lacking,))
+    with pytest.raises(ValueError, match=r"has no record of any of the 1 images that teach"):
+        closed_forms.learn(one, tmp_path / "run", SETTINGS, ids=IDS[2:3])
+    # Whatever true masks taught says so, in the fused store and in those of the single systems.
+    taught = stores.create(
+        tmp_path / first,
+        holds="scores",
+        classes=lacking.classes,
+        kind=lacking.kind,
+        made_by={"labelled": ["x"]},
+    )
+    taught.put_scores(IDS[0], inputs.systems[0].get_scores(IDS[0]))
+    shots = replace(inputs, systems=(taught,))
+    store = closed_forms.fuse(run, shots, tmp_path / "shots", ids=IDS[:1])
+    beside = stores.open_store(tmp_path / f"shots_{first}")
+    assert store.made_by["labelled"] == beside.made_by["labelled"] == ["x"]
 
 
 def test_the_last_probe_calls_as_much_background_as_its_labels(inputs, run):

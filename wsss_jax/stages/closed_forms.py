@@ -6,7 +6,7 @@ whole data set, and what it says is averaged with it: so its errors are mended b
 others. The geometric mean of all is what is fused, with one more probe that learned from that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -94,15 +94,21 @@ def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str])
         )
     inputs = settings.sees(inputs)
     _check_names(inputs)
-    combiner_run.claim(run, inputs, settings, len(ids))
+    record = combiner_run.claim(run, inputs, settings, len(ids))
     if runs.is_finished(run):
         return run
     protocol, usable = settings.on_grid().protocol, list(inputs.slots(ids))
     for one in inputs.systems:
-        alone = replace(inputs, systems=(one,))
+        seen = _seen_by(one, usable)
+        if not seen:
+            raise ValueError(
+                f"{one.folder} has no record of any of the {len(usable)} images that teach; learn "
+                "without it (it can be fused all the same)"
+            )
         print(f"{one.folder.name}:")
-        teacher.prepared(protocol, alone, usable, run / one.folder.name, otsu=_otsu(settings))
-    parts = _mended(run, settings.on_grid(), inputs, run / "average", ids)
+        alone = replace(inputs, systems=(one,))
+        teacher.prepared(protocol, alone, seen, run / one.folder.name, otsu=_otsu(settings))
+    parts = _mended(run, settings.on_grid(), inputs, run / "average", ids, record)
     probe.conclude(parts, usable, protocol, _pooled, run, keep_share=True)
     write_atomic(run / "finished", b"probes\n")
     return run
@@ -118,10 +124,11 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Stor
     _check_names(inputs)
     settings, inputs = combiner_run.alike(run, inputs, network=False)
     combiner_run.tell_divisors(inputs)
-    parts = _mended(run, settings, inputs, folder, ids)
+    record = combiner_run.record_of(run)
+    parts = _mended(run, settings, inputs, folder, ids, record)
     parts = probe.known(parts, replace(settings.protocol, probes=0), run, run)
     names = tuple(store.folder.name for store in inputs.systems)
-    target = _store(folder, run, inputs, settings, names)
+    target = _store(folder, inputs, settings, names, record)
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
@@ -135,20 +142,29 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Stor
 
 
 def _mended(
-    run: Path, settings: Combining, inputs: Inputs, folder: Path, ids: Sequence[str]
+    run: Path,
+    settings: Combining,
+    inputs: Inputs,
+    folder: Path,
+    ids: Sequence[str],
+    record: Mapping[str, Any],
 ) -> Inputs:
-    """Each system's maps averaged with its own probe, as stores that take the systems' places."""
+    """Each system's maps averaged with its own probe, as stores that take the systems' places.
+
+    Images that a system has not seen it has not seen afterwards.
+    """
     made = []
     for one in inputs.systems:
         seen, protocol = _own(run, settings, replace(inputs, systems=(one,)))
         name = one.folder.name
-        target = _store(folder.with_name(f"{folder.name}_{name}"), run, seen, settings, (name,))
+        place = folder.with_name(f"{folder.name}_{name}")
+        target = _store(place, seen, settings, (name,), record)
         says = partial(
             _probabilities,
             protocol=replace(protocol, threshold=0.0),
             threshold=jnp.float32(protocol.threshold if protocol.shape.background else 0),
         )
-        _put_all(target, seen, says, ids, title=f"mend {name}")
+        _put_all(target, seen, says, _seen_by(one, ids), title=f"mend {name}")
         made.append(target)
     return replace(inputs, systems=tuple(made), units="given")
 
@@ -171,17 +187,26 @@ def _own(run: Path, settings: Combining, alone: Inputs) -> tuple[Inputs, Protoco
 
 
 def _store(
-    folder: Path, run: Path, inputs: Inputs, settings: Combining, parents: tuple[str, ...]
+    folder: Path,
+    inputs: Inputs,
+    settings: Combining,
+    parents: tuple[str, ...],
+    record: Mapping[str, Any],
 ) -> Store:
-    read = stores.masks_read(combiner_run.masks_shown(inputs))
+    read = stores.masks_read(record, combiner_run.masks_shown(inputs))
     return stores.create(
         folder,
         holds="scores",
         classes=inputs.source.classes.names,
         kind="probability",
-        made_by={"stage": "probes", "run": run.name, **read, **as_json(settings)},
+        made_by={"stage": "probes", **read, **as_json(settings)},
         parents=parents,
     )
+
+
+def _seen_by(one: Store, ids: Sequence[str]) -> list[str]:
+    """The ids that the store has a record of."""
+    return [id for id in ids if one.path(id).is_file()]
 
 
 def _check_names(inputs: Inputs) -> None:
