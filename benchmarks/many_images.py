@@ -113,7 +113,7 @@ def measured(folder: Path, count: int, work: str) -> dict[str, float]:
     from wsss_jax.data.evidence import Inputs
     from wsss_jax.data.fusion_world import SYSTEMS
     from wsss_jax.data.stores import open_store
-    from wsss_jax.stages import closed_forms, combiner_run, learn_combiner
+    from wsss_jax.stages import combine_probes, combiner_run, learn_combiner
 
     many = folder / f"many{count}"
     source = open_dataset(many / "data", split=ALL)
@@ -126,7 +126,7 @@ def measured(folder: Path, count: int, work: str) -> dict[str, float]:
     else:
         settings = replace(combiner_run.finished(run)[0], network=False)
         one = replace(inputs, systems=systems[:1])
-        closed_forms.learn(one, many / "run", settings, ids=source.ids)
+        combine_probes.learn(one, many / "run", settings, ids=source.ids)
     spent = time.perf_counter() - began
     return {"memory": peak_of_memory(), "rate": count / spent}
 

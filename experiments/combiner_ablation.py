@@ -78,7 +78,7 @@ def prepared(chosen: argparse.Namespace) -> tuple[Study, tuple[Table, ...]]:
         workers=Workers(chosen.workers),
     )
     tables = ablation_tables.standard(settings, names, cues=tuple(cues), victim=victim)
-    return study, ablation_tables.part(tables, chosen.rows) if chosen.rows else tables
+    return study, ablation.part(tables, chosen.rows) if chosen.rows else tables
 
 
 def _arguments() -> argparse.Namespace:

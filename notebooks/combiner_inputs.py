@@ -120,7 +120,7 @@ study = Study(source, taught, judged, systems, cues, scoring, seeds=SEEDS, shots
 tables = ablation_tables.standard(SETTINGS, names, cues=tuple(cues), victim=victim, shots=SHOTS)
 if MODE == "tiny":  # what one training can tell; most other rows would each be one more
     kept = ("all", "closed: mean", "closed: mean × saliency", f"{victim} power 3 at test", "k = 1")
-    tables = ablation_tables.part(tables, kept)
+    tables = ablation.part(tables, kept)
 print(f"{len(taught)} images teach, {len(judged.ids)} judge; systems: {', '.join(names)}")
 
 

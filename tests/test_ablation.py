@@ -138,14 +138,14 @@ def test_every_variant_has_a_folder_of_its_own_and_names_say_one_thing():
 
 
 def test_part_keeps_the_rows_that_were_asked_for():
-    tables = ablation_tables.part(
+    tables = ablation.part(
         ablation_tables.standard(SETTINGS, NAMES), ("all", "without image", "one student")
     )
     assert [len(table.rows) for table in tables] == [2, 2]
-    alone = ablation_tables.part(ablation_tables.standard(SETTINGS, NAMES), ("all",))
+    alone = ablation.part(ablation_tables.standard(SETTINGS, NAMES), ("all",))
     assert [[row.name for row in table.rows] for table in alone] == [["all"]]
     with pytest.raises(ValueError, match="did you mean 'without image'"):
-        ablation_tables.part(tables, ("without imag",))
+        ablation.part(tables, ("without imag",))
 
 
 def test_changes_do_what_their_names_say(study):

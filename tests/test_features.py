@@ -12,7 +12,7 @@ from wsss_jax.data import stores, synthetic
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models import build, weights
-from wsss_jax.stages import closed_forms, combiner_run
+from wsss_jax.stages import combine_probes, combiner_run
 from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.features import Features, components_of, features
 from wsss_jax.systems.label_free import Protocol
@@ -93,7 +93,7 @@ def test_a_combiner_is_asked_with_the_channels_that_it_learned_from(tmp_path):
     kept = {"centre": np.zeros(3, np.float32), "basis": np.ones((3, 2), np.float32)}
     np.savez(inputs.features.folder / KEPT, **kept)
     settings = Combining(Protocol(walk_steps=9, probes=1), cells=24, network=False)
-    run = closed_forms.learn(inputs, tmp_path / "run", settings, ids=IDS)
+    run = combine_probes.learn(inputs, tmp_path / "run", settings, ids=IDS)
     assert combiner_run.alike(run, inputs, network=False)[1].cells == 24
     np.savez(inputs.features.folder / KEPT, **kept | {"basis": 2 * kept["basis"]})
     with pytest.raises(ValueError, match=r"features: its channels mean something else .*--like"):

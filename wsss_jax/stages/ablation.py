@@ -23,7 +23,7 @@ from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, read_npz
 from wsss_jax.ops.intervals import Interval
-from wsss_jax.stages import closed_forms, few_shot, learn_combiner, runs
+from wsss_jax.stages import closed_forms, combine_learned, few_shot, runs
 from wsss_jax.stages.closed_forms import Closed
 from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
@@ -126,6 +126,28 @@ def run(
         write_atomic(folder / "ablation.md", markdown(done, found, study).encode())
         draw(done, found, folder / "ablation.png")
     return found
+
+
+def part(tables: Sequence[Table], rows: Sequence[str]) -> tuple[Table, ...]:
+    """The tables with these rows alone, where two or more are left to be compared.
+
+    A row that would so be in no table stands alone in the first that has it. Raises ValueError for
+    a row that no table has.
+    """
+    known = {row.name: row for table in tables for row in table.rows}
+    for name in rows:
+        lookup(known, name, "row")
+    cut = [
+        replace(table, rows=tuple(row for row in table.rows if row.name in rows))
+        for table in tables
+    ]
+    shown = {row for table in cut if len(table.rows) > 1 for row in table.rows}
+    kept = []
+    for table in cut:
+        if len(table.rows) > 1 or not shown.issuperset(table.rows):
+            kept.append(table)
+            shown.update(table.rows)
+    return tuple(kept)
 
 
 def markdown(tables: Sequence[Table], found: Mapping[str, Outcome], study: Study) -> str:
@@ -253,12 +275,12 @@ def _combined(
     shared = folder / "variants" / first[_learning(way)] / f"seed_{seed}" / "run"
     settings = replace(way.settings, seed=seed)
     inputs = study.inputs(way.systems, way.cues, settings.cells)
-    learned = learn_combiner.learn(inputs, shared, settings, ids=study.teaching)
+    learned = combine_learned.learn(inputs, shared, settings, ids=study.teaching)
     if way.shots:
         few = replace(study.shots, images=way.shots, seed=seed)
         learned = few_shot.fine_tune(learned, inputs, home / "tuned", few, ids=study.teaching)
     tested = study.inputs(way.tested or way.systems, way.cues, settings.cells)
-    fused, _, _ = learn_combiner.fuse(learned, tested, home / "fused", ids=ids)
+    fused = combine_learned.fuse(learned, tested, home / "fused", ids=ids, network=settings.network)
     return fused, 0.5
 
 

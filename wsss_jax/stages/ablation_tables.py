@@ -13,7 +13,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from wsss_jax.config import lookup
 from wsss_jax.data import stores
 from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import GROUPS
@@ -113,28 +112,6 @@ def standard(
     )
 
 
-def part(tables: Sequence[Table], rows: Sequence[str]) -> tuple[Table, ...]:
-    """The tables with these rows alone, where two or more are left to be compared.
-
-    A row that would so be in no table stands alone in the first that has it. Raises ValueError for
-    a row that no table has.
-    """
-    known = {row.name: row for table in tables for row in table.rows}
-    for name in rows:
-        lookup(known, name, "row")
-    cut = [
-        replace(table, rows=tuple(row for row in table.rows if row.name in rows))
-        for table in tables
-    ]
-    shown = {row for table in cut if len(table.rows) > 1 for row in table.rows}
-    kept = []
-    for table in cut:
-        if len(table.rows) > 1 or not shown.issuperset(table.rows):
-            kept.append(table)
-            shown.update(table.rows)
-    return tuple(kept)
-
-
 class _Plan:
     """The variants of one set of systems and settings."""
 
@@ -185,16 +162,22 @@ class _Plan:
         if probes and "features" in self.cues:
             way = self.closed(self.systems, probes=probes)
             rows.append(Variant("closed: … and the probe", way))
+            without = replace(self.settings, network=False)
+            rows.append(Variant("no network, probes alone", self.way(without)))
+            for name in self.systems:
+                alone = self.way(without, systems=(name,))
+                rows.append(Variant(f"{name} alone with its probes", alone))
         return Table(
             "Combiner and closed forms",
             (self.all, *rows),
             f"Closed forms at {self.settings.protocol.threshold}, that with the probe at Otsu's "
-            "threshold of the images that teach, the combiner at its own 1/2.",
+            "threshold of the images that teach, the combiner at its own 1/2. A system alone with "
+            "its probes is the single system with the same refinement.",
         )
 
     def groups_out(self) -> Table:
         rows = []
-        for group in self.groups[1:]:
+        for group in self._seen():
             kept = tuple(name for name in self.groups if name != group)
             rows.append(Variant(f"without {group}", self.way(_seeing(self.settings, kept))))
         if "saliency" in self.cues:  # the one cue that teachers have beside the photograph
@@ -213,7 +196,7 @@ class _Plan:
         alone = Variant("own alone", self.way(_seeing(self.settings, ("own",))))
         rows = [
             Variant(f"own and {group}", self.way(_seeing(self.settings, ("own", group))))
-            for group in self.groups[1:]
+            for group in self._seen()
         ]
         note = "Each network sees the systems' own scores and one group more; teachers see all."
         return Table("Input groups: one added to own", (alone, *rows, self.all), note)
@@ -279,22 +262,32 @@ class _Plan:
         return Table("Noise and other units", (self.all, whole, *rows), note)
 
     def views(self) -> Table:
-        rows = [
-            self._protocol("students see all systems", restricted=False),
-            self._protocol("all systems teach", disjoint=False),
-            self._protocol("students see all, all teach", restricted=False, disjoint=False),
-            self._protocol("one student", students=1),
-            self._protocol("two students", students=2),
-            self._protocol("distilled from full views alone", full_view=1.0),
-            Variant("two rounds of students", self.way(replace(self.settings, rounds=2))),
-        ]
+        rows = [self._protocol("distilled from full views alone", full_view=1.0)]
+        free = replace(self.settings, keep_share=False)
         if "features" in self.cues:
             rows += [
-                self._protocol("students see the probe", probe_students=True),
                 self._protocol("the probe learned once", probes=1),
                 Variant("no last probe", self.way(replace(self.settings, last_probe=False))),
+                Variant("the last probe's share free", self.way(free)),
+                Variant("students teach", self.way(self.by_students)),
+                self._of_students("students see the probe", probe_students=True),
             ]
-        return Table("Restricted and full views, one student and several", (self.all, *rows))
+        twice = replace(self.by_students, rounds=2)
+        rows += [
+            self._of_students("students see all systems", restricted=False),
+            self._of_students("all systems teach", disjoint=False),
+            self._of_students("students see all, all teach", restricted=False, disjoint=False),
+            self._of_students("one student", students=1),
+            self._of_students("two students", students=2),
+            Variant("two rounds of students", self.way(twice)),
+        ]
+        note = (
+            "Where there are frozen features, what probes make of the systems teaches the network, "
+            "and the rows about students compare with *students teach*."
+        )
+        return Table(
+            "Who teaches: probes, or students of restricted views", (self.all, *rows), note
+        )
 
     def walks(self) -> Table:
         protocol = self.settings.protocol
@@ -303,7 +296,7 @@ class _Plan:
         cut = self._protocol("walks are cut by edges", shape=along)
         rows = [
             self._protocol("teachers do not walk", walk_steps=0),
-            self._protocol("students' mean does not walk", average_steps=0),
+            self._of_students("students' mean does not walk", average_steps=0),
             self._protocol("nothing walks", walk_steps=0, average_steps=0, shape=shape),
             *((cut,) if "edges" in self.cues else ()),
             Variant("closed: mean × saliency, walk", self.closed(self.systems)),
@@ -358,6 +351,22 @@ class _Plan:
     def _protocol(self, name: str, **other: object) -> Variant:
         protocol = replace(self.settings.protocol, **other)
         return Variant(name, self.way(replace(self.settings, protocol=protocol)))
+
+    def _seen(self) -> tuple[str, ...]:
+        """Groups beside the own scores; a network that probes taught sees none of them itself."""
+        taught = self.settings.probes_teach("features" in self.cues)
+        return tuple(group for group in self.groups[1:] if group != "probe" or not taught)
+
+    @property
+    def by_students(self) -> Combining:
+        """The settings with students as teachers; without frozen features they teach anyway."""
+        if not self.settings.probes_teach("features" in self.cues):
+            return self.settings
+        return replace(self.settings, teacher="students")
+
+    def _of_students(self, name: str, **other: object) -> Variant:
+        base = self.by_students
+        return Variant(name, self.way(replace(base, protocol=replace(base.protocol, **other))))
 
 
 _NEEDS = MappingProxyType(

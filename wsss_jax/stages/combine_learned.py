@@ -7,7 +7,7 @@ from pathlib import Path
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.stores import Store, open_store
-from wsss_jax.stages import closed_forms, few_shot, learn_combiner
+from wsss_jax.stages import combine_probes, few_shot, learn_combiner
 from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.few_shot import FewShot
 
@@ -75,7 +75,7 @@ def combine(
 
 def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str]) -> Path:
     """The network and its probes, or without a network the probe alone, into a run folder."""
-    stage = learn_combiner if settings.network else closed_forms
+    stage = learn_combiner if settings.network else combine_probes
     return stage.learn(inputs, run, settings, ids=ids)
 
 
@@ -83,4 +83,4 @@ def fuse(run: Path, inputs: Inputs, out: Path, *, ids: Sequence[str], network: b
     """Probabilities of ``ids`` as a store; beside it, of a network, its gates and uncertainty."""
     if network:
         return learn_combiner.fuse(run, inputs, out, ids=ids)[0]
-    return closed_forms.fuse(run, inputs, out, ids=ids)
+    return combine_probes.fuse(run, inputs, out, ids=ids)

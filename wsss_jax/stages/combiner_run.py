@@ -1,6 +1,6 @@
 """What a combiner's run is told, and what its folder records, with a network or without.
 
-``stages.learn_combiner`` learns the network, ``stages.closed_forms`` does without one.
+``stages.learn_combiner`` learns the network, ``stages.combine_probes`` does without one.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,11 @@ class Combining:
         units: typical divides a system whose scores stay low by what they usually reach
             (``data.units``), when it learns and when it fuses; given does not.
         network: False learns no network but linear probes alone, a minute for each system, and
-            fuses what each says with its own (``closed_forms``); needs frozen features.
+            fuses what each says with its own (``combine_probes``); needs frozen features.
+        teacher: of the network. probes: what would be fused without one. students: of a closed
+            form, with restricted views (``systems.fusion``); they teach too where there are no
+            frozen features, or no probe is to be learned.
+        keep_share: whether the last probe calls as much background as its labels do.
     """
 
     protocol: Protocol = field(default_factory=Protocol)
@@ -63,6 +67,8 @@ class Combining:
     last_probe: bool = config.since(False, True)
     units: Literal["typical", "given"] = config.since("given", "typical")
     network: bool = config.since(True)
+    teacher: Literal["students", "probes"] = config.since("students", "probes")
+    keep_share: bool = config.since(False, True)
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.distil_epochs, self.cells, self.rounds) < 1:
@@ -83,6 +89,21 @@ class Combining:
     def on_grid(self) -> "Combining":
         """With the walks of its grid."""
         return replace(self, protocol=label_free.on_grid(self.protocol, self.cells))
+
+    def probes_teach(self, channels: int) -> bool:
+        """Whether probes teach the network, of so many frozen channels."""
+        return self.teacher == "probes" and self.protocol.probes > 0 and channels > 0
+
+    def alone(self) -> "Combining":
+        """Of the probes that teach, what concerns them: they are the same for any seed."""
+        same = {name: getattr(self, name) for name in ("teacher_threshold", "cells", "units")}
+        return Combining(self.protocol, network=False, **same)
+
+    def target(self, channels: int) -> Path:
+        """Where in a run's folder that is which teaches the distilled network."""
+        if self.probes_teach(channels):
+            return Path("teacher", "maps")
+        return Path(f"average{self.last}")
 
     @property
     def last(self) -> str:
@@ -183,7 +204,10 @@ def seen_by(run: Path, inputs: Inputs) -> Inputs:
     """
     settings, seen = alike(run, inputs)
     last = run if settings.last_probe else None
-    return probe.known(seen, settings.protocol, home(run, record_of(run)), last)
+    protocol = settings.protocol
+    if settings.probes_teach(inputs.channels()):
+        protocol = replace(protocol, probes=0)
+    return probe.known(seen, protocol, home(run, record_of(run)), last)
 
 
 def home(run: Path, record: Mapping[str, Any]) -> Path:

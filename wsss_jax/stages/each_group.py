@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsss_jax.data.evidence import Example, Inputs, grid_of
-from wsss_jax.data.evidence_batches import evidence_groups
+from wsss_jax.data.evidence_batches import EvidenceGroup, evidence_groups
 from wsss_jax.data.stores import Store
 from wsss_jax.stages.progress import meter
 from wsss_jax.stages.work import Tally, settle
@@ -70,3 +70,17 @@ def put_unlabelled(store: Store, inputs: Inputs, ids: Sequence[str]) -> None:
             empty = np.zeros((*grid_of(size, inputs.cells), 0), np.float32)
             none = ScoreMaps(empty, np.zeros(0, np.int32), size, empty[0, 0], store.kind)
             store.put_scores(id, none)
+
+
+def put_all(store: Store, inputs: Inputs, says: Any, ids: Sequence[str], *, title: str) -> None:
+    """Keep what a function makes of evidence: of each image the maps of its classes.
+
+    says: from evidence to maps (b,h,w,k) in a tuple. Images without labels get empty records.
+    """
+
+    def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
+        for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
+            put(store, id, cut(rows[0][row], example)[..., : len(example.classes)], example)
+
+    put_unlabelled(store, inputs, ids)
+    over_evidence(title, inputs, store.missing(ids), says, keep, store)

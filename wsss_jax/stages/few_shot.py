@@ -2,7 +2,7 @@
 
 A regime of its own, whose numbers never stand in a column with label-free ones. The labelled images
 come from the training split and fill a share of what is seen; the rest are the other training
-images, of which the students' mean is the teacher, with a weight that falls as labels grow:
+images, whose teacher is that of the label-free network, with a weight that falls as labels grow:
 1 / (1 + k / 20). Fine-tuning on the labelled images alone forgets more than five of them teach.
 
 What few images teach holds in part for them alone. So the weights go only a part of the way from
@@ -72,7 +72,7 @@ def fine_tune(
     ``learn_combiner.learn`` whose settings name the labelled images. Raises ValueError when there
     are fewer than k images with labels and masks.
     """
-    learned, _ = combiner_run.finished(run)
+    learned, channels = combiner_run.finished(run)
     labelled = drawn(inputs, settings, ids)
     shots = replace(
         learned,
@@ -94,7 +94,7 @@ def fine_tune(
         combiner_run.seen_by(run, inputs),
         last_probe=None,
         labelled=frozenset(labelled),
-        target=open_store(run / f"average{learned.last}"),
+        target=open_store(run / learned.target(channels)),
     )
     start = learn_combiner.distilled(run)
     learn_combiner.trained(

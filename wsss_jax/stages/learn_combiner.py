@@ -1,7 +1,8 @@
 """The learned combiner as a stage: stores in, stores out, nothing but image labels to learn from.
 
-``learn`` trains students on restricted views, writes their mean over the training images as a
-store, and distils one network from it. ``fuse`` runs that network over any images and writes three
+``learn`` writes what is to teach over the training images as a store, and distils one network from
+it: what linear probes make of the systems (``stages.combine_probes``), or the mean of students that
+learned on restricted views. ``fuse`` runs that network over any images and writes three
 stores: the fused probabilities, which system was trusted where, and how sure the result is.
 """
 
@@ -25,7 +26,7 @@ from wsss_jax.data.files import write_atomic
 from wsss_jax.data.probe import averaged
 from wsss_jax.data.stores import Store
 from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import probe, runs, teacher
+from wsss_jax.stages import combine_probes, probe, runs, teacher
 from wsss_jax.stages.combiner_run import (
     Combining,
     claim,
@@ -55,13 +56,40 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     record = claim(folder, inputs, settings, len(ids))
     if runs.is_finished(folder):
         return folder
+    slots = inputs.slots(ids)
+    if settings.probes_teach(inputs.channels()):
+        target = combine_probes.taught(inputs, folder / "teacher", settings.alone(), ids=ids)
+        settings, taught = settings.on_grid(), replace(inputs, target=target)
+    else:
+        settings, taught = _by_students(inputs, folder, settings, record, ids=ids)
+    again = replace(settings, epochs=settings.distil_epochs)
+    make = partial(fusion.make_distilled, settings.protocol)
+    watch = None
+    if settings.patience:
+        teaching, judges = held_out(list(slots))
+        slots = {id: slots[id] for id in teaching}
+        watch = LeftOut(folder / "distilled", settings.protocol, taught, judges, settings.patience)
+    trained(folder / "distilled", make, taught, slots, again, watch=watch)
+    conclude(folder, taught, settings, list(slots))
+    write_atomic(folder / "finished", b"distilled\n")
+    return folder
+
+
+def _by_students(
+    inputs: Inputs,
+    folder: Path,
+    settings: Combining,
+    record: Mapping[str, Any],
+    *,
+    ids: Sequence[str],
+) -> tuple[Combining, Inputs]:
+    """Settings with the teacher's threshold, and inputs with its probe and the students' mean."""
     seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
     slots = inputs.slots(ids)
     settings = settings.on_grid()
     otsu = settings.teacher_threshold == "otsu"
     protocol, inputs = teacher.prepared(settings.protocol, inputs, list(slots), folder, otsu=otsu)
-    settings = replace(settings, protocol=protocol)
-    taught = inputs
+    settings, taught = replace(settings, protocol=protocol), inputs
     for number in range(1, settings.rounds + 1):
         own = folder / f"students{suffix(number)}"
         students = partial(fusion.make_students, settings.protocol, seen=seen)
@@ -69,17 +97,7 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
         target = _target(folder / f"average{suffix(number)}", inputs, record)
         _average(inputs, own, target, settings, ids=ids)
         taught = replace(inputs, target=target)
-    again = replace(settings, epochs=settings.distil_epochs)
-    make = partial(fusion.make_distilled, settings.protocol)
-    watch = None
-    if settings.patience:
-        teaching, judges = held_out(list(slots))
-        slots = {id: slots[id] for id in teaching}
-        watch = LeftOut(folder / "distilled", settings.protocol, inputs, judges, settings.patience)
-    trained(folder / "distilled", make, taught, slots, again, watch=watch)
-    conclude(folder, taught, settings, list(slots))
-    write_atomic(folder / "finished", b"distilled\n")
-    return folder
+    return settings, taught
 
 
 def fuse(
@@ -90,14 +108,19 @@ def fuse(
     Systems may be others than those of the training, in any order and number. Probabilities are of
     the labelled classes; what they leave of 1 is background. ``<folder>_gates`` holds each system's
     share of trust in the class that wins, ``<folder>_uncertainty`` the entropy (in shares of its
-    maximum) and the students' disagreement; an image without labels is empty, and in neither.
+    maximum) and how far students disagree, or, where probes taught, the network with itself when
+    it is shown different parts of the systems. An image without labels is empty, and in neither.
     """
     settings, channels = finished(run)
     inputs, record = seen_by(run, inputs), record_of(run)
     state = distilled(run)
-    own = home(run, record) / f"students{settings.last}"
     seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
-    several = _taught(own, settings, channels, len(record["systems"]), seen)
+    if settings.probes_teach(channels):
+        states = (state,) * settings.protocol.students
+        several = _Taught(settings.protocol, states, jnp.asarray(seen), channels)
+    else:
+        own = home(run, record) / f"students{settings.last}"
+        several = _taught(own, settings, channels, len(record["systems"]), seen)
     names = tuple(store.folder.name for store in inputs.systems)
     read = stores.masks_read(record, masks_shown(inputs))
 
@@ -154,7 +177,7 @@ _mean = jax.jit(fusion.students_mean, static_argnames=("steps", "cut"))
 
 @dataclass(frozen=True)
 class _Taught:
-    """Students that have learned: what they say in the mean, and how far they disagree."""
+    """Networks that have learned: what they say in the mean, and how far they disagree."""
 
     protocol: Protocol
     states: tuple[Any, ...]
@@ -256,7 +279,8 @@ def conclude(
     def says(evidence: Evidence) -> Array:
         return _network(state, evidence, shape=settings.protocol.shape, features=channels)[0]
 
-    probe.conclude(inputs, ids, settings.protocol, says, folder, share=share)
+    how = {"share": share, "keep_share": settings.keep_share}
+    probe.conclude(inputs, ids, settings.protocol, says, folder, **how)
 
 
 def distilled(run: Path) -> Any:

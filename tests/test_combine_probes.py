@@ -13,7 +13,7 @@ from wsss_jax.data import stores, views
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.ops import evidence as ops
-from wsss_jax.stages import closed_forms, combine_learned, learn_combiner
+from wsss_jax.stages import closed_forms, combine_learned, combine_probes, learn_combiner
 from wsss_jax.stages.closed_forms import Closed
 from wsss_jax.stages.combine_learned import Learned
 from wsss_jax.stages.combiner_run import Combining
@@ -32,11 +32,11 @@ def inputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(inputs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe") / "run"
-    return closed_forms.learn(inputs, folder, SETTINGS, ids=IDS[:4])
+    return combine_probes.learn(inputs, folder, SETTINGS, ids=IDS[:4])
 
 
 def fused(run, inputs, folder, ids=IDS):
-    store = closed_forms.fuse(run, inputs, folder, ids=ids)
+    store = combine_probes.fuse(run, inputs, folder, ids=ids)
     return {id: store.get_scores(id) for id in ids}
 
 
@@ -97,7 +97,7 @@ def test_what_a_system_has_not_seen_it_has_no_say_in(inputs, run, tmp_path):
     assert set(mended.ids()) == set(IDS) - {IDS[2]} and np.isfinite(maps[IDS[2]].scores).all()
     one = replace(inputs, systems=(lacking,))
     with pytest.raises(ValueError, match=r"has no record of any of the 1 images that teach"):
-        closed_forms.learn(one, tmp_path / "run", SETTINGS, ids=IDS[2:3])
+        combine_probes.learn(one, tmp_path / "run", SETTINGS, ids=IDS[2:3])
     # Whatever true masks taught says so, in the fused store and in those of the single systems.
     taught = stores.create(
         tmp_path / first,
@@ -108,7 +108,7 @@ def test_what_a_system_has_not_seen_it_has_no_say_in(inputs, run, tmp_path):
     )
     taught.put_scores(IDS[0], inputs.systems[0].get_scores(IDS[0]))
     shots = replace(inputs, systems=(taught,))
-    store = closed_forms.fuse(run, shots, tmp_path / "shots", ids=IDS[:1])
+    store = combine_probes.fuse(run, shots, tmp_path / "shots", ids=IDS[:1])
     beside = stores.open_store(tmp_path / f"shots_{first}")
     assert store.made_by["labelled"] == beside.made_by["labelled"] == ["x"]
 
@@ -135,9 +135,9 @@ def test_the_last_probe_calls_as_much_background_as_its_labels(inputs, run):
 
 def test_it_takes_other_systems_and_goes_on_where_it_stopped(inputs, run, tmp_path):
     before = fused(run, inputs, tmp_path / "fused")
-    own = run / inputs.systems[0].folder.name / "probe_2.npz"
+    own = run / "systems" / inputs.systems[0].folder.name / "probe_2.npz"
     probe = own.read_bytes()
-    assert closed_forms.learn(inputs, run, SETTINGS, ids=IDS[:4]) == run
+    assert combine_probes.learn(inputs, run, SETTINGS, ids=IDS[:4]) == run
     assert own.read_bytes() == probe
     store = stores.open_store(tmp_path / "fused")
     store.path(IDS[1]).unlink()
@@ -159,14 +159,14 @@ def test_it_takes_other_systems_and_goes_on_where_it_stopped(inputs, run, tmp_pa
 def test_without_background_every_cell_is_of_a_class(inputs, tmp_path):
     shape = CombinerShape(background=False)
     settings = replace(SETTINGS, protocol=replace(SETTINGS.protocol, shape=shape, probes=1))
-    run = closed_forms.learn(inputs, tmp_path / "run", settings, ids=IDS)
+    run = combine_probes.learn(inputs, tmp_path / "run", settings, ids=IDS)
     for maps in fused(run, inputs, tmp_path / "fused").values():
         np.testing.assert_allclose(maps.scores.sum(-1), 1, atol=2e-3)
 
 
 def test_what_it_cannot_do_is_said(inputs, run, tmp_path):
     with pytest.raises(ValueError, match="need frozen features; make them by `wsss features`"):
-        closed_forms.learn(replace(inputs, features=None), run, SETTINGS, ids=IDS[:4])
+        combine_probes.learn(replace(inputs, features=None), run, SETTINGS, ids=IDS[:4])
     with pytest.raises(ValueError, match="neither a network nor a probe"):
         replace(SETTINGS, protocol=Protocol(probes=0))
     with pytest.raises(ValueError, match=r"other settings(.|\n)*network"):
@@ -181,14 +181,14 @@ def test_what_it_cannot_do_is_said(inputs, run, tmp_path):
         Learned(features=tmp_path)
     twins = replace(inputs, systems=(inputs.systems[0], inputs.systems[0]))
     with pytest.raises(ValueError, match=r"two systems are called part; .* rename"):
-        closed_forms.learn(twins, tmp_path / "twins", SETTINGS, ids=IDS[:4])
+        combine_probes.learn(twins, tmp_path / "twins", SETTINGS, ids=IDS[:4])
     damaged = shutil.copytree(run, tmp_path / "damaged")
-    (damaged / "part" / "teacher.json").write_text("{}")
+    (damaged / "systems" / "part" / "teacher.json").write_text("{}")
     with pytest.raises(BadFileError, match=r"teacher\.json: KeyError.*learn again"):
-        closed_forms.fuse(damaged, inputs, tmp_path / "fused", ids=IDS)
-    (damaged / "part" / "teacher.json").unlink()
+        combine_probes.fuse(damaged, inputs, tmp_path / "fused", ids=IDS)
+    (damaged / "systems" / "part" / "teacher.json").unlink()
     with pytest.raises(BadFileError, match=r"teacher\.json: not there"):
-        closed_forms.fuse(damaged, inputs, tmp_path / "fused", ids=IDS)
+        combine_probes.fuse(damaged, inputs, tmp_path / "fused", ids=IDS)
 
 
 def test_one_command_makes_it(inputs, tmp_path):
