@@ -13,10 +13,18 @@ from wsss_jax.data import stores, views
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.ops import evidence as ops
-from wsss_jax.stages import closed_forms, combine_learned, combine_probes, learn_combiner
+from wsss_jax.stages import (
+    closed_forms,
+    combine_learned,
+    combine_probes,
+    combiner_run,
+    few_shot,
+    learn_combiner,
+)
 from wsss_jax.stages.closed_forms import Closed
 from wsss_jax.stages.combine_learned import Learned
 from wsss_jax.stages.combiner_run import Combining
+from wsss_jax.stages.few_shot import FewShot
 from wsss_jax.systems import linear_probe
 from wsss_jax.systems.label_free import Protocol
 
@@ -189,6 +197,52 @@ def test_what_it_cannot_do_is_said(inputs, run, tmp_path):
     (damaged / "systems" / "part" / "teacher.json").unlink()
     with pytest.raises(BadFileError, match=r"teacher\.json: not there"):
         combine_probes.fuse(damaged, inputs, tmp_path / "fused", ids=IDS)
+
+
+def test_it_teaches_a_network_that_sees_no_probe(inputs, tmp_path):
+    protocol = replace(SETTINGS.protocol, shape=CombinerShape(width=8), students=2)
+    settings = Combining(protocol, distil_epochs=2, cells=24, save_every=2)
+    run = learn_combiner.learn(inputs, tmp_path / "run", settings, ids=IDS[:4])
+    assert not list(run.glob("students*")) and not list(run.glob("average*"))
+    target = stores.open_store(run / settings.target(inputs.channels()))
+    alone = combine_probes.learn(inputs, tmp_path / "alone", settings.alone(), ids=IDS[:4])
+    wanted = fused(alone, inputs, tmp_path / "wanted", ids=IDS[:4])
+    for id, maps in wanted.items():
+        np.testing.assert_array_equal(target.get_scores(id).scores, maps.scores)
+    example = combiner_run.seen_by(run, inputs).read(IDS[4])
+    assert example.probe is None and example.last_probe is not None
+    made, gates, doubt = learn_combiner.fuse(run, inputs, tmp_path / "fused", ids=IDS)
+    assert set(made.ids()) == set(IDS) == set(gates.ids())
+    apart = np.stack([doubt.get_scores(id).scores[..., 1] for id in IDS])
+    assert np.isfinite(apart).all() and apart.max() > 1e-3  # shown other systems it says otherwise
+    # Other systems, none with a probe of its own, in a network that true masks have taught since.
+    tuned = few_shot.fine_tune(run, inputs, tmp_path / "tuned", FewShot(1, epochs=1), ids=IDS[:4])
+    fewer = replace(inputs, systems=inputs.systems[3:])
+    some, _, _ = learn_combiner.fuse(tuned, fewer, tmp_path / "fewer", ids=IDS[:1])
+    assert np.isfinite(some.get_scores(IDS[0]).scores).all() and some.made_by["labelled"]
+    # Where nothing is to be learned by a probe, students teach.
+    assert settings.target(0) == replace(settings, teacher="students").target(2)
+    with pytest.raises(ValueError, match=r"two systems are called part"):
+        twins = replace(inputs, systems=(inputs.systems[0], inputs.systems[0]))
+        learn_combiner.learn(twins, tmp_path / "twins", settings, ids=IDS[:4])
+
+
+def test_a_system_that_cannot_teach_is_refused_before_anything_is_written(inputs, tmp_path):
+    lacking, run = inputs.systems[1], tmp_path / "run"
+    known = replace(inputs, systems=(inputs.systems[0],))
+    both = replace(inputs, systems=inputs.systems[:2])
+    for network, stage in ((False, combine_probes), (True, learn_combiner)):
+        with pytest.raises(ValueError, match=rf"{lacking.folder.name} has no record of any of"):
+            stage.learn(both, run, replace(SETTINGS, network=network), ids=IDS[2:3])
+        assert not run.exists()
+    combine_probes.learn(known, run, SETTINGS, ids=IDS[2:3])
+
+
+def test_the_probes_of_a_run_that_were_lost_are_missed(inputs, run, tmp_path):
+    home = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(home / "systems" / inputs.systems[0].folder.name)
+    with pytest.raises(BadFileError, match=r"probe_2\.npz"):
+        combine_probes.fuse(home, inputs, tmp_path / "fused", ids=IDS)
 
 
 def test_one_command_makes_it(inputs, tmp_path):

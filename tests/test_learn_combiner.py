@@ -282,7 +282,8 @@ def looked(inputs, tmp_path_factory):
 
 def test_a_probe_is_learned_twice_shown_to_all_but_students_and_kept(looked, tmp_path):
     shape = replace(SETTINGS.protocol.shape, groups=(*GROUPS, "probe"))
-    settings = replace(SETTINGS, protocol=replace(SETTINGS.protocol, shape=shape))
+    protocol = replace(SETTINGS.protocol, shape=shape)
+    settings = replace(SETTINGS, protocol=protocol, teacher="students")
     ids = looked.source.ids[:4]
     run = learn_combiner.learn(looked, tmp_path / "run", settings, ids=ids)
     first, second = (probes.load(run / f"probe_{number}.npz") for number in (1, 2))

@@ -49,15 +49,8 @@ def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str])
             "make them by `wsss features` and give them with --features"
         )
     inputs = settings.sees(inputs)
-    _check_names(inputs)
     usable = list(inputs.slots(ids))
-    of_each = [_recorded(one, usable) for one in inputs.systems]
-    for one, its in zip(inputs.systems, of_each, strict=True):
-        if not its:
-            raise ValueError(
-                f"{one.folder} has no record of any of the {len(usable)} images that teach; learn "
-                "without it (it can be fused all the same)"
-            )
+    of_each = records_that_teach(inputs, usable)
     record = combiner_run.claim(run, inputs, settings, len(ids))
     if runs.is_finished(run):
         return run
@@ -70,6 +63,22 @@ def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str])
     probe.conclude(parts, usable, settings.protocol, _pooled, run, keep_share=True)
     write_atomic(run / "finished", b"probes\n")
     return run
+
+
+def records_that_teach(inputs: Inputs, ids: Sequence[str]) -> list[list[str]]:
+    """Of each system those of ``ids``, images with labels, that it has a record of.
+
+    Raises ValueError for two systems of one name, and for one that has none.
+    """
+    _check_names(inputs)
+    found = [_recorded(one, ids) for one in inputs.systems]
+    for one, its in zip(inputs.systems, found, strict=True):
+        if not its:
+            raise ValueError(
+                f"{one.folder} has no record of any of the {len(ids)} images that teach; learn "
+                "without it (it can be fused all the same)"
+            )
+    return found
 
 
 def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Store:

@@ -50,14 +50,17 @@ def learn(inputs: Inputs, folder: Path, settings: Combining, *, ids: Sequence[st
     """Train on the evidence of ``ids``, or go on with a run that was stopped; returns ``folder``.
 
     Reads image labels, photographs and stores, and no mask. Raises ValueError when the folder holds
-    a run with other settings, naming them.
+    a run with other settings, naming them, and, where probes are to teach, for two systems of one
+    name and for one that has seen none of the images.
     """
     inputs = settings.sees(inputs)
+    slots, probes = inputs.slots(ids), settings.probes_teach(inputs.channels())
+    if probes:
+        combine_probes.records_that_teach(inputs, list(slots))
     record = claim(folder, inputs, settings, len(ids))
     if runs.is_finished(folder):
         return folder
-    slots = inputs.slots(ids)
-    if settings.probes_teach(inputs.channels()):
+    if probes:
         target = combine_probes.taught(inputs, folder / "teacher", settings.alone(), ids=ids)
         settings, taught = settings.on_grid(), replace(inputs, target=target)
     else:
