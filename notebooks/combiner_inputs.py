@@ -141,8 +141,9 @@ def ask(title: str) -> None:
 # %% [markdown]
 # ## Is it better than the closed forms?
 #
-# The strongest closed form is mean × saliency with a random walk, and it is also the students'
-# teacher. Its column *tuned* is the best threshold on the very truth it is judged by.
+# The strongest closed form is mean × saliency with a random walk, and where there are no frozen
+# features it is also the students' teacher. Its column *tuned* is the best threshold on the very
+# truth it is judged by.
 
 # %%
 ask("Combiner and closed forms")
@@ -185,11 +186,12 @@ ask("Noise and other units")
 # %% [markdown]
 # ## What of the protocol?
 #
-# A student that sees what its teacher saw learns to be its teacher. Restricted views, several
-# students and a random walk are what label-free learning is made of.
+# With frozen features, what linear probes make of the systems teaches the network. Without,
+# students do: one that sees what its teacher saw learns to be its teacher, so their views are
+# restricted.
 
 # %%
-ask("Restricted and full views, one student and several")
+ask("Who teaches: probes, or students of restricted views")
 
 # %%
 ask("With and without random walk")
@@ -206,7 +208,8 @@ ask("Labelled images")
 # ## Who is trusted where?
 #
 # Each place has the colours of the systems that are trusted there, mixed by their shares. Entropy
-# and the students' disagreement say where the result is unsure.
+# and disagreement say where the result is unsure: that of the students, or, where probes taught, of
+# the network with itself when it is shown different systems.
 
 # %%
 home = OUT / "variants" / "all" / f"seed_{SEEDS[0]}"
