@@ -251,5 +251,16 @@ def test_one_command_makes_it(inputs, tmp_path):
         chosen, inputs.systems, inputs.saliency, inputs.source, inputs.source, tmp_path / "out"
     )
     assert made.kind == "probability" and set(made.ids()) == set(IDS)
+    # The finished run fuses other systems, where it is asked to learn nothing.
+    given = (inputs.systems[3:], inputs.saliency, inputs.source, inputs.source)
+    with pytest.raises(ValueError, match="other settings"):
+        combine_learned.combine(chosen, *given, tmp_path / "some")
+    some = combine_learned.combine(replace(chosen, learn=False), *given, tmp_path / "some")
+    assert set(some.ids()) == set(IDS)
+    with pytest.raises(BadFileError, match="nowhere"):
+        nowhere = replace(chosen, run=tmp_path / "nowhere", learn=False)
+        combine_learned.combine(nowhere, *given, tmp_path / "none")
+    with pytest.raises(ValueError, match="--no-learn does not"):
+        combine_learned.combine(replace(chosen, learn=False, labelled=1), *given, tmp_path / "none")
     assert not (tmp_path / "out_gates").exists()
     assert made.made_by["stage"] == "probes" and (tmp_path / "out_part").is_dir()

@@ -24,6 +24,8 @@ class Learned:
         features: store of frozen features that it sees (``wsss features``).
         labelled: images of learn_split whose true masks teach it as well, drawn by the seed among
             those that have one; a regime of its own, in the folder RUN_k<labelled>; 0 reads none.
+        learn: False fuses by the run as it is, whose systems may have been others: some are
+            missing, some are new.
         combining: how it learns.
     """
 
@@ -32,6 +34,7 @@ class Learned:
     edges: Path | None = None
     features: Path | None = None
     labelled: int = 0
+    learn: bool = True
     combining: Combining = field(default_factory=Combining)
 
     def __post_init__(self) -> None:
@@ -54,7 +57,8 @@ def combine(
 ) -> Store:
     """Learn on ``teaching`` where that is not done, then fuse all images of ``source``.
 
-    Raises ValueError where no run folder is named, or more masks are asked for than there are.
+    Raises ValueError where no run folder is named, or more masks are asked for than there are, and
+    BadFileError where nothing is to be learned and the run is not finished.
     """
     if chosen.run is None:
         raise ValueError("name the folder of the combiner's run (--run)")
@@ -63,6 +67,12 @@ def combine(
     )
     inputs = Inputs(source, tuple(systems), saliency=saliency, edges=edges, features=seen)
     taught = replace(inputs, source=teaching)
+    if not chosen.learn:
+        if chosen.labelled:
+            raise ValueError(
+                "--labelled learns, and --no-learn does not; name the run RUN_k… itself"
+            )
+        return fuse(chosen.run, inputs, out, ids=source.ids, network=chosen.combining.network)
     if chosen.labelled and not chosen.combining.network:
         raise ValueError("--labelled fine-tunes a network, and --combining.no-network learns none")
     run = learn(taught, chosen.run, chosen.combining, ids=teaching.ids)
