@@ -106,6 +106,11 @@ def test_what_is_certain_can_be_read_off_the_maps_themselves(tmp_path, no_crf):
     made = make_labels(likely, source, tmp_path / "by_meaning", rule, ids=("a",))
     np.testing.assert_array_equal(made.get_mask("a"), [[0, 0, 0, IGNORE, IGNORE, 2]])
     assert (made.made_by["background"], made.made_by["foreground"]) == (0.3, 0.7)
+    vague = replace(row([0.1, 0.1, 0.2, 0.4, 0.5, 0.6]), kind="probability")
+    unsure = store_of(tmp_path / "vague", {"a": vague}, kind="probability")
+    with pytest.raises(ValueError, match=r"vague: in 1 of 1 images no probability exceeds 0\.7"):
+        make_labels(unsure, source, tmp_path / "nothing", rule, ids=("a",))
+    assert not (tmp_path / "nothing").exists()
     with pytest.raises(ValueError, match="no two thresholds"):
         make_labels(store_of(tmp_path / "none", {}), source, tmp_path / "x", rule, ids=())
 

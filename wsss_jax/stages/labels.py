@@ -169,7 +169,23 @@ def _bounded(rule: Irn, store: Store, ids: Sequence[str]) -> Irn:
             "be read off it; give the rule's numbers"
         )
     low, high = (round(bound, 2) for bound in found)
+    if store.kind == "probability":
+        _check_sure(store, ids, high)
     return replace(rule, background=low, foreground=high)
+
+
+def _check_sure(store: Store, ids: Sequence[str], high: float) -> None:
+    """Raise ValueError where most maps are nowhere sure, so that almost nothing would teach."""
+    peaks = [store.get_scores(id).peak for id in ids if store.path(id).is_file()]
+    highest = np.array([peak.max() for peak in peaks if len(peak)])
+    unsure = int((highest <= high).sum())
+    if len(highest) and unsure > len(highest) / 2:
+        raise ValueError(
+            f"{store.folder}: in {unsure} of {len(highest)} images no probability exceeds {high} "
+            f"(their highest is {np.median(highest):.2f} in the middle), so hardly anything would "
+            "be called certain foreground; give the rule's numbers (thresholds: given), or take "
+            "maps that are surer"
+        )
 
 
 def psa(maps: ScoreMaps, image: Image, rule: Psa) -> Mask:
