@@ -28,7 +28,8 @@ class Protocol:
             goes with the area (``on_grid``), as it has to fill objects. 0 teaches mean × saliency.
         saliency: whether the teacher multiplies by 0.5 + 0.5 saliency.
         probes: how often a linear probe of cells over the whole data set is learned, each from the
-            labels of the teacher so far; the last one takes part in teaching, and networks see it.
+            labels of the teacher so far; the last one takes part in teaching. Where students teach
+            the network sees it, where probes do (``Combining.teacher``) each system has its own.
             0: no probe. Needs frozen features.
         probe_penalty: of its squared weights (``systems.linear_probe``).
         threshold: of the teacher, on maps whose maximum is 1, where it is not read off them
