@@ -38,7 +38,7 @@ def main() -> None:
     study, tables = prepared(chosen)
     if chosen.list:
         for table in tables:
-            print(f"{table.title}: {', '.join(row.name for row in table.rows)}")
+            print(f"{table.title}\n" + "".join(f'    "{row.name}"\n' for row in table.rows), end="")
         return
     ablation.run(tables, study, chosen.out or chosen.run / "ablation", chosen=chosen.tables)
     print((chosen.out or chosen.run / "ablation") / "ablation.md")

@@ -1,6 +1,7 @@
 """The whole path on a handful of drawn scenes: every stage is real, and every stage resumes."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -81,6 +82,15 @@ def test_the_same_command_finds_everything_done_and_repairs_what_is_gone(small, 
     recipe.make(small, out)
     assert store.path(gone).read_bytes() == lost
     assert store.path(kept).stat().st_mtime_ns == before
+
+
+def test_refinements_that_a_recipe_leaves_out_are_not_done(small, made, tmp_path):
+    out, stores_made = made
+    begun = shutil.copytree(out, tmp_path / "run", ignore=shutil.ignore_patterns("pseudo_masks"))
+    without = recipe.make(replace(small, refinements=("saliency", "walk")), begun)
+    assert without.final == "combined"
+    left_out = {name for name in stores_made.stores if name.endswith("_crf")}
+    assert left_out and stores_made.stores.keys() - without.stores.keys() == left_out
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(small, made):

@@ -59,6 +59,7 @@ def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: So
     settings = {
         "systems": ", ".join(recipe.systems),
         "explanation": str(recipe.explanation),
+        "refinements": ", ".join(recipe.refinements) or "none",
         "walk": str(recipe.walk),
         "dense CRF": str(recipe.crf),
     }

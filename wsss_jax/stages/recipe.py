@@ -7,7 +7,7 @@ where it was stopped. Nothing before ``judge_all`` reads a true mask.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -31,6 +31,9 @@ from wsss_jax.stages.refine import Crf, Walk, refine
 VOTES = ("majority_vote", "staple", "dawid_skene")
 """Rules whose result is a share of votes or a posterior: half is their threshold by meaning."""
 
+Refinement = Literal["saliency", "walk", "crf"]
+REFINEMENTS: tuple[Refinement, ...] = ("saliency", "walk", "crf")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,7 +51,8 @@ class Recipe:
         explanation: which maps are made.
         saliency: folder of 8-bit saliency PNGs; None to do without.
         walk: random walk of each system and of the fusion.
-        crf: dense CRF of each system and of the fusion.
+        crf: dense CRF of each system, of the fusion and of the combiner.
+        refinements: those of saliency, walk and crf that are done at all, in this order.
         fusions: closed forms to compare.
         combiner: the learned combiner of the systems' class maps, which then makes the
             pseudo-masks; None to do without.
@@ -69,6 +73,7 @@ class Recipe:
     saliency: Path | None = None
     walk: Walk = field(default_factory=Walk)
     crf: Crf = field(default_factory=Crf)
+    refinements: tuple[Refinement, ...] = REFINEMENTS
     fusions: tuple[str, ...] = ("mean",)
     combiner: Annotated[Combining | None, tyro.conf.AvoidSubcommands] = None
     features: Annotated[Features | None, tyro.conf.AvoidSubcommands] = None
@@ -226,10 +231,14 @@ class _Steps:
         maps: Store,
         stem: str,
         group: str,
-        steps: tuple[str, ...] = ("saliency", "walk", "crf"),
+        steps: tuple[Refinement, ...] = REFINEMENTS,
     ) -> Store:
-        """Saliency, random walk and CRF, one after the other; the last one is returned."""
+        """Saliency, random walk and CRF, one after the other; the last one is returned.
+
+        Those that ``steps`` or the recipe leaves out are not done.
+        """
         stem = stem.removeprefix("cam_")
+        steps = tuple(step for step in steps if step in self.recipe.refinements)
         ids, workers = self.source.ids, self.recipe.workers
         if self.cue is not None and "saliency" in steps:
             folder = self.out / f"{stem}_saliency"
