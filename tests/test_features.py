@@ -31,7 +31,7 @@ def settings(tmp_path_factory):
     """A network of random weights in a file."""
     path = tmp_path_factory.mktemp("weights") / "tiny.npz"
     weights.save(build.backbone("tiny", rngs=nnx.Rngs(0), output_stride=16), path)
-    return Features(path, "tiny", taps=(1, 2, 3), channels=5, batch_size=2)
+    return Features((path,), ("tiny",), taps=(1, 2, 3), channels=5, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,28 @@ def test_images_that_come_later_are_seen_alike(made, scenes, settings, tmp_path)
     made.path(scenes.ids[1]).unlink()
     features(scenes, made.folder, settings, ids=scenes.ids)
     assert made.path(scenes.ids[1]).read_bytes() == before
+
+
+def test_two_networks_take_turns_and_each_is_as_it_is_alone(
+    made, scenes, settings, tmp_path_factory
+):
+    path = tmp_path_factory.mktemp("weights") / "other.npz"
+    weights.save(build.backbone("tiny", rngs=nnx.Rngs(1), output_stride=16), path)
+    folder = tmp_path_factory.mktemp("stores")
+    other = features(scenes, folder / "other", replace(settings, weights=(path,)), ids=scenes.ids)
+    both = replace(settings, weights=(*settings.weights, path))
+    seen = features(scenes, folder / "both", both, ids=scenes.ids)
+    assert len(seen.classes) == 10 and seen.made_by["weights"] == ["tiny.npz", "other.npz"]
+    first, second = all_of(made), all_of(other)
+    for id, scores in all_of(seen).items():
+        np.testing.assert_allclose(scores[..., ::2], first[id], atol=0.01)
+        np.testing.assert_allclose(scores[..., 1::2], second[id], atol=0.01)
+    with pytest.raises(ValueError, match="2 files of weights and 3 backbones"):
+        replace(both, backbone=("tiny",) * 3)
+    with pytest.raises(
+        ValueError, match=r"weights is \['tiny.npz', 'other.npz'\], here 'tiny.npz'"
+    ):
+        features(scenes, folder / "alike", replace(settings, like=seen.folder), ids=scenes.ids)
 
 
 def test_a_store_that_cannot_be_alike_is_refused(made, scenes, settings, tmp_path):

@@ -1,14 +1,16 @@
-"""Frozen features as a store: what a pretrained network sees, reduced to a few channels.
+"""Frozen features as a store: what pretrained networks see, reduced to a few channels of each.
 
 They are evidence that no system's scores hold: a linear probe tells the classes by them over the
 whole data set (``stages.probe``), and a combiner fits the first of them to the consensus of an
 image (``ops.evidence.ridge``) and sees where the two contradict. The channels are principal
-components of the network's maps over a sample of images, largest first; no label is read. They are
+components of each network's maps over a sample of images, largest first; no label is read. They are
 kept in the store, so that images that come later, here or in another store, are seen alike.
+Networks that were pretrained apart err apart, so two of them see more than one.
 """
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -36,13 +38,14 @@ from wsss_jax.types import ScoreMaps
 
 @dataclass(frozen=True)
 class Features:
-    """Which network looks, and what is kept of it.
+    """Which networks look, and what is kept of them.
 
     Attributes:
-        backbone: a name in BACKBONES.
-        weights: its pretrained weights.
-        taps: which of its maps, counted from the finest (0); each counts alike.
-        channels: principal components that are kept.
+        weights: their pretrained weights, a file for each.
+        backbone: their names in BACKBONES; one name alone is that of all.
+        taps: which of their maps, counted from the finest (0); each counts alike.
+        channels: principal components that are kept of each network; the store has the first of
+            all, then the second of all.
         stride: pixels per cell of what is kept.
         sample: images that the components are computed from.
         batch_size: images per step.
@@ -50,8 +53,8 @@ class Features:
             be asked about other photographs; None computes them from ``sample`` images.
     """
 
-    weights: Path
-    backbone: str = "mobilenet_v2"
+    weights: tuple[Path, ...]
+    backbone: tuple[str, ...] = ("mobilenet_v2",)
     taps: tuple[int, ...] = (1, 2, 3, 4)
     channels: int = 128
     stride: int = 8
@@ -59,9 +62,21 @@ class Features:
     batch_size: int = 4
     like: Path | None = since(None)  # noqa: RUF009
 
+    def __post_init__(self) -> None:
+        if not self.weights or len(self.backbone) not in (1, len(self.weights)):
+            raise ValueError(
+                f"{len(self.weights)} files of weights and {len(self.backbone)} backbones; wanted "
+                "at least one file, and a backbone for each or one for all"
+            )
+
+    def networks(self) -> tuple[tuple[str, Path], ...]:
+        """The backbone and the weights of each."""
+        names = self.backbone if len(self.backbone) > 1 else self.backbone * len(self.weights)
+        return tuple(zip(names, self.weights, strict=True))
+
 
 class Components(NamedTuple):
-    """What maps become features by: ``(maps - centre) @ basis``."""
+    """What the networks' maps, side by side, become features by: ``(maps - centre) @ basis``."""
 
     centre: Float[np.ndarray, " k"]
     basis: Float[np.ndarray, "k n"]
@@ -75,13 +90,14 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     ``like`` that was made by another network or kept other channels.
     """
     made_by = _made_by(settings)
-    names = tuple(f"component_{i}" for i in range(settings.channels))
+    channels = settings.channels * len(settings.weights)
+    names = tuple(f"component_{i}" for i in range(channels))
     target = stores.create(folder, holds="scores", classes=names, kind="logit", made_by=made_by)
     missing = target.missing(ids)
     if not missing:
         return target
-    look = _network(settings)
-    centre, basis = _components(look, source, target, settings, ids)
+    looks = [_network(*network, settings) for network in settings.networks()]
+    centre, basis = _components(looks, source, target, settings, ids)
     skipped: dict[str, str] = {}
     done = 0
     with stop_signals() as stop, meter(f"features {folder.name}", len(missing)) as bar:
@@ -89,13 +105,14 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
             source, missing, scales=(1.0,), batch_size=settings.batch_size, skip=skipped.__setitem__
         )
         for group in groups:
-            maps = (np.asarray(look(*_inputs(group))) - centre) @ basis
+            seen = [np.asarray(look(*_inputs(group))) for look in looks]
+            maps = (np.concatenate(seen, axis=-1) - centre) @ basis
             for row, id in enumerate(group.ids):
                 height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
                 scores = maps[row, :height, :width].astype(np.float32)
                 size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
                 peak = scores.max(axis=(0, 1))
-                number = np.arange(settings.channels, dtype=np.int32)
+                number = np.arange(channels, dtype=np.int32)
                 target.put_scores(id, ScoreMaps(scores, number, size, peak, "logit"))
             done += len(group.ids)
             bar.advance(len(group.ids))
@@ -112,10 +129,10 @@ def command(
     layout: str = "auto",
     split: str = ALL,
 ) -> None:
-    """Features of a frozen pretrained network as a store, for the learned combiner.
+    """Features of frozen pretrained networks as a store, for the learned combiner.
 
     Args:
-        settings: the network, and what is kept.
+        settings: the networks, and what is kept.
         data: folder of the data set.
         out: store to write; the same command goes on where it was stopped.
         layout: voc, folder, coco or tfds; "auto" tells them apart.
@@ -125,13 +142,9 @@ def command(
     print(features(source, out, settings, ids=source.ids).folder)
 
 
-def _network(settings: Features) -> Any:
+def _network(backbone: str, weights: Path, settings: Features) -> Any:
     module = build.classifier(
-        settings.backbone,
-        1,
-        key=jax.random.key(0),
-        output_stride=16,
-        pretrained=settings.weights,
+        backbone, 1, key=jax.random.key(0), output_stride=16, pretrained=weights
     )
     network = states.functional(module)
 
@@ -172,11 +185,15 @@ _KEPT = "components.npz"
 
 
 def _made_by(settings: Features) -> dict[str, Any]:
-    return {"stage": "features", **as_json(settings), "weights": settings.weights.name}
+    backbones, files = zip(*settings.networks(), strict=True)
+    parts = {"weights": [path.name for path in files], "backbone": list(backbones)}
+    if len(files) == 1:  # as stores of one network have always said it
+        parts = {name: part[0] for name, part in parts.items()}
+    return {"stage": "features", **as_json(settings), **parts}
 
 
 def _components(
-    look: Any, source: Source, target: Store, settings: Features, ids: tuple[str, ...]
+    looks: Sequence[Any], source: Source, target: Store, settings: Features, ids: tuple[str, ...]
 ) -> Components:
     """Those that the store keeps, of ``settings.like``, or new ones, which it then keeps."""
     path = target.folder / _KEPT
@@ -185,7 +202,7 @@ def _components(
     if settings.like is not None:
         found = _alike(open_store(settings.like), settings)
     else:
-        found = _computed(look, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
+        found = _computed(looks, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
     buffer = io.BytesIO()
     np.savez(buffer, **found._asdict())
     write_atomic(path, buffer.getvalue())
@@ -220,31 +237,60 @@ def _read(path: Path) -> Components:
     return Components(centre, basis)
 
 
-def _computed(look: Any, source: Source, ids: tuple[str, ...], settings: Features) -> Components:
-    """Mean, and the directions of largest variance scaled to variance 1."""
-    total, square, count = 0.0, 0.0, 0
+def _computed(
+    looks: Sequence[Any], source: Source, ids: tuple[str, ...], settings: Features
+) -> Components:
+    """Of each network the mean, and the directions of largest variance scaled to variance 1."""
+    totals: list[Any] = [0.0 for _ in looks]
+    squares: list[Any] = [0.0 for _ in looks]
+    count = 0
     size = settings.batch_size
     groups = inference_groups(source, ids, scales=(1.0,), batch_size=size, skip=_ignore)
     for group in groups:
-        maps = np.asarray(look(*_inputs(group)), np.float64)
-        for row in range(len(group.ids)):
-            height, width = (int(n) // settings.stride for n in group.sizes[row])
-            cells = maps[row, :height, :width].reshape(-1, maps.shape[-1])
-            total, square, count = (
-                total + cells.sum(0),
-                square + cells.T @ cells,
-                count + len(cells),
-            )
-    mean = np.asarray(total / max(count, 1))
-    values, vectors = np.linalg.eigh(np.asarray(square / max(count, 1)) - np.outer(mean, mean))
-    if len(mean) < settings.channels:
+        inner = [[int(n) // settings.stride for n in whole] for whole in group.sizes]
+        count += sum(height * width for height, width in inner[: len(group.ids)])
+        for number, look in enumerate(looks):
+            maps = np.asarray(look(*_inputs(group)), np.float64)
+            for row in range(len(group.ids)):
+                height, width = inner[row]
+                cells = maps[row, :height, :width].reshape(-1, maps.shape[-1])
+                totals[number] = totals[number] + cells.sum(0)
+                squares[number] = squares[number] + cells.T @ cells
+    many, channels = max(count, 1), settings.channels
+    sums = zip(totals, squares, strict=True)
+    return _side_by_side(
+        [
+            _principal(np.asarray(total / many), np.asarray(square / many), channels)
+            for total, square in sums
+        ]
+    )
+
+
+def _principal(
+    mean: Float[np.ndarray, " k"], square: Float[np.ndarray, "k k"], channels: int
+) -> Components:
+    """Components of maps with this mean and this mean of products."""
+    if len(mean) < channels:
         raise ValueError(
-            f"{settings.channels} channels are to be kept, the network's maps have {len(mean)}; "
+            f"{channels} channels are to be kept, the network's maps have {len(mean)}; "
             "take fewer channels or more taps"
         )
-    top = slice(-1, -settings.channels - 1, -1)
+    values, vectors = np.linalg.eigh(square - np.outer(mean, mean))
+    top = slice(-1, -channels - 1, -1)
     basis = vectors[:, top] / np.sqrt(np.maximum(values[top], 1e-12))
     return Components(mean.astype(np.float32), basis.astype(np.float32))
+
+
+def _side_by_side(parts: Sequence[Components]) -> Components:
+    """Those of all networks' maps together; channels take turns."""
+    rows = sum(len(part.centre) for part in parts)
+    basis = np.zeros((rows, sum(part.basis.shape[1] for part in parts)), np.float32)
+    start = 0
+    for number, part in enumerate(parts):
+        end = start + len(part.centre)
+        basis[start:end, number :: len(parts)] = part.basis
+        start = end
+    return Components(np.concatenate([part.centre for part in parts]), basis)
 
 
 def _inputs(group: Group) -> tuple[np.ndarray, np.ndarray]:
