@@ -114,6 +114,7 @@ def measured(folder: Path, count: int, work: str) -> dict[str, float]:
     from wsss_jax.data.fusion_world import SYSTEMS
     from wsss_jax.data.stores import open_store
     from wsss_jax.stages import combine_probes, combiner_run, learn_combiner
+    from wsss_jax.stages.combiner_run import Combining
 
     many = folder / f"many{count}"
     source = open_dataset(many / "data", split=ALL)
@@ -124,7 +125,7 @@ def measured(folder: Path, count: int, work: str) -> dict[str, float]:
     if work == "fuse":
         learn_combiner.fuse(run, inputs, many / "combined", ids=source.ids)
     else:
-        settings = replace(combiner_run.finished(run)[0], network=False)
+        settings = Combining(network=False, cells=combiner_run.finished(run)[0].cells)
         one = replace(inputs, systems=systems[:1])
         combine_probes.learn(one, many / "run", settings, ids=source.ids)
     spent = time.perf_counter() - began

@@ -1,5 +1,6 @@
 """Combining without a network: each system with a probe of its own, and one of all."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -215,6 +216,21 @@ def test_it_teaches_a_network_that_sees_no_probe(inputs, tmp_path):
     assert set(made.ids()) == set(IDS) == set(gates.ids())
     apart = np.stack([doubt.get_scores(id).scores[..., 1] for id in IDS])
     assert np.isfinite(apart).all() and apart.max() > 1e-3  # shown other systems it says otherwise
+    # It is averaged with what taught it: shown is what it says, and what they say, by themselves.
+    record = json.loads((run / "settings.json").read_text())
+    assert record["settings"].pop("with_probes")
+    apart_run = shutil.copytree(run, tmp_path / "apart")
+    (apart_run / "settings.json").write_text(json.dumps(record))
+    network, _, _ = learn_combiner.fuse(apart_run, inputs, tmp_path / "network", ids=IDS[3:5])
+    assert not (tmp_path / "network_probes").exists()
+    probes = stores.open_store(tmp_path / "fused_probes")
+    assert (tmp_path / f"fused_probes_{inputs.systems[0].folder.name}").is_dir()
+    for id in IDS[3:5]:
+        one, other, both = (s.get_scores(id).scores for s in (network, probes, made))
+        odds = np.sqrt(one * other), np.sqrt((1 - one.sum(-1)) * (1 - other.sum(-1)))
+        wanted_mean = odds[0] / (odds[0].sum(-1) + odds[1])[..., None]
+        np.testing.assert_allclose(both, wanted_mean, atol=5e-3)
+        assert np.abs(both - one).max() > 0.01
     # Other systems, none with a probe of its own, in a network that true masks have taught since.
     tuned = few_shot.fine_tune(run, inputs, tmp_path / "tuned", FewShot(1, epochs=1), ids=IDS[:4])
     fewer = replace(inputs, systems=inputs.systems[3:])

@@ -59,7 +59,8 @@ class Inputs:
     systems: score maps of classes, in any order. saliency, edges: stores of one class-agnostic
     map. features: a store of frozen features (``stages.features``). probe: what these features and
     colours are over the whole data set (``data.probe``); last_probe: one that is no evidence, but
-    averaged with what is made of it. target: what a combiner is to learn.
+    averaged with what is made of it. target: what a combiner is to learn, or, where it fuses, what
+    it is averaged with.
     labelled: ids whose true masks may be read (the k-shot regime). cells: the grid's long side.
     fitted: how many of the frozen channels, the first, go into an example; the probe sees all.
     units: typical divides systems whose scores stay low (``data.units``), given does not.

@@ -264,11 +264,13 @@ class _Plan:
     def views(self) -> Table:
         rows = [self._protocol("distilled from full views alone", full_view=1.0)]
         free = replace(self.settings, keep_share=False)
+        apart = replace(self.settings, with_probes=False)
         if "features" in self.cues:
             rows += [
                 self._protocol("the probe learned once", probes=1),
                 Variant("no last probe", self.way(replace(self.settings, last_probe=False))),
                 Variant("the last probe's share free", self.way(free)),
+                Variant("the network without the probes", self.way(apart)),
                 Variant("students teach", self.way(self.by_students)),
                 self._of_students("students see the probe", probe_students=True),
             ]

@@ -53,6 +53,8 @@ class Combining:
             form, with restricted views (``systems.fusion``); they teach too where there are no
             frozen features, or no probe is to be learned.
         keep_share: whether the last probe calls as much background as its labels do.
+        with_probes: whether the network, where probes taught it, is averaged with what they make of
+            the systems (geometric mean; the network with its last probe counts as much as they).
     """
 
     protocol: Protocol = field(default_factory=Protocol)
@@ -69,6 +71,7 @@ class Combining:
     network: bool = config.since(True)
     teacher: Literal["students", "probes"] = config.since("students", "probes")
     keep_share: bool = config.since(False, True)
+    with_probes: bool = config.since(False, True)
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.distil_epochs, self.cells, self.rounds) < 1:
@@ -93,6 +96,10 @@ class Combining:
     def probes_teach(self, channels: int) -> bool:
         """Whether probes teach the network, of so many frozen channels."""
         return self.teacher == "probes" and self.protocol.probes > 0 and channels > 0
+
+    def averages_probes(self, channels: int) -> bool:
+        """Whether what is fused is the mean of the network and of the probes that taught it."""
+        return self.with_probes and self.probes_teach(channels)
 
     def alone(self) -> "Combining":
         """Of the probes that teach, what concerns them: they are the same for any seed."""

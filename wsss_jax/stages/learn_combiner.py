@@ -2,8 +2,9 @@
 
 ``learn`` writes what is to teach over the training images as a store, and distils one network from
 it: what linear probes make of the systems (``stages.combine_probes``), or the mean of students that
-learned on restricted views. ``fuse`` runs that network over any images and writes three
-stores: the fused probabilities, which system was trusted where, and how sure the result is.
+learned on restricted views. ``fuse`` runs that network over any images, averages it with the probes
+where they taught it, and writes three stores: the fused probabilities, which system was trusted
+where, and how sure the result is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,11 +114,19 @@ def fuse(
     share of trust in the class that wins, ``<folder>_uncertainty`` the entropy (in shares of its
     maximum) and how far students disagree, or, where probes taught, the network with itself when
     it is shown different parts of the systems. An image without labels is empty, and in neither.
+    Where the network is averaged with the probes that taught it, what they make of all systems is
+    in ``<folder>_probes``, and of each system in ``<folder>_probes_<system>``.
     """
     settings, channels = finished(run)
-    inputs, record = seen_by(run, inputs), record_of(run)
+    record, given = record_of(run), inputs
+    inputs = seen_by(run, inputs)
     state = distilled(run)
     seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
+    if settings.averages_probes(channels):
+        probes, beside = home(run, record) / "teacher", folder.with_name(f"{folder.name}_probes")
+        inputs = replace(inputs, target=combine_probes.fuse(probes, given, beside, ids=ids))
+    else:
+        tell_divisors(inputs)
     if settings.probes_teach(channels):
         states = (state,) * settings.protocol.students
         several = _Taught(settings.protocol, states, jnp.asarray(seen), channels)
@@ -150,6 +159,8 @@ def fuse(
             probabilities, trust, apart = (cut(part[row], example) for part in rows)
             present = probabilities[..., : len(example.classes) + 1]
             probabilities = averaged(present, example.last_probe)
+            if example.target is not None:
+                probabilities = averaged(probabilities, example.target[..., 1:])
             put(fused, id, probabilities[..., 1:], example)
             winner = probabilities[..., 1:].argmax(axis=-1)[None, ..., None]
             shares = np.take_along_axis(trust, winner, axis=-1)[..., 0].transpose(1, 2, 0)
@@ -157,7 +168,6 @@ def fuse(
             entropy = _entropy(probabilities)
             put(doubt, id, np.stack([entropy, apart], axis=-1), example, np.arange(2))
 
-    tell_divisors(inputs)
     put_unlabelled(fused, inputs, ids)
     lacking = {id for store in (fused, gates, doubt) for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
