@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -119,6 +120,7 @@ def run(
         for variant in table.rows:
             if variant.name not in found:
                 found[variant.name] = _outcome(variant, study, folder, first)
+                jax.clear_caches()  # each has programs of its own; after 60 their memory ends
                 print(
                     f"  {100 * found[variant.name].result.miou():5.1f}  {variant.name}", flush=True
                 )
