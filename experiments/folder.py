@@ -22,7 +22,6 @@ from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
 
 V2 = "mobilenet_v2_1.0_224_quant_float.npz"
-V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor_float.npz"
 V2_INT8 = "tf2_mobilenet_v2_1.0_224_ptq_int8.npz"
 
 
@@ -45,7 +44,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         saliency=saliency if saliency.is_dir() else None,
         combiner=Combining(network=False),
-        features=Features((weights / V2, weights / V1), ("mobilenet_v2", "mobilenet_v1")),
+        features=Features((weights / V2,)),
         fusions=("mean", "median", "log_opinion_pool", "noisy_or", "majority_vote"),
         scoring=Scoring(threshold=0.3),
     )

@@ -41,7 +41,6 @@ THINGS = (
     "boat",
 )
 V2 = "mobilenet_v2_1.0_224_quant_float.npz"
-V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor_float.npz"
 V2_INT8 = "tf2_mobilenet_v2_1.0_224_ptq_int8.npz"
 ORDINARY = Path("runs/msrc21_things/run_vanilla")
 
@@ -71,7 +70,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         saliency=data / "saliency_csnet",
         crf=Crf(background="otsu"),
         combiner=Combining(),
-        features=Features((weights / V2, weights / V1), ("mobilenet_v2", "mobilenet_v1")),
+        features=Features((weights / V2,)),
         fusions=("mean", "log_opinion_pool"),
         scoring=Scoring(threshold=0.3),
     )

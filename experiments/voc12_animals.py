@@ -75,12 +75,11 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         saliency=data / "saliency_csnet",
         # Three systems are too few for halves: each student sees two of them.
         combiner=Combining(Protocol(students=3)),
-        features=Features((weights / V2, weights / V1), ("mobilenet_v2", "mobilenet_v1")),
+        features=Features((weights / V2,)),
         fusions=RULES,
         scoring=Scoring(classes=SCORED, threshold=0.3),
     )
 
 
 V2 = "mobilenet_v2_1.0_224_quant_float.npz"
-V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor_float.npz"
 V2_INT8 = "tf2_mobilenet_v2_1.0_224_ptq_int8.npz"

@@ -29,7 +29,6 @@ NEVER = ("aeroplane",)
 """The one VOC class that none of the 600 photographs shows."""
 
 V2 = "mobilenet_v2_1.0_224_quant_float.npz"
-V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor_float.npz"
 V2_INT8 = "tf2_mobilenet_v2_1.0_224_ptq_int8.npz"
 ORDINARY = Path("runs/voc12_animals_systems/run_vanilla")
 
@@ -58,7 +57,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         saliency=data / "saliency_csnet",
         combiner=Combining(),
-        features=Features((weights / V2, weights / V1), ("mobilenet_v2", "mobilenet_v1")),
+        features=Features((weights / V2,)),
         fusions=("mean", "median", "log_opinion_pool", "majority_vote", "weighted_mean"),
         scoring=Scoring(classes=SCORED, threshold=0.3),
     )
