@@ -19,6 +19,7 @@ from wsss_jax.data.probe import Probe
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import (
     combine_learned,
+    combiner_networks,
     combiner_run,
     decide,
     early_stop,
@@ -143,7 +144,7 @@ def test_scores_of_another_photograph_cost_only_that_image(inputs, run, tmp_path
 def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs, run, tmp_path):
     ids, shots = inputs.source.ids[:4], FewShot(1, epochs=1, learning_rate=0.05)
     tuned = few_shot.fine_tune(run, inputs, tmp_path / "one", shots, ids=ids)
-    before, after = (learn_combiner.distilled(folder).params for folder in (run, tuned))
+    before, after = (combiner_networks.distilled(folder).params for folder in (run, tuned))
     moved = jax.tree.map(
         lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), before, after
     )
@@ -239,7 +240,7 @@ def test_early_stopping_keeps_the_state_that_predicts_left_out_systems_best(
     run = learn_combiner.learn(inputs, tmp_path / "run", settings, ids=inputs.source.ids)
     steps = json.loads((run / "distilled" / "scores.json").read_text())
     assert list(steps.values()) == [3.0, 2.0, 2.5]  # the fourth epoch was never made
-    assert int(learn_combiner.distilled(run).step) == sorted(map(int, steps))[1]
+    assert int(combiner_networks.distilled(run).step) == sorted(map(int, steps))[1]
 
 
 def test_the_teachers_threshold_is_read_off_its_own_maps_once(inputs, tmp_path):
@@ -269,7 +270,7 @@ def test_the_score_of_early_stopping_is_finite_and_its_images_do_not_teach(input
     assert judges == ("9", "19") and len(teaching) == 23
     small = replace(inputs, cells=24)
     watch = LeftOut(tmp_path, SETTINGS.protocol, small, inputs.source.ids[:2], patience=2)
-    state = learn_combiner.distilled(run)
+    state = combiner_networks.distilled(run)
     assert not watch(5, state) and 0 < watch.scores()[5] < 10
     assert not watch(9, state)  # as good as the best
     assert watch.scores()[5] == watch.scores()[9]
@@ -306,7 +307,7 @@ def test_a_probe_is_learned_twice_shown_to_all_but_students_and_kept(looked, tmp
     bare = replace(batch, cues=batch.cues & jax.numpy.array([[True, True, False]]))
     teach = jax.jit(fusion.consensus, static_argnums=0)
     network = fusion.structure(settings.protocol.shape, 2)
-    state = learn_combiner.distilled(run)
+    state = combiner_networks.distilled(run)
     for says in (
         lambda e: teach(settings.protocol, e, e.available),
         lambda e: fusion.combine(network, state, e, e.available).probabilities(),

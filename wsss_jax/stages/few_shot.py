@@ -23,7 +23,7 @@ from wsss_jax.config import as_json, since
 from wsss_jax.data.evidence import Inputs
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import masks_read, open_store
-from wsss_jax.stages import combiner_run, learn_combiner, runs
+from wsss_jax.stages import combiner_networks, combiner_run, learn_combiner, runs
 from wsss_jax.systems import fusion
 from wsss_jax.train.state import TrainState
 
@@ -96,7 +96,7 @@ def fine_tune(
         labelled=frozenset(labelled),
         target=open_store(run / learned.target(channels)),
     )
-    start = learn_combiner.distilled(run)
+    start = combiner_networks.distilled(run)
     learn_combiner.trained(
         folder / "distilled",
         partial(fusion.make_distilled, shots.protocol, start=start),
@@ -106,7 +106,7 @@ def fine_tune(
         times=_times(labelled, taught.slots(ids), settings.share),
     )
     if settings.way < 1:
-        _stop_short(folder / "distilled", learn_combiner.distilled(run), settings.way)
+        _stop_short(folder / "distilled", combiner_networks.distilled(run), settings.way)
     share = settings.probe_share
     known = taught if share else replace(taught, labelled=frozenset())
     learn_combiner.conclude(folder, known, learned, list(ids), share=share)

@@ -8,14 +8,13 @@ where, and how sure the result is.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -26,8 +25,8 @@ from wsss_jax.data.evidence_batches import EvidenceBatches, EvidenceGroup
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.probe import averaged
 from wsss_jax.data.stores import Store
-from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import combine_probes, probe, runs, teacher
+from wsss_jax.stages import combiner_networks as networks
 from wsss_jax.stages.combiner_run import (
     Combining,
     claim,
@@ -42,8 +41,6 @@ from wsss_jax.stages.combiner_run import (
 from wsss_jax.stages.each_group import cut, over_evidence, put, put_unlabelled
 from wsss_jax.stages.early_stop import LeftOut, held_out
 from wsss_jax.systems import fusion, label_free
-from wsss_jax.systems.fusion import Students
-from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence
 
 
@@ -118,21 +115,9 @@ def fuse(
     in ``<folder>_probes``, and of each system in ``<folder>_probes_<system>``.
     """
     settings, channels = finished(run)
-    record, given = record_of(run), inputs
-    inputs = seen_by(run, inputs)
-    state = distilled(run)
-    seen = label_free.splits(len(inputs.systems), settings.protocol.students, settings.seed)
-    if settings.averages_probes(channels):
-        probes, beside = home(run, record) / "teacher", folder.with_name(f"{folder.name}_probes")
-        inputs = replace(inputs, target=combine_probes.fuse(probes, given, beside, ids=ids))
-    else:
-        tell_divisors(inputs)
-    if settings.probes_teach(channels):
-        states = (state,) * settings.protocol.students
-        several = _Taught(settings.protocol, states, jnp.asarray(seen), channels)
-    else:
-        own = home(run, record) / f"students{settings.last}"
-        several = _taught(own, settings, channels, len(record["systems"]), seen)
+    inputs, record = _beside_probes(run, inputs, folder, ids), record_of(run)
+    state = networks.distilled(run)
+    several = networks.several(run, state, settings, channels, len(inputs.systems))
     names = tuple(store.folder.name for store in inputs.systems)
     read = stores.masks_read(record, masks_shown(inputs))
 
@@ -151,16 +136,15 @@ def fuse(
     doubt = store("_uncertainty", ("entropy", "disagreement"), "probability")
 
     def says(evidence: Evidence) -> tuple[Array, Array, Array]:
-        found = _network(state, evidence, shape=settings.protocol.shape, features=channels)
+        found = networks.asked(state, evidence, shape=settings.protocol.shape, features=channels)
         return (*found, several(evidence)[1])
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
             probabilities, trust, apart = (cut(part[row], example) for part in rows)
             present = probabilities[..., : len(example.classes) + 1]
-            probabilities = averaged(present, example.last_probe)
-            if example.target is not None:
-                probabilities = averaged(probabilities, example.target[..., 1:])
+            beside = None if example.target is None else example.target[..., 1:]
+            probabilities = averaged(averaged(present, example.last_probe), beside)
             put(fused, id, probabilities[..., 1:], example)
             winner = probabilities[..., 1:].argmax(axis=-1)[None, ..., None]
             shares = np.take_along_axis(trust, winner, axis=-1)[..., 0].transpose(1, 2, 0)
@@ -175,45 +159,15 @@ def fuse(
     return fused, gates, doubt
 
 
-@partial(jax.jit, static_argnames=("shape", "features"))
-def _network(
-    state: Any, evidence: Evidence, *, shape: CombinerShape, features: int
-) -> tuple[Array, Array]:
-    """Probabilities and gates; compiled once per shape, whoever is asked and whatever is fused."""
-    network = fusion.structure(shape, features)
-    combined = fusion.combine(network, state, evidence, evidence.available)
-    return combined.probabilities(), combined.gates
-
-
-_mean = jax.jit(fusion.students_mean, static_argnames=("steps", "cut"))
-
-
-@dataclass(frozen=True)
-class _Taught:
-    """Networks that have learned: what they say in the mean, and how far they disagree."""
-
-    protocol: Protocol
-    states: tuple[Any, ...]
-    seen: Any
-    features: int
-
-    def __call__(self, evidence: Evidence) -> tuple[Array, Array]:
-        views = fusion.views_of(self.protocol, self.seen, evidence)
-        how = {"shape": self.protocol.shape, "features": self.features}
-        each = [_network(s, v, **how)[0] for s, v in zip(self.states, views, strict=True)]
-        protocol = self.protocol
-        return _mean(each, views, steps=protocol.average_steps, cut=protocol.shape.cut_walks)
-
-
-def _taught(
-    folder: Path, settings: Combining, channels: int, learned_from: int, seen: Any = None
-) -> _Taught:
-    """The students of a run folder; seen: which systems they are asked about, if others."""
-    protocol = settings.protocol
-    template = fusion.students_template(protocol, channels, learned_from)
-    learned: Students = runs.last_state(folder, template)
-    states = tuple(fusion.one_of(learned.state, i) for i in range(protocol.students))
-    return _Taught(protocol, states, learned.seen if seen is None else jnp.asarray(seen), channels)
+def _beside_probes(run: Path, inputs: Inputs, folder: Path, ids: Sequence[str]) -> Inputs:
+    """What the network sees; their target is what probes fuse, where it is averaged with that."""
+    (settings, channels), seen = finished(run), seen_by(run, inputs)
+    if not settings.averages_probes(channels):
+        tell_divisors(seen)
+        return seen
+    probes = home(run, record_of(run)) / "teacher"
+    beside = folder.with_name(f"{folder.name}_probes")
+    return replace(seen, target=combine_probes.fuse(probes, inputs, beside, ids=ids))
 
 
 def _target(folder: Path, inputs: Inputs, record: Mapping[str, Any]) -> Store:
@@ -235,7 +189,7 @@ def _average(
     *,
     ids: Sequence[str],
 ) -> None:
-    says = _taught(run, settings, inputs.channels(), len(inputs.systems))
+    says = networks.students(run, settings, inputs.channels(), len(inputs.systems))
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
         for row, (id, example) in enumerate(zip(group.ids, group.examples, strict=True)):
@@ -290,16 +244,10 @@ def conclude(
     state = runs.chosen_state(folder / "distilled", fusion.template(settings.protocol, channels))
 
     def says(evidence: Evidence) -> Array:
-        return _network(state, evidence, shape=settings.protocol.shape, features=channels)[0]
+        return networks.asked(state, evidence, shape=settings.protocol.shape, features=channels)[0]
 
     how = {"share": share, "keep_share": settings.keep_share}
     probe.conclude(inputs, ids, settings.protocol, says, folder, **how)
-
-
-def distilled(run: Path) -> Any:
-    """The state of the network that a finished run distilled, or chose for it."""
-    settings, channels = finished(run)
-    return runs.chosen_state(run / "distilled", fusion.template(settings.protocol, channels))
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
