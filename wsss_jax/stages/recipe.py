@@ -52,7 +52,7 @@ class Recipe:
         saliency: folder of 8-bit saliency PNGs; None to do without.
         walk: random walk of each system and of the fusion.
         crf: dense CRF of each system, of the fusion and of the combiner.
-        refinements: those of saliency, walk and crf that are done at all, in this order.
+        refinements: which of saliency, walk and crf are done; always in that order.
         fusions: closed forms to compare.
         combiner: the learned combiner of the systems' class maps, which then makes the
             pseudo-masks; None to do without.
