@@ -222,9 +222,10 @@ def test_it_teaches_a_network_that_sees_no_probe(inputs, tmp_path):
     apart_run = shutil.copytree(run, tmp_path / "apart")
     (apart_run / "settings.json").write_text(json.dumps(record))
     network, _, _ = learn_combiner.fuse(apart_run, inputs, tmp_path / "network", ids=IDS[3:5])
-    assert not (tmp_path / "network_probes").exists()
-    probes = stores.open_store(tmp_path / "fused_probes")
-    assert (tmp_path / f"fused_probes_{inputs.systems[0].folder.name}").is_dir()
+    assert not combine_learned.by_probes(tmp_path / "network")
+    (probes,) = combine_learned.by_probes(tmp_path / "fused")
+    singles = combine_learned.each_mended(tmp_path / "fused", inputs.systems)
+    assert [one.parents for one in singles] == [(one.folder.name,) for one in inputs.systems]
     for id in IDS[3:5]:
         one, other, both = (s.get_scores(id).scores for s in (network, probes, made))
         odds = np.sqrt(one * other), np.sqrt((1 - one.sum(-1)) * (1 - other.sum(-1)))

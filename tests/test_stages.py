@@ -7,11 +7,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import BadFileError
+from wsss_jax.models import build, weights
 from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.stages import demo, evaluate, present, recipe, summary
 from wsss_jax.stages.combine import Fusion, combine, stacked
@@ -19,6 +21,7 @@ from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.decide import Masking, decide, fixed, label_free_threshold
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
+from wsss_jax.stages.features import Features
 from wsss_jax.stages.fit import Training, fit, trained
 from wsss_jax.systems.label_free import Protocol
 from wsss_jax.train import checkpoint
@@ -91,6 +94,29 @@ def test_refinements_that_a_recipe_leaves_out_are_not_done(small, made, tmp_path
     assert without.final == "combined"
     left_out = {name for name in stores_made.stores if name.endswith("_crf")}
     assert left_out and stores_made.stores.keys() - without.stores.keys() == left_out
+
+
+def test_single_systems_with_probes_are_rivals_of_a_combiner_that_has_them(small, made, tmp_path):
+    out, _ = made
+    old = shutil.ignore_patterns("combined*", "run_combiner", "pseudo_masks", "fuse*", "*_crf")
+    begun = shutil.copytree(out, tmp_path / "run", ignore=old)
+    path = tmp_path / "tiny.npz"
+    weights.save(build.backbone("tiny", rngs=nnx.Rngs(0), output_stride=16), path)
+    probes = replace(
+        small,
+        features=Features((path,), ("tiny",), taps=(1, 2, 3), channels=5, batch_size=16),
+        combiner=Combining(cells=12, network=False),
+        refinements=(),
+        fusions=(),
+    )
+    steps = recipe.make(probes, begun)
+    theirs = [name for name, group in steps.groups.items() if group == "single: + linear probes"]
+    assert theirs == ["combined_cam_fine", "combined_cam_coarse"] and steps.final == "combined"
+    results = [r for r in recipe.judge_all(probes, steps) if r.split == "val"]
+    rivals = [r for r in results if r.name in {*theirs, "cam_fine", "cam_coarse"}]
+    rows = {row.result.name: row for row in summary.rows(steps, results)}
+    assert rows["combined"].reference == max(rivals, key=lambda r: r.miou()).name
+    assert all(rows[name].gain is None for name in theirs)
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(small, made):

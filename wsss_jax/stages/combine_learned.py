@@ -94,3 +94,19 @@ def fuse(run: Path, inputs: Inputs, out: Path, *, ids: Sequence[str], network: b
     if network:
         return learn_combiner.fuse(run, inputs, out, ids=ids)[0]
     return combine_probes.fuse(run, inputs, out, ids=ids)
+
+
+def by_probes(out: Path) -> list[Store]:
+    """What probes alone made of all systems, where ``fuse`` averaged its network with it."""
+    return _there(out, ["probes"])
+
+
+def each_mended(out: Path, systems: Sequence[Store]) -> list[Store]:
+    """Each system with probes of its own, the rivals that count, where ``fuse`` made them."""
+    names = [store.folder.name for store in systems]
+    return _there(combine_probes.beside(out, "probes") if by_probes(out) else out, names)
+
+
+def _there(out: Path, names: Sequence[str]) -> list[Store]:
+    folders = [combine_probes.beside(out, name) for name in names]
+    return [open_store(folder) for folder in folders if folder.is_dir()]

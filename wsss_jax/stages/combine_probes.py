@@ -84,11 +84,16 @@ def records_that_teach(inputs: Inputs, ids: Sequence[str]) -> list[list[str]]:
 def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Store:
     """Probabilities of ``ids`` into a store, and those of each system by itself into others.
 
-    ``<folder>_<system>`` holds what a system says together with its own probe. Systems may be
-    others than those of the training: the probe of all goes with them. An image without labels is
-    empty. Raises ValueError for other frozen features than those of the training.
+    ``<folder>_<system>`` (``beside``) holds what a system says together with its own probe. Systems
+    may be others than those of the training: the probe of all goes with them. An image without
+    labels is empty. Raises ValueError for other frozen features than those of the training.
     """
-    return _fused(run, inputs, folder, lambda name: folder.with_name(f"{folder.name}_{name}"), ids)
+    return _fused(run, inputs, folder, partial(beside, folder), ids)
+
+
+def beside(folder: Path, name: str) -> Path:
+    """The folder, beside a fused store's, of what a part of it says by itself."""
+    return folder.with_name(f"{folder.name}_{name}")
 
 
 def taught(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str]) -> Store:

@@ -166,8 +166,8 @@ def _beside_probes(run: Path, inputs: Inputs, folder: Path, ids: Sequence[str]) 
         tell_divisors(seen)
         return seen
     probes = home(run, record_of(run)) / "teacher"
-    beside = folder.with_name(f"{folder.name}_probes")
-    return replace(seen, target=combine_probes.fuse(probes, inputs, beside, ids=ids))
+    theirs = combine_probes.beside(folder, "probes")
+    return replace(seen, target=combine_probes.fuse(probes, inputs, theirs, ids=ids))
 
 
 def _target(folder: Path, inputs: Inputs, record: Mapping[str, Any]) -> Store:

@@ -84,11 +84,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Made:
-    """All stores of a run in pipeline order, by name, and the group each belongs to."""
+    """All stores of a run in pipeline order, by name, and the group each belongs to.
+
+    The groups of single systems begin with "single".
+    """
 
     stores: Mapping[str, Store]
     groups: Mapping[str, str]
-    singles: tuple[str, ...]
     final: str
     saliency: Store | None
     masks: Store
@@ -114,7 +116,8 @@ def make(recipe: Recipe, out: Path) -> Made:
         )
     steps = _Steps(recipe, out, everything, cue)
     cams = [steps.system(name, training) for name, training in recipe.systems.items()]
-    singles = [steps.refined(store, store.folder.name, "single") for store in cams]
+    for store in cams:
+        steps.refined(store, store.folder.name, "single")
     fused = {rule: steps.fused(cams, rule) for rule in recipe.fusions}
     final = steps.refined(fused["mean"] if "mean" in fused else cams[0], "fused", "fused")
     if recipe.combiner is not None:
@@ -129,7 +132,6 @@ def make(recipe: Recipe, out: Path) -> Made:
     return Made(
         stores=steps.stores,
         groups=steps.groups,
-        singles=tuple(store.folder.name for store in (*cams, *singles)),
         final=final.folder.name,
         saliency=cue,
         masks=final_masks,
@@ -222,6 +224,10 @@ class _Steps:
         run = combine_learned.learn(inputs, self.out / "run_combiner", settings, ids=taught)
         folder, network = self.out / "combined", settings.network
         combined = combine_learned.fuse(run, inputs, folder, ids=ids, network=network)
+        for store in combine_learned.each_mended(folder, cams):
+            self._keep(store, "single: + linear probes")
+        for store in combine_learned.by_probes(folder):
+            self._keep(store, "combined: linear probes alone")
         self._keep(combined, "combined: learned")
         # It has seen saliency, and walked: only the edges of the full photograph are left to find.
         return self.refined(combined, "combined", "combined", steps=("crf",))
