@@ -10,6 +10,7 @@ import pytest
 import toy_evidence
 from toy_evidence import IDS
 
+from wsss_jax import config
 from wsss_jax.data import stores, views
 from wsss_jax.data.files import BadFileError
 from wsss_jax.models.combiner import CombinerShape
@@ -87,7 +88,7 @@ def test_a_system_by_itself_is_the_closed_form_of_an_ablation_at_its_threshold(
     fused(run, inputs, tmp_path / "fused")
     for one in inputs.systems[:2]:
         name = one.folder.name
-        way = Closed((name,), steps=1, saliency=True, threshold=0.4, cells=24, probes=2)
+        way = Closed((name,), 1, True, 0.4, cells=24, probes=2, along="features")
         alone = replace(SETTINGS.sees(inputs), systems=(one,))
         home = tmp_path / name
         known = [id for id in IDS[:4] if one.path(id).is_file()]
@@ -198,6 +199,20 @@ def test_what_it_cannot_do_is_said(inputs, run, tmp_path):
     (damaged / "systems" / "part" / "teacher.json").unlink()
     with pytest.raises(BadFileError, match=r"teacher\.json: not there"):
         combine_probes.fuse(damaged, inputs, tmp_path / "fused", ids=IDS)
+
+
+def test_the_last_threshold_alone_is_read_off_roots(inputs, run, tmp_path):
+    """Those that teach the probes are the same, and records from before go on as they were."""
+    before = config.from_json(Protocol, {"walk_along": "features"})
+    assert before.last_threshold == "maps" and SETTINGS.protocol.last_threshold == "roots"
+    as_before = replace(SETTINGS, protocol=replace(SETTINGS.protocol, last_threshold="maps"))
+    other = combine_probes.learn(inputs, tmp_path / "run", as_before, ids=IDS[:4])
+    for home in (run / "systems").iterdir():
+        there = other / "systems" / home.name
+        for name in ("teacher_1.json", "teacher_2.json", "probe_2.npz"):
+            assert (home / name).read_bytes() == (there / name).read_bytes()
+        lower, higher = (json.loads((f / "teacher.json").read_text()) for f in (home, there))
+        assert lower["threshold"] < higher["threshold"]
 
 
 def test_it_teaches_a_network_that_sees_no_probe(inputs, tmp_path):

@@ -17,6 +17,7 @@ from wsss_jax.data.evidence_batches import batched, evidence_groups
 from wsss_jax.data.files import BadFileError
 from wsss_jax.data.probe import Probe
 from wsss_jax.models.combiner import CombinerShape
+from wsss_jax.ops import masks
 from wsss_jax.stages import (
     combine_learned,
     combiner_networks,
@@ -32,6 +33,7 @@ from wsss_jax.stages import (
 )
 from wsss_jax.stages.combine_learned import Learned
 from wsss_jax.stages.combiner_run import Combining
+from wsss_jax.stages.decide import BINS
 from wsss_jax.stages.early_stop import LeftOut
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.executors import Workers
@@ -258,6 +260,9 @@ def test_the_teachers_threshold_is_read_off_its_own_maps_once(inputs, tmp_path):
         for t in (found, found - 0.1, found + 0.1)
     ]  # fmt: skip
     assert spread[0] == max(spread)
+    roots = teacher.otsu(small, IDS[:2], SETTINGS.protocol, tmp_path / "roots.json", roots=True)
+    counts = np.histogram(np.sqrt(values), BINS, (0.0, 1.0))[0].astype(float)
+    assert roots == pytest.approx(masks.otsu(counts) ** 2, abs=1e-4) and roots < found
     path.write_text('{"threshold": 0.25}')
     protocol = replace(SETTINGS.protocol, probes=0)
     known, _ = teacher.prepared(protocol, small, IDS[:2], tmp_path, otsu=True)

@@ -98,6 +98,25 @@ def from_colour(
     return _compare(images, radius, measure, inside)
 
 
+def from_likeness(
+    features: Float[Array, "*b h w k"],
+    *,
+    radius: int,
+    sigma: float | int,
+    inside: Bool[Array, "*b h w"] | None = None,
+) -> Affinity:
+    """exp(-d² / 2 sigma²), d the root mean square difference of two cells' channels.
+
+    ``from_colour`` for frozen features, whatever their number: sigma is in the units of a channel.
+    """
+
+    def measure(here: Array, there: Array, offset: Array) -> Array:
+        del offset
+        return jnp.exp(-jnp.mean(jnp.square(here - there), axis=-1) / (2 * sigma**2))
+
+    return _compare(features, radius, measure, inside)
+
+
 def from_features(
     features: Float[Array, "*b h w k"],
     *,

@@ -103,12 +103,31 @@ def pairs(
     return Affinity(colour.values * boundary.values, radius)
 
 
-def joined(evidence: Evidence, *, use_edges: bool = False) -> Affinity:
-    """``pairs`` of the evidence's photographs; use_edges: cut by its edges where it has any."""
-    if not use_edges:
-        return pairs(evidence.images, evidence.inside)
-    edges = jnp.where(evidence.cues[:, 1, None, None], evidence.edges, 0)
-    return pairs(evidence.images, evidence.inside, edges)
+def joined(evidence: Evidence, *, use_edges: bool = False, use_features: bool = False) -> Affinity:
+    """``pairs`` of the evidence's photographs.
+
+    use_edges: cut by its edges where it has any. use_features: along its frozen features as well
+    (``affinity.from_likeness``), where it has any.
+    """
+    edges = jnp.where(evidence.cues[:, 1, None, None], evidence.edges, 0) if use_edges else None
+    if not use_features or not evidence.features.shape[-1]:
+        return pairs(evidence.images, evidence.inside, edges)
+    colour = pairs(evidence.images, evidence.inside, edges, sigma_colour=BESIDE_FEATURES)
+    leading = evidence.features[..., :LEADING]
+    similar = affinity.from_likeness(
+        leading, radius=colour.radius, sigma=LIKENESS, inside=evidence.inside
+    )
+    return Affinity(colour.values * similar.values, colour.radius)
+
+
+LEADING = 24
+"""Frozen channels that a walk goes along: the first, which differ most from image to image."""
+
+LIKENESS = 0.28
+"""Deviation of these features, in standard deviations of a channel over all images."""
+
+BESIDE_FEATURES = 0.08
+"""Deviation of colours where features tell cells apart too, in units of [0, 1]."""
 
 
 def spread(
@@ -132,13 +151,15 @@ def consensus(
     use_saliency: bool = True,
     use_edges: bool = False,
     use_probe: bool = False,
+    use_features: bool = False,
 ) -> Float[Array, "b h w k"]:
     """The strongest closed form: mean × (0.5 + 0.5 saliency), walked, maximum 1 for each class.
 
     ``available`` says which of the evidence's systems count. Images without
     saliency keep the mean. Half of the saliency's weight stays, since saliency misses objects.
-    The walk is along colours; use_edges: and cut by edges. use_probe: what has walked is averaged
-    with the linear probe (``probed``), where there is one.
+    The walk is along colours; use_features: and along frozen features; use_edges: and cut by edges
+    (``joined``). use_probe: what has walked is averaged with the linear probe (``probed``), where
+    there is one.
     """
     maps = statistics(evidence.scores, available)[..., 0]
     if use_saliency:
@@ -146,7 +167,8 @@ def consensus(
         maps = maps * (0.5 + 0.5 * salient)[..., None]
     maps = normalised(jnp.where(evidence.inside[..., None], maps, 0))
     if steps:
-        maps = normalised(spread(maps, joined(evidence, use_edges=use_edges), steps=steps))
+        along = joined(evidence, use_edges=use_edges, use_features=use_features)
+        maps = normalised(spread(maps, along, steps=steps))
     return probed(maps, evidence) if use_probe else maps
 
 

@@ -140,7 +140,7 @@ class _Plan:
     ) -> Closed:
         """What teaches students, of these systems; without a saliency cue, saliency is nothing.
 
-        Without its probe unless that is asked for.
+        Without its probe unless that is asked for, and then without frozen features anywhere.
         """
         protocol = label_free.on_grid(self.settings.protocol, self.settings.cells)
         return Closed(
@@ -150,6 +150,7 @@ class _Plan:
             protocol.threshold,
             self.settings.cells,
             probes=probes,
+            along=protocol.walk_along if probes else "colours",
         )
 
     def forms(self) -> Table:
@@ -296,8 +297,10 @@ class _Plan:
         shape = replace(protocol.shape, walk_steps=0)
         along = replace(protocol.shape, cut_walks=True)
         cut = self._protocol("walks are cut by edges", shape=along)
+        colours = self._protocol("teachers walk along colours alone", walk_along="colours")
         rows = [
             self._protocol("teachers do not walk", walk_steps=0),
+            *((colours,) if "features" in self.cues else ()),
             self._of_students("students' mean does not walk", average_steps=0),
             self._protocol("nothing walks", walk_steps=0, average_steps=0, shape=shape),
             *((cut,) if "edges" in self.cues else ()),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 from jaxtyping import Array, Float
@@ -26,7 +27,8 @@ class Closed:
 
     steps: of the walk, 0 for none. saliency: whether the mean is multiplied by it. threshold: on
     maps whose maximum is 1; with a probe Otsu's instead, of the images that teach it. cells: long
-    side of the grid. cut: whether edges cut the walk. probes: how often a probe is learned.
+    side of the grid. cut: whether edges cut the walk. along: what it goes along
+    (``label_free.Protocol``). probes: how often a probe is learned.
     """
 
     systems: tuple[str, ...]
@@ -36,6 +38,7 @@ class Closed:
     cells: int
     cut: bool = since(True, False)
     probes: int = since(0)
+    along: Literal["colours", "features"] = since("colours")
 
 
 def combine(
@@ -48,6 +51,7 @@ def combine(
     protocol = Protocol(
         CombinerShape(cut_walks=way.cut),
         walk_steps=way.steps,
+        walk_along=way.along,
         saliency=way.saliency,
         threshold=way.threshold,
         probes=way.probes,

@@ -5,6 +5,11 @@ teaches peaks at 1 for each class, and how much of an image lies above 0.4 depen
 and on the systems. Otsu's rule reads the threshold off the closed form's own values on the images
 that teach. Students of a robust loss would still call more of it background than their teacher, and
 by how much depends on the data set: ``Protocol.share_weight`` holds them to the teacher's share.
+
+Otsu's rule parts two groups that spread alike. Beside a probe background is sure of itself and
+objects are not, so that the threshold comes out too high. Square roots spread what is low and hold
+what is high together (as those of counts do), and of what they part on photographs more is right
+(benchmarks/RESULTS.md); of maps without a probe it is not.
 """
 
 import json
@@ -46,7 +51,8 @@ def prepared(
     for number in range(1, protocol.probes + 1 if inputs.features else 1):
         so_far = _at_threshold(protocol, inputs, ids, folder / f"teacher_{number}.json", read=otsu)
         inputs = probe.shown(inputs, ids, so_far, folder, number)
-    return _at_threshold(protocol, inputs, ids, folder / _LAST, read=otsu), inputs
+    roots = inputs.probe is not None and protocol.last_threshold == "roots"
+    return _at_threshold(protocol, inputs, ids, folder / _LAST, read=otsu, roots=roots), inputs
 
 
 def known(protocol: Protocol, folder: Path, *, otsu: bool) -> Protocol:
@@ -63,17 +69,26 @@ def known(protocol: Protocol, folder: Path, *, otsu: bool) -> Protocol:
 
 
 def _at_threshold(
-    protocol: Protocol, inputs: Inputs, ids: Sequence[str], path: Path, *, read: bool
+    protocol: Protocol,
+    inputs: Inputs,
+    ids: Sequence[str],
+    path: Path,
+    *,
+    read: bool,
+    roots: bool = False,
 ) -> Protocol:
     if not read or not protocol.shape.background:
         return protocol
-    return replace(protocol, threshold=otsu(inputs, ids, protocol, path))
+    return replace(protocol, threshold=otsu(inputs, ids, protocol, path, roots=roots))
 
 
-def otsu(inputs: Inputs, ids: Sequence[str], protocol: Protocol, path: Path) -> float:
+def otsu(
+    inputs: Inputs, ids: Sequence[str], protocol: Protocol, path: Path, *, roots: bool = False
+) -> float:
     """Otsu's threshold of the teacher's maps over all cells of the images ``ids``.
 
-    The teacher is that of ``protocol``, from all systems. The result is kept at ``path``, so that a
+    The teacher is that of ``protocol``, from all systems. roots: square roots of the maps are
+    parted; the threshold is of the maps all the same. The result is kept at ``path``, so that a
     run that goes on goes on with it. Images that cannot be used are printed. Raises ValueError
     where all values are alike.
     """
@@ -85,10 +100,12 @@ def otsu(inputs: Inputs, ids: Sequence[str], protocol: Protocol, path: Path) -> 
         return (_highest(evidence, protocol=protocol),)
 
     def keep(group: EvidenceGroup, rows: tuple[np.ndarray, ...]) -> None:
-        counts[:] += np.histogram(rows[0][rows[0] >= 0], BINS, (0.0, 1.0))[0]
+        shown = rows[0][rows[0] >= 0]
+        counts[:] += np.histogram(np.sqrt(shown) if roots else shown, BINS, (0.0, 1.0))[0]
 
     over_evidence("threshold of the teacher", inputs, ids, says, keep, None)
-    threshold = round(masks.otsu(counts), 4)
+    found = masks.otsu(counts)
+    threshold = round(found**2 if roots else found, 4)
     write_atomic(path, json.dumps({"threshold": threshold}).encode())
     return threshold
 

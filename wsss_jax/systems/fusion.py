@@ -239,6 +239,7 @@ def consensus(
         use_saliency=protocol.saliency,
         use_edges=protocol.shape.cut_walks,
         use_probe=True,
+        use_features=protocol.walk_along == "features",
     )
 
 

@@ -26,6 +26,8 @@ class Protocol:
             systems teach.
         walk_steps: length of the teacher's random walk on a grid of WALKED_ON cells; on others it
             goes with the area (``on_grid``), as it has to fill objects. 0 teaches mean × saliency.
+        walk_along: what belongs together where the teacher walks: cells of like colours, or of
+            like colours and like frozen features, where there are any (``ops.evidence.joined``).
         saliency: whether the teacher multiplies by 0.5 + 0.5 saliency.
         probes: how often a linear probe of cells over the whole data set is learned, each from the
             labels of the teacher so far; the last one takes part in teaching. Where students teach
@@ -34,6 +36,8 @@ class Protocol:
         probe_penalty: of its squared weights (``systems.linear_probe``).
         threshold: of the teacher, on maps whose maximum is 1, where it is not read off them
             (``Combining.teacher_threshold``).
+        last_threshold: where it is read off, whether the last one, of maps that a probe takes part
+            in, is Otsu's of the maps or of their square roots (``stages.teacher``).
         loss: gce (robust) or ce.
         q: of the robust loss, from 0 (cross-entropy) to 1 (mean absolute error).
         jitter: log-scale deviation of gammas, and relative depth of scales, that distort each
@@ -54,11 +58,13 @@ class Protocol:
     restricted: bool = True
     disjoint: bool = True
     walk_steps: int = 32
+    walk_along: Literal["colours", "features"] = since("colours", "features")
     saliency: bool = True
     probes: int = since(0, 2)
     probe_students: bool = since(False)
     probe_penalty: float = since(0.01)
     threshold: float = 0.4
+    last_threshold: Literal["maps", "roots"] = since("maps", "roots")
     loss: Literal["gce", "ce"] = "gce"
     q: float = 0.7
     jitter: float = 0.3
