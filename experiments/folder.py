@@ -4,7 +4,8 @@ Source: the vanilla systems of voc12_animals.py, and the combiner without its ne
 minutes: linear probes of frozen features (--combiner.network learns the network instead). With
 saliency/ (8-bit PNGs named by id) it is better still. In a folder whose first class is "void"
 (MSRC v2) there is no background: every pixel gets a class, and thresholds and saliency play no
-part.
+part. On photographs as small as MSRC's a dense CRF costs 5; --refinements saliency walk leaves it
+out.
 
 Command: wsss run experiments/folder.py --data DATA/msrc21 --weights DIR
 Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
