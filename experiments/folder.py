@@ -4,8 +4,8 @@ Source: the vanilla systems of voc12_animals.py, and the combiner without its ne
 minutes: linear probes of frozen features (--combiner.network learns the network instead). With
 saliency/ (8-bit PNGs named by id) it is better still. In a folder whose first class is "void"
 (MSRC v2) there is no background: every pixel gets a class, and thresholds and saliency play no
-part. On photographs as small as MSRC's a dense CRF costs 5; --refinements saliency walk leaves it
-out.
+part. There is no dense CRF, which costs 5 on photographs as small as MSRC's; for large ones try
+--refinements saliency walk crf.
 
 Command: wsss run experiments/folder.py --data DATA/msrc21 --weights DIR
 Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
@@ -44,6 +44,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             ),
         },
         saliency=saliency if saliency.is_dir() else None,
+        refinements=("saliency", "walk"),
         combiner=Combining(network=False),
         features=Features((weights / V2,)),
         fusions=("mean", "median", "log_opinion_pool", "noisy_or", "majority_vote"),

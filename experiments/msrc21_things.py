@@ -2,7 +2,8 @@
 
 Source: voc12_animals_systems.py with smaller crops (photographs are 320 by 213 pixels). Classes are
 the things of the data set's labels.json but the horse, which too few images show. With background
-there, saliency plays its part.
+there, saliency plays its part. A dense CRF costs 5 and more on photographs
+as small as these, so there is none.
 
 Command: wsss run experiments/msrc21_things.py --data DATA/msrc21 --weights DIR
 OC-CSE judges by the plain one, found at runs/msrc21_things/run_vanilla. Hardware: two CPU cores, or
@@ -18,7 +19,6 @@ from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
 from wsss_jax.stages.fit import Training
 from wsss_jax.stages.recipe import Recipe
-from wsss_jax.stages.refine import Crf
 from wsss_jax.systems import Classifier, OcCse
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim
@@ -68,7 +68,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             for name, (model, augmentation, seed) in models.items()
         },
         saliency=data / "saliency_csnet",
-        crf=Crf(background="otsu"),
+        refinements=("saliency", "walk"),
         combiner=Combining(),
         features=Features((weights / V2,)),
         fusions=("mean", "log_opinion_pool"),

@@ -1,6 +1,7 @@
 """The whole path on a handful of drawn scenes: every stage is real, and every stage resumes."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -96,7 +97,9 @@ def test_refinements_that_a_recipe_leaves_out_are_not_done(small, made, tmp_path
     assert left_out and stores_made.stores.keys() - without.stores.keys() == left_out
 
 
-def test_single_systems_with_probes_are_rivals_of_a_combiner_that_has_them(small, made, tmp_path):
+def test_single_systems_with_probes_are_rivals_of_a_combiner_that_has_them(
+    small, made, tmp_path, capsys
+):
     out, _ = made
     old = shutil.ignore_patterns("combined*", "run_combiner", "pseudo_masks", "fuse*", "*_crf")
     begun = shutil.copytree(out, tmp_path / "run", ignore=old)
@@ -117,6 +120,11 @@ def test_single_systems_with_probes_are_rivals_of_a_combiner_that_has_them(small
     rows = {row.result.name: row for row in summary.rows(steps, results)}
     assert rows["combined"].reference == max(rivals, key=lambda r: r.miou()).name
     assert all(rows[name].gain is None for name in theirs)
+    long = replace(rows["combined"], result=replace(rows["combined"].result, name="n" * 40))
+    capsys.readouterr()
+    summary.show([*rows.values(), long], width=80)
+    shown = capsys.readouterr().out
+    assert shown.count("n" * 10) and not re.search(r"\d…", shown)  # no number is cut for a name
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(small, made):

@@ -95,24 +95,32 @@ def explanation(table_rows: Sequence[Row]) -> str:
 
 
 def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
-    """Print one table per split, of at most 80 columns; a group's name stands above its rows."""
+    """Print one table per split, of at most 80 columns; a group's name stands above its rows.
+
+    A long name takes two lines, so that no number is cut.
+    """
     console = Console(width=width, highlight=False)
     for split in dict.fromkeys(row.result.split for row in table_rows):
         chosen = [row for row in table_rows if row.result.split == split]
         count, reference = len(chosen[0].result.ids), chosen[0].reference
         title = f"{split}: {count} images, gain against {reference}"
         table = Table(title=title, box=box.HORIZONTALS, show_edge=False, padding=(0, 1, 0, 0))
-        for column in _SHOWN:
+        lines = [[_cells(row)[column] for column in _SHOWN] for row in chosen]
+        for number, column in enumerate(_SHOWN):
+            name = _HEAD[column]
+            longest = max(len(name), *(len(line[number]) for line in lines))
             table.add_column(
-                _HEAD[column], justify="left" if _HEAD[column] in _LEFT else "right", no_wrap=True
+                name,
+                justify="left" if name in _LEFT else "right",
+                overflow="fold",
+                min_width=longest if number else None,
             )
         above = ""
-        for row in chosen:
+        for row, line in zip(chosen, lines, strict=True):
             if row.group != above:
                 table.add_row(f"[dim]{row.group}[/dim]")
                 above = row.group
-            cells = _cells(row)
-            table.add_row(*(cells[column] for column in _SHOWN))
+            table.add_row(*line)
         console.print(table)
         print()
     console.print(explanation(table_rows))
