@@ -4,8 +4,8 @@ Source: the vanilla systems of voc12_animals.py, and the combiner without its ne
 minutes: linear probes of frozen features (--combiner.network learns the network instead). With
 saliency/ (8-bit PNGs named by id) it is better still. In a folder whose first class is "void"
 (MSRC v2) there is no background: every pixel gets a class, and thresholds and saliency play no
-part. There is no dense CRF, which costs 5 on photographs as small as MSRC's; for large ones try
---refinements saliency walk crf.
+part. There is no dense CRF, which costs 5 on photographs as small as MSRC's; on those of VOC's size
+it gains 2 (--refinements saliency walk crf).
 
 Command: wsss run experiments/folder.py --data DATA/msrc21 --weights DIR
 Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
