@@ -88,7 +88,7 @@ def test_a_system_by_itself_is_the_closed_form_of_an_ablation_at_its_threshold(
     fused(run, inputs, tmp_path / "fused")
     for one in inputs.systems[:2]:
         name = one.folder.name
-        way = Closed((name,), 1, True, 0.4, cells=24, probes=2, along="features")
+        way = Closed((name,), 1, True, 0.4, cells=24, probes=2, along="features", last="roots")
         alone = replace(SETTINGS.sees(inputs), systems=(one,))
         home = tmp_path / name
         known = [id for id in IDS[:4] if one.path(id).is_file()]

@@ -151,6 +151,7 @@ class _Plan:
             self.settings.cells,
             probes=probes,
             along=protocol.walk_along if probes else "colours",
+            last=protocol.last_threshold if probes else "maps",
         )
 
     def forms(self) -> Table:

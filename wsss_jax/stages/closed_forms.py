@@ -28,7 +28,8 @@ class Closed:
     steps: of the walk, 0 for none. saliency: whether the mean is multiplied by it. threshold: on
     maps whose maximum is 1; with a probe Otsu's instead, of the images that teach it. cells: long
     side of the grid. cut: whether edges cut the walk. along: what it goes along
-    (``label_free.Protocol``). probes: how often a probe is learned.
+    (``label_free.Protocol``). probes: how often a probe is learned. last: what the threshold beside
+    it is read off.
     """
 
     systems: tuple[str, ...]
@@ -39,6 +40,7 @@ class Closed:
     cut: bool = since(True, False)
     probes: int = since(0)
     along: Literal["colours", "features"] = since("colours")
+    last: Literal["maps", "roots"] = since("maps")
 
 
 def combine(
@@ -55,6 +57,7 @@ def combine(
         saliency=way.saliency,
         threshold=way.threshold,
         probes=way.probes,
+        last_threshold=way.last,
     )
     if way.probes:
         slots = list(inputs.slots(teaching))

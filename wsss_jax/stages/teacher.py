@@ -6,10 +6,10 @@ and on the systems. Otsu's rule reads the threshold off the closed form's own va
 that teach. Students of a robust loss would still call more of it background than their teacher, and
 by how much depends on the data set: ``Protocol.share_weight`` holds them to the teacher's share.
 
-Otsu's rule parts two groups that spread alike. Beside a probe background is sure of itself and
-objects are not, so that the threshold comes out too high. Square roots spread what is low and hold
-what is high together (as those of counts do), and of what they part on photographs more is right
-(benchmarks/RESULTS.md); of maps without a probe it is not.
+Otsu's rule suits two groups that spread alike. Of maps that a probe takes part in its threshold
+came out too high on photographs (benchmarks/RESULTS.md). Square roots spread what is low and hold
+what is high together, as those of counts do, and what they part is nearer to the truth there; of
+maps without a probe it is not.
 """
 
 import json
