@@ -17,8 +17,8 @@ from wsss_jax.data import views
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.stores import open_store
 from wsss_jax.ops import metrics
-from wsss_jax.stages import errors
 from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.study import error_counts
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def print_tables(given: argparse.Namespace) -> None:
     scoring = Scoring(classes=given.classes and tuple(given.classes)).on(source)
     combined = open_store(given.combined)
     systems = [open_store(path) for path in given.systems]
-    found = errors.survey(systems, combined, source, scoring, split=given.split)
+    found = error_counts.survey(systems, combined, source, scoring, split=given.split)
     names = source.classes.mask_names()
     print(f"\n{given.split}: {found.counts.shape[1]} images\n")
     whole = metrics.mean_iou(found.counts.sum(axis=1), found.scored)
@@ -62,7 +62,7 @@ def print_tables(given: argparse.Namespace) -> None:
     row("probability", "of pixels", "mean", "foreground")
     print("|--:|--:|--:|--:|")
     for number, (pixels, sure, shown) in enumerate(found.believed):
-        span = f"{number / errors.BINS:.1f} … {(number + 1) / errors.BINS:.1f}"
+        span = f"{number / error_counts.BINS:.1f} … {(number + 1) / error_counts.BINS:.1f}"
         share = f"{100 * pixels / found.believed[:, 0].sum():.1f} %"
         row(span, share, *(f"{value / max(pixels, 1):.2f}" for value in (sure, shown)))
     gates = given.combined.with_name(f"{given.combined.name}_gates")

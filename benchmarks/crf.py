@@ -28,7 +28,7 @@ from PIL import Image
 
 from wsss_jax.ops import crf
 from wsss_jax.ops.crf_settings import Settings
-from wsss_jax.stages.executors import ONE_THREAD
+from wsss_jax.run.executors import ONE_THREAD
 
 SIZE = (375, 500)
 

@@ -13,7 +13,7 @@ from explanation_metrics import methods_of
 
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import write_atomic
-from wsss_jax.stages import picture
+from wsss_jax.stages import pictures
 from wsss_jax.stages.subject import subject_of
 
 
@@ -40,10 +40,10 @@ def main() -> None:
     for id in source.ids[: given.photographs]:
         files.append(given.out / "photographs" / f"{id}.jpg")
         write_atomic(files[-1], source.encoded(id))
-    showing = picture.Showing(side=given.side, columns=0)
-    found = picture.explained(asked, files, showing, methods)
+    showing = pictures.Showing(side=given.side, columns=0)
+    found = pictures.explained(asked, files, showing, methods)
     title = f"{given.run.name} on {source.name}"
-    for path in picture.write(given.out, found, asked, title=title, columns=showing.columns):
+    for path in pictures.write(given.out, found, asked, title=title, columns=showing.columns):
         print(path)
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from wsss_jax.data.datasets import Source, open_dataset
 from wsss_jax.explain import perturb, score_cam
 from wsss_jax.explain.contract import seeded
-from wsss_jax.stages import judge_maps
 from wsss_jax.stages.subject import Method, Subject, subject_of
+from wsss_jax.study import judge_maps
 
 SLOW = {
     "score_cam": 10,

@@ -24,7 +24,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from wsss_jax.data.classes import VOC, ClassList
-from wsss_jax.stages.cues import Import, import_priors
+from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.types import Size
 
 SIZE: Size = (375, 500)

@@ -20,9 +20,9 @@ There is no coco14_vanilla.py: it is voc12_vanilla.py with this crop, long side 
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation
-from wsss_jax.stages.fit import Training
-from wsss_jax.stages.recipe import Recipe
+from wsss_jax.stages.train import Training
 from wsss_jax.systems import Classifier, PNoc
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim

@@ -17,16 +17,16 @@ import argparse
 from pathlib import Path
 
 from wsss_jax import xla
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.label_free import Protocol
 from wsss_jax.data import views
 from wsss_jax.data.datasets import open_dataset, open_together
-from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store
-from wsss_jax.stages import ablation, ablation_tables
-from wsss_jax.stages.ablation import CUES, Study, Table
-from wsss_jax.stages.combiner_run import Combining
+from wsss_jax.errors import BadFileError
+from wsss_jax.run.executors import Workers
 from wsss_jax.stages.evaluate import Scoring
-from wsss_jax.stages.executors import Workers
-from wsss_jax.systems.label_free import Protocol
+from wsss_jax.study import ablation, ablation_tables
+from wsss_jax.study.ablation import CUES, Study, Table
 
 SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
 

@@ -13,12 +13,12 @@ Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
 
 from pathlib import Path
 
+from wsss_jax.combiner.combiner_run import Combining
 from wsss_jax.data.augment import Augmentation
-from wsss_jax.stages.combiner_run import Combining
+from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
-from wsss_jax.stages.fit import Training
-from wsss_jax.stages.recipe import Recipe
+from wsss_jax.stages.train import Training
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
 

@@ -9,7 +9,7 @@ Hardware: two CPU cores, ten minutes. Numbers: see benchmarks/RESULTS.md.
 
 from pathlib import Path
 
-from wsss_jax.stages.affinity_plan import AffinityPlan, light
+from wsss_jax.recipes.affinity import AffinityPlan, light
 
 THINGS = (
     "cow", "sheep", "aeroplane", "face", "car", "bicycle", "flower", "sign", "bird", "book",

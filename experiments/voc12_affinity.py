@@ -21,9 +21,9 @@ pairs of all cells, not only of those whose whole stencil fits.
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
-from wsss_jax.stages.affinity_plan import AffinityPlan
-from wsss_jax.stages.labels import Irn
-from wsss_jax.stages.learn_affinity import AffinityTraining
+from wsss_jax.recipes.affinity import AffinityPlan
+from wsss_jax.stages.affinity import AffinityTraining
+from wsss_jax.stages.affinity_labels import Irn
 from wsss_jax.stages.refine import Crf, Walk
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim

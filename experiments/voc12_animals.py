@@ -10,14 +10,14 @@ Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS
 from dataclasses import replace
 from pathlib import Path
 
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.label_free import Protocol
 from wsss_jax.data.augment import Augmentation
-from wsss_jax.stages.combiner_run import Combining
+from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
-from wsss_jax.stages.fit import Training
-from wsss_jax.stages.recipe import Recipe
+from wsss_jax.stages.train import Training
 from wsss_jax.systems.classifier import Classifier
-from wsss_jax.systems.label_free import Protocol
 from wsss_jax.train.optimizers import Optim
 
 SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")

@@ -12,7 +12,7 @@ Hardware: two CPU cores, a quarter of an hour. Numbers: see benchmarks/RESULTS.m
 
 from pathlib import Path
 
-from wsss_jax.stages.affinity_plan import AffinityPlan, light
+from wsss_jax.recipes.affinity import AffinityPlan, light
 from wsss_jax.stages.evaluate import Scoring
 
 SCORED = ("background", "cat", "cow", "dog", "horse", "sheep", "person")

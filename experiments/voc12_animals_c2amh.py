@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.recipes.saliency import SaliencyPlan
 from wsss_jax.stages.objects import ObjectTraining
 from wsss_jax.stages.saliency import Contrasting, Looking
-from wsss_jax.stages.saliency_plan import SaliencyPlan
 from wsss_jax.systems.objects import Objects
 from wsss_jax.systems.saliency import Contrast
 from wsss_jax.train.optimizers import Optim

@@ -34,15 +34,15 @@ from wsss_jax import xla
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
-from wsss_jax.stages.affinity_plan import light
-from wsss_jax.stages.decide import label_free_threshold
+from wsss_jax.recipes.affinity import light
+from wsss_jax.run.executors import Workers
+from wsss_jax.stages.affinity import learn_affinity
+from wsss_jax.stages.affinity_labels import Irn, Pnoc, Rule, make_labels
 from wsss_jax.stages.evaluate import Scoring, evaluate, write_results
-from wsss_jax.stages.executors import Workers
 from wsss_jax.stages.explain import Explanation, explain
-from wsss_jax.stages.fit import Training, fit
-from wsss_jax.stages.labels import Irn, Pnoc, Rule, make_labels
-from wsss_jax.stages.learn_affinity import learn_affinity
+from wsss_jax.stages.masks import label_free_threshold
 from wsss_jax.stages.refine import Crf, Walk, refine
+from wsss_jax.stages.train import Training, fit
 from wsss_jax.systems import Classifier, Model, OcCse, PNoc, POc, PuzzleCam, Seam
 from wsss_jax.systems.terms import Erasing, Puzzle
 from wsss_jax.train.optimizers import Optim

@@ -11,10 +11,10 @@ Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.recipes.segment import SegmentPlan
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.refine import Crf
 from wsss_jax.stages.segment import Prediction, Segmentation
-from wsss_jax.stages.segment_plan import SegmentPlan
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train.optimizers import Optim
 

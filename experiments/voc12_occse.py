@@ -16,9 +16,9 @@ Where we differ: the new layer learns ten times faster, which the code meant and
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation
-from wsss_jax.stages.fit import Training
-from wsss_jax.stages.recipe import Recipe
+from wsss_jax.stages.train import Training
 from wsss_jax.systems import Classifier, OcCse
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim

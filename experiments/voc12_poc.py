@@ -18,9 +18,9 @@ Where we differ: statistics of BatchNorm stay as they come, where the paper trai
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation
-from wsss_jax.stages.fit import Training
-from wsss_jax.stages.recipe import Recipe
+from wsss_jax.stages.train import Training
 from wsss_jax.systems import Classifier, POc
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim

@@ -17,9 +17,9 @@ taken (they keep the best on the true masks of val).
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.recipes.segment import SegmentPlan
 from wsss_jax.stages.refine import Crf
 from wsss_jax.stages.segment import Prediction, Segmentation
-from wsss_jax.stages.segment_plan import SegmentPlan
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train.optimizers import Optim
 

@@ -40,19 +40,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from wsss_jax import xla
-from wsss_jax.data import fusion_world
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.few_shot import FewShot
+from wsss_jax.combiner.label_free import Protocol
+from wsss_jax.combiner.network import CombinerShape
 from wsss_jax.data.classes import palette
 from wsss_jax.data.datasets import open_dataset, open_together
 from wsss_jax.data.stores import open_store
-from wsss_jax.models.combiner import CombinerShape
 from wsss_jax.ops import masks
 from wsss_jax.report import figures
-from wsss_jax.stages import ablation, ablation_tables, world
-from wsss_jax.stages.ablation import Study
-from wsss_jax.stages.combiner_run import Combining
 from wsss_jax.stages.evaluate import Scoring, foreground
-from wsss_jax.stages.few_shot import FewShot
-from wsss_jax.systems.label_free import Protocol
+from wsss_jax.study import ablation, ablation_tables, fusion_world, world
+from wsss_jax.study.ablation import Study
 
 MODE = os.environ.get("MODE", "default")
 OUT = Path(os.environ.get("OUT") or tempfile.mkdtemp())  # name a folder to go on another day

@@ -36,9 +36,11 @@ from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.explain import experimental, perturb, score_cam
 from wsss_jax.explain.contract import seeded
-from wsss_jax.stages import demo, judge_maps, picture
-from wsss_jax.stages.fit import fit
+from wsss_jax.recipes import demo
+from wsss_jax.stages import pictures
 from wsss_jax.stages.subject import subject_of
+from wsss_jax.stages.train import fit
+from wsss_jax.study import judge_maps
 from wsss_jax.systems import perception
 from wsss_jax.systems.perception import Perception
 
@@ -94,9 +96,9 @@ photographs = []
 for id in several[:2]:
     photographs.append(work / f"{id}.png")
     plt.imsave(photographs[-1], source.image(id))
-showing = picture.Showing(side=96, columns=8)
-found = picture.explained(asked, photographs, showing, methods)
-sheet, page = picture.write(work, found, asked, title="All methods", columns=showing.columns)
+showing = pictures.Showing(side=96, columns=8)
+found = pictures.explained(asked, photographs, showing, methods)
+sheet, page = pictures.write(work, found, asked, title="All methods", columns=showing.columns)
 figure = plt.figure(figsize=(14, 9), layout="constrained")
 plt.imshow(files.read_image(sheet))
 plt.axis("off")

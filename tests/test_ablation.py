@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from wsss_jax.data import fusion_world, views
-from wsss_jax.models import combiner
-from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import ablation, ablation_tables, closed_forms, learn_combiner, world
-from wsss_jax.stages.ablation import Learnt, Study, Table, Variant
-from wsss_jax.stages.closed_forms import Closed
-from wsss_jax.stages.combiner_run import Combining
+from wsss_jax.combiner import learn_combiner, network
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.network import CombinerShape
+from wsss_jax.data import views
 from wsss_jax.stages.evaluate import Scoring, evaluate
+from wsss_jax.study import ablation, ablation_tables, closed_forms, fusion_world, world
+from wsss_jax.study.ablation import Learnt, Study, Table, Variant
+from wsss_jax.study.closed_forms import Closed
 from wsss_jax.types import Evidence
 
 NAMES = ("part", "overctx", "miscal")
@@ -65,7 +65,7 @@ def test_a_group_that_is_out_is_seen_by_no_network():
 def looked_at(groups):
     """The fields of the evidence that the network's program reads at all."""
     shape = CombinerShape(("own", *groups), width=4, walk_steps=2)
-    module = combiner.build(shape, features=3, key=jax.random.key(0))
+    module = network.build(shape, features=3, key=jax.random.key(0))
     grid, flags = np.zeros((1, 8, 8), np.float32), np.ones((1, 2), bool)
     evidence = Evidence(
         images=np.zeros((1, 8, 8, 3), np.float32),

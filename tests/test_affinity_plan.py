@@ -9,8 +9,8 @@ from wsss_jax.data import stores, synthetic
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.ops import crf
-from wsss_jax.stages.affinity_plan import AffinityPlan
-from wsss_jax.stages.learn_affinity import AffinityTraining
+from wsss_jax.recipes.affinity import AffinityPlan
+from wsss_jax.stages.affinity import AffinityTraining
 from wsss_jax.stages.refine import Walk
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.types import ScoreMaps

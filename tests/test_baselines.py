@@ -6,12 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from wsss_jax.data import fusion_world, views
-from wsss_jax.data.evidence_batches import EvidenceBatches, batched
-from wsss_jax.stages import baselines, world
-from wsss_jax.stages.baselines import Agreeing
-from wsss_jax.systems import orand
-from wsss_jax.systems.orand import OrAnd
+from wsss_jax.combiner.batches import EvidenceBatches, batched
+from wsss_jax.data import views
+from wsss_jax.study import baselines, fusion_world, orand_system, world
+from wsss_jax.study.baselines import Agreeing
+from wsss_jax.study.orand_system import OrAnd
 from wsss_jax.types import IGNORE
 
 WORLD = fusion_world.make(5, seed=32, size=24)
@@ -65,16 +64,16 @@ def test_or_and_learns_what_all_systems_agree_on(inputs, tmp_path):
 def test_or_and_has_a_falling_loss_and_sees_scores_alone(inputs):
     examples = [inputs.read(id) for id in inputs.source.ids]
     batch = jax.tree.map(jax.numpy.asarray, batched(examples, rows=5, slots=2, cells=24))
-    system = orand.make(OrAnd(width=4), features=0, steps=30)
+    system = orand_system.make(OrAnd(width=4), features=0, steps=30)
     step, state, losses = jax.jit(system.step), system.init(jax.random.key(0)), []
     for _ in range(30):
         state, metrics = step(state, batch, jax.random.key(0))
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.7 * losses[0]
-    network = orand.structure(OrAnd(width=4))
+    network = orand_system.structure(OrAnd(width=4))
     blind = replace(batch, images=0 * batch.images, saliency=0 * batch.saliency)
-    seen = orand.combine(network, state, batch)
-    np.testing.assert_array_equal(seen, orand.combine(network, state, blind))
+    seen = orand_system.combine(network, state, batch)
+    np.testing.assert_array_equal(seen, orand_system.combine(network, state, blind))
     assert not np.asarray(seen)[~np.asarray(batch.inside)].any()
 
 

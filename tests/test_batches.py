@@ -12,7 +12,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import inference_groups, training_batches
 from wsss_jax.data.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import BadFileError
+from wsss_jax.errors import BadFileError
 
 CROP = Augmentation(crop=16, long_side=(14, 24))
 

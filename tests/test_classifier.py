@@ -7,7 +7,7 @@ import pytest
 
 from wsss_jax.data import synthetic
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.stages.fit import Training, run_record
+from wsss_jax.stages.train import Training, run_record
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.checkpoint import Checkpoints

@@ -120,7 +120,7 @@ def test_an_experiment_is_a_file_whose_settings_flags_can_change(capsys, scenes,
     code, _, err = typed(capsys, "run", file, "--data", scenes, "--train-only", "fime")
     assert code == 1 and "did you mean 'fine'" in err
     file.write_text(
-        "from wsss_jax.stages.segment_plan import SegmentPlan\n"
+        "from wsss_jax.recipes.segment import SegmentPlan\n"
         "def recipe(data, weights):\n"
         "    return SegmentPlan(data)\n"
     )

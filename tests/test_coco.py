@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from wsss_jax.data import coco, datasets
-from wsss_jax.data.files import BadFileError, MissingFileError
+from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 
 SQUARE = [1, 1, 4, 1, 4, 3, 1, 3]

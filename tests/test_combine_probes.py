@@ -11,24 +11,24 @@ import toy_evidence
 from toy_evidence import IDS
 
 from wsss_jax import config
-from wsss_jax.data import stores, views
-from wsss_jax.data.files import BadFileError
-from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.ops import evidence as ops
-from wsss_jax.stages import (
-    closed_forms,
+from wsss_jax.combiner import (
     combine_learned,
     combine_probes,
     combiner_run,
     few_shot,
     learn_combiner,
+    linear_probe,
 )
-from wsss_jax.stages.closed_forms import Closed
-from wsss_jax.stages.combine_learned import Learned
-from wsss_jax.stages.combiner_run import Combining
-from wsss_jax.stages.few_shot import FewShot
-from wsss_jax.systems import linear_probe
-from wsss_jax.systems.label_free import Protocol
+from wsss_jax.combiner import consensus as ops
+from wsss_jax.combiner.combine_learned import Learned
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.few_shot import FewShot
+from wsss_jax.combiner.label_free import Protocol
+from wsss_jax.combiner.network import CombinerShape
+from wsss_jax.data import stores, views
+from wsss_jax.errors import BadFileError
+from wsss_jax.study import closed_forms
+from wsss_jax.study.closed_forms import Closed
 
 SETTINGS = Combining(Protocol(walk_steps=9), cells=24, network=False)
 

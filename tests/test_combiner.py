@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.data import fusion_world
-from wsss_jax.data.evidence import grid_of
-from wsss_jax.data.evidence_batches import EvidenceBatches, batched, evidence_groups, slots_for
-from wsss_jax.models import combiner
-from wsss_jax.models.combiner import GROUPS, CombinerShape
-from wsss_jax.ops import evidence as evidence_ops
+from wsss_jax.combiner import consensus as evidence_ops
+from wsss_jax.combiner import fusion, label_free
+from wsss_jax.combiner import network as networks
+from wsss_jax.combiner.batches import EvidenceBatches, batched, evidence_groups, slots_for
+from wsss_jax.combiner.evidence import grid_of
+from wsss_jax.combiner.label_free import Protocol
+from wsss_jax.combiner.network import GROUPS, CombinerShape
 from wsss_jax.ops import fuse, losses
-from wsss_jax.systems import fusion, label_free
-from wsss_jax.systems.label_free import Protocol
+from wsss_jax.study import fusion_world
 from wsss_jax.train import state as states
 
 SMALL = CombinerShape(width=8, walk_steps=2)
@@ -30,7 +30,7 @@ def evidence(ids=("0", "1"), **changes):
 @pytest.fixture(scope="module")
 def network():
     """A combiner whose every weight is random, so that nothing is hidden by a zero."""
-    network = states.functional(combiner.build(SMALL, features=0, key=jax.random.key(0)))
+    network = states.functional(networks.build(SMALL, features=0, key=jax.random.key(0)))
     keys = iter(jax.random.split(jax.random.key(1), 64))
     params = jax.tree.map(
         lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), network.params
@@ -47,7 +47,7 @@ def says(network):
 
 def test_untrained_it_is_the_log_opinion_pool():
     e = evidence()
-    module = combiner.build(SMALL, features=0, key=jax.random.key(0))
+    module = network.build(SMALL, features=0, key=jax.random.key(0))
     logits, gates = jax.jit(lambda e: tuple(module(e, e.available)))(e)
     for row in range(2):
         pool = fuse.apply("log_opinion_pool", e.scores[row], e.available[row])
@@ -169,7 +169,7 @@ def test_gates_are_shares_and_probabilities_sum_to_one(says):
         np.asarray(gates).sum(axis=1), np.broadcast_to(e.present[:, None, None], (2, 24, 24, 2)),
         atol=1e-5,
     )  # fmt: skip
-    total = np.asarray(combiner.Combined(logits, gates).probabilities()).sum(axis=-1)
+    total = np.asarray(network.Combined(logits, gates).probabilities()).sum(axis=-1)
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
@@ -177,7 +177,7 @@ def test_gates_are_shares_and_probabilities_sum_to_one(says):
 def test_every_group_can_be_switched_off(group):
     e = evidence()
     shape = replace(SMALL, groups=tuple(name for name in GROUPS if name != group))
-    module = combiner.build(shape, features=4, key=jax.random.key(0))
+    module = network.build(shape, features=4, key=jax.random.key(0))
     e = replace(e, features=np.ones((*e.images.shape[:3], 4), np.float32))
     logits = jax.eval_shape(lambda e: module(e, e.available).logits, e)
     assert logits.shape == (2, 24, 24, 3)
@@ -234,7 +234,7 @@ def test_being_surer_is_no_better_at_predicting_a_system_that_is_left_out(monkey
             mean = evidence.scores.mean(axis=1)  # absent slots are the second of images with one
             maps = jnp.where(evidence.present[:, None, None], times * mean, -jnp.inf)
             ground = jnp.full((*mean.shape[:-1], 1), 0.4 * times)
-            return combiner.Combined(jnp.concatenate([ground, maps], axis=-1), None)
+            return network.Combined(jnp.concatenate([ground, maps], axis=-1), None)
 
         monkeypatch.setattr(fusion, "combine", said)
         return fusion.left_out_score(np.asarray(fusion.left_out_totals(network, state, e)))

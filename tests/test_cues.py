@@ -10,8 +10,8 @@ from PIL import Image
 from wsss_jax import cli
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.data.files import BadFileError
-from wsss_jax.stages.cues import Import, import_priors
+from wsss_jax.errors import BadFileError
+from wsss_jax.stages.import_maps import Import, import_priors
 
 
 @pytest.fixture(scope="module")

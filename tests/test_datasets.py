@@ -10,7 +10,7 @@ from PIL import Image
 
 from wsss_jax.data import datasets, labels
 from wsss_jax.data.classes import COCO, VOC
-from wsss_jax.data.files import BadFileError, MissingFileError
+from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 
 SIZE = (6, 8)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from wsss_jax import config
-from wsss_jax.models.combiner import CombinerShape
+from wsss_jax.combiner import consensus as evidence_ops
+from wsss_jax.combiner import fusion, label_free
+from wsss_jax.combiner.label_free import Protocol
+from wsss_jax.combiner.network import CombinerShape
 from wsss_jax.ops import affinity
-from wsss_jax.ops import evidence as evidence_ops
-from wsss_jax.systems import fusion, label_free
-from wsss_jax.systems.label_free import Protocol
 from wsss_jax.types import Evidence
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import toy_workers as toy
 
-from wsss_jax.stages import executors, work
-from wsss_jax.stages.executors import ONE_THREAD, Workers, map_unordered, shard_of_environment
+from wsss_jax.run import executors
+from wsss_jax.run import images as images_run
+from wsss_jax.run.executors import ONE_THREAD, Workers, map_unordered, shard_of_environment
 from wsss_jax.train.loop import Interrupted
 
 IDS = tuple(f"image_{number:02d}" for number in range(12))
@@ -136,13 +137,13 @@ def test_a_stopped_stage_goes_on_where_it_stopped(tmp_path, workers):
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted) as caught:
-        work.each("toy", function, IDS, workers=workers, collect=stop)
+        images_run.each("toy", function, IDS, workers=workers, collect=stop)
     assert caught.value.code == 128 + signal.SIGTERM
     assert not multiprocessing.active_children()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert kept and finished(tmp_path) < {*IDS}
     left = [id for id in IDS if id not in finished(tmp_path)]
-    tally = work.each("toy", function, left, workers=workers)
+    tally = images_run.each("toy", function, left, workers=workers)
     assert tally.done == len(left) and not tally.skipped
     assert finished(tmp_path) == {*IDS}
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
@@ -155,7 +156,7 @@ sys.path[:0] = {[str(Path(toy.__file__).parent), *sys.path]!r}
 from functools import partial
 from pathlib import Path
 import toy_workers
-from wsss_jax.stages.executors import Workers, map_unordered
+from wsss_jax.run.executors import Workers, map_unordered
 if __name__ == "__main__":
     function = partial(toy_workers.mark_and_sleep, folder=Path({str(tmp_path)!r}))
     list(map_unordered(function, ["a", "b", "c"], Workers(2)))
@@ -221,11 +222,11 @@ def test_impossible_workers_are_refused(wrong):
 def test_each_share_keeps_its_own_list_of_what_was_skipped(tmp_path, capsys):
     function = partial(toy.write_or_fail, folder=tmp_path, poison=IDS)
     for index in range(2):
-        tally = work.each("toy", function, IDS, workers=Workers(shard=(index, 2)))
-        work.record_skipped(tmp_path, tally)
+        tally = images_run.each("toy", function, IDS, workers=Workers(shard=(index, 2)))
+        images_run.record_skipped(tmp_path, tally)
     assert "share 1 of 2" in capsys.readouterr().out
     assert len(list(tmp_path.glob("skipped_?_of_2.json"))) == 2
-    work.record_skipped(tmp_path, work.Tally(1, {}, (1, 2)))
+    images_run.record_skipped(tmp_path, images_run.Tally(1, {}, (1, 2)))
     assert [path.name for path in tmp_path.glob("skipped*")] == ["skipped_0_of_2.json"]
 
 

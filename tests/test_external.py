@@ -10,7 +10,7 @@ from PIL import Image
 from wsss_jax.data import external, stores
 from wsss_jax.data.classes import VOC
 from wsss_jax.data.external import READERS, Wanted
-from wsss_jax.data.files import BadFileError, MissingFileError
+from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import ScoreMaps
 
 SIZE = (9, 14)

@@ -8,14 +8,15 @@ import toy_evidence
 from flax import nnx
 from toy_evidence import IDS
 
+from wsss_jax.combiner import combine_probes, combiner_run
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.label_free import Protocol
 from wsss_jax.data import stores, synthetic
+from wsss_jax.data.components import digest
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.data.files import BadFileError
+from wsss_jax.errors import BadFileError
 from wsss_jax.models import build, weights
-from wsss_jax.stages import combine_probes, combiner_run
-from wsss_jax.stages.combiner_run import Combining
-from wsss_jax.stages.features import Features, components_of, features
-from wsss_jax.systems.label_free import Protocol
+from wsss_jax.stages.features import Features, features
 
 KEPT = "components.npz"
 
@@ -58,12 +59,12 @@ def test_images_that_come_later_are_seen_alike(made, scenes, settings, tmp_path)
     """Whoever asks for two images, then for all, or in another store like this one."""
     whole = all_of(made)
     few = features(scenes, tmp_path / "few", settings, ids=scenes.ids[:2])
-    first = components_of(few)
+    first = digest(few)
     more = features(scenes, tmp_path / "few", settings, ids=scenes.ids)
-    assert components_of(more) == first != components_of(made) != ""
+    assert digest(more) == first != digest(made) != ""
     alike = replace(settings, like=made.folder, batch_size=1)
     other = features(scenes, tmp_path / "other", alike, ids=scenes.ids[3:])
-    assert components_of(other) == components_of(made)
+    assert digest(other) == digest(made)
     for id, scores in all_of(other).items():
         np.testing.assert_allclose(scores, whole[id], atol=0.01)
     before = made.path(scenes.ids[1]).read_bytes()

@@ -12,9 +12,9 @@ from test_refine import CLASSES, Photographs, maps, store_of
 from wsss_jax.data import stores
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.external import EDGES
-from wsss_jax.data.files import BadFileError
+from wsss_jax.errors import BadFileError
+from wsss_jax.stages.affinity import AffinityTraining, learn_affinity, learned
 from wsss_jax.stages.edges import Edges, edges
-from wsss_jax.stages.learn_affinity import AffinityTraining, learn_affinity, learned
 from wsss_jax.stages.refine import Walk, refine, walked
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim

@@ -11,35 +11,37 @@ import toy_evidence
 from toy_evidence import IDS, WORLD
 
 from wsss_jax import config
-from wsss_jax.data import fusion_world, stores, views
-from wsss_jax.data import probe as probes
-from wsss_jax.data.evidence_batches import batched, evidence_groups
-from wsss_jax.data.files import BadFileError
-from wsss_jax.data.probe import Probe
-from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.ops import masks
-from wsss_jax.stages import (
+from wsss_jax.combiner import (
     combine_learned,
     combiner_networks,
     combiner_run,
-    decide,
     early_stop,
     few_shot,
+    fusion,
+    label_free,
     learn_combiner,
     probe,
-    runs,
-    summary,
     teacher,
 )
-from wsss_jax.stages.combine_learned import Learned
-from wsss_jax.stages.combiner_run import Combining
-from wsss_jax.stages.decide import BINS
-from wsss_jax.stages.early_stop import LeftOut
+from wsss_jax.combiner import probe_maps as probes
+from wsss_jax.combiner.batches import batched, evidence_groups
+from wsss_jax.combiner.combine_learned import Learned
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.early_stop import LeftOut
+from wsss_jax.combiner.few_shot import FewShot
+from wsss_jax.combiner.label_free import Protocol
+from wsss_jax.combiner.network import CombinerShape
+from wsss_jax.combiner.probe_maps import Probe
+from wsss_jax.data import stores, views
+from wsss_jax.errors import BadFileError
+from wsss_jax.ops import masks
+from wsss_jax.recipes import summary
+from wsss_jax.run import folders
+from wsss_jax.run.executors import Workers
+from wsss_jax.stages import masks as pseudo_masks
 from wsss_jax.stages.evaluate import Scoring
-from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.few_shot import FewShot
-from wsss_jax.systems import fusion, label_free
-from wsss_jax.systems.label_free import Protocol
+from wsss_jax.stages.masks import BINS
+from wsss_jax.study import fusion_world
 
 GROUPS = ("own", "consensus", "saliency")
 SETTINGS = Combining(
@@ -152,7 +154,7 @@ def test_few_labels_move_the_network_and_their_folder_belongs_to_one_draw(inputs
     )
     assert max(jax.tree.leaves(moved)) > 1e-3
     template = fusion.template(SETTINGS.protocol, inputs.channels())
-    last = runs.last_state(tuned / "distilled", template).params
+    last = folders.last_state(tuned / "distilled", template).params
     jax.tree.map(
         lambda a, b, c: np.testing.assert_allclose(c, (a + b) / 2, atol=1e-6), before, last, after
     )
@@ -174,9 +176,11 @@ def test_the_command_learns_and_with_labelled_images_says_which(inputs, run, tmp
     taught = json.loads((tmp_path / "run_k1" / "settings.json").read_text())["labelled"]
     assert len(taught) == 1 and taught[0] in teaching.ids
     assert fused.made_by["labelled"] == taught
-    masks = decide.decide(fused, tmp_path / "masks", decide.Masking(0.5), ids=fused.ids())
+    masks = pseudo_masks.decide(
+        fused, tmp_path / "masks", pseudo_masks.Masking(0.5), ids=fused.ids()
+    )
     assert masks.made_by["labelled"] == taught  # and what is made from it says so too
-    results = decide.judged(
+    results = pseudo_masks.judged(
         [fused, masks], inputs.source, Scoring(), split="all", workers=Workers()
     )
     text = summary.explanation(summary.against_first(results))

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from PIL import Image
 
-from wsss_jax import npz
+from wsss_jax.formats import npz
 from wsss_jax.models import BACKBONES, MobileNetV1, MobileNetV2, imagenet_head, load
 
 V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor"

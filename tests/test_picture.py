@@ -15,9 +15,10 @@ from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.report import overlays
 from wsss_jax.report.figures import heat_ramp
-from wsss_jax.stages import judge_maps, picture
-from wsss_jax.stages.fit import Training, fit
+from wsss_jax.stages import pictures
 from wsss_jax.stages.subject import subject, subject_of
+from wsss_jax.stages.train import Training, fit
+from wsss_jax.study import judge_maps
 from wsss_jax.systems import Classifier, classifier
 
 
@@ -73,9 +74,9 @@ def test_methods_may_take_their_features_at_named_layers(capsys, run, photograph
 
 def test_maps_lie_on_their_photograph_and_peak_at_one(run, photographs):
     asked = subject_of(run)
-    showing = picture.Showing(labels=("kite",), side=64)
+    showing = pictures.Showing(labels=("kite",), side=64)
     methods = {name: asked.methods[name] for name in ("grad_cam", "smooth_grad_cam_pp")}
-    found = picture.explained(asked, photographs, showing, methods)
+    found = pictures.explained(asked, photographs, showing, methods)
     assert [one.photo.shape for one in found] == [(64, 64, 3), (33, 64, 3)]
     for one in found:
         rows, columns = (-(-n // 4) for n in one.photo.shape[:2])
@@ -108,8 +109,8 @@ def test_what_cannot_be_explained_is_one_message(
 
 
 def test_a_photograph_without_a_find_shows_the_likeliest_class():
-    np.testing.assert_array_equal(picture._found(np.array([0.1, 0.4])), [False, True])
-    np.testing.assert_array_equal(picture._found(np.array([0.6, 0.9])), [True, True])
+    np.testing.assert_array_equal(pictures._found(np.array([0.1, 0.4])), [False, True])
+    np.testing.assert_array_equal(pictures._found(np.array([0.6, 0.9])), [True, True])
 
 
 def test_sheets_wrap_and_refuse_rows_that_differ():

@@ -8,8 +8,8 @@ import pytest
 from wsss_jax import cli
 from wsss_jax.config import as_json
 from wsss_jax.data import stores, synthetic
-from wsss_jax.stages.saliency_plan import SaliencyPlan
-from wsss_jax.stages.segment_plan import SegmentPlan
+from wsss_jax.recipes.saliency import SaliencyPlan
+from wsss_jax.recipes.segment import SegmentPlan
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 
@@ -34,7 +34,7 @@ def test_experiments_give_plans(name, kind):
 def test_an_experiment_may_be_any_plan(tmp_path, capsys):
     file = tmp_path / "small.py"
     file.write_text(
-        "from wsss_jax.stages.segment_plan import SegmentPlan\n"
+        "from wsss_jax.recipes.segment import SegmentPlan\n"
         "def recipe(data, weights):\n"
         "    return SegmentPlan(data, name='small')\n"
     )

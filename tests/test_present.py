@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from wsss_jax.data import fusion_world, stores
-from wsss_jax.stages import present, world
+from wsss_jax.data import stores
+from wsss_jax.recipes import report as reporting
 from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.study import fusion_world, world
 from wsss_jax.types import ScoreMaps
 
 
@@ -60,7 +61,7 @@ def test_a_learned_store_brings_its_trust_and_doubt(inputs, tmp_path):
         ids=inputs.source.ids,
     )
     shown = [inputs.systems[0], vote, fused]
-    page = present.page_of_stores(tmp_path / "page.html", shown, inputs.source, Scoring(), 2)
+    page = reporting.page_of_stores(tmp_path / "page.html", shown, inputs.source, Scoring(), 2)
     # Beliefs have a half by their meaning; the scores of the others part somewhere.
     assert page.read_text().count("<td>by Otsu&#x27;s rule</td>") == 2
     data = data_of(page)
@@ -76,12 +77,12 @@ def test_a_learned_store_brings_its_trust_and_doubt(inputs, tmp_path):
 def test_without_background_no_threshold_is_offered(inputs, tmp_path):
     scoring = Scoring(background=False)
     shown = [inputs.systems[0]]
-    page = present.page_of_stores(tmp_path / "page.html", shown, inputs.source, scoring, 1)
+    page = reporting.page_of_stores(tmp_path / "page.html", shown, inputs.source, scoring, 1)
     assert data_of(page)["rules"] == {"part": {"group": "stores", "threshold": None}}
 
 
 def test_a_store_of_other_classes_is_named(inputs, tmp_path):
     with pytest.raises(ValueError, match="not the classes of"):
-        present.page_of_stores(
+        reporting.page_of_stores(
             tmp_path / "page.html", [inputs.saliency], inputs.source, Scoring(), 1
         )

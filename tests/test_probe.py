@@ -6,12 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from wsss_jax.data import probe
-from wsss_jax.data.files import BadFileError
-from wsss_jax.data.probe import Probe
-from wsss_jax.models import combiner
-from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.systems import linear_probe
+from wsss_jax.combiner import linear_probe, network, probe_maps
+from wsss_jax.combiner.network import CombinerShape
+from wsss_jax.combiner.probe_maps import Probe
+from wsss_jax.errors import BadFileError
 
 SHAPE = (4, 5)
 
@@ -35,7 +33,7 @@ def test_it_says_probabilities_of_the_classes_that_are_there():
     alone = one.maps(features, image, None, ("cow",))
     pair = one.maps(features, image, None, ("dog", "cow"))
     assert alone.shape == (*SHAPE, 1) and pair.shape == (*SHAPE, 2)
-    logits = probe.seen(features, image, None, salient=False) @ one.kernel + one.offset
+    logits = probe_maps.seen(features, image, None, salient=False) @ one.kernel + one.offset
     odds = np.exp(logits[:, 2] - logits[:, 0]).reshape(SHAPE)
     np.testing.assert_allclose(alone[..., 0], odds / (1 + odds), rtol=1e-4)
     rest = 1 - pair.sum(axis=-1)
@@ -69,20 +67,20 @@ def test_the_mean_of_two_opinions_is_geometric_and_sums_to_one():
     random = np.random.default_rng(0)
     first = random.dirichlet(np.ones(3), SHAPE).astype(np.float32)
     second = random.dirichlet(np.ones(3), SHAPE).astype(np.float32)
-    both = probe.averaged(first, second[..., 1:])
+    both = probe_maps.averaged(first, second[..., 1:])
     np.testing.assert_allclose(both.sum(axis=-1), 1, atol=1e-5)
     ratio = np.sqrt(first * second)
     np.testing.assert_allclose(
         both[..., 1] / both[..., 0], ratio[..., 1] / ratio[..., 0], rtol=1e-3
     )
-    np.testing.assert_allclose(probe.averaged(first, first[..., 1:]), first, atol=1e-5)
-    assert probe.averaged(first, None) is first
+    np.testing.assert_allclose(probe_maps.averaged(first, first[..., 1:]), first, atol=1e-5)
+    assert probe_maps.averaged(first, None) is first
 
 
 def test_it_is_read_as_it_was_written(tmp_path):
     one = made(salient=True)
     one.save(tmp_path / "probe.npz")
-    found = probe.load(tmp_path / "probe.npz")
+    found = probe_maps.load(tmp_path / "probe.npz")
     assert found.classes == one.classes and found.salient
     np.testing.assert_array_equal(found.kernel, one.kernel)
     np.testing.assert_array_equal(found.offset, one.offset)
@@ -95,10 +93,10 @@ def test_a_damaged_file_is_named(tmp_path):
     with np.load(path) as arrays:
         np.savez(path, **{**arrays, "offset": normal(3)})
     with pytest.raises(BadFileError, match=r"probe\.npz: kernel \(12, 4\) and offset \(3,\) for 3"):
-        probe.load(path)
+        probe_maps.load(path)
     path.write_bytes(whole[:200])
     with pytest.raises(BadFileError, match=r"probe\.npz"):
-        probe.load(path)
+        probe_maps.load(path)
 
 
 def cells(count=600):
@@ -150,7 +148,7 @@ def test_without_frozen_features_a_network_has_no_input_for_it():
     shape = CombinerShape(("own", "consensus", "probe"), width=4, walk_steps=2)
 
     def width(features):
-        module = combiner.build(shape, features=features, key=jax.random.key(0))
+        module = network.build(shape, features=features, key=jax.random.key(0))
         return module.mix.kernel[...].shape[0]
 
     assert width(4) == width(0) + 3

@@ -10,7 +10,7 @@ from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
 from wsss_jax.ops import crf, crf_pydensecrf
 from wsss_jax.stages import refine as refining
-from wsss_jax.stages.decide import label_free_threshold
+from wsss_jax.stages.masks import label_free_threshold
 from wsss_jax.stages.refine import Crf, Walk, crf_refined, refine, walked
 from wsss_jax.types import ScoreMaps
 

@@ -14,9 +14,11 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.external import SALIENCY
-from wsss_jax.data.files import BadFileError, read_grey
+from wsss_jax.data.files import read_grey
+from wsss_jax.errors import BadFileError
 from wsss_jax.ops import boundaries, masks
-from wsss_jax.stages import dense, evaluate, objects, runs, saliency
+from wsss_jax.run import dense, folders
+from wsss_jax.stages import evaluate, objects, saliency
 from wsss_jax.stages.objects import ObjectTraining
 from wsss_jax.stages.saliency import Contrasting, Looking
 from wsss_jax.systems import objects as system_of_objects
@@ -152,7 +154,7 @@ def test_maps_are_saliency_and_pictures_read_back_the_same(world, tmp_path, monk
     _, source, hints = world
     run = tmp_path / "run"
     settings = Contrasting(Contrast("tiny", None, 8, hint_weight=1.0))
-    runs.claim(run, saliency.run_record(settings, source, hints))
+    folders.claim(run, saliency.run_record(settings, source, hints))
     (run / "finished").write_text("")
 
     def ramp(state, images, inside):

@@ -12,10 +12,11 @@ import pytest
 from wsss_jax.data import stores, synthetic, views
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.data.files import BadFileError
+from wsss_jax.errors import BadFileError
 from wsss_jax.ops import masks as deciding
 from wsss_jax.ops import pixel_loss
-from wsss_jax.stages import dense, evaluate, runs, segment
+from wsss_jax.run import dense, folders, thresholds
+from wsss_jax.stages import segment
 from wsss_jax.stages.segment import Prediction, Segmentation
 from wsss_jax.systems import pixels
 from wsss_jax.systems.pixels import Segmenter
@@ -119,7 +120,7 @@ def test_a_pixel_is_background_where_the_rest_is_largest():
     shares /= shares.sum(-1, keepdims=True)
     maps = segment.probabilities(shares, (9, 11))
     assert 4 not in maps.classes and maps.kind == "probability"
-    winner, score = evaluate.foreground(maps)
+    winner, score = thresholds.foreground(maps)
     np.testing.assert_array_equal(deciding.decide(winner, score, 0.5), shares.argmax(-1))
     labelled = segment.probabilities(shares, (9, 11), np.array([0, 1, 0, 0, 1], bool))
     assert labelled.classes.tolist() == [1, 4]
@@ -140,7 +141,7 @@ def world(learner, tmp_path_factory):
     for id in source.ids:
         store.put_mask(id, np.asarray(source.mask(id)))
     settings = Segmentation(SMALL, VIEW, epochs=2, batch_size=4, save_every=1)
-    runs.claim(
+    folders.claim(
         out / "run", segment.run_record(settings, source, segment.pseudo_masks(store, source))
     )
     Checkpoints(out / "run" / "checkpoint").save(4, learner[0], {})
@@ -195,7 +196,7 @@ def test_a_stopped_run_goes_on_with_the_same_masks(world, tmp_path, monkeypatch)
     def fitted(name):
         segment.fit(source, segment.pseudo_masks(store, source), settings, tmp_path / name)
         template = {"sum": jax.ShapeDtypeStruct((), jnp.float32)}
-        return float(runs.last_state(tmp_path / name, template)["sum"])
+        return float(folders.last_state(tmp_path / name, template)["sum"])
 
     monkeypatch.setattr(pixels, "make", toy)
     whole = fitted("whole")

@@ -10,21 +10,23 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.label_free import Protocol
+from wsss_jax.combiner.network import CombinerShape
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.data.files import BadFileError
+from wsss_jax.errors import BadFileError
 from wsss_jax.models import build, weights
-from wsss_jax.models.combiner import CombinerShape
-from wsss_jax.stages import demo, evaluate, present, recipe, summary
+from wsss_jax.recipes import demo, recipe, summary
+from wsss_jax.recipes import report as reporting
+from wsss_jax.stages import evaluate
 from wsss_jax.stages.combine import Fusion, combine, stacked
-from wsss_jax.stages.combiner_run import Combining
-from wsss_jax.stages.decide import Masking, decide, fixed, label_free_threshold
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.features import Features
-from wsss_jax.stages.fit import Training, fit, trained
-from wsss_jax.systems.label_free import Protocol
+from wsss_jax.stages.masks import Masking, decide, fixed, label_free_threshold
+from wsss_jax.stages.train import Training, fit, trained
 from wsss_jax.train import checkpoint
 from wsss_jax.types import IGNORE, ScoreMaps
 
@@ -66,7 +68,7 @@ def test_the_whole_path_makes_every_store_and_the_page(small, made, scenes, caps
     rows = summary.rows(stores_made, results)
     summary.write(out, rows, source.classes)
     summary.show(rows)
-    page = present.page(out / "report.html", small, stores_made, rows, source)
+    page = reporting.page(out / "report.html", small, stores_made, rows, source)
     assert page.stat().st_size > 10_000
     assert "combined: trust" in page.read_text()
     assert stores_made.final == "combined_crf"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from wsss_jax.data import stores
-from wsss_jax.data.files import BadFileError
+from wsss_jax.errors import BadFileError
 from wsss_jax.types import ScoreMaps
 
 CLASSES = ("cat", "dog", "cow")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wsss_jax import config
-from wsss_jax.stages import fit
+from wsss_jax.stages import train as training
 from wsss_jax.systems import (
     SYSTEMS,
     Classifier,
@@ -116,16 +116,16 @@ def test_a_system_learns_in_one_compilation_and_fits_its_template(name, run):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_settings_of_a_system_survive_its_record(name, run):
-    settings = fit.Training(settings_of(name, run), epochs=3)
+    settings = training.Training(settings_of(name, run), epochs=3)
     assert name_of(settings.model) == name
     record = {"system": name, "settings": config.as_json(settings)}
-    assert fit.training_of(json.loads(json.dumps(record))) == settings
+    assert training.training_of(json.loads(json.dumps(record))) == settings
 
 
 def test_a_record_from_before_there_were_systems_is_of_a_plain_classifier():
-    chosen = config.as_json(fit.Training(OWN))
+    chosen = config.as_json(training.Training(OWN))
     del chosen["model"]["head"]
-    assert fit.training_of({"settings": chosen}) == fit.Training(OWN)
+    assert training.training_of({"settings": chosen}) == training.Training(OWN)
 
 
 def test_other_objects_are_no_systems():

@@ -14,9 +14,9 @@ from wsss_jax.data import synthetic
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.models import heads
+from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation, explain
-from wsss_jax.stages.fit import Training, fit, training_of
-from wsss_jax.stages.recipe import Recipe
+from wsss_jax.stages.train import Training, fit, training_of
 from wsss_jax.systems import SYSTEMS, Classifier, OcCse, Seam, classifier, name_of
 from wsss_jax.systems.terms import Erasing
 

@@ -12,7 +12,7 @@ from absl import flags
 from PIL import Image
 
 from wsss_jax.data import datasets, tfds_builder
-from wsss_jax.data.files import BadFileError, MissingFileError
+from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 
 

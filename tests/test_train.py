@@ -11,9 +11,10 @@ import optax
 import pytest
 from toy_learning import STEPS, ToyBatches, linear_system
 
+from wsss_jax.errors import CorruptCheckpointError, DivergedError
 from wsss_jax.train import parallel
-from wsss_jax.train.checkpoint import Checkpoints, CorruptCheckpointError
-from wsss_jax.train.loop import DivergedError, Interrupted, Loop, fit
+from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.train.loop import Interrupted, Loop, fit
 from wsss_jax.train.optimizers import Optim, optimizer, schedule
 
 KEY = jax.random.key(0)

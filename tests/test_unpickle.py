@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import toy_priors
 
-from wsss_jax import pickles, torch_tensors
-from wsss_jax.data.files import BadFileError, MissingFileError
-from wsss_jax.data.unpickle import read_dictionary
+from wsss_jax.errors import BadFileError, MissingFileError
+from wsss_jax.formats import pickles, torch_tensors
+from wsss_jax.formats.pickled_arrays import read_dictionary
 
 MAPS = np.linspace(0, 1, 24, dtype=np.float32).reshape(2, 3, 4)
 

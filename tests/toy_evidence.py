@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from wsss_jax.data import fusion_world, stores
-from wsss_jax.stages import world
+from wsss_jax.data import stores
+from wsss_jax.study import fusion_world, world
 from wsss_jax.types import ScoreMaps
 
 WORLD = fusion_world.make(5, seed=32, size=24)  # two classes in each image: one shape

@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from wsss_jax.stages.executors import ONE_THREAD
+from wsss_jax.run.executors import ONE_THREAD
 
 
 def content(id: str) -> bytes:

@@ -15,37 +15,25 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from wsss_jax import memory, xla
+from wsss_jax.combiner import combine_learned
 from wsss_jax.data import check as checks
 from wsss_jax.data import views
 from wsss_jax.data.datasets import Source, open_dataset
 from wsss_jax.data.external import SALIENCY
-from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import open_store, open_stores
-from wsss_jax.stages import (
-    affinity_plan,
-    combine_learned,
-    convert,
-    cues,
-    decide,
-    demo,
-    edges,
-    evaluate,
-    features,
-    fit,
-    picture,
-    present,
-    recipe,
-    segment_plan,
-    summary,
-)
+from wsss_jax.errors import BadFileError, CorruptCheckpointError, DivergedError, UserError
+from wsss_jax.recipes import affinity, demo, recipe, saliency, segment, summary
+from wsss_jax.recipes import report as reporting
+from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run import folders
+from wsss_jax.run.executors import Workers
+from wsss_jax.run.progress import meter
 from wsss_jax.stages import combine as combining
+from wsss_jax.stages import edges, evaluate, features, import_maps, pictures
+from wsss_jax.stages import masks as pseudo_masks
 from wsss_jax.stages import refine as refining
-from wsss_jax.stages import saliency_plan as saliency
-from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.progress import meter
-from wsss_jax.stages.recipe import Recipe
-from wsss_jax.train.checkpoint import CorruptCheckpointError
-from wsss_jax.train.loop import DivergedError
+from wsss_jax.stages import train as training
+from wsss_jax.stages import weights as weights_stage
 
 Positional = tyro.conf.Positional
 T = TypeVar("T")
@@ -111,7 +99,11 @@ def check(data: Positional[Path], layout: str = "auto", lists: Path | None = Non
         raise SystemExit(1)
 
 
-def train(data: Bare[Data], out: Path, settings: Bare[fit.Training] = fit.Training()) -> None:  # noqa: B008
+def train(
+    data: Bare[Data],
+    out: Path,
+    settings: Bare[training.Training] = training.Training(),  # noqa: B008
+) -> None:
     """Train one system on image labels into a run folder.
 
     Args:
@@ -119,14 +111,14 @@ def train(data: Bare[Data], out: Path, settings: Bare[fit.Training] = fit.Traini
         out: run folder; the same command goes on where it was stopped.
         settings: the network and how it learns.
     """
-    print(fit.fit(data.open(), settings, out))
+    print(training.fit(data.open(), settings, out))
 
 
 def import_priors(
     priors: Positional[Path],
     data: Path,
     out: Path,
-    settings: Bare[cues.Import] = cues.Import(),  # noqa: B008
+    settings: Bare[import_maps.Import] = import_maps.Import(),  # noqa: B008
     split: str = "all",
     lists: Path | None = None,
     data_layout: str = "auto",
@@ -145,7 +137,9 @@ def import_priors(
         workers: processes and shards.
     """
     source = Data(data, data_layout, split, lists).open()
-    store = cues.import_priors(settings, priors, source, out, ids=source.ids, workers=workers)
+    store = import_maps.import_priors(
+        settings, priors, source, out, ids=source.ids, workers=workers
+    )
     print(store.folder)
 
 
@@ -233,7 +227,7 @@ def judge(
     if all(store.classes == SALIENCY.names for store in opened):
         source = views.agnostic(source)
     scoring = scoring.on(source)
-    results = decide.judged(opened, source, scoring, split=data.split, workers=workers)
+    results = pseudo_masks.judged(opened, source, scoring, split=data.split, workers=workers)
     rows = summary.against_first(results, tuned=tuned_reference)
     summary.show(rows)
     if out is not None:
@@ -259,7 +253,7 @@ def report(
     """
     source = data.open()
     opened = open_stores(stores)
-    print(present.page_of_stores(out, opened, source, scoring.on(source), gallery))
+    print(reporting.page_of_stores(out, opened, source, scoring.on(source), gallery))
 
 
 def run(
@@ -286,19 +280,19 @@ VERBS: MappingProxyType[str, Callable[..., None]] = MappingProxyType(
         "demo": run_demo,
         "check": check,
         "train": train,
-        "explain": picture.command,
+        "explain": pictures.command,
         "import": import_priors,
         "refine": refine,
-        "affinity": affinity_plan.command,
+        "affinity": affinity.command,
         "edges": edges.command,
         "features": features.command,
         "combine": combine,
-        "masks": decide.command,
+        "masks": pseudo_masks.command,
         "saliency": saliency.command,
-        "segment": segment_plan.command,
+        "segment": segment.command,
         "evaluate": judge,
         "report": report,
-        "weights": convert.command,
+        "weights": weights_stage.command,
         "run": run,
     }
 )
@@ -363,7 +357,7 @@ def _run_experiment(args: list[str]) -> None:
     out = given.out or Path("runs") / final.name
     if given.train_only:
         if not isinstance(final, Recipe):
-            raise ValueError(f"{given.experiment} is no recipe of several systems (--train-only)")
+            raise UserError(f"{given.experiment} is no recipe of several systems (--train-only)")
         for store in recipe.train_systems(final, out, given.train_only):
             print(store.folder)
     elif isinstance(final, Recipe):
@@ -391,8 +385,8 @@ def _whole(chosen: Recipe, out: Path) -> None:
     results = recipe.judge_all(chosen, made)
     rows = summary.rows(made, results)
     source = recipe.opened(chosen, chosen.splits[-1])
-    summary.write(out, rows, source.classes, recipe=chosen, versions=fit.versions())
-    page = present.page(out / "report.html", chosen, made, rows, source)
+    summary.write(out, rows, source.classes, recipe=chosen, versions=folders.versions())
+    page = reporting.page(out / "report.html", chosen, made, rows, source)
     summary.show(rows)
     print(f"pseudo-masks: {made.masks.folder / 'masks'}")
     print(f"numbers:      {out / 'results.md'}")

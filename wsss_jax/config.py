@@ -10,6 +10,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from wsss_jax.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,7 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
         return table[name]
     near = difflib.get_close_matches(name, table, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(sorted(table))})")
+    raise UserError(f"unknown {what} {name!r}{hint} (known: {', '.join(sorted(table))})")
 
 
 def since(before: T, default: T | None = None) -> T:

@@ -59,7 +59,7 @@ class Evidence:
     images: (b,h,w,3) float32 RGB in [0, 1]. scores: (b,s,h,w,k) in [0, 1]. available: (b,s,k) bool,
     whether a system knows a class. peak: (b,s,k) raw maxima. present: (b,k) bool, False on slots
     that only fill up. saliency, edges: (b,h,w) in [0, 1], probe: (b,h,w,k) probability of each
-    class (``data.probe``); cues: (b,3) bool, whether there are any. features: (b,h,w,f) of a
+    class (``probe_maps``); cues: (b,3) bool, whether there are any. features: (b,h,w,f) of a
     frozen network, f may be 0. inside: (b,h,w) bool, False on padding. real: (b,) bool, False on
     rows that only fill up. target: (b,h,w,1+k) what is to be learned, background first, or None.
     truth: (b,h,w) int32 of slots (0 background, IGNORE), or None.

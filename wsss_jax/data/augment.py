@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
+from wsss_jax.errors import UserError
 from wsss_jax.types import IGNORE, Sample, Size
 
 Picture = Image.Image
@@ -45,16 +46,16 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.crop < 1 or not 1 <= self.long_side[0] <= self.long_side[1]:
-            raise ValueError(
+            raise UserError(
                 f"crop {self.crop} and long_side {self.long_side}: wanted positive pixels, and "
                 "long_side as (least, most)"
             )
         if not 0 <= self.flip <= 1 or not 0 <= self.hue <= 0.5:
-            raise ValueError(f"flip {self.flip} must lie in [0, 1], hue {self.hue} in [0, 0.5]")
+            raise UserError(f"flip {self.flip} must lie in [0, 1], hue {self.hue} in [0, 0.5]")
         if min(self.brightness, self.contrast, self.saturation, self.operations, self.cutout) < 0:
-            raise ValueError(f"a strength is negative: {self}")
+            raise UserError(f"a strength is negative: {self}")
         if not 2 <= self.magnitude <= 10:
-            raise ValueError(f"magnitude is {self.magnitude}, wanted 2 to 10")
+            raise UserError(f"magnitude is {self.magnitude}, wanted 2 to 10")
 
 
 class Augmented(NamedTuple):

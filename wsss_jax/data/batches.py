@@ -21,7 +21,7 @@ from wsss_jax.config import as_json, fingerprint
 from wsss_jax.data.augment import Augmentation, augment
 from wsss_jax.data.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.files import BadFileError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.types import Batch, Sample, Size
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class TrainingBatches:
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on exactly from ``get_state``. ValueError for the state of other batches."""
         if state.get("order") != self._draw.order:
-            raise ValueError(
+            raise UserError(
                 "this state belongs to batches of other images, settings, seed, batch size or "
                 "shard; resume with the settings of the first run or start afresh"
             )
@@ -91,14 +91,14 @@ def training_batches(
     """
     index, count = shard
     if not 0 <= index < count or batch_size < 1 or batch_size % count:
-        raise ValueError(
+        raise UserError(
             f"shard {shard} of batches of {batch_size}: wanted 0 <= index < count, and a batch "
             "size that count divides"
         )
     labels, skipped = _labelled(source)
     steps = len(labels) // batch_size
     if not steps:
-        raise ValueError(
+        raise UserError(
             f"{source.name}: {len(labels)} of {len(source.ids)} images have labels, not enough "
             f"for one batch of {batch_size}; take a smaller batch size"
         )
@@ -147,7 +147,7 @@ def inference_groups(
     scales that are not positive.
     """
     if batch_size < 1 or not scales or min(scales) <= 0:
-        raise ValueError(f"batch size {batch_size}, scales {tuple(scales)}: wanted positive ones")
+        raise UserError(f"batch size {batch_size}, scales {tuple(scales)}: wanted positive ones")
     plan = _Plan(tuple(scales), batch_size, multiple)
     for item in _ahead(_grouped(source, ids, canvases, plan)):
         if isinstance(item, _Skip):

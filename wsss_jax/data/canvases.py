@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from wsss_jax.errors import UserError
 from wsss_jax.types import Size
 
 
@@ -22,7 +23,7 @@ def choose_canvases(
         rounded = _rounded_up(size, multiple)
         uses[rounded] = uses.get(rounded, 0) + 1
     if not uses or count < 1 or multiple < 1:
-        raise ValueError(
+        raise UserError(
             f"{len(uses)} sizes, {count} canvases of multiples of {multiple}: wanted at least one "
             "of each"
         )
@@ -38,7 +39,7 @@ def canvas_for(size: Size, canvases: Sequence[Size]) -> Size:
     """The canvas of least area that holds an image of this size. ValueError if none does."""
     fitting = [c for c in canvases if c[0] >= size[0] and c[1] >= size[1]]
     if not fitting:
-        raise ValueError(f"no canvas of {tuple(canvases)} holds an image of {size} (height, width)")
+        raise UserError(f"no canvas of {tuple(canvases)} holds an image of {size} (height, width)")
     return min(fitting, key=lambda canvas: canvas[0] * canvas[1])
 
 

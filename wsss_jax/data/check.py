@@ -13,14 +13,9 @@ from jaxtyping import UInt8
 
 from wsss_jax.data import datasets, labels
 from wsss_jax.data.datasets import PictureFolder, Source
-from wsss_jax.data.files import (
-    BadFileError,
-    MissingFileError,
-    check_id,
-    decode_image,
-    encoded_mode,
-    read_bytes,
-)
+from wsss_jax.data.files import check_id, decode_image, encoded_mode
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import IGNORE, Size
 
 Progress = Callable[[int, int], None]
@@ -143,7 +138,7 @@ def _sources(root: Path, layout: str, lists: Path | None, found: list[Problem]) 
         return _each_split(root, layout, found)
     source = datasets.open_dataset(root, split=datasets.ALL, layout=layout, ids=(), lists=lists)
     if not isinstance(source, PictureFolder):
-        raise ValueError(
+        raise UserError(
             f"layout {layout!r} cannot be checked; wanted {', '.join(datasets.DATASETS)}"
         )
     for id in source.table.twice:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
 from wsss_jax.types import IGNORE
 
 BACKGROUND = "background"
@@ -24,9 +25,9 @@ class ClassList:
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"class names repeat: {', '.join(self.names)}")
+            raise UserError(f"class names repeat: {', '.join(self.names)}")
         if not 0 < len(self.names) < IGNORE:
-            raise ValueError(f"{len(self.names)} classes, wanted 1 to {IGNORE - 1}")
+            raise UserError(f"{len(self.names)} classes, wanted 1 to {IGNORE - 1}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,7 +56,7 @@ def to_mask_index(labels: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
 def to_class_index(values: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
     """Mask value 1..C to 0-based class. Background and ignore have none: ValueError."""
     if values.size and (values.min() < 1 or values.max() >= IGNORE):
-        raise ValueError("background (0) and ignore (255) are no classes; drop them first")
+        raise UserError("background (0) and ignore (255) are no classes; drop them first")
     return values - 1
 
 

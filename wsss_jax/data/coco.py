@@ -13,15 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from wsss_jax.data.classes import ClassList, to_mask_index
-from wsss_jax.data.files import (
-    MAX_PIXELS,
-    BadFileError,
-    MissingFileError,
-    image_size,
-    read_bytes,
-    read_image,
-)
+from wsss_jax.data.files import MAX_PIXELS, image_size, read_image
 from wsss_jax.data.labels import checked_ids, read_json, repeated
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import IGNORE, Size
 
 MAX_JSON = 2**30
@@ -171,7 +166,7 @@ def draw(region: Any, size: Size) -> Bool[np.ndarray, "H W"]:
     if isinstance(region, dict):
         return _draw_runs(region, size)
     if not isinstance(region, (list, tuple)):
-        raise ValueError(f"a region of type {type(region).__name__}, wanted polygons or runs")
+        raise UserError(f"a region of type {type(region).__name__}, wanted polygons or runs")
     pixels = np.zeros(size, bool)
     for polygon in region:
         pixels |= fill_polygon(_corners(polygon), size)
@@ -209,7 +204,7 @@ def run_lengths(text: str) -> list[int]:
     for code in text.encode("ascii"):
         bits = code - 48
         if not 0 <= bits < 64 or shift > 30:
-            raise ValueError("characters that no compressed run lengths have")
+            raise UserError("characters that no compressed run lengths have")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -219,7 +214,7 @@ def run_lengths(text: str) -> list[int]:
         counts.append(value + counts[-2] if len(counts) > 2 else value)
         value, shift = 0, 0
     if shift:
-        raise ValueError("compressed run lengths that are cut off")
+        raise UserError("compressed run lengths that are cut off")
     return counts
 
 
@@ -235,7 +230,7 @@ def _outline(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flip = np.where(flat, corners[:, 0] > ends[:, 0], corners[:, 1] > ends[:, 1])
     length = np.maximum(dx, dy)
     if length.sum() > MAX_OUTLINE:
-        raise ValueError(f"a polygon whose outline is {length.sum() / _FINER:.0f} pixels long")
+        raise UserError(f"a polygon whose outline is {length.sum() / _FINER:.0f} pixels long")
     start, stop = np.where(flip[:, None], (ends, corners), (corners, ends))
     edge = np.repeat(np.arange(len(corners)), length + 1)
     step = np.arange(len(edge)) - np.repeat(np.cumsum(length + 1) - length - 1, length + 1)
@@ -250,14 +245,14 @@ def _outline(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _draw_runs(region: Mapping[str, Any], size: Size) -> np.ndarray:
     height, width = size
     if list(region.get("size", ())) != [height, width]:
-        raise ValueError(f"runs of size {region.get('size')}, wanted [{height}, {width}]")
+        raise UserError(f"runs of size {region.get('size')}, wanted [{height}, {width}]")
     counts = region.get("counts")
     if isinstance(counts, str):
         counts = run_lengths(counts)
     if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
-        raise ValueError("run lengths that are no list of whole numbers from 0 on")
+        raise UserError("run lengths that are no list of whole numbers from 0 on")
     if sum(counts) != height * width:
-        raise ValueError(f"runs of {sum(counts)} pixels, wanted {height} × {width}")
+        raise UserError(f"runs of {sum(counts)} pixels, wanted {height} × {width}")
     inside = np.arange(len(counts)) % 2 == 1
     return np.repeat(inside, counts).reshape(width, height).T
 
@@ -265,10 +260,10 @@ def _draw_runs(region: Mapping[str, Any], size: Size) -> np.ndarray:
 def _corners(polygon: Any) -> np.ndarray:
     flat = np.asarray(polygon, np.float64)
     if flat.ndim != 1 or len(flat) < 6 or len(flat) % 2:
-        raise ValueError(f"a polygon of shape {flat.shape}, wanted x, y of three or more corners")
+        raise UserError(f"a polygon of shape {flat.shape}, wanted x, y of three or more corners")
     # The bound keeps products far from overflow; no photograph is near it.
     if not (np.abs(flat) < 1e7).all():
-        raise ValueError("a polygon with corners that are not finite")
+        raise UserError("a polygon with corners that are not finite")
     return flat.reshape(-1, 2)
 
 
@@ -294,7 +289,7 @@ def _size(image: Mapping[str, Any]) -> Size:
 
 def _annotation(thing: Mapping[str, Any], numbers: Mapping[int, int]) -> tuple[Any, Annotation]:
     if thing["category_id"] not in numbers:
-        raise ValueError(f"annotation {thing.get('id')} of unknown class {thing['category_id']}")
+        raise UserError(f"annotation {thing.get('id')} of unknown class {thing['category_id']}")
     region = thing["segmentation"]
     if isinstance(region, list):
         region = [_compact(polygon) for polygon in region]

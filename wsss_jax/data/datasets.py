@@ -20,14 +20,9 @@ from jaxtyping import Bool, UInt8
 from wsss_jax.config import lookup
 from wsss_jax.data import coco, labels
 from wsss_jax.data.classes import VOC, ClassList
-from wsss_jax.data.files import (
-    BadFileError,
-    MissingFileError,
-    image_size,
-    read_bytes,
-    read_image,
-    read_mask,
-)
+from wsss_jax.data.files import image_size, read_image, read_mask
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import IGNORE, Sample, Size
 
 ALL = "all"
@@ -219,7 +214,7 @@ def open_dataset(
     if lists is None:
         return opener(root, split, ids=ids)
     if layout not in _LISTS:
-        raise ValueError(f"layout {layout!r} has no lists; choose a split or give the ids")
+        raise UserError(f"layout {layout!r} has no lists; choose a split or give the ids")
     return opener(root, split, ids=ids, lists=lists)
 
 

@@ -17,19 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from wsss_jax import npz
 from wsss_jax.config import lookup
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import (
-    BadFileError,
-    MissingFileError,
-    image_size,
-    path_of,
-    read_grey,
-    read_mask,
-)
-from wsss_jax.data.unpickle import read_dictionary
+from wsss_jax.data.files import image_size, path_of, read_grey, read_mask
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.formats import npz
+from wsss_jax.formats.pickled_arrays import read_dictionary
 from wsss_jax.ops.shrink import shrink
 from wsss_jax.types import IGNORE, Kind, ScoreMaps, Size
 
@@ -136,17 +130,17 @@ def maps_of(content: Mapping[str | int, Any], layout: Layout) -> Found:
     """Class numbers and maps of a dictionary. Raises ValueError when it has another layout."""
     if not layout.fields:
         if not all(isinstance(key, int) for key in content):
-            raise ValueError(f"fields {_listed(content)}, wanted class numbers alone")
+            raise UserError(f"fields {_listed(content)}, wanted class numbers alone")
         if not all(isinstance(item, np.ndarray) and item.ndim == 2 for item in content.values()):
-            raise ValueError("a dictionary of class numbers whose values are no maps")
+            raise UserError("a dictionary of class numbers whose values are no maps")
         return Found(tuple(int(key) for key in content), (tuple(content.values()),))
     choices = tuple(np.asarray(content[name]) for name in layout.fields if name in content)
     if "keys" not in content or not choices:
         wanted = " or ".join(layout.fields)
-        raise ValueError(f"fields {_listed(content)}, wanted keys and {wanted}")
+        raise UserError(f"fields {_listed(content)}, wanted keys and {wanted}")
     keys = np.asarray(content["keys"])
     if keys.ndim != 1 or keys.dtype.kind not in "iu":
-        raise ValueError(f"keys of shape {keys.shape} and type {keys.dtype}, wanted class numbers")
+        raise UserError(f"keys of shape {keys.shape} and type {keys.dtype}, wanted class numbers")
     return _paired(tuple(int(key) for key in keys), choices)
 
 
@@ -186,7 +180,7 @@ def _dictionary(path: Path, layout: Layout, wanted: Wanted) -> Found:
     found = maps_of(read_dictionary(path), layout)
     kind = wanted.kind or layout.kind
     if kind == "probability" and sums_to_one(found) is False:
-        raise ValueError("background and classes do not sum to 1, so they are no CRF's result")
+        raise UserError("background and classes do not sum to 1, so they are no CRF's result")
     return found
 
 
@@ -200,7 +194,7 @@ def _mask(path: Path, layout: Layout, wanted: Wanted) -> Found:
     mask = read_mask(path)
     values = [value for value in values_of(mask) if value not in (0, IGNORE)]
     if values and values[-1] > len(wanted.classes):
-        raise ValueError(
+        raise UserError(
             f"value {values[-1]}, but {len(wanted.classes)} classes; a saliency map is read by "
             "layout saliency_png"
         )
@@ -213,10 +207,10 @@ def _record(path: Path, layout: Layout, wanted: Wanted) -> Found:
     most = math.prod(wanted.size) * len(wanted.classes)
     for name, (shape, _) in npz.headers(path).items():
         if math.prod(shape) > most:
-            raise ValueError(f"{name} of shape {shape} for a photograph of {wanted.size}")
+            raise UserError(f"{name} of shape {shape} for a photograph of {wanted.size}")
     maps = stores.open_store(path.parent.parent).get_scores(path.name.removesuffix(".npz"))
     if maps.size != wanted.size:
-        raise ValueError(f"made for a photograph of {maps.size}, this one is {wanted.size}")
+        raise UserError(f"made for a photograph of {maps.size}, this one is {wanted.size}")
     scores = maps.scores.transpose(2, 0, 1)
     return Found(tuple(maps.classes.tolist()), (list(scores),), maps.peak)
 
@@ -267,7 +261,7 @@ def _checked(found: Found, layout: Layout, wanted: Wanted) -> Prior:
         target: Size = (min(fine.shape[0], wanted.grid[0]), min(fine.shape[1], wanted.grid[1]))
         scores.append(fine if fine.shape == target else shrink(fine, target))
     if len({item.shape for item in scores}) > 1:
-        raise ValueError(f"maps of different shapes {sorted({np.shape(item) for item in maps})}")
+        raise UserError(f"maps of different shapes {sorted({np.shape(item) for item in maps})}")
     stacked = np.stack(scores, axis=-1) if scores else np.zeros((*wanted.grid, 0), np.float32)
     peak = np.asarray(peaks) if found.peaks is None else found.peaks[kept]
     peak = np.minimum(peak, np.finfo(np.float32).max).astype(np.float32)
@@ -288,11 +282,11 @@ def _belonging(
     Raises ValueError where all numbers are off by one, or no class is among the labels.
     """
     if len(set(found.keys)) != len(found.keys):
-        raise ValueError(f"class numbers {found.keys} repeat")
+        raise UserError(f"class numbers {found.keys} repeat")
     if layout.agnostic:
         count = len(numbered(found, layout, layout.first))
         if count != 1:
-            raise ValueError(f"{count} classes, wanted one map of no class")
+            raise UserError(f"{count} classes, wanted one map of no class")
         return [len(found.keys) - 1], [0], []
     classes = numbered(found, layout, first)
     present = set(np.flatnonzero(wanted.labels).tolist())
@@ -302,11 +296,11 @@ def _belonging(
         numbers = f"class numbers {_listed(found.keys)}, but the image's labels are "
         numbers += _listed(label + first for label in sorted(present))
         if shift:
-            raise ValueError(
+            raise UserError(
                 f"{numbers} in this layout: off by one? --first-class {first - shift} would fit"
             )
         if len(absent) == len(classes):
-            raise ValueError(f"{numbers} in this layout: it belongs to another image or data set")
+            raise UserError(f"{numbers} in this layout: it belongs to another image or data set")
     kept = [
         n
         for n, key in enumerate(found.keys)
@@ -329,24 +323,24 @@ def _in_range(item: np.ndarray, kind: Kind) -> tuple[Float[np.ndarray, "H W"], f
     """The map as float32 in its kind's range, its peak, and what was put right."""
     note = None
     if item.dtype.kind not in "fbiu":
-        raise ValueError(f"a map of type {item.dtype}, wanted numbers")
+        raise UserError(f"a map of type {item.dtype}, wanted numbers")
     if item.dtype.kind == "b" or item.dtype == np.float16:  # exact, and checked faster
         item = item.astype(np.float32)
     if item.dtype == np.uint8 and item.max() > 1:
         note, item = "8-bit values divided by 255", item.astype(np.float32) / np.float32(255)
     if not np.isfinite(item).all():
-        raise ValueError("a map with NaN or infinity, which nothing can put right; make it again")
+        raise UserError("a map with NaN or infinity, which nothing can put right; make it again")
     low, peak = float(item.min()), float(item.max())
     if kind == "logit":
         return item.astype(np.float32), peak, note
     if low < -SLACK:
-        raise ValueError(
+        raise UserError(
             f"scores down to {low:.3g}: logits? wanted {kind} scores from 0, after ReLU, sigmoid "
             "or softmax"
         )
     if peak > 1 + SLACK:
         if kind == "probability":
-            raise ValueError(f"scores up to {peak:.3g}, wanted probabilities up to 1")
+            raise UserError(f"scores up to {peak:.3g}, wanted probabilities up to 1")
         note, item = f"divided by its maximum {peak:.3g}", item / peak
     scores = item.astype(np.float32, copy=False)
     return (np.maximum(scores, 0) if low < 0 else scores), peak, note
@@ -357,12 +351,12 @@ def _check_grid(shape: tuple[int, ...], size: Size, strides: Sequence[int]) -> N
     if shape in grids:
         return
     if shape[::-1] in grids:
-        raise ValueError(
+        raise UserError(
             f"a map of {shape} for a photograph of {size}: rows and columns are exchanged; save it "
             "transposed"
         )
     whole = "" if len(strides) == 1 else f", or that divided by {', '.join(map(str, strides[1:]))}"
-    raise ValueError(f"a map of shape {shape}, wanted the photograph's {size}{whole}")
+    raise UserError(f"a map of shape {shape}, wanted the photograph's {size}{whole}")
 
 
 def _paired(keys: tuple[int, ...], choices: tuple[Any, ...]) -> Found:
@@ -374,7 +368,7 @@ def _paired(keys: tuple[int, ...], choices: tuple[Any, ...]) -> Found:
     if counts == {len(keys) - 1} and keys[:1] == (0,):
         return Found(keys[1:], choices)
     shapes = ", ".join(str(np.shape(maps)) for maps in choices)
-    raise ValueError(f"{len(keys)} keys for maps of shape {shapes}, wanted one map per class")
+    raise UserError(f"{len(keys)} keys for maps of shape {shapes}, wanted one map per class")
 
 
 def _listed(values: Any) -> str:

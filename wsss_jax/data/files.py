@@ -16,13 +16,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.types import Size
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header: a 47 KiB PNG can unpack to 400 megapixels."""
 
-MAX_BYTES = 256 * 2**20
-"""Larger files are refused before they are read, where no other limit is named."""
 
 _ORIENTATION = 0x0112
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # whatever the name says; rare decoders stay shut
@@ -31,18 +30,10 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-class BadFileError(ValueError):
-    """A file that cannot be used: the message names it, what came and what was wanted."""
-
-
-class MissingFileError(BadFileError):
-    """A file or an entry that should be there and is not."""
-
-
 def check_id(id: str) -> str:
     """The id itself, when it is safe as a file name; else ValueError (``../x``, ``/x``, NUL …)."""
     if not _ID.fullmatch(id):
-        raise ValueError(
+        raise UserError(
             f"id {id!r} is not usable as a file name: wanted letters, digits, '.', '_' and '-', "
             "starting with a letter or digit, at most 128 characters"
         )
@@ -53,7 +44,7 @@ def path_of(folder: Path, id: str, suffix: str) -> Path:
     """``folder/id+suffix`` for a checked id; refuses links that lead out of the folder."""
     path = folder / f"{check_id(id)}{suffix}"
     if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{path} is a link that leaves {folder}; copy the file instead")
+        raise UserError(f"{path} is a link that leaves {folder}; copy the file instead")
     return path
 
 
@@ -84,21 +75,6 @@ def read_grey(path: Path) -> UInt8[np.ndarray, "H W"]:
         if picture.mode not in ("L", "1"):
             raise BadFileError(f"{path}: mode {picture.mode}, wanted 8-bit grey")
         return np.asarray(_decoded(picture, path).convert("L"))
-
-
-def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The whole content of a file of at most ``limit`` bytes. Raises BadFileError."""
-    try:
-        with path.open("rb") as file:
-            # A buffer of the limit's size would cost more than reading a small file.
-            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
-    except FileNotFoundError as problem:
-        raise MissingFileError(f"{path}: no such file") from problem
-    except OSError as problem:
-        raise BadFileError(f"{path}: cannot be read ({problem})") from problem
-    if len(content) > limit:
-        raise BadFileError(f"{path}: more than {limit:,} bytes, the most that is read")
-    return content
 
 
 def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:

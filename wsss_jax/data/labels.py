@@ -16,8 +16,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from wsss_jax.data.classes import BACKGROUND, ClassList
-from wsss_jax.data.files import BadFileError, MissingFileError, check_id, path_of, read_bytes
+from wsss_jax.data.files import check_id, path_of
 from wsss_jax.data.stores import read_npz
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.formats.bounded import read_bytes
 
 VOID = "void"
 _MAX_XML = 2**20
@@ -203,7 +205,7 @@ def _object_names(content: bytes) -> list[str]:
     names: list[str] = []
 
     def refuse(*_: Any) -> None:
-        raise ValueError("a DOCTYPE, wanted a plain annotation without entities")
+        raise UserError("a DOCTYPE, wanted a plain annotation without entities")
 
     def start(tag: str, _: Any) -> None:
         opened.append(tag)

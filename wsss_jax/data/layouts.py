@@ -18,8 +18,10 @@ from wsss_jax.config import lookup
 from wsss_jax.data import external, stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import READERS, SALIENCY, Found, Layout
-from wsss_jax.data.files import BadFileError, decode_mask, encoded_mode, read_bytes
-from wsss_jax.data.unpickle import read_dictionary
+from wsss_jax.data.files import decode_mask, encoded_mode
+from wsss_jax.errors import BadFileError
+from wsss_jax.formats.bounded import read_bytes
+from wsss_jax.formats.pickled_arrays import read_dictionary
 from wsss_jax.types import IGNORE, Kind
 
 AUTO = "auto"

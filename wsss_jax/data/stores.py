@@ -15,16 +15,11 @@ from typing import Any, Literal, cast
 import numpy as np
 from jaxtyping import UInt8
 
-from wsss_jax import npz
 from wsss_jax.config import as_json, differences
 from wsss_jax.data.classes import palette
-from wsss_jax.data.files import (
-    BadFileError,
-    mask_png,
-    path_of,
-    read_mask,
-    write_atomic,
-)
+from wsss_jax.data.files import mask_png, path_of, read_mask, write_atomic
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.formats import npz
 from wsss_jax.types import Kind, ScoreMaps
 
 FORMAT = 1
@@ -66,9 +61,9 @@ class Store:
     def put_scores(self, id: str, maps: ScoreMaps) -> None:
         """Write one image's score maps, float16 on disk. ValueError if the kind is another."""
         if maps.kind != self.kind:
-            raise ValueError(f"{self.folder} holds {self.kind} scores, {id} came as {maps.kind}")
+            raise UserError(f"{self.folder} holds {self.kind} scores, {id} came as {maps.kind}")
         if not np.isfinite(maps.scores).all():
-            raise ValueError(f"{id}: scores hold NaN or infinity; nothing was written")
+            raise UserError(f"{id}: scores hold NaN or infinity; nothing was written")
         buffer = io.BytesIO()
         np.savez(
             buffer,
@@ -124,7 +119,7 @@ def create(
     if path.exists():
         changed = differences(_index(open_store(folder)), _index(store))
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"{folder} was made with other settings; choose another folder or delete it:\n  "
                 + "\n  ".join(changed)
             )
@@ -159,7 +154,7 @@ def masks_read(*made: Any) -> dict[str, list[str]]:
 def open_stores(folders: Sequence[Path]) -> list[Store]:
     """Several existing stores. ValueError where none is named, BadFileError as ``open_store``."""
     if not folders:
-        raise ValueError("no store is named; wanted the folder of at least one")
+        raise UserError("no store is named; wanted the folder of at least one")
     return [open_store(folder) for folder in folders]
 
 
@@ -187,12 +182,12 @@ def open_store(folder: Path) -> Store:
 def check_systems(systems: Sequence[Store], names: tuple[str, ...]) -> None:
     """ValueError unless there are systems, and all hold score maps of the classes ``names``."""
     if not systems:
-        raise ValueError("no system is given; wanted at least one store of score maps")
+        raise UserError("no system is given; wanted at least one store of score maps")
     for one in systems:
         if one.holds != "scores":
-            raise ValueError(f"{one.folder} holds {one.holds}; wanted score maps of a system")
+            raise UserError(f"{one.folder} holds {one.holds}; wanted score maps of a system")
         if one.classes != names:
-            raise ValueError(
+            raise UserError(
                 f"{one.folder} holds {', '.join(one.classes[:3])} …, the data set has "
                 f"{', '.join(names[:3])} …; a saliency store goes into --saliency"
             )

@@ -28,8 +28,9 @@ from scipy import ndimage
 
 from wsss_jax.config import as_json, differences
 from wsss_jax.data.classes import ClassList, palette, to_mask_index
-from wsss_jax.data.files import BadFileError, mask_png, path_of, write_atomic
+from wsss_jax.data.files import mask_png, path_of, write_atomic
 from wsss_jax.data.scenery import CREATURES, GROUNDS, STONE, Creature, Plane, blotches
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.types import Sample
 
 CLASSES = ClassList(("beetle", "fish", "kite", "snail", "tortoise", "star"))
@@ -60,11 +61,11 @@ class Scenes:
 
     def __post_init__(self) -> None:
         if self.size < 32:
-            raise ValueError(f"size is {self.size} pixels, wanted at least 32")
+            raise UserError(f"size is {self.size} pixels, wanted at least 32")
         if not 1 <= self.objects[0] <= self.objects[1]:
-            raise ValueError(f"objects is {self.objects}, wanted (least, most) from 1 up")
+            raise UserError(f"objects is {self.objects}, wanted (least, most) from 1 up")
         if not 0 < self.radius[0] <= self.radius[1] < 0.5:
-            raise ValueError(f"radius is {self.radius}, wanted (least, most) between 0 and 0.5")
+            raise UserError(f"radius is {self.radius}, wanted (least, most) between 0 and 0.5")
 
 
 def scene(seed: int, index: int, settings: Scenes = Scenes()) -> Sample:
@@ -138,7 +139,7 @@ def write(
     with another seed or other settings.
     """
     if count < 1 or val_every < 2:
-        raise ValueError(f"count {count}, val_every {val_every}: wanted at least 1 and 2")
+        raise UserError(f"count {count}, val_every {val_every}: wanted at least 1 and 2")
     _claim(folder, {"seed": seed, "val_every": val_every, "scenes": as_json(settings)})
     names: dict[str, list[str]] = {}
     for index in range(count):
@@ -263,7 +264,7 @@ def _claim(folder: Path, made_by: dict) -> None:
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         raise BadFileError(f"{path}: damaged ({problem}); delete {folder}") from problem
     if changed := differences(before, made_by):
-        raise ValueError(
+        raise UserError(
             f"{folder} holds other scenes; choose another folder or delete it:\n  "
             + "\n  ".join(changed)
         )

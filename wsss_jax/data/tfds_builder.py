@@ -23,13 +23,8 @@ from PIL import Image
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import ALL, Source, open_dataset
 from wsss_jax.data.datasets import splits as splits_of
-from wsss_jax.data.files import (
-    BadFileError,
-    MissingFileError,
-    decode_image,
-    decode_mask,
-    encoded_mode,
-)
+from wsss_jax.data.files import decode_image, decode_mask, encoded_mode
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.types import IGNORE, Size
 
 BadImage = Callable[[str, BadFileError], None]
@@ -93,7 +88,7 @@ class Wsss(tfds.core.GeneratorBasedBuilder):
     def _config(self) -> WsssConfig:
         config = self.builder_config
         if not isinstance(config, WsssConfig):
-            raise ValueError(f"config is {config!r}, wanted a WsssConfig with the data set's root")
+            raise UserError(f"config is {config!r}, wanted a WsssConfig with the data set's root")
         return config
 
 
@@ -179,7 +174,7 @@ def write(
     config = WsssConfig(name=root.resolve().name, root=root, layout=layout, splits=splits, bad=bad)
     builder = Wsss(data_dir=str(data_dir), config=config, file_format="array_record")
     if builder.data_path.exists():
-        raise ValueError(f"{builder.data_path} was prepared before; delete it or write elsewhere")
+        raise UserError(f"{builder.data_path} was prepared before; delete it or write elsewhere")
     builder.download_and_prepare()
     return Path(builder.data_path)
 

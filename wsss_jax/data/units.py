@@ -8,8 +8,8 @@ whatever it says.
 
 import numpy as np
 
-from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import Store
+from wsss_jax.errors import BadFileError
 
 LOW = 0.5
 """Scores that usually stay below this are in another unit than [0, 1]; others are left alone."""

@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
 from wsss_jax.models import BACKBONES, import_names, weights
 from wsss_jax.models.heads import Classifier
 from wsss_jax.models.import_files import read_arrays
@@ -87,7 +88,7 @@ def fitting(source: Path) -> str:
         misfits[name] = found
     nearest = min(misfits, key=lambda name: len(misfits[name]))
     lines = misfits[nearest]
-    raise ValueError(
+    raise UserError(
         f"{source} fits no backbone; nearest is {nearest}, with {len(lines)} misfits:\n  "
         + "\n  ".join(lines[:20])
     )
@@ -105,4 +106,4 @@ def _made(name: str, **options: Any) -> Any:
     except TypeError as problem:
         if "unexpected keyword argument" not in str(problem):
             raise
-        raise ValueError(f"{name} lacks an option: {problem}; leave it at its default") from problem
+        raise UserError(f"{name} lacks an option: {problem}; leave it at its default") from problem

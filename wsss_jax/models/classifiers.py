@@ -5,6 +5,7 @@ from typing import Any
 from flax import nnx
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
 from wsss_jax.models.heads import KERNELS, Classifier
 from wsss_jax.models.token_classifier import TokenBackbone, TokenClassifier
 
@@ -27,9 +28,7 @@ def with_head(plain: Classifier, head: str, *, key: Any) -> Classifier | TokenCl
         plain.effective = KERNELS[head]
         return plain
     if not isinstance(plain.backbone, TokenBackbone):
-        raise ValueError(f"head {head!r} needs a vision transformer, not {type(plain.backbone)}")
+        raise UserError(f"head {head!r} needs a vision transformer, not {type(plain.backbone)}")
     if plain.dropout.rate:
-        raise ValueError(
-            f"head {head!r} has no dropout, got rate {plain.dropout.rate}; set it to 0"
-        )
+        raise UserError(f"head {head!r} has no dropout, got rate {plain.dropout.rate}; set it to 0")
     return TokenClassifier(plain.backbone, plain.kernel[...].shape[1], rngs=nnx.Rngs(key))

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import Conv3x3, Pointwise
 from wsss_jax.ops import images as image_ops
 
@@ -21,7 +22,7 @@ class Decoder(nnx.Module):
     def __init__(self, channels: int, *, stride: int, width: int = 32, rngs: nnx.Rngs):
         doublings = stride.bit_length() - 1
         if stride < 1 or 2**doublings != stride:
-            raise ValueError(f"stride is {stride}, wanted a power of two")
+            raise UserError(f"stride is {stride}, wanted a power of two")
         self.narrow = Pointwise(channels, width, rngs=rngs)
         self.finer = nnx.List(Conv3x3(width, width, rngs=rngs) for _ in range(doublings))
         self.last = Conv3x3(width, 3, rngs=rngs)

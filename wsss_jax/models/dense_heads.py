@@ -26,6 +26,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
 from wsss_jax.models import build
 from wsss_jax.models.heads import Classifier
 from wsss_jax.models.layers import Conv3x3, Pointwise, grid_inside, keep
@@ -72,7 +73,7 @@ class Gathered(nnx.Module):
         self.taps = tuple(coarse or range(len(backbone.strides)))
         each = (widths,) * len(self.taps) if isinstance(widths, int) else tuple(widths)
         if len(each) != len(self.taps):
-            raise ValueError(
+            raise UserError(
                 f"{len(each)} widths for {len(self.taps)} maps of stride {stride} or more; "
                 f"the backbone has strides {backbone.strides}"
             )
@@ -178,7 +179,7 @@ class MultiTask(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if classifier is not None and classifier.backbone is not backbone:
-            raise ValueError("the classifier has another backbone; build it on the same one")
+            raise UserError("the classifier has another backbone; build it on the same one")
         heads = {
             name: lookup(HEADS, name, "head")(backbone, rngs=rngs, stride=stride)
             for name, stride in strides.items()

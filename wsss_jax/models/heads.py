@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import grid_inside
 from wsss_jax.types import Backbone
 
@@ -72,7 +73,7 @@ class Classifier(nnx.Module):
         effective: Callable[[Array], Array] = as_it_is,
     ):
         if classes < 1:
-            raise ValueError(f"{classes} classes, wanted at least one")
+            raise UserError(f"{classes} classes, wanted at least one")
         self.backbone, self.effective = backbone, effective
         start = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(start(rngs.params(), (backbone.channels[-1], classes)))
@@ -130,7 +131,7 @@ class Classifier(nnx.Module):
         else:
             cells = grid_inside(inside, self.backbone.strides[-1])
             if cells.shape != features.shape[:3]:
-                raise ValueError(
+                raise UserError(
                     f"features on a grid {features.shape[1:3]}, inside {inside.shape[1:]} gives "
                     f"{cells.shape[1:]}; pass the inside of the images that were put in"
                 )

@@ -14,8 +14,9 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Shaped
 
-from wsss_jax import npz, torch_tensors
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
+from wsss_jax.formats import npz, torch_tensors
 from wsss_jax.models import import_mxnet, import_torch
 
 MAX_HEADER = 100_000_000
@@ -34,7 +35,7 @@ def read_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     unknown suffix (naming the known ones).
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such weight file")
+        raise UserError(f"{path}: no such weight file")
     return lookup(READERS, path.suffix, "weight file")(path)
 
 
@@ -53,18 +54,18 @@ def read_safetensors(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
             size = path.stat().st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER, size - 8):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
+                raise UserError(f"a header of {length} bytes in a file of {size}")
             header = json.loads(file.read(length), object_pairs_hook=_once)
             values = memoryview(file.read())
         header.pop("__metadata__", None)
         return {name: _tensor(name, entry, values) for name, entry in header.items()}
     except (KeyError, TypeError, AttributeError, ValueError, OSError, RecursionError) as problem:
-        raise ValueError(f"{path}: damaged or no safetensors file ({problem})") from problem
+        raise UserError(f"{path}: damaged or no safetensors file ({problem})") from problem
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(dict(pairs)) != len(pairs):
-        raise ValueError("a name stands twice in the header")
+        raise UserError("a name stands twice in the header")
     return dict(pairs)
 
 
@@ -72,10 +73,10 @@ def _tensor(name: str, entry: Mapping, values: memoryview) -> np.ndarray:
     dtype, shape = _SAFE_TYPES[entry["dtype"]], tuple(entry["shape"])
     begin, end = entry["data_offsets"]
     if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
-        raise ValueError(f"{name} has shape {shape} at {begin}:{end}")
+        raise UserError(f"{name} has shape {shape} at {begin}:{end}")
     width = 2 if dtype == "bf16" else np.dtype(dtype).itemsize
     if end - begin != math.prod(shape) * width or end > len(values):
-        raise ValueError(
+        raise UserError(
             f"{name} of shape {shape} and type {entry['dtype']} at bytes {begin}:{end} of "
             f"{len(values)}"
         )

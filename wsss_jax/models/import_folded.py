@@ -12,7 +12,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from wsss_jax import npz
+from wsss_jax.errors import UserError
+from wsss_jax.formats import npz
 from wsss_jax.models.import_names import Source, Table
 
 IMAGENET_HEAD = "52_conv"
@@ -49,7 +50,7 @@ def imagenet_head(path: Path) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarra
     ``features.mean((1, 2)) @ kernel + bias`` are the logits the file was made for.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such weight file")
+        raise UserError(f"{path}: no such weight file")
     found = [name for name in npz.headers(path) if name.startswith(f"{IMAGENET_HEAD}/")]
     arrays = npz.read(path, dict.fromkeys(found, "fi"))
     values = []

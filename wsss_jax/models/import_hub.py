@@ -3,6 +3,8 @@
 import importlib
 from pathlib import Path
 
+from wsss_jax.errors import UserError
+
 PREFIX = "hub:"
 """What begins the name of a file on the hub: ``hub:timm/resnest101e.in1k``."""
 
@@ -25,9 +27,7 @@ def fetch(source: str) -> Path:
     name, _, file = rest.partition("/")
     file = file or FILE
     if not owner or not name:
-        raise ValueError(
-            f"{source}: wanted {PREFIX}owner/name, as in {PREFIX}timm/resnet50.a1_in1k"
-        )
+        raise UserError(f"{source}: wanted {PREFIX}owner/name, as in {PREFIX}timm/resnet50.a1_in1k")
     repository = f"{owner}/{name}"
     by_hand = (
         f"download https://huggingface.co/{repository}/resolve/main/{file} where there is a "
@@ -36,7 +36,7 @@ def fetch(source: str) -> Path:
     try:
         hub = importlib.import_module("huggingface_hub")
     except ImportError as problem:
-        raise ValueError(
+        raise UserError(
             f"{source}: the package huggingface-hub is not installed; pip install "
             f"'wsss-jax[hub]', or {by_hand}"
         ) from problem
@@ -44,4 +44,4 @@ def fetch(source: str) -> Path:
         return Path(hub.hf_hub_download(repository, file))
     except (OSError, RuntimeError, ValueError) as problem:
         # The hub's own errors, and those of the network under it, derive from OSError.
-        raise ValueError(f"{source}: no download ({problem}); {by_hand}") from problem
+        raise UserError(f"{source}: no download ({problem}); {by_hand}") from problem

@@ -14,7 +14,8 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Shaped
 
-from wsss_jax.npz import MAX_VALUES
+from wsss_jax.errors import UserError
+from wsss_jax.formats.npz import MAX_VALUES
 
 _LIST = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -30,7 +31,7 @@ class _Cursor:
 
     def take(self, count: int) -> memoryview:
         if not 0 <= count <= len(self.content) - self.at:
-            raise ValueError(f"{count} bytes wanted at {self.at} of {len(self.content)}")
+            raise UserError(f"{count} bytes wanted at {self.at} of {len(self.content)}")
         self.at += count
         return memoryview(self.content)[self.at - count : self.at]
 
@@ -48,35 +49,35 @@ def read(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     try:
         magic, _, count = cursor.numbers("QQQ")
         if magic != _LIST:
-            raise ValueError(f"begins with {magic:#x}, wanted {_LIST:#x}")
+            raise UserError(f"begins with {magic:#x}, wanted {_LIST:#x}")
         if count > len(cursor.content) // 4:
-            raise ValueError(f"{count} arrays in {len(cursor.content)} bytes")
+            raise UserError(f"{count} arrays in {len(cursor.content)} bytes")
         arrays = [_array(cursor) for _ in range(count)]
         names = [_name(cursor) for _ in range(cursor.numbers("Q")[0])]
         if cursor.at != len(cursor.content):
-            raise ValueError(f"{len(cursor.content) - cursor.at} bytes follow the names")
+            raise UserError(f"{len(cursor.content) - cursor.at} bytes follow the names")
         if len(set(names)) != count:
-            raise ValueError(f"{len(set(names))} different names for {count} arrays")
+            raise UserError(f"{len(set(names))} different names for {count} arrays")
     except (struct.error, KeyError, UnicodeDecodeError, ValueError) as problem:
-        raise ValueError(f"{path}: damaged or no MXNet file ({problem})") from problem
+        raise UserError(f"{path}: damaged or no MXNet file ({problem})") from problem
     return dict(zip(names, arrays, strict=True))
 
 
 def _array(cursor: _Cursor) -> np.ndarray:
     (word,) = cursor.numbers("I")
     if word in (_V2, _V3) and (storage := cursor.numbers("i")[0]) != 0:
-        raise ValueError(f"storage type {storage}, wanted 0 (dense)")
+        raise UserError(f"storage type {storage}, wanted 0 (dense)")
     modern = word in (_V1, _V2, _V3)
     axes = cursor.numbers("I")[0] if modern else word
     if axes > _MAX_AXES:
-        raise ValueError(f"an array of {axes} axes at byte {cursor.at}")
+        raise UserError(f"an array of {axes} axes at byte {cursor.at}")
     shape = cursor.numbers(f"{axes}{'q' if modern else 'I'}")
     if axes == 0 and word != _V3:
         return np.zeros(0, np.float32)
     cursor.numbers("ii")  # the device it was saved from
     dtype = np.dtype(_TYPES[cursor.numbers("i")[0]])
     if min(shape, default=0) < 0 or math.prod(shape) > MAX_VALUES:
-        raise ValueError(f"an array of shape {shape}")
+        raise UserError(f"an array of shape {shape}")
     content = cursor.take(math.prod(shape) * dtype.itemsize)
     return np.frombuffer(content, dtype).reshape(shape)
 

@@ -15,6 +15,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Shaped
 
+from wsss_jax.errors import UserError
+
 _PARTS = {
     "kernel": "weight",
     "scale": "weight",
@@ -78,7 +80,7 @@ def fill(module: nnx.Module, arrays: Arrays, table: Table, *, called: str) -> No
     targets = values_of(module)
     values, problems = converted(targets, arrays, table)
     if problems:
-        raise ValueError(
+        raise UserError(
             f"{called} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems)
         )
     for path, value in values.items():
@@ -120,7 +122,7 @@ def named_table(module: Named) -> Table:
     names = module.parameter_names()
     sources = {path: Source((name,), from_torch) for name, path in names.items() if path}
     if len(sources) != sum(path is not None for path in names.values()):
-        raise ValueError(f"two names fill one value in the table of {type(module).__name__}")
+        raise UserError(f"two names fill one value in the table of {type(module).__name__}")
     return Table(sources, ignored=partial(_is_not_imported, names))
 
 

@@ -2,7 +2,7 @@
 
 Such a file is a pickle that describes a nest of dictionaries, plus the raw values of the tensors:
 a zip archive since PyTorch 1.6, before that one stream. The pickle is stepped through by hand
-(``wsss_jax.pickles``), so a file can hold numbers and nothing that runs. Not here: what the tensors
+(``formats.pickles``), so a file can hold numbers and nothing that runs. Not here: what the tensors
 mean.
 
 Layout: torch/serialization.py of PyTorch 1.4 (stream) and 2.x (archive).
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from wsss_jax import pickles
-from wsss_jax.torch_tensors import (
+from wsss_jax.errors import UserError
+from wsss_jax.formats import pickles
+from wsss_jax.formats.torch_tensors import (
     NAMES,
     Storage,
     Tensor,
@@ -44,7 +45,7 @@ def read(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
                 return _from_archive(archive)
         return _from_stream(path)
     except (*pickles.PROBLEMS, zipfile.BadZipFile, OSError, struct.error) as problem:
-        raise ValueError(
+        raise UserError(
             f"{path}: cannot be read as a PyTorch file ({problem}); open it with PyTorch "
             "(weights_only=True) and save its state_dict anew"
         ) from problem
@@ -54,13 +55,13 @@ def _from_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     names = set(archive.namelist())
     found = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} data.pkl in the archive, wanted one")
+        raise UserError(f"{len(found)} data.pkl in the archive, wanted one")
     root = found[0].removesuffix("data.pkl")
     order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
     if order != b"little":
-        raise ValueError(f"byte order {order!r}, wanted little")
+        raise UserError(f"byte order {order!r}, wanted little")
     if archive.getinfo(found[0]).file_size > _MAX_PICKLE:
-        raise ValueError(f"{found[0]} has more than {_MAX_PICKLE:,} bytes")
+        raise UserError(f"{found[0]} has more than {_MAX_PICKLE:,} bytes")
     with archive.open(found[0]) as file:
         tensors = _chosen(pickles.run(file, NAMES, stored))
 
@@ -69,7 +70,7 @@ def _from_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
         size, packed = (info := archive.getinfo(name)).file_size, info.compress_type
         wanted = storage.count * width(storage.dtype)
         if size != wanted or packed != zipfile.ZIP_STORED:
-            raise ValueError(f"{name} has {size} bytes, wanted {wanted}, not compressed")
+            raise UserError(f"{name} has {size} bytes, wanted {wanted}, not compressed")
         return decoded(archive.read(name), storage.dtype)
 
     return filled(tensors, values)
@@ -84,7 +85,7 @@ def _from_stream(path: Path) -> dict[str, np.ndarray]:
 def _chosen(nest: Any) -> dict[str, Tensor]:
     """The dictionary of tensors in what the pickle holds."""
     if not isinstance(nest, dict):
-        raise ValueError(f"holds a {type(nest).__name__}, wanted a dictionary of tensors")
+        raise UserError(f"holds a {type(nest).__name__}, wanted a dictionary of tensors")
     flat = {name: t for name, t in nest.items() if isinstance(t, Tensor)}
     if flat:
         return flat
@@ -96,4 +97,4 @@ def _chosen(nest: Any) -> dict[str, Tensor]:
     for name in ("state_dict", "model", *(inner if len(inner) == 1 else ())):
         if name in inner:
             return {n: t for n, t in inner[name].items() if isinstance(t, Tensor)}
-    raise ValueError(f"no single dictionary of tensors among {sorted(map(str, nest))}")
+    raise UserError(f"no single dictionary of tensors among {sorted(map(str, nest))}")

@@ -3,6 +3,7 @@
 Source: Lee et al. 2021 (LFI-CAM). Features times the grey image go through an importance network,
 whose pooled output, softmax over channels, weighs the features into one attention map; features
 are raised by it before they are classified. No verified reference: the published file does not
+from wsss_jax.errors import UserError
 import. Where we differ: the importance network is narrow (theirs keeps all channels through four
 3×3 convolutions with BatchNorm, 15 M parameters each for 1280 channels), without statistics, and
 of any grid size (theirs: 14×14).
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
 from wsss_jax.models.layers import Conv3x3, Pointwise, grid_inside, keep
 from wsss_jax.ops import images as image_ops
@@ -82,7 +84,7 @@ def beside(plain: Any, *, width: int, key: Any) -> LfiClassifier:
     Raises ValueError for a head that does not read a map of features.
     """
     if not isinstance(plain, Classifier):
-        raise ValueError(f"LFI-CAM needs a head on a feature map, not {type(plain).__name__}")
+        raise UserError(f"LFI-CAM needs a head on a feature map, not {type(plain).__name__}")
     return LfiClassifier(plain, width=width, rngs=nnx.Rngs(key))
 
 

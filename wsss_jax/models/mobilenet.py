@@ -15,6 +15,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import Conv3x3, Depthwise3x3, Pointwise, grid_inside, keep, relu6
 
 _V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2),
@@ -167,7 +168,7 @@ class MobileNetV2(nnx.Module):
 def _dilated(strides: list[int], output_stride: int) -> list[tuple[int, int]]:
     """Stride and dilation of each block after the stem, for the wanted output stride."""
     if output_stride not in (16, 32):
-        raise ValueError(f"output_stride is {output_stride}, wanted 16 or 32")
+        raise UserError(f"output_stride is {output_stride}, wanted 16 or 32")
     return list(_plan(strides, output_stride))
 
 

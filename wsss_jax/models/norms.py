@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import keep
 from wsss_jax.ops.channels import scale_shift
 
@@ -107,7 +108,7 @@ class GroupNorm(nnx.Module):
 
     def __init__(self, channels: int, groups: int = 4):
         if channels % groups:
-            raise ValueError(f"{channels} channels do not fall into {groups} groups")
+            raise UserError(f"{channels} channels do not fall into {groups} groups")
         self.groups = groups
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
 

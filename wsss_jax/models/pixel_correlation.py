@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
 from wsss_jax.models.layers import grid_inside, keep
 from wsss_jax.ops import equivariance, images
@@ -35,7 +36,7 @@ class PixelCorrelation(nnx.Module):
     ):
         channels = plain.backbone.channels
         if len(channels) < 3:
-            raise ValueError(
+            raise UserError(
                 f"pixel correlation needs a backbone of at least three maps, got {len(channels)}"
             )
         self.classifier, self.width = plain, widths[2]

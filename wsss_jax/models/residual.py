@@ -16,6 +16,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import grid_inside, keep
 
 Inside = Bool[Array, "b h w"] | None
@@ -124,7 +125,7 @@ def plan(
     """
     if output_stride not in allowed:
         wanted = " or ".join(map(str, allowed))
-        raise ValueError(f"output_stride is {output_stride}, wanted {wanted}")
+        raise UserError(f"output_stride is {output_stride}, wanted {wanted}")
     rows, reached, dilation = [], 4, 1
     for stride in strides:
         before = dilation

@@ -20,6 +20,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models import residual
 from wsss_jax.models.import_names import torch_names
 from wsss_jax.models.layers import grid_inside, keep
@@ -123,7 +124,7 @@ class ResNet38d(nnx.Module):
         remat: bool = False,
     ):
         if output_stride != 8:
-            raise ValueError(f"output_stride is {output_stride}, wanted 8")
+            raise UserError(f"output_stride is {output_stride}, wanted 8")
         self.remat = remat
         self.strides, self.channels = (2, 4, 8, 8, 8), (128, 256, 512, 1024, 4096)
         self.conv1a = Conv(3, 64, 3, rngs=rngs)

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import Pointwise, grid_inside
 from wsss_jax.models.norms import GroupNorm
 from wsss_jax.models.residual import Conv
@@ -78,7 +79,7 @@ class Segmenter(nnx.Module):
     def __init__(self, backbone: Backbone, outputs: int, *, width: int = 256, rngs: nnx.Rngs):
         rates = lookup(RATES, str(backbone.strides[-1]), "output stride")
         if FINE not in backbone.strides:
-            raise ValueError(f"maps of stride {backbone.strides}, wanted one of stride {FINE}")
+            raise UserError(f"maps of stride {backbone.strides}, wanted one of stride {FINE}")
         self.backbone = backbone
         self.fine = max(n for n, stride in enumerate(backbone.strides) if stride == FINE)
         self.context = Context(backbone.channels[-1], width, rates, rngs=rngs)

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import Conv3x3, Pointwise, grid_inside, keep
 
 
@@ -55,7 +56,7 @@ class Tiny(nnx.Module):
 
     def __init__(self, *, rngs: nnx.Rngs, output_stride: int = 8):
         if output_stride not in (8, 16):
-            raise ValueError(f"output_stride is {output_stride}, wanted 8 or 16")
+            raise UserError(f"output_stride is {output_stride}, wanted 8 or 16")
         widths = (3, 16, 32, 64)
         self.strides = (2, 4, 8, output_stride)
         self.lean = 1.0

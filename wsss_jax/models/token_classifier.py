@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import keep
 from wsss_jax.models.vit import cut_patches, patch_map
 from wsss_jax.ops import tokens
@@ -47,7 +48,7 @@ class TokenClassifier(nnx.Module):
 
     def __init__(self, backbone: TokenBackbone, classes: int, *, rngs: nnx.Rngs):
         if classes < 1:
-            raise ValueError(f"{classes} classes, wanted at least one")
+            raise UserError(f"{classes} classes, wanted at least one")
         self.backbone = backbone
         start = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(start(rngs.params(), (backbone.channels[-1], classes)))

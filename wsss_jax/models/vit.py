@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import grid_inside, keep
 from wsss_jax.ops import tokens
 from wsss_jax.types import Affine, BlockRecord, BlockWeights, Embedding, Size
@@ -154,7 +155,7 @@ class ViT(nnx.Module):
         remat: bool = False,
     ):
         if output_stride != PATCH:
-            raise ValueError(f"output_stride is {output_stride}, wanted {PATCH}: the patch size")
+            raise UserError(f"output_stride is {output_stride}, wanted {PATCH}: the patch size")
         self.strides, self.channels = (PATCH,), (width,)
         self.embed = Linear(PATCH * PATCH * 3, width, rngs=rngs)
         self.encoder = Encoder(width, depth, heads, grid=grid, remat=remat, rngs=rngs)

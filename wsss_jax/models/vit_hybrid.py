@@ -15,6 +15,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models.layers import conv3x3, grid_inside, keep, max_pool3x3
 from wsss_jax.models.vit import Encoder, Linear, cells_of, patch_map
 from wsss_jax.ops import tokens
@@ -160,7 +161,7 @@ class HybridViT(nnx.Module):
         remat: bool = False,
     ):
         if output_stride != 16:
-            raise ValueError(f"output_stride is {output_stride}, wanted 16: the stem's stride")
+            raise UserError(f"output_stride is {output_stride}, wanted 16: the stem's stride")
         self.stem = Stem(remat=remat, rngs=rngs)
         self.embed = Linear(1024, 768, rngs=rngs)
         self.encoder = Encoder(768, 12, 12, grid=grid, remat=remat, rngs=rngs)

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Shaped
 
+from wsss_jax.errors import UserError
 from wsss_jax.models import import_folded, import_names, vit_names
 from wsss_jax.models.import_files import read_arrays
 from wsss_jax.models.import_names import Named, Renamed, Source, Table
@@ -33,7 +34,7 @@ def load(module: nnx.Module, path: Path) -> None:
     arrays = read_arrays(path)
     if path.suffix == ".params":
         if not isinstance(module, Renamed):
-            raise ValueError(f"{type(module).__name__} was never published for MXNet: {path}")
+            raise UserError(f"{type(module).__name__} was never published for MXNet: {path}")
         arrays = {module.from_mxnet(name): value for name, value in arrays.items()}
     fill(module, arrays, called=str(path))
 
@@ -62,7 +63,7 @@ def meaning(
         return arrays, import_folded.table(module, arrays)
     if any(path.endswith(vit_names.POSITION) for path in paths):
         return vit_names.tables(paths, arrays)
-    raise ValueError(
+    raise UserError(
         f"{type(module).__name__} has no public weights, and {called} is not ours; train it from "
         "scratch"
     )
@@ -74,7 +75,7 @@ def save(module: nnx.Module, path: Path) -> None:
     Raises ValueError for a path that does not end in .npz.
     """
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: our own files are .npz; name it {path.stem}.npz")
+        raise UserError(f"{path}: our own files are .npz; name it {path.stem}.npz")
     partial = path.with_name(f".{path.stem}.partial.npz")
     values = import_names.values_of(module)
     arrays: Any = {name: np.asarray(v[...]) for name, v in values.items()}

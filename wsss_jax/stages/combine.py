@@ -12,9 +12,10 @@ from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
+from wsss_jax.errors import UserError
 from wsss_jax.ops import fuse, masks
-from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.work import each, settle
+from wsss_jax.run.executors import Workers
+from wsss_jax.run.images import each, settle
 from wsss_jax.types import ScoreMaps, Size
 
 
@@ -104,7 +105,7 @@ def stacked(
     """
     sizes = {item.size for item in maps}
     if len(sizes) > 1:
-        raise ValueError(f"systems disagree about the photograph's size: {sorted(sizes)}")
+        raise UserError(f"systems disagree about the photograph's size: {sorted(sizes)}")
     grid: Size = max((item.scores.shape[:2] for item in maps), key=lambda s: s[0] * s[1])
     scores = np.zeros((len(maps), *grid, len(classes)), np.float32)
     available = np.zeros((len(maps), len(classes)), bool)

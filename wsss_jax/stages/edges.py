@@ -19,9 +19,10 @@ from wsss_jax.data.batches import Group
 from wsss_jax.data.datasets import Source, open_dataset
 from wsss_jax.data.external import EDGES
 from wsss_jax.data.stores import Store
-from wsss_jax.stages import dense
-from wsss_jax.stages.dense import Dense
-from wsss_jax.stages.learn_affinity import learned, masks_read
+from wsss_jax.errors import UserError
+from wsss_jax.run import dense
+from wsss_jax.run.dense import Dense
+from wsss_jax.stages.affinity import learned, masks_read
 from wsss_jax.systems import affinity
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet
 from wsss_jax.types import ScoreMaps, Size
@@ -45,7 +46,7 @@ class Edges:
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < float("inf"):
-            raise ValueError(f"beta is {self.beta}; wanted a number above 0")
+            raise UserError(f"beta is {self.beta}; wanted a number above 0")
 
 
 def edges(
@@ -58,7 +59,7 @@ def edges(
     """
     model, weights = learned(run)
     if BRANCHES[model.branch].head != "edge":
-        raise ValueError(
+        raise UserError(
             f"{run} has learned {model.branch}, in which there are no edges; wanted IRN's branch"
         )
     target = stores.create(

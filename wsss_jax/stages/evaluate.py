@@ -19,12 +19,13 @@ from jaxtyping import Float, Int
 from wsss_jax.config import as_json
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, masks_read
-from wsss_jax.ops import intervals, masks, metrics
-from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.work import Tally, each
-from wsss_jax.types import ScoreMaps
+from wsss_jax.errors import BadFileError
+from wsss_jax.ops import intervals, metrics
+from wsss_jax.run.executors import Workers
+from wsss_jax.run.images import Tally, each
+from wsss_jax.run.thresholds import foreground
 
 GRID = tuple(round(0.02 * step, 2) for step in range(1, 50))
 """Thresholds of the curve; the tuned threshold is one of them."""
@@ -171,19 +172,6 @@ def judge(
         everywhere = to_mask_index(winner).astype(np.uint8)
         return metrics.confusion(truth, everywhere, count).counts[None]
     return metrics.threshold_confusions(truth, winner, score, thresholds, classes=count)
-
-
-def foreground(
-    maps: ScoreMaps,
-) -> tuple[Int[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
-    """At full resolution the best class of each pixel and how far it stands above background.
-
-    Activations are compared with a threshold as they are; probabilities as their share beside
-    background's, so that a half is the more probable of the two.
-    """
-    scores = masks.enlarge(maps.scores, maps.size)
-    winner, score = masks.winners(scores, maps.classes)
-    return winner, masks.against_rest(scores, score) if maps.kind == "probability" else score
 
 
 def fixed_threshold(store: Store, scoring: Scoring) -> float:

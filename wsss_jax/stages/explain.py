@@ -17,10 +17,11 @@ from wsss_jax.data import stores
 from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
+from wsss_jax.errors import UserError
 from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, multiscale, normalise
-from wsss_jax.stages.fit import trained
-from wsss_jax.stages.progress import meter
-from wsss_jax.stages.work import Tally, settle
+from wsss_jax.run.images import Tally, settle
+from wsss_jax.run.progress import meter
+from wsss_jax.stages.train import trained
 from wsss_jax.systems import SYSTEMS, Explained, name_of
 from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import Batch, ScoreMaps, Size
@@ -89,7 +90,7 @@ def _explainer_of(
 ) -> Callable[[Group], list[ScoreMaps]]:
     training, classes, state = trained(run)
     if classes.names != source.classes.names:
-        raise ValueError(
+        raise UserError(
             f"{run} was trained on {len(classes)} classes ({', '.join(classes.names[:3])}, …), the "
             f"data set has {len(source.classes)}; explain with the data set it was trained on"
         )

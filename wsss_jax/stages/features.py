@@ -1,19 +1,18 @@
 """Frozen features as a store: what pretrained networks see, reduced to a few channels of each.
 
 They are evidence that no system's scores hold: a linear probe tells the classes by them over the
-whole data set (``stages.probe``), and a combiner fits the first of them to the consensus of an
-image (``ops.evidence.ridge``) and sees where the two contradict. The channels are principal
+whole data set (``combiner.probe``), and a combiner fits the first of them to the consensus of an
+image (``combiner.consensus.ridge``) and sees where the two contradict. The channels are principal
 components of each network's maps over a sample of images, largest first; no label is read. They are
 kept in the store, so that images that come later, here or in another store, are seen alike.
 Networks that were pretrained apart err apart, so two of them see more than one.
 """
 
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +21,17 @@ import tyro
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.config import as_json, since
-from wsss_jax.data import stores
+from wsss_jax.data import components, stores
 from wsss_jax.data.batches import Group, inference_groups
+from wsss_jax.data.components import Components
 from wsss_jax.data.datasets import ALL, Source, open_dataset
-from wsss_jax.data.files import BadFileError, write_atomic
+from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.errors import UserError
 from wsss_jax.models import build
 from wsss_jax.ops import images
-from wsss_jax.stages.progress import meter
-from wsss_jax.stages.work import Tally, settle
+from wsss_jax.run.images import Tally, settle
+from wsss_jax.run.progress import meter
 from wsss_jax.train import state as states
 from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import ScoreMaps
@@ -64,7 +65,7 @@ class Features:
 
     def __post_init__(self) -> None:
         if not self.weights or len(self.backbone) not in (1, len(self.weights)):
-            raise ValueError(
+            raise UserError(
                 f"{len(self.weights)} files of weights and {len(self.backbone)} backbones; wanted "
                 "at least one file, and a backbone for each or one for all"
             )
@@ -73,13 +74,6 @@ class Features:
         """The backbone and the weights of each."""
         names = self.backbone if len(self.backbone) > 1 else self.backbone * len(self.weights)
         return tuple(zip(names, self.weights, strict=True))
-
-
-class Components(NamedTuple):
-    """What the networks' maps, side by side, become features by: ``(maps - centre) @ basis``."""
-
-    centre: Float[np.ndarray, " k"]
-    basis: Float[np.ndarray, "k n"]
 
 
 def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str, ...]) -> Store:
@@ -168,22 +162,6 @@ def _standard(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
     return maps / jnp.sqrt(power + 1e-6)
 
 
-def components_of(store: Store) -> str:
-    """Twelve hexadecimal digits of the components that a store of features was made by.
-
-    Stores in which the same channel means the same have the same; "" where none are kept.
-    """
-    path = store.folder / _KEPT
-    if not path.is_file():
-        return ""
-    kept = _read(path)
-    parts = (np.ascontiguousarray(part, np.float32).tobytes() for part in kept)
-    return hashlib.blake2b(b"".join(parts), digest_size=6).hexdigest()
-
-
-_KEPT = "components.npz"
-
-
 def _made_by(settings: Features) -> dict[str, Any]:
     backbones, files = zip(*settings.networks(), strict=True)
     parts = {"weights": [path.name for path in files], "backbone": list(backbones)}
@@ -196,9 +174,9 @@ def _components(
     looks: Sequence[Any], source: Source, target: Store, settings: Features, ids: tuple[str, ...]
 ) -> Components:
     """Those that the store keeps, of ``settings.like``, or new ones, which it then keeps."""
-    path = target.folder / _KEPT
+    path = target.folder / components.KEPT
     if path.is_file():
-        return _read(path)
+        return components.read(path)
     if settings.like is not None:
         found = _alike(open_store(settings.like), settings)
     else:
@@ -214,27 +192,16 @@ def _alike(other: Store, settings: Features) -> Components:
     wanted = _made_by(settings)
     for name in ("stage", "weights", "backbone", "taps", "channels", "stride"):
         if other.made_by.get(name) != wanted[name]:
-            raise ValueError(
+            raise UserError(
                 f"{other.folder}: {name} is {other.made_by.get(name)!r}, here {wanted[name]!r}; "
                 "features are alike only if that is the same"
             )
-    if not components_of(other):
-        raise ValueError(
+    if not components.digest(other):
+        raise UserError(
             f"{other.folder} does not keep its components (an earlier version made it); make it "
             "again in another folder"
         )
-    return _read(other.folder / _KEPT)
-
-
-def _read(path: Path) -> Components:
-    arrays = stores.read_npz(path, {"centre": "f", "basis": "f"})
-    centre, basis = arrays["centre"], arrays["basis"]
-    if centre.ndim != 1 or basis.ndim != 2 or len(centre) != len(basis):
-        raise BadFileError(
-            f"{path}: centre {centre.shape} and basis {basis.shape} do not belong together; "
-            "delete the store and make it again"
-        )
-    return Components(centre, basis)
+    return components.read(other.folder / components.KEPT)
 
 
 def _computed(
@@ -271,7 +238,7 @@ def _principal(
 ) -> Components:
     """Components of maps with this mean and this mean of products."""
     if len(mean) < channels:
-        raise ValueError(
+        raise UserError(
             f"{channels} channels are to be kept, the network's maps have {len(mean)}; "
             "take fewer channels or more taps"
         )

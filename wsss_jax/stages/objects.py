@@ -24,11 +24,12 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import Group, MaskReader, training_batches
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import EDGES, SALIENCY
-from wsss_jax.data.files import BadFileError
 from wsss_jax.data.stores import Store
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import boundaries
-from wsss_jax.stages import dense, runs, segment
-from wsss_jax.stages.dense import Dense
+from wsss_jax.run import dense, folders
+from wsss_jax.run.dense import Dense
+from wsss_jax.stages import segment
 from wsss_jax.stages.saliency import Looking, check_scores
 from wsss_jax.stages.segment import Teacher
 from wsss_jax.systems import objects
@@ -79,7 +80,7 @@ def fit(
     else or lack images, naming them, and for a folder of other settings.
     """
     if classes is not None and edges is not None:
-        raise ValueError("edges are taught by classes' masks or by boundary maps; give one of them")
+        raise UserError("edges are taught by classes' masks or by boundary maps; give one of them")
     salient = segment.pseudo_masks(proposals, views.agnostic(source))
     classed = None if classes is None else segment.pseudo_masks(classes, source)
     drawn = None if edges is None else drawn_edges(edges, source)
@@ -93,8 +94,8 @@ def fit(
         "classes": None if classed is None else classed.record,
         **({} if drawn is None else {"edges": drawn.record}),
     }
-    runs.claim(folder, record)
-    if runs.is_finished(folder):
+    folders.claim(folder, record)
+    if folders.is_finished(folder):
         return folder
     second = drawn or classed
     batches = training_batches(
@@ -107,9 +108,9 @@ def fit(
         cache_bytes=settings.cache_megabytes << 20,
     )
     steps = settings.epochs * batches.steps_per_epoch
-    course = runs.Course(steps, settings.seed, settings.save_every)
+    course = folders.Course(steps, settings.seed, settings.save_every)
     system = objects.make(settings.model, steps=steps, drawn=drawn is not None)
-    runs.learn(system, batches, course, folder)
+    folders.learn(system, batches, course, folder)
     return folder
 
 
@@ -123,9 +124,7 @@ def drawn_edges(store: Store, source: Source) -> Teacher:
     """
     check_scores(store, source, "boundary maps")
     if len(store.classes) != 1:
-        raise ValueError(
-            f"{store.folder} has {len(store.classes)} classes; wanted one map an image"
-        )
+        raise UserError(f"{store.folder} has {len(store.classes)} classes; wanted one map an image")
 
     def read(id: str) -> UInt8[np.ndarray, "H W"]:
         maps = store.get_scores(id)
@@ -144,7 +143,7 @@ def drawn_edges(store: Store, source: Source) -> Teacher:
 def predict(
     run: Path,
     source: Source,
-    folders: tuple[Path, Path],
+    targets: tuple[Path, Path],
     settings: Looking,
     *,
     ids: tuple[str, ...],
@@ -154,7 +153,7 @@ def predict(
     Both are the logistic function of the mean logits, whatever ``settings.reading`` says of
     networks that compare. Images that cannot be read are skipped, printed, and listed.
     """
-    record = runs.record_of(run, "run `wsss saliency`")
+    record = folders.record_of(run, "run `wsss saliency`")
     made_by = {"stage": "objects", **as_json(settings)} | {
         name: record[name] for name in ("proposals", "classes")
     }
@@ -168,7 +167,7 @@ def predict(
             made_by=made_by,
             parents=(run.name,),
         )
-        for folder, names in zip(folders, (SALIENCY.names, EDGES), strict=True)
+        for folder, names in zip(targets, (SALIENCY.names, EDGES), strict=True)
     )
     if saliency.missing(ids) or edges.missing(ids):
         outputs = [(saliency, partial(_channel, 0)), (edges, partial(_channel, 1))]
@@ -192,7 +191,7 @@ def _both(salient: MaskReader, classed: MaskReader | None) -> MaskReader:
 
 def _network_of(run: Path, record: Mapping[str, Any]) -> Dense:
     model = config.from_json(ObjectTraining, record["settings"]).model
-    state = runs.last_state(run, objects.template(model))
+    state = folders.last_state(run, objects.template(model))
     return Dense(partial(objects.logits, model), state, objects.STRIDE, objects.LEAN)
 
 

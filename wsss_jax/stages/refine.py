@@ -22,11 +22,12 @@ from wsss_jax.config import as_json, lookup, since
 from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
+from wsss_jax.errors import UserError
 from wsss_jax.ops import affinity, crf, crf_pydensecrf, masks, walk
-from wsss_jax.stages.decide import label_free_threshold
-from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.learn_affinity import Learned, learned, masks_read
-from wsss_jax.stages.work import each, settle
+from wsss_jax.run.executors import Workers
+from wsss_jax.run.images import each, settle
+from wsss_jax.stages.affinity import Learned, learned, masks_read
+from wsss_jax.stages.masks import label_free_threshold
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet, answers
 from wsss_jax.types import Kind, ScoreMaps, Size
 
@@ -72,9 +73,9 @@ class Walk:
     def __post_init__(self) -> None:
         for name in ("radius", "sigma_colour", "sigma_space", "beta"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"walk.{name} is {getattr(self, name)}; wanted a number above 0")
+                raise UserError(f"walk.{name} is {getattr(self, name)}; wanted a number above 0")
         if self.steps < 0:
-            raise ValueError(f"walk.steps is {self.steps}; wanted 0 or more")
+            raise UserError(f"walk.steps is {self.steps}; wanted 0 or more")
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,11 @@ class Crf:
         lookup(crf.PRESETS, self.preset, "CRF preset")
         lookup(crf.BACKENDS, self.backend, "CRF backend")
         if isinstance(self.background, float | int) and not 0 < self.background <= 1:
-            raise ValueError(f"crf.background is {self.background}; wanted a score in (0, 1]")
+            raise UserError(f"crf.background is {self.background}; wanted a score in (0, 1]")
         if self.certainty is not None and not 0 < self.certainty < 1:
-            raise ValueError(f"crf.certainty is {self.certainty}; wanted a probability in (0, 1)")
+            raise UserError(f"crf.certainty is {self.certainty}; wanted a probability in (0, 1)")
         if self.stride < 1:
-            raise ValueError(f"crf.stride is {self.stride}; wanted 1 or more pixels per cell")
+            raise UserError(f"crf.stride is {self.stride}; wanted 1 or more pixels per cell")
 
 
 def refine(
@@ -132,7 +133,7 @@ def refine(
     workers = workers or Workers()
     name = type(settings).__name__.lower()
     if store.holds != "scores" or store.kind == "logit":
-        raise ValueError(
+        raise UserError(
             f"{store.folder} holds {store.kind if store.holds == 'scores' else 'masks'}; refine "
             "activations or probabilities (logits: import them as probabilities)"
         )
@@ -179,7 +180,7 @@ def _otsu(store: Store, ids: tuple[str, ...]) -> float:
         return BACKGROUND
     found = label_free_threshold(store, ids)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"{store.folder}: scores are all alike, so no background can be read off them; give "
             "crf.background a number"
         )
@@ -194,7 +195,7 @@ def computed_by(settings: Walk | Crf) -> str:
     if isinstance(settings, Walk) or settings.backend == "jax":
         return f"wsss_jax {__version__}"
     if not crf_pydensecrf.available():
-        raise ValueError(
+        raise UserError(
             "crf.backend is pydensecrf, which is not installed: pip install 'wsss-jax[crf]' (a C++ "
             "compiler and Python below 3.13), or choose the backend jax"
         )
@@ -281,7 +282,7 @@ def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Cr
     """
     check(maps, image)
     if settings.background == "otsu":
-        raise ValueError("one image tells no background; give crf.background a number")
+        raise UserError("one image tells no background; give crf.background a number")
     infer, preset = crf.BACKENDS[settings.backend], crf.PRESETS[settings.preset]
     unary, classes_from = _unary(maps, settings.background)
     if settings.certainty is not None:
@@ -308,15 +309,15 @@ def _unary(maps: ScoreMaps, background: float | None) -> tuple[Float[np.ndarray,
 def check(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Raise ValueError unless the maps are usable scores of this photograph."""
     if maps.size != image.shape[:2]:
-        raise ValueError(
+        raise UserError(
             f"scores are of a photograph of {maps.size}, this one is {image.shape[:2]}; "
             "explain again, or import with the right images"
         )
     if 0 in maps.scores.shape:
-        raise ValueError(f"scores have shape {maps.scores.shape}; wanted a cell and a class")
+        raise UserError(f"scores have shape {maps.scores.shape}; wanted a cell and a class")
     low = maps.scores.min()  # NaN wins a minimum, so one pass finds both faults
     if not (low >= 0 and maps.scores.max() < np.inf):
-        raise ValueError(
+        raise UserError(
             f"the smallest score is {low}, wanted finite numbers >= 0; rectify or normalise them"
         )
 

@@ -27,11 +27,12 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import path_of, write_atomic
 from wsss_jax.data.stores import Store
+from wsss_jax.errors import UserError
 from wsss_jax.ops import masks
-from wsss_jax.stages import dense, runs
-from wsss_jax.stages.dense import Dense
-from wsss_jax.stages.executors import Workers
-from wsss_jax.stages.work import each
+from wsss_jax.run import dense, folders
+from wsss_jax.run.dense import Dense
+from wsss_jax.run.executors import Workers
+from wsss_jax.run.images import each
 from wsss_jax.systems import saliency
 from wsss_jax.systems.saliency import LEVELS, Contrast
 from wsss_jax.types import ScoreMaps, Size
@@ -98,8 +99,8 @@ def fit(source: Source, settings: Contrasting, folder: Path, *, hints: Store | N
     """
     record = run_record(settings, source, hints)
     reader = None if hints is None else hint_reader(hints, source)
-    runs.claim(folder, record)
-    if runs.is_finished(folder):
+    folders.claim(folder, record)
+    if folders.is_finished(folder):
         return folder
     batches = training_batches(
         views.agnostic(source),
@@ -111,15 +112,15 @@ def fit(source: Source, settings: Contrasting, folder: Path, *, hints: Store | N
         cache_bytes=settings.cache_megabytes << 20,
     )
     steps = settings.epochs * batches.steps_per_epoch
-    course = runs.Course(steps, settings.seed, settings.save_every)
-    runs.learn(saliency.make(settings.model, steps=steps), batches, course, folder)
+    course = folders.Course(steps, settings.seed, settings.save_every)
+    folders.learn(saliency.make(settings.model, steps=steps), batches, course, folder)
     return folder
 
 
 def run_record(settings: Contrasting, source: Source, hints: Store | None) -> dict[str, Any]:
     """What a run folder says of how it was made; the weight file by name, wherever it lies."""
     if (hints is not None) != (settings.model.hint_weight > 0):
-        raise ValueError(
+        raise UserError(
             f"model.hint_weight is {settings.model.hint_weight}, and there are "
             f"{'no ' if hints is None else ''}hints; C2AM-H wants both, C2AM neither"
         )
@@ -157,13 +158,13 @@ def check_scores(store: Store, source: Source, what: str) -> None:
     what: what its maps are called in the message.
     """
     if store.holds != "scores" or store.kind == "logit":
-        raise ValueError(
+        raise UserError(
             f"{store.folder} holds {store.kind if store.holds == 'scores' else store.holds}; "
             f"{what} are activations or probabilities"
         )
     missing = store.missing(source.ids)
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{store.folder}: no {what} of {len(missing)} of {len(source.ids)} images "
             f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
         )
@@ -176,7 +177,7 @@ def predict(
 
     Images that cannot be read are skipped, printed, and listed.
     """
-    record = runs.record_of(run, "run `wsss saliency`")
+    record = folders.record_of(run, "run `wsss saliency`")
     target = stores.create(
         folder,
         holds="scores",
@@ -193,7 +194,7 @@ def predict(
     )
     if target.missing(ids):
         model = config.from_json(Contrasting, record["settings"]).model
-        state = runs.last_state(run, saliency.template(model))
+        state = folders.last_state(run, saliency.template(model))
         logits = partial(_logits, model)
         network = Dense(logits, state, model.output_stride, saliency.lean(model))
         maps = partial(_read_as, READINGS[settings.reading])

@@ -21,10 +21,10 @@ from wsss_jax.data import stores, views
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import Group, MaskReader, training_batches
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.files import BadFileError, MissingFileError
 from wsss_jax.data.stores import Store
-from wsss_jax.stages import dense, runs
-from wsss_jax.stages.dense import Dense
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.run import dense, folders
+from wsss_jax.run.dense import Dense
 from wsss_jax.systems import pixels
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.types import IGNORE, ScoreMaps, Size
@@ -87,15 +87,15 @@ def pseudo_masks(store: Store, source: Source) -> Teacher:
     of the source, naming them.
     """
     if store.holds != "masks":
-        raise ValueError(f"{store.folder} holds {store.holds}; decide masks first (`wsss masks`)")
+        raise UserError(f"{store.folder} holds {store.holds}; decide masks first (`wsss masks`)")
     if store.classes != source.classes.names:
-        raise ValueError(
+        raise UserError(
             f"{store.folder} has masks of {len(store.classes)} classes, {source.name} has "
             f"{len(source.classes)}; both must be the same"
         )
     missing = store.missing(source.ids)
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{store.folder}: no masks of {len(missing)} of {len(source.ids)} images "
             f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
         )
@@ -124,8 +124,8 @@ def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) 
 
     Raises ValueError when the folder holds a run of other settings, data or teacher, naming them.
     """
-    runs.claim(folder, run_record(settings, source, teacher))
-    if runs.is_finished(folder):
+    folders.claim(folder, run_record(settings, source, teacher))
+    if folders.is_finished(folder):
         return folder
     batches = training_batches(
         source,
@@ -138,8 +138,8 @@ def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) 
     )
     steps = settings.epochs * batches.steps_per_epoch
     system = pixels.make(settings.model, classes=len(source.classes), steps=steps)
-    course = runs.Course(steps, settings.seed, settings.save_every)
-    runs.learn(system, batches, course, folder)
+    course = folders.Course(steps, settings.seed, settings.save_every)
+    folders.learn(system, batches, course, folder)
     return folder
 
 
@@ -166,9 +166,9 @@ def predict(
     kept, background included, so that no decision changes. The peak is a class's largest
     probability before that. Images that cannot be read are skipped, printed, and listed.
     """
-    record = runs.record_of(run, "run `wsss segment`")
+    record = folders.record_of(run, "run `wsss segment`")
     if tuple(record["classes"]) != source.classes.names:
-        raise ValueError(
+        raise UserError(
             f"{run} was trained on {len(record['classes'])} classes, the data set has "
             f"{len(source.classes)}; predict on the data set it was trained for"
         )
@@ -230,6 +230,6 @@ def _labelled(logits: Float[np.ndarray, "h w c"], group: Group, row: int, size: 
 def _network_of(run: Path, record: dict[str, Any]) -> Dense:
     model = config.from_json(Segmentation, record["settings"]).model
     classes = len(record["classes"])
-    state = runs.last_state(run, pixels.template(model, classes))
+    state = folders.last_state(run, pixels.template(model, classes))
     logits = partial(pixels.scores, pixels.structure(model, classes))
     return Dense(logits, (state.averaged, state.stats), pixels.STRIDE, pixels.lean(model))

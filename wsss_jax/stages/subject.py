@@ -17,7 +17,7 @@ from wsss_jax.data.classes import ClassList
 from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, equations
 from wsss_jax.explain.contract import Explainer, logits_of
 from wsss_jax.explain.faithfulness import Logits
-from wsss_jax.stages.fit import trained
+from wsss_jax.stages.train import trained
 from wsss_jax.systems import SYSTEMS, Model, name_of
 from wsss_jax.types import Scorer
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier, pnoc, poc, seam
 from wsss_jax.systems.classifier import Classifier as Classifier
 from wsss_jax.systems.entry import Entry as Entry
@@ -41,7 +42,7 @@ def name_of(settings: Any) -> str:
     for name, entry in SYSTEMS.items():
         if type(settings) is entry.settings:
             return name
-    raise ValueError(
+    raise UserError(
         f"{type(settings).__name__} is no system's settings; wanted one of "
         + ", ".join(entry.settings.__name__ for entry in SYSTEMS.values())
     )

@@ -4,7 +4,7 @@ Two branches, one loss: AffinityNet compares features (Ahn & Kwak 2018, PSA), IR
 boundary lies between two cells (Ahn, Cho & Kwak 2019). Puzzle-CAM and P-NOC use the latter, and
 differ in their labels only. Their affinity then drives the random walk. Not here: IRN's
 displacement field, which has no effect on semantic masks (its author, irn issue 19), and where
-labels come from (``stages.labels``).
+labels come from (``stages.affinity_labels``).
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads, grid_inside
 from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import losses, pairs
@@ -102,7 +103,7 @@ class AffinityNet:
         lookup(BRANCHES, self.branch, "affinity branch")
         affinities.stencil(self.radius)
         if self.stride not in STRIDES:
-            raise ValueError(f"stride is {self.stride}, wanted one of {STRIDES} pixels per cell")
+            raise UserError(f"stride is {self.stride}, wanted one of {STRIDES} pixels per cell")
 
 
 def make(settings: AffinityNet, *, steps: int) -> System:

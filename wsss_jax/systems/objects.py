@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads
 from wsss_jax.ops import boundaries, losses
 from wsss_jax.train import state as states
@@ -54,7 +55,7 @@ class Objects:
 
     def __post_init__(self) -> None:
         if self.edge_weight < 0:
-            raise ValueError(f"edge_weight is {self.edge_weight}, wanted it at least 0")
+            raise UserError(f"edge_weight is {self.edge_weight}, wanted it at least 0")
 
 
 def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from wsss_jax import config
+from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.checkpoint import Checkpoints
@@ -32,13 +33,13 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
     """
     path = run / "settings.json"
     if not path.is_file() or not (run / "finished").exists():
-        raise ValueError(
+        raise UserError(
             f"{run}: no finished training run; train a plain classifier there first, it is the "
             "ordinary classifier that sees the erased images"
         )
     record = json.loads(path.read_text())
     if record.get("system", "vanilla") != "vanilla":
-        raise ValueError(f"{run} trained {record['system']}, wanted the run of a plain classifier")
+        raise UserError(f"{run} trained {record['system']}, wanted the run of a plain classifier")
     found = config.from_json(Classifier, record["settings"]["model"])
     differences = [
         f"{name} {getattr(found, name)!r}, wanted {getattr(wanted, name)!r}"
@@ -48,13 +49,13 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
     if len(record["classes"]) != classes:
         differences.append(f"{len(record['classes'])} classes, wanted {classes}")
     if differences:
-        raise ValueError(
+        raise UserError(
             f"{run} holds another network: {'; '.join(differences)}; say which with the setting "
             "ordinary_network, or train one that fits"
         )
     restored = Checkpoints(run / "checkpoint").restore(classifier.template(found, classes))
     if restored is None:
-        raise ValueError(f"{run}: finished, but without a checkpoint; delete it, train again")
+        raise UserError(f"{run}: finished, but without a checkpoint; delete it, train again")
     # As arrays without a device of their own, like those of a network that begins to learn.
     read_back = jax.device_get((restored[1].averaged, restored[1].stats))
     return Judge(*jax.tree.map(jnp.asarray, read_back))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
+from wsss_jax.errors import UserError
 from wsss_jax.models import build, networks
 from wsss_jax.ops import pixel_loss
 from wsss_jax.train import state as states
@@ -49,9 +50,9 @@ class Segmenter:
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing <= 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}, wanted it in [0, 1]")
+            raise UserError(f"label_smoothing is {self.label_smoothing}, wanted it in [0, 1]")
         if self.width < 4 or self.width % 4:
-            raise ValueError(f"width is {self.width}, wanted a multiple of 4 (GroupNorm's groups)")
+            raise UserError(f"width is {self.width}, wanted a multiple of 4 (GroupNorm's groups)")
 
 
 def make(settings: Segmenter, *, classes: int, steps: int) -> System:

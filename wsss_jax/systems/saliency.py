@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from wsss_jax.errors import UserError
 from wsss_jax.models import build, networks
 from wsss_jax.ops import contrast
 from wsss_jax.train import state as states
@@ -66,11 +67,11 @@ class Contrast:
 
     def __post_init__(self) -> None:
         if self.hint_weight < 0 or self.decay < 0:
-            raise ValueError(
+            raise UserError(
                 f"hint_weight {self.hint_weight}, decay {self.decay}: wanted them at least 0"
             )
         if not (0 < self.hint_threshold <= 1 and 0 <= self.hint_smoothing <= 1):
-            raise ValueError(
+            raise UserError(
                 f"hint_threshold {self.hint_threshold} must lie in (0, 1], hint_smoothing "
                 f"{self.hint_smoothing} in [0, 1]"
             )

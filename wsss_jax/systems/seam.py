@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.models import grid_inside
 from wsss_jax.models.classifiers import CLASS_TOKEN
 from wsss_jax.models.pixel_correlation import PixelCorrelation
@@ -48,11 +49,11 @@ class Seam:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < 1:
-            raise ValueError(f"scale is {self.scale}, wanted it between 0 and 1")
+            raise UserError(f"scale is {self.scale}, wanted it between 0 and 1")
         if not (0 < self.lowest <= 1 and 0 < self.hardest <= 1):
-            raise ValueError(f"lowest {self.lowest}, hardest {self.hardest}: wanted them in (0, 1]")
+            raise UserError(f"lowest {self.lowest}, hardest {self.hardest}: wanted them in (0, 1]")
         if self.classifier.head == CLASS_TOKEN:
-            raise ValueError(f"SEAM compares class maps, which head {CLASS_TOKEN!r} does not have")
+            raise UserError(f"SEAM compares class maps, which head {CLASS_TOKEN!r} does not have")
 
 
 class Seen(NamedTuple):

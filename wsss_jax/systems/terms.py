@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
 from wsss_jax.models import grid_inside
 from wsss_jax.ops import losses, regularisers
 from wsss_jax.types import Batch
@@ -37,7 +38,7 @@ class Puzzle:
 
     def __post_init__(self) -> None:
         if self.pieces < 2:
-            raise ValueError(f"{self.pieces} pieces along each side, wanted at least 2")
+            raise UserError(f"{self.pieces} pieces along each side, wanted at least 2")
         lookup(regularisers.RECONSTRUCTIONS, self.classes, "choice of classes")
         lookup(regularisers.DISTANCES, self.distance, "distance")
 
@@ -109,7 +110,7 @@ def puzzle(view: View, settings: Puzzle, key: Any) -> tuple[Float[Array, ""], Fl
     module, batch, n = view.module, view.batch, settings.pieces
     stride, size = module.backbone.strides[-1], batch.images.shape[1:3]
     if any(length % (n * stride) for length in size):
-        raise ValueError(
+        raise UserError(
             f"crops of {size[0]} by {size[1]} pixels do not fall into {n} by {n} tiles of whole "
             f"cells of {stride} pixels; choose a crop that {n * stride} divides"
         )

@@ -16,11 +16,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from wsss_jax.errors import CorruptCheckpointError
 from wsss_jax.train.optimizers import path_name
-
-
-class CorruptCheckpointError(RuntimeError):
-    """A checkpoint that cannot be trusted: unreadable, incomplete, or with changed values."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import DivergedError, UserError
 from wsss_jax.train import parallel
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.train.utilisation import Utilisation
@@ -44,10 +45,6 @@ class Batches(Protocol):
     def set_state(self, state: Any) -> None:
         """Go to a position that ``get_state`` gave."""
         ...
-
-
-class DivergedError(RuntimeError):
-    """Too many steps in a row were not finite."""
 
 
 class Interrupted(SystemExit):
@@ -176,7 +173,7 @@ def _start(system: System, batches: Batches, checkpoints: Checkpoints, key: Any)
     done, state, extra = found
     positions = extra["batches"]
     if len(positions) != jax.process_count():
-        raise ValueError(
+        raise UserError(
             f"{checkpoints.folder} was written by {len(positions)} hosts, here are "
             f"{jax.process_count()}: the order of data would differ; go on with as many"
         )

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ class Optim:
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
-            raise ValueError(f"accumulate is {self.accumulate}, wanted at least one batch")
+            raise UserError(f"accumulate is {self.accumulate}, wanted at least one batch")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is {self.ema}, wanted a decay in [0, 1), 0 for none")
+            raise UserError(f"ema is {self.ema}, wanted a decay in [0, 1), 0 for none")
         if self.momentum_is_weight_decay and self.name != "sgd":
-            raise ValueError(f"momentum_is_weight_decay is of sgd only, not of {self.name}")
+            raise UserError(f"momentum_is_weight_decay is of sgd only, not of {self.name}")
 
 
 def schedule(optim: Optim, steps: int) -> optax.Schedule:
@@ -235,7 +236,7 @@ def _check_names(params: Any, freeze: tuple[str, ...]) -> None:
     for stage in freeze:
         if not any(_starts_with(path, stage) for path in paths):
             known = sorted({path.split("backbone/")[-1].split("/")[0] for path in paths})
-            raise ValueError(f"no stage {stage!r} to freeze (known: {', '.join(known)})")
+            raise UserError(f"no stage {stage!r} to freeze (known: {', '.join(known)})")
 
 
 _SCHEDULES: MappingProxyType[str, Callable[[Optim, int], optax.Schedule]] = MappingProxyType(

@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from wsss_jax.errors import UserError
 from wsss_jax.train.state import TrainState, each
 
 AXIS = "data"
@@ -130,7 +131,7 @@ def from_each_host(value: Any) -> list[Any]:
 
 def _share(rows: Any, devices: int) -> int:
     if rows.shape[0] % devices:
-        raise ValueError(
+        raise UserError(
             f"{rows.shape[0]} images do not divide over {devices} local devices; "
             "choose a batch size that is a multiple"
         )

@@ -1,0 +1,24 @@
+"""Errors that a user can mend: the command line prints each as one line.
+
+Every other exception is a mistake of ours and keeps its traceback (``cli``).
+"""
+
+
+class UserError(ValueError):
+    """Something that the user gave cannot be used; the message names it and what to do."""
+
+
+class BadFileError(UserError):
+    """A file cannot be trusted; the message names it and what was wanted."""
+
+
+class MissingFileError(BadFileError):
+    """A file that is needed is not there."""
+
+
+class DivergedError(UserError):
+    """Training produced numbers that are not finite, again and again."""
+
+
+class CorruptCheckpointError(UserError):
+    """A checkpoint's content differs from what was written."""

@@ -1,0 +1,151 @@
+"""Tensors as PyTorch pickles them, without PyTorch: storages, views of them, and its old stream.
+
+A tensor is a view (offset, shape, strides) of a storage; the values of storages lie beside the
+pickle. Not here: the zip archives of newer versions, and what the tensors mean.
+
+Source: torch/serialization.py and torch/_utils.py of PyTorch 1.4 (stream) and 2.x.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+from wsss_jax.errors import UserError
+from wsss_jax.formats import pickles
+from wsss_jax.formats.npz import MAX_VALUES
+
+_STREAM_MAGIC = 0x1950A86A20F9469CFC6C
+_STREAM_VERSION = 1001
+
+_TYPES = MappingProxyType({
+    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "bf16",
+    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "<i1",
+    "ByteStorage": "<u1", "BoolStorage": "?",
+})  # fmt: skip
+# Versions before 1.6 name the storages of a GPU apart; the bytes are the same.
+_STORAGES = {f"{home} {name}": t for home in ("torch", "torch.cuda") for name, t in _TYPES.items()}
+
+
+class Storage(NamedTuple):
+    """A flat run of values. values: themselves, where they came with the pickle."""
+
+    key: str
+    dtype: str
+    count: int
+    values: Any = None
+
+
+class Tensor(NamedTuple):
+    """A view of a storage: offset and strides in values."""
+
+    storage: Storage
+    offset: int
+    shape: tuple
+    strides: tuple
+
+
+def stored(reference: Any) -> Storage:
+    """The storage that a pickle refers to (``persistent`` of ``pickles.run``)."""
+    kind, storage, key, _, count, *view = reference
+    if kind != "storage" or any(part is not None for part in view):
+        raise UserError("a persistent object that is no whole storage")
+    if not isinstance(storage, pickles.Name) or not isinstance(count, int):
+        raise UserError("a storage without type or size")
+    if not 0 <= count <= MAX_VALUES:
+        raise UserError(f"a storage of {count:,} values, at most {MAX_VALUES:,} are read")
+    return Storage(str(key), _STORAGES[storage.text], count)
+
+
+def _rebuilt(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    if not isinstance(storage, Storage):
+        raise UserError("a tensor without storage")
+    view = (offset, *shape, *strides)
+    if not all(isinstance(n, int) and n >= 0 for n in view) or len(shape) != len(strides):
+        raise UserError(f"a tensor of shape {shape} with strides {strides} at {offset}")
+    return Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+NAMES: pickles.Names = MappingProxyType({
+    **dict.fromkeys(_STORAGES),
+    "torch._utils _rebuild_tensor_v2": _rebuilt,
+    "torch._utils _rebuild_parameter": lambda data, *_: data,
+    "torch Size": lambda shape: tuple(shape),
+    "collections OrderedDict": pickles.mapping,
+})  # fmt: skip
+"""What a pickle of tensors may name."""
+
+
+def read_stream(file: Any, size: int) -> tuple[Any, Mapping[str, np.ndarray]]:
+    """The layout before PyTorch 1.6: what is described, and the values of each storage by key.
+
+    size: bytes of the whole stream. Raises the errors of ``pickles.PROBLEMS`` or struct.error.
+    """
+    seen: dict[str, Storage] = {}
+
+    def noted(reference: Any) -> Storage:
+        storage = stored(reference)
+        if seen.setdefault(storage.key, storage) != storage:
+            raise UserError(f"storage {storage.key} is described twice")
+        return storage
+
+    magic, version, system = (pickles.run(file, {}) for _ in range(3))
+    if magic != _STREAM_MAGIC or version != _STREAM_VERSION or not system["little_endian"]:
+        raise UserError(f"neither an archive nor a stream of version {_STREAM_VERSION}")
+    nest = pickles.run(file, NAMES, noted)
+    loaded: dict[str, np.ndarray] = {}
+    for key in pickles.run(file, {}):
+        (count,) = struct.unpack("<q", file.read(8))
+        storage = seen[str(key)]
+        wanted = count * width(storage.dtype)
+        if count != storage.count or not 0 <= wanted <= size:
+            raise UserError(f"storage {key} holds {count} values, {storage.count} announced")
+        content = file.read(wanted)
+        if len(content) != wanted:
+            raise EOFError(f"storage {key} is cut off at {len(content)} of {wanted} bytes")
+        loaded[storage.key] = decoded(content, storage.dtype)
+    return nest, loaded
+
+
+def cut(name: str, tensor: Tensor, values: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, "..."]:
+    """The tensor as a view of its storage's values. Raises ValueError where it reaches beyond."""
+    shape, strides = tensor.shape, tensor.strides
+    if math.prod(shape) > MAX_VALUES:
+        raise UserError(f"{name} has shape {shape}, above {MAX_VALUES:,} values")
+    last = tensor.offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if not math.prod(shape):
+        return values[:0].reshape(shape)
+    if last >= len(values):
+        raise UserError(f"{name} reaches value {last} of a storage of {len(values)}")
+    flat = values[tensor.offset :]
+    steps = tuple(s * flat.itemsize for s in strides)
+    return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
+
+
+def filled(
+    tensors: Mapping[str, Tensor], values: Callable[[Storage], np.ndarray]
+) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Every tensor as an array of its own; each storage is asked for once."""
+    loaded: dict[Storage, np.ndarray] = {}
+    arrays = {}
+    for name, tensor in tensors.items():
+        if tensor.storage not in loaded:
+            loaded[tensor.storage] = values(tensor.storage)
+        arrays[name] = np.array(cut(name, tensor, loaded[tensor.storage]))
+    return arrays
+
+
+def width(dtype: str) -> int:
+    """Bytes of one value; dtype as ``decoded`` takes it."""
+    return 2 if dtype == "bf16" else np.dtype(dtype).itemsize
+
+
+def decoded(content: bytes | memoryview, dtype: str) -> Shaped[np.ndarray, " n"]:
+    """Raw little-endian values as a flat array; bf16, the upper half of a float32, as float32."""
+    if dtype == "bf16":
+        return (np.frombuffer(content, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.frombuffer(content, dtype)

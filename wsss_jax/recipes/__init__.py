@@ -1,0 +1,1 @@
+"""Whole paths: from a data set to masks, numbers and a report."""

@@ -1,0 +1,58 @@
+"""The demonstration: the whole path on the embedded data set, in minutes on two cores."""
+
+from pathlib import Path
+
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.label_free import Protocol
+from wsss_jax.combiner.network import CombinerShape
+from wsss_jax.data import synthetic
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.ops import fuse
+from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.stages.explain import Explanation
+from wsss_jax.stages.refine import Crf, Walk
+from wsss_jax.stages.train import Training
+from wsss_jax.systems.classifier import Classifier
+from wsss_jax.train.optimizers import Optim
+
+IMAGES = 600
+EPOCHS = 36
+SEED = 0
+SCENES = synthetic.Scenes(radius=(0.22, 0.42), head=(0.5, 0.6))
+"""Creatures large enough that small networks find their heads within minutes."""
+
+
+def prepare(folder: Path, images: int = IMAGES) -> Path:
+    """Draw the data set into ``folder`` (what is there is kept) and return it."""
+    return synthetic.write(folder, images, SEED, settings=SCENES)
+
+
+def recipe(data: Path, *, epochs: int = EPOCHS) -> Recipe:
+    """Three small networks from scratch that differ in stride, crop, labels and seed, combined."""
+    optim = Optim("adamw", learning_rate=4e-3, weight_decay=1e-4, schedule="cosine", warm_up=50)
+
+    def training(seed: int, crop: int, stride: int, smoothing: float) -> Training:
+        augmentation = Augmentation(
+            crop=crop, long_side=(80, 112), brightness=0.2, contrast=0.2, saturation=0.0, hue=0.0
+        )
+        model = Classifier("tiny", None, stride, label_smoothing=smoothing, optim=optim)
+        return Training(model, augmentation, epochs=epochs, seed=seed, save_every=100)
+
+    return Recipe(
+        name="demo",
+        data=data,
+        systems={
+            "fine": training(seed=1, crop=96, stride=8, smoothing=0.0),
+            "smooth": training(seed=2, crop=80, stride=8, smoothing=0.1),
+            "coarse": training(seed=3, crop=96, stride=16, smoothing=0.0),
+        },
+        explanation=Explanation(scales=(1.0, 1.5), batch_size=32),
+        saliency=data / "saliency",
+        walk=Walk(radius=3, steps=8),
+        crf=Crf(preset="thumbnail", stride=1),
+        fusions=tuple(fuse.FUSIONS),
+        combiner=Combining(
+            Protocol(CombinerShape(width=16), students=3), epochs=3, distil_epochs=6, cells=24
+        ),
+        gallery=40,
+    )

@@ -1,0 +1,109 @@
+"""Saliency of our own as one plan: contrast and hints, PNGs, and a network that learns from both.
+
+Every step writes a store beside the others and skips what is there, so the same command goes on
+where it was stopped. True masks are read to judge and for nothing else.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from wsss_jax.data import views
+from wsss_jax.data.datasets import Source, open_dataset, open_together
+from wsss_jax.data.stores import Store, open_store
+from wsss_jax.recipes import summary
+from wsss_jax.run.executors import Workers
+from wsss_jax.stages import objects, saliency
+from wsss_jax.stages.affinity_labels import Irn, make_labels
+from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.objects import ObjectTraining
+from wsss_jax.stages.saliency import Contrasting, Looking
+
+
+@dataclass(frozen=True)
+class SaliencyPlan:
+    """How saliency is learned, and for which images it is made.
+
+    Attributes:
+        data: folder of the data set.
+        hints: store of class scores whose large values are hints (C2AM-H); without it, C2AM.
+        layout: voc, folder, coco or tfds; auto tells them apart.
+        train_split: whose photographs and hints teach.
+        splits: for which saliency is made, and judged where there are true masks.
+        training: the network that compares foregrounds and backgrounds.
+        looking: scales and mirror images.
+        with_network: learn a saliency and edge network from what was found.
+        rule: what of it is certain enough to teach, after a CRF.
+        classes: store of masks whose class boundaries teach the edges.
+        edges: store of boundary maps that teach the edges in place of those (BSDS's way: grey PNG
+            of the share of people who drew a pixel, by ``wsss import --layout saliency_png --stride
+            1``).
+        network: that network.
+        beside: stores of other saliency maps that are judged beside ours.
+        workers: processes and shards of the per-image stages.
+        name: of the run.
+    """
+
+    data: Path
+    hints: Path | None = None
+    layout: str = "auto"
+    train_split: str = "train"
+    splits: tuple[str, ...] = ("train", "val")
+    training: Contrasting = field(default_factory=Contrasting)
+    looking: Looking = field(default_factory=Looking)
+    with_network: bool = True
+    rule: Irn = field(default_factory=lambda: Irn(foreground=0.6, background=0.4))
+    classes: Path | None = None
+    edges: Path | None = None
+    network: ObjectTraining = field(default_factory=ObjectTraining)
+    beside: tuple[Path, ...] = ()
+    workers: Workers = field(default_factory=Workers)
+    name: str = "saliency"
+
+    def make(self, out: Path) -> Store:
+        """Do it all into ``out``; returns the last saliency maps."""
+        source, whole = (
+            self._open(self.train_split),
+            open_together(self.data, (self.train_split, *self.splits), self.layout),
+        )
+        hints = None if self.hints is None else open_store(self.hints)
+        run = saliency.fit(source, self.training, out / "run", hints=hints)
+        maps = saliency.predict(run, whole, out / "contrast", self.looking, ids=whole.ids)
+        made = [maps]
+        if self.with_network:
+            made.append(self._network(source, whole, maps, out))
+        pngs = out / "png"
+        saliency.write_pngs(made[-1], pngs, ids=whole.ids, workers=self.workers)
+        opened = {split: views.agnostic(self._open(split)) for split in self.splits}
+        sources = {split: one for split, one in opened.items() if one.has_background}
+        judged = [*map(open_store, self.beside), *made]
+        summary.conclude(judged, sources, Scoring(), self.workers, out / "results", self)
+        return made[-1]
+
+    def _network(self, source: Source, whole: Source, maps: Store, out: Path) -> Store:
+        proposals = make_labels(
+            maps, source, out / "proposals", self.rule, ids=source.ids, workers=self.workers
+        )
+        classes = None if self.classes is None else open_store(self.classes)
+        edges = None if self.edges is None else open_store(self.edges)
+        home = out / "network"
+        run = objects.fit(
+            source, self.network, home, proposals=proposals, classes=classes, edges=edges
+        )
+        folders = out / "saliency", out / "edges"
+        return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]
+
+    def _open(self, split: str) -> Source:
+        return open_dataset(self.data, split=split, layout=self.layout)
+
+
+def command(plan: Annotated[SaliencyPlan, tyro.conf.arg(name="")], out: Path) -> None:
+    """Learn saliency and edges from photographs, and from hints where there are any.
+
+    Args:
+        plan: hints, networks, and for which images saliency is made.
+        out: folder of everything that is made; the same command goes on where it was stopped.
+    """
+    print(plan.make(out).folder)

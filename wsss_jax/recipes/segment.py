@@ -1,0 +1,102 @@
+"""The end of the path as one plan: train on masks, predict, refine, decide, judge.
+
+Every step writes a store beside the others and skips what is there, so the same command goes on
+where it was stopped. True masks are read to judge, and to teach only where the plan says so; the
+names of everything made then begin with "upper_bound".
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from wsss_jax.data.datasets import Source, open_dataset, open_together
+from wsss_jax.data.stores import Store, open_store
+from wsss_jax.errors import UserError
+from wsss_jax.recipes import summary
+from wsss_jax.run.executors import Workers
+from wsss_jax.stages import segment
+from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.masks import decide, fixed
+from wsss_jax.stages.refine import Crf, refine
+from wsss_jax.stages.segment import Prediction, Segmentation
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """What a segmentation network learns from, and what it is asked.
+
+    Attributes:
+        data: folder of the data set.
+        masks: store of pseudo-masks to learn from.
+        truth: learn from true masks instead: the upper bound of full supervision.
+        layout: voc, folder, coco or tfds; auto tells them apart.
+        train_split: whose photographs and masks teach.
+        splits: which are predicted, and judged where they have true masks.
+        training: the network and how it learns.
+        prediction: scales and mirror images.
+        with_crf: refine what was predicted by a dense CRF.
+        crf: its settings (P-NOC: deeplab, Puzzle-CAM: psa).
+        scoring: what counts.
+        workers: processes and shards of the per-image stages.
+        name: of the run.
+    """
+
+    data: Path
+    masks: Path | None = None
+    truth: bool = False
+    layout: str = "auto"
+    train_split: str = "train"
+    splits: tuple[str, ...] = ("val",)
+    training: Segmentation = field(default_factory=Segmentation)
+    prediction: Prediction = field(default_factory=Prediction)
+    with_crf: bool = True
+    crf: Crf = field(default_factory=lambda: Crf("deeplab"))
+    scoring: Scoring = field(default_factory=Scoring)
+    workers: Workers = field(default_factory=Workers)
+    name: str = "segment"
+
+    def make(self, out: Path) -> Store:
+        """Do it all into ``out``; returns the final masks."""
+        stem = "upper_bound_" if self.truth else ""
+        source = self._open(self.train_split)
+        run = segment.fit(source, self._teacher(source), self.training, out / f"{stem}run")
+        whole = open_together(self.data, self.splits, self.layout)
+        scores = segment.predict(run, whole, out / f"{stem}scores", self.prediction, ids=whole.ids)
+        made = [scores]
+        if self.with_crf and whole.has_background:
+            folder = out / f"{stem}crf"
+            made += [refine(scores, whole, folder, self.crf, ids=whole.ids, workers=self.workers)]
+        scoring = self.scoring.on(whole)
+        folder = out / f"{stem}masks"
+        masks = decide(
+            made[-1], folder, fixed(made[-1], scoring), ids=whole.ids, workers=self.workers
+        )
+        sources = {split: self._open(split) for split in self.splits}
+        home = out / f"{stem}results"
+        summary.conclude(made, sources, self.scoring, self.workers, home, self)
+        return masks
+
+    def _teacher(self, source: Source) -> segment.Teacher:
+        if (self.masks is None) == (not self.truth):
+            raise UserError(
+                "give a store of pseudo-masks (--masks) or, with --masks None, --truth, which "
+                "learns from true masks for the upper bound of full supervision"
+            )
+        if self.masks is None:
+            return segment.truth(source)
+        return segment.pseudo_masks(open_store(self.masks), source)
+
+    def _open(self, split: str) -> Source:
+        return open_dataset(self.data, split=split, layout=self.layout)
+
+
+def command(plan: Annotated[SegmentPlan, tyro.conf.arg(name="")], out: Path) -> None:
+    """Train a segmentation network on pseudo-masks, predict, refine, and judge.
+
+    Args:
+        plan: masks to learn from, the network, and what is predicted.
+        out: folder of everything that is made; the same command goes on where it was stopped.
+    """
+    print(plan.make(out).folder)

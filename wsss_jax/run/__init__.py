@@ -1,0 +1,1 @@
+"""Work over many images and steps: processes, progress, run folders, interruption."""

@@ -1,0 +1,148 @@
+"""Asking a network about every cell of every photograph: scales, mirror images, one common grid.
+
+Logits of all scales and mirror images are averaged on a grid of one cell per four pixels of the
+photograph, each read where the network looked (``explain.multiscale``).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from wsss_jax.data.batches import Group, inference_groups
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.stores import Store
+from wsss_jax.explain import multiscale
+from wsss_jax.ops import images as image_ops
+from wsss_jax.run.images import Tally, settle
+from wsss_jax.run.progress import meter
+from wsss_jax.train.loop import Interrupted, stop_signals
+from wsss_jax.types import Batch, ScoreMaps, Size
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """How a network is asked; settings classes have these among others."""
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Of the photograph's size."""
+        ...
+
+    @property
+    def flip(self) -> bool:
+        """Whether the mirror image is asked too."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images per call."""
+        ...
+
+
+class Dense(NamedTuple):
+    """A trained network that answers for every cell.
+
+    logits: (state, images (b,h,w,3), inside (b,h,w)) to (b,h',w',c), pure. stride: pixels per cell
+    of it. lean: which of them the cell looks at, from 0 (the first) to 1 (the last).
+    """
+
+    logits: Callable[[Any, Array, Array], Array]
+    state: Any
+    stride: int
+    lean: float
+
+
+Maps = Callable[[Float[np.ndarray, "h w c"], Group, int, Size], ScoreMaps]
+"""(mean logits on the photograph's grid, its group, its row there, its size) to score maps."""
+
+
+def fill(
+    outputs: Sequence[tuple[Store, Maps]],
+    source: Source,
+    ids: tuple[str, ...],
+    *,
+    network: Dense,
+    asked: Asked,
+) -> None:
+    """Ask about those of ``ids`` that a store lacks, and put into each what its maps make of it.
+
+    Images that cannot be read are skipped, printed, and listed. Raises Interrupted after SIGTERM
+    or Ctrl-C; finished images are kept.
+    """
+    lacking = {id for target, _ in outputs for id in target.missing(ids)}
+    ids = tuple(id for id in ids if id in lacking)
+    if not ids:
+        return
+    answer = _answer(network, asked)
+    skipped: dict[str, str] = {}
+    groups = inference_groups(
+        source,
+        ids,
+        scales=asked.scales,
+        batch_size=asked.batch_size,
+        skip=skipped.__setitem__,
+    )
+    done = 0
+    title = "predict " + ", ".join(target.folder.name for target, _ in outputs)
+    with stop_signals() as stop, meter(title, len(ids)) as bar:
+        for group in groups:
+            logits = answer(group)
+            for row, id in enumerate(group.ids):
+                size: Size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
+                height, width = multiscale.grid_size(size)
+                for target, maps in outputs:
+                    target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
+                done += 1
+            bar.advance(len(group.ids), f"({len(skipped)} skipped)" if skipped else "")
+            if stop.is_set():
+                raise Interrupted(128 + stop.number)
+    for target, _ in outputs:
+        settle(target, Tally(done, skipped))
+
+
+def _answer(network: Dense, asked: Asked) -> Callable[[Group], Float[np.ndarray, "b h w c"]]:
+    """From a group of photographs to the mean logits of its images on their grids."""
+    step = jax.jit(
+        partial(one_scale, network=network._replace(state=None), flip=asked.flip),
+        static_argnames="canvas",
+    )
+
+    def answer(group: Group) -> Float[np.ndarray, "b h w c"]:
+        sizes = jnp.asarray(group.sizes, jnp.int32)
+        # The canvas at full scale, from the first scale's, so that it is the same for all groups.
+        first = group.scaled[0].images.shape[1:3]
+        height, width = (math.ceil(n / asked.scales[0]) for n in first)
+        canvas = multiscale.grid_size((height, width))
+        parts = [step(network.state, batch, sizes, canvas=canvas) for batch in group.scaled]
+        return np.asarray(multiscale.sum_of(parts)) / np.float32(len(parts))
+
+    return answer
+
+
+def one_scale(
+    state: Any,
+    batch: Batch,
+    photographs: Array,
+    *,
+    canvas: Size,
+    network: Dense,
+    flip: bool,
+) -> Float[Array, "b h w c"]:
+    """Mean logits of images of one scale, and of their mirror images, on the photographs' grids.
+
+    photographs: (b,2) height and width at full scale. canvas: a grid that holds all of theirs.
+    """
+    sizes = multiscale.sizes_of(batch.inside)
+    place = multiscale.Placement(sizes, photographs, float(network.stride), network.lean)
+    plain = network.logits(state, batch.images, batch.inside)
+    found = multiscale.on_grid(plain, place, canvas, mirrored=False)
+    if not flip:
+        return found
+    mirrored = network.logits(state, image_ops.flip_within(batch.images, sizes), batch.inside)
+    return (found + multiscale.on_grid(mirrored, place, canvas, mirrored=True)) / 2

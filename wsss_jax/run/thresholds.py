@@ -1,0 +1,63 @@
+"""Where background begins, read off score maps alone: no mask and no label is read."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from wsss_jax.data.stores import Store
+from wsss_jax.ops import masks
+from wsss_jax.types import ScoreMaps
+
+BINS = 100
+"""Of the histogram that a threshold is read off."""
+
+
+def foreground(
+    maps: ScoreMaps,
+) -> tuple[Int[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+    """At full resolution the best class of each pixel and how far it stands above background.
+
+    Activations are compared with a threshold as they are; probabilities as their share beside
+    background's, so that a half is the more probable of the two.
+    """
+    scores = masks.enlarge(maps.scores, maps.size)
+    winner, score = masks.winners(scores, maps.classes)
+    return winner, masks.against_rest(scores, score) if maps.kind == "probability" else score
+
+
+def label_free_threshold(store: Store, ids: Sequence[str]) -> float | None:
+    """Where the store's activations fall apart best: Otsu's threshold over the cells of ``ids``.
+
+    Reads no mask and no label. Of each cell counts its best class, as in ``foreground``: images
+    without classes and images without a record do not. None for masks, for probabilities, whose
+    threshold is a half by meaning, and where all scores are alike or there are none.
+    """
+    counts = _histogram(store, ids)
+    return masks.otsu(counts) if (counts > 0).sum() > 1 else None
+
+
+def label_free_bounds(store: Store, ids: Sequence[str]) -> tuple[float, float] | None:
+    """Below which score a cell is surely background, and above which surely foreground.
+
+    The two thresholds that part the activations into three best, read as in
+    ``label_free_threshold``; None where that gives None, and where there are no three values.
+    """
+    counts = _histogram(store, ids)
+    return masks.otsu_two(counts) if (counts > 0).sum() > 2 else None
+
+
+def _histogram(store: Store, ids: Sequence[str]) -> Float[np.ndarray, " bins"]:
+    """Of the best class's activation in every cell; empty for masks and probabilities."""
+    counts = np.zeros(BINS)
+    if store.holds != "scores" or store.kind != "activation":
+        return counts
+    for id in ids:
+        if not store.path(id).is_file():
+            continue
+        maps = store.get_scores(id)
+        if len(maps.classes):
+            score = foreground(replace(maps, size=maps.scores.shape[:2]))[1]
+            counts += np.histogram(score, BINS, (0.0, 1.0))[0]
+    return counts

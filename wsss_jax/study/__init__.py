@@ -1,0 +1,1 @@
+"""Ablations, rivals and the synthetic world: for experiments and benchmarks alone."""
