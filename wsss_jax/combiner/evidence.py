@@ -21,7 +21,7 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store, check_systems
 from wsss_jax.data.units import unit_of
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.ops import masks
+from wsss_jax.ops.resize import resize
 from wsss_jax.types import IGNORE, ScoreMaps, Size
 
 
@@ -162,7 +162,7 @@ class Inputs:
     def _features(self, id: str, grid: Size) -> np.ndarray:
         if self.features is None:
             return np.zeros((*grid, 0), np.float32)
-        return masks.enlarge(self.features.get_scores(id).scores, grid)
+        return resize(self.features.get_scores(id).scores, grid)
 
     def _target(self, id: str, classes: np.ndarray, grid: Size) -> np.ndarray | None:
         if self.target is None:
@@ -202,7 +202,7 @@ def shrunk(pixels: np.ndarray, grid: Size) -> Float[np.ndarray, "h w 3"]:
 
 def _unit(maps: ScoreMaps, column: int, grid: Size, of: float = 1) -> Float[np.ndarray, "h w"]:
     """One map on the grid, in shares ``of`` a unit and in [0, 1]; logits become probabilities."""
-    one = masks.enlarge(np.ascontiguousarray(maps.scores[..., column : column + 1]), grid)[..., 0]
+    one = resize(np.ascontiguousarray(maps.scores[..., column : column + 1]), grid)[..., 0]
     if maps.kind == "logit":
         one = 1 / (1 + np.exp(-np.clip(one, -30, 30)))
     return np.clip(one / np.float32(of), 0, 1).astype(np.float32)

@@ -13,7 +13,8 @@ from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
-from wsss_jax.ops import fuse, masks
+from wsss_jax.ops import fuse
+from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
 from wsss_jax.types import ScoreMaps, Size
@@ -87,7 +88,7 @@ def _fuse_one(
     scores, available = stacked(maps, classes)
     fused = scores[0] if len(maps) == 1 else fuse.apply(fusion.rule, scores, available)
     if cue is not None and len(classes):
-        saliency = masks.enlarge(cue.get_scores(id).scores, fused.shape[:2])[..., 0]
+        saliency = resize(cue.get_scores(id).scores, fused.shape[:2])[..., 0]
         fused = np.asarray(fuse.with_saliency(fused, saliency), np.float32)
     if fusion.renormalise and fused.size:
         peaks = fused.max(axis=(0, 1), keepdims=True)
@@ -110,7 +111,7 @@ def stacked(
     scores = np.zeros((len(maps), *grid, len(classes)), np.float32)
     available = np.zeros((len(maps), len(classes)), bool)
     for row, item in enumerate(maps):
-        enlarged = masks.enlarge(item.scores, grid)
+        enlarged = resize(item.scores, grid)
         for column, label in enumerate(classes):
             found = np.flatnonzero(item.classes == label)
             if len(found):
