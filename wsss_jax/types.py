@@ -51,36 +51,6 @@ class Batch:
     masks: Any = None
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Evidence:
-    """What s systems and three cues say of b images about the k classes of each, on one grid.
-
-    images: (b,h,w,3) float32 RGB in [0, 1]. scores: (b,s,h,w,k) in [0, 1]. available: (b,s,k) bool,
-    whether a system knows a class. peak: (b,s,k) raw maxima. present: (b,k) bool, False on slots
-    that only fill up. saliency, edges: (b,h,w) in [0, 1], probe: (b,h,w,k) probability of each
-    class (``probe_maps``); cues: (b,3) bool, whether there are any. features: (b,h,w,f) of a
-    frozen network, f may be 0. inside: (b,h,w) bool, False on padding. real: (b,) bool, False on
-    rows that only fill up. target: (b,h,w,1+k) what is to be learned, background first, or None.
-    truth: (b,h,w) int32 of slots (0 background, IGNORE), or None.
-    """
-
-    images: Any
-    scores: Any
-    available: Any
-    peak: Any
-    present: Any
-    saliency: Any
-    edges: Any
-    probe: Any
-    cues: Any
-    features: Any
-    inside: Any
-    real: Any
-    target: Any = None
-    truth: Any = None
-
-
 @dataclass(frozen=True)
 class ScoreMaps:
     """Scores of the classes present in one image, on a grid: what every stage reads and writes.
@@ -223,7 +193,7 @@ class System(NamedTuple):
     """A learning problem: two pure functions over a state that is data.
 
     init: key to state. step: (state, batch, key) to (state, metrics); metrics are scalars. A batch
-    is any pytree with a field ``images``: a Batch, or Evidence.
+    is any pytree with a field ``images``, as a Batch is.
     """
 
     init: Callable[[Any], Any]
