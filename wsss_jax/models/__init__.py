@@ -42,10 +42,7 @@ BACKBONES: Mapping[str, Any] = MappingProxyType(
         "resnet50_irn": resnet.irn,
         "resnet101": resnet.resnet101,
         "tiny": Tiny,
-        "vit_tiny": vit.build("vit_tiny"),
-        "vit_small": vit.build("vit_small"),
-        "vit_base": vit.build("vit_base"),
-        "vit_large": vit.build("vit_large"),
+        **vit.NETWORKS,
         "vit_base_r50": HybridViT,
     }
 )
