@@ -3,11 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 from golden_weights import assert_close
 
-from wsss_jax.models import build, vit, vit_positions, weights
+from wsss_jax.models import build
 
 
 def test_dinov2_gives_the_reference_tokens(shared):

@@ -58,6 +58,11 @@ def lean(name: str, output_stride: int) -> float:
     return float(_of_shapes(name, output_stride=output_stride).lean)
 
 
+def stride(name: str) -> int:
+    """Pixels per cell of a backbone's last map, where none is asked for."""
+    return _of_shapes(name).strides[-1]
+
+
 def convert(source: Path, target: Path, name: str | None = None) -> str:
     """Write a weight file of any layout in our own; returns the name of the backbone it fits.
 
