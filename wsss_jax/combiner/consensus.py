@@ -58,7 +58,7 @@ def of_each_system(evidence: Evidence, *, steps: int) -> Float[Array, "b s h w k
     """
     scores = filled(evidence.scores, evidence.available)
     maps = scores * (0.5 + 0.5 * evidence.saliency)[:, None, :, :, None]
-    maps = maps * evidence.inside[:, None, :, :, None]
+    maps = jnp.where(evidence.inside[:, None, :, :, None], maps, 0)
     b, s, h, w, k = maps.shape
     rows = normalised(maps).transpose(0, 2, 3, 1, 4).reshape(b, h, w, s * k)
     if steps:

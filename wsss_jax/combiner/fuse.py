@@ -49,7 +49,7 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     _put_empty(stores_made.maps, inputs, ids)
 
     def use(seen: Seen) -> None:
-        _put(stores_made, seen, members.cells_of(seen, inputs), found, inputs, settings)
+        _put(stores_made, seen, members.cells_of(seen, inputs), found, inputs)
 
     lacking = {id for store in stores_made for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
@@ -60,36 +60,30 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
 
 
 def system_members(
-    cells: Cells, found: Learned, names: Sequence[str], settings: Combining
+    cells: Cells, found: Learned, names: Sequence[str]
 ) -> list[Float[np.ndarray, "m n"]]:
     """The refined map of each system that has one of this image."""
     made = []
     for row, name in enumerate(names):
         if not cells.known[row]:
             continue
-        probe, salient = found.systems.get(name), True
+        probe = found.systems.get(name)
         if probe is None and found.systems and found.views:
-            probe, salient = list(found.views.values())[-1], False
-        opinion = members.by_probe(cells, probe, 0, salient=salient)
+            probe = list(found.views.values())[-1]
         threshold = found.thresholds.get(name, float(np.mean(list(found.thresholds.values()))))
-        made.append(members.refined(cells.consensus[row], threshold, opinion))
+        made.append(members.beside_background(members.mean_map(cells, row, probe), threshold))
     return made
 
 
 def view_members(cells: Cells, found: Learned, inputs: Inputs) -> list[Float[np.ndarray, "m n"]]:
     """The probabilities of each view probe that has learned all classes of this image."""
     numbers = {store.folder.name: n for n, store in enumerate(inputs.features)}
-    made = (
-        members.by_probe(cells, probe, numbers[name], salient=False)
-        for name, probe in found.views.items()
-    )
+    made = (members.by_probe(cells, probe, numbers[name]) for name, probe in found.views.items())
     return [one for one in made if one is not None]
 
 
-def _put(
-    made: Fused, seen: Seen, cells: Cells, found: Learned, inputs: Inputs, settings: Combining
-) -> None:
-    systems = system_members(cells, found, inputs.names(), settings)
+def _put(made: Fused, seen: Seen, cells: Cells, found: Learned, inputs: Inputs) -> None:
+    systems = system_members(cells, found, inputs.names())
     everyone = [members.geometric_mean(systems), *view_members(cells, found, inputs)]
     fused = members.geometric_mean(everyone)
     winner = fused.argmax(axis=1)[:, None]

@@ -1,9 +1,10 @@
 """Learning how to combine, from image labels alone: thresholds and linear probes into a folder.
 
-1. *Consensus*: each system's map × saliency, after a random walk (``consensus``); Otsu's threshold
+1. *Consensus*: each system's map × saliency, after a random walk (``consensus``). Otsu's threshold
    over all cells tells where background begins.
-2. *System probe*: taught by the hard labels of that, it takes back what a system gets wrong in
-   single images. The mean of both is the system's refined map.
+2. *System probe*: a linear probe taught by the hard labels of that takes back what a system gets
+   wrong in single images. The mean of map and probe, at a threshold of its own, teaches the probe
+   once more; what comes out is the system's refined map.
 3. The geometric mean over the refined systems is fused. *View probes* follow, one for each frozen
    network, the first network last: each is taught by hard labels of what is fused so far (no
    threshold again) and joins the mean. Networks of different kinds so teach one another.
@@ -15,7 +16,7 @@ step is worth: benchmarks/ABLATION.md.
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,19 +38,11 @@ from wsss_jax.run import folders
 from wsss_jax.run.thresholds import BINS
 from wsss_jax.types import IGNORE
 
-CELLS, MAX_CELLS = 400, 200_000
+CELLS, MAX_CELLS = 128, 200_000
 """Cells of an image that teach, at random, and of all images together."""
 
 MORE = 4
 """Times as many cells of an image whose true mask is read."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Cells of all images that teach, and a histogram of each system's highest map (s, BINS)."""
-
-    images: list[Cells]
-    histograms: Float[np.ndarray, "s n"]
 
 
 def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str]) -> Path:
@@ -74,9 +67,12 @@ def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str])
             "by `wsss features` and give them with --features"
         )
     sample = _collected(inputs, settings, ids)
-    found = Learned({}, {}, _thresholds(inputs, sample, settings))
-    if inputs.features and settings.system_probes:
-        _learn_systems(found, sample, inputs, settings)
+    found = Learned({}, {}, {})
+    for row, name in enumerate(inputs.names()):
+        images = [cells for cells in sample if cells.known[row]]
+        found.thresholds[name] = _threshold(images, row, None, settings)
+        if inputs.features and settings.system_probes:
+            _learn_system(found, images, row, inputs, settings)
     if inputs.features and settings.view_probes:
         _learn_views(found, sample, inputs, settings)
     record.save(run, found)
@@ -99,80 +95,86 @@ def drawn(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> frozenset[
     return frozenset(usable[i] for i in order[: settings.labelled])
 
 
-def _collected(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> Sample:
+def _collected(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> list[Cells]:
     """One pass over the images: what is kept of each is a sample of its cells."""
     each = min(CELLS, max(MAX_CELLS // max(len(ids), 1), 1))
     images: list[Cells] = []
-    histograms = np.zeros((len(inputs.systems), BINS))
 
     def use(seen: Seen) -> None:
         random = np.random.default_rng([settings.seed, zlib.crc32(seen.id.encode())])
         many = each * (MORE if seen.id in inputs.labelled else 1)
         count = seen.consensus.shape[1] * seen.consensus.shape[2]
         chosen = np.sort(random.choice(count, min(many, count), replace=False))
-        cells = members.cells_of(seen, inputs, chosen)
-        images.append(cells)
-        for row in np.flatnonzero(cells.known):
-            highest = seen.consensus[row].max(axis=-1)
-            histograms[row] += np.histogram(highest, BINS, (0.0, 1.0))[0]
+        images.append(members.cells_of(seen, inputs, chosen))
 
     tally = over_images("look at the maps", inputs, ids, settings.steps(), use)
     tally.report("combine")
     for row, name in enumerate(inputs.names()):
-        if not histograms[row].any():
+        if not any(cells.known[row] for cells in images):
             raise UserError(
                 f"{inputs.systems[row].folder} has no map of any of the {len(ids)} images that "
                 f"teach; learn without {name} (it can be fused all the same)"
             )
     # The order in which batches came must not decide anything.
-    return Sample(sorted(images, key=lambda cells: cells.id), histograms)
+    return sorted(images, key=lambda cells: cells.id)
 
 
-def _thresholds(inputs: Inputs, sample: Sample, settings: Combining) -> dict[str, float]:
-    """Otsu's threshold of each system's consensus; 0 where there is no background."""
+def _threshold(
+    images: Sequence[Cells], row: int, probe: Probe | None, settings: Combining
+) -> float:
+    """Where a system's background begins, by Otsu's rule; 0 where there is none.
+
+    Of maps that a probe takes part in, square roots are parted: they spread what is low and hold
+    together what is high. Of maps without one, the plain rule is nearer to the truth.
+    """
     if not settings.background:
-        return dict.fromkeys(inputs.names(), 0.0)
-    return {
-        name: masks.otsu(counts)
-        for name, counts in zip(inputs.names(), sample.histograms, strict=True)
-    }
+        return 0.0
+    highest = np.concatenate([members.mean_map(c, row, probe).max(axis=1) for c in images])
+    values = highest if probe is None else np.sqrt(highest)
+    found = masks.otsu(np.histogram(values, BINS, (0.0, 1.0))[0].astype(float))
+    return found if probe is None else found**2
 
 
-def _learn_systems(found: Learned, sample: Sample, inputs: Inputs, settings: Combining) -> None:
-    """One probe for each system, taught by its own consensus at its threshold."""
-    for row, name in enumerate(inputs.names()):
-        found.systems[name] = _taught(
-            [cells for cells in sample.images if cells.known[row]],
-            partial(_by_consensus, row=row, threshold=found.thresholds[name]),
-            inputs,
-            settings,
-            salient=True,
-        )
+def _learn_system(
+    found: Learned, images: Sequence[Cells], row: int, inputs: Inputs, settings: Combining
+) -> None:
+    """The probe of one system, taught twice, and its threshold."""
+    name = inputs.names()[row]
+    probe: Probe | None = None
+    for _ in range(2):
+        maps = partial(members.mean_map, row=row, probe=probe)
+        threshold = found.thresholds[name] if settings.background else -1.0
+        labels = partial(_at_threshold, maps=maps, threshold=threshold)
+        probe = _taught(images, labels, inputs, settings)
+        found.thresholds[name] = _threshold(images, row, probe, settings)
+    assert probe is not None
+    found.systems[name] = probe
 
 
-def _learn_views(found: Learned, sample: Sample, inputs: Inputs, settings: Combining) -> None:
+def _learn_views(
+    found: Learned, sample: Sequence[Cells], inputs: Inputs, settings: Combining
+) -> None:
     """One probe for each frozen network, each taught by all members before it."""
+    names = inputs.names()
     so_far = {
-        cells.id: [members.geometric_mean(system_members(cells, found, inputs.names(), settings))]
-        for cells in sample.images
+        cells.id: [members.geometric_mean(system_members(cells, found, names))] for cells in sample
     }
     for number in [*range(1, len(inputs.features)), 0]:
-        probe = _taught(
-            sample.images,
-            lambda cells: members.geometric_mean(so_far[cells.id]).argmax(axis=1),
-            inputs,
-            settings,
-            network=number,
-        )
+        labels = {
+            id: members.geometric_mean(opinions).argmax(axis=1) for id, opinions in so_far.items()
+        }
+        probe = _taught(sample, lambda c, known=labels: known[c.id], inputs, settings, number)
         found.views[inputs.features[number].folder.name] = probe
-        for cells in sample.images:
-            view = members.by_probe(cells, probe, number, salient=False)
+        for cells in sample:
+            view = members.by_probe(cells, probe, number)
             assert view is not None  # it has learned the classes of all these images
             so_far[cells.id].append(view)
 
 
-def _by_consensus(cells: Cells, *, row: int, threshold: float) -> Int[np.ndarray, " m"]:
-    return members.labels_at(cells.consensus[row], threshold if threshold else -1.0)
+def _at_threshold(
+    cells: Cells, *, maps: Callable[[Cells], Float[np.ndarray, "m k"]], threshold: float
+) -> Int[np.ndarray, " m"]:
+    return members.labels_at(maps(cells), threshold)
 
 
 def _taught(
@@ -180,9 +182,7 @@ def _taught(
     labels_of: Callable[[Cells], Int[np.ndarray, " m"]],
     inputs: Inputs,
     settings: Combining,
-    *,
     network: int = 0,
-    salient: bool = False,
 ) -> Probe:
     """A probe on the features of one network, taught by hard labels of the cells.
 
@@ -203,7 +203,7 @@ def _taught(
         here = np.zeros(len(names) + 1, bool)
         here[columns] = True
         here[0] = settings.background
-        rows.append(members.inputs_of(cells, network, salient=salient)[used])
+        rows.append(members.inputs_of(cells, network)[used])
         labels.append(found[used])
         possible.append(np.broadcast_to(here, (int(used.sum()), len(here))))
         weight = 1.0 if cells.truth is None else worth

@@ -60,25 +60,29 @@ def cells_of(seen: Seen, inputs: Inputs, chosen: Int[np.ndarray, " m"] | None = 
     )
 
 
-def inputs_of(cells: Cells, network: int, *, salient: bool) -> Float[np.ndarray, "m d"]:
+def inputs_of(cells: Cells, network: int) -> Float[np.ndarray, "m d"]:
     """What a probe on the features of one network is given of each cell."""
-    return probes.cells_of(
-        cells.features[network], cells.image, cells.saliency if salient else None
-    )
+    return probes.cells_of(cells.features[network], cells.image, cells.saliency)
 
 
-def refined(
-    maps: Float[np.ndarray, "m k"], threshold: float, probe: Float[np.ndarray, "m n"] | None
-) -> Float[np.ndarray, "m n"]:
-    """A system's map as probabilities beside a background that scores ``threshold``, and its probe.
+def mean_map(
+    cells: Cells, row: int, probe: Probe | None, network: int = 0
+) -> Float[np.ndarray, "m k"]:
+    """The mean of a system's consensus and its probe's probabilities; the consensus without one."""
+    maps = cells.consensus[row]
+    found = by_probe(cells, probe, network)
+    return maps if found is None else (maps + found[:, 1:]) / 2
+
+
+def beside_background(maps: Float[np.ndarray, "m k"], threshold: float) -> Float[np.ndarray, "m n"]:
+    """Maps >= 0 as probabilities, beside a background that scores ``threshold`` everywhere.
 
     A class is more probable than background just where its map exceeds the threshold; 0 leaves no
     background.
     """
     ground = np.full((len(maps), 1), threshold, np.float32)
     whole = np.concatenate([ground, np.maximum(maps, 0)], axis=1)
-    own = whole / np.maximum(whole.sum(axis=1, keepdims=True), 1e-6)
-    return own if probe is None else geometric_mean([own, probe])
+    return whole / np.maximum(whole.sum(axis=1, keepdims=True), 1e-6)
 
 
 def geometric_mean(members: Sequence[Float[np.ndarray, "m n"]]) -> Float[np.ndarray, "m n"]:
@@ -94,10 +98,8 @@ def labels_at(maps: Float[np.ndarray, "m k"], threshold: float) -> Int[np.ndarra
     return np.where(maps.max(axis=1) > threshold, maps.argmax(axis=1) + 1, 0)
 
 
-def by_probe(
-    cells: Cells, probe: Probe | None, network: int, *, salient: bool
-) -> Float[np.ndarray, "m n"] | None:
+def by_probe(cells: Cells, probe: Probe | None, network: int) -> Float[np.ndarray, "m n"] | None:
     """The probe's probabilities; None without one, or for classes that it has not learned."""
     if probe is None:
         return None
-    return probe.probabilities(inputs_of(cells, network, salient=salient), cells.names)
+    return probe.probabilities(inputs_of(cells, network), cells.names)

@@ -1,0 +1,186 @@
+"""The combiner as a whole, on a small world as files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import toy_world
+
+from wsss_jax.combiner import record
+from wsss_jax.combiner.fuse import fuse
+from wsss_jax.combiner.learn import learn
+from wsss_jax.combiner.settings import Combining
+from wsss_jax.data import stores
+from wsss_jax.errors import UserError
+from wsss_jax.ops import metrics
+from wsss_jax.stages.combine import Fusion, combine
+from wsss_jax.stages.evaluate import Scoring, evaluate
+from wsss_jax.study import fusion_world, world
+
+SETTINGS = Combining(cells=24, walk_steps=24)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return toy_world.written(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def run(inputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    return learn(inputs, folder, SETTINGS, ids=inputs.source.ids)
+
+
+@pytest.fixture(scope="module")
+def fused(inputs, run, tmp_path_factory):
+    return fuse(run, inputs, tmp_path_factory.mktemp("out") / "fused", ids=inputs.source.ids)
+
+
+def scores(store, ids):
+    return {id: store.get_scores(id).scores for id in ids}
+
+
+def test_probabilities_trust_and_uncertainty_are_what_they_are_called(inputs, fused):
+    for id in inputs.source.ids:
+        maps, trust, doubt = (store.get_scores(id).scores for store in fused)
+        assert maps.min() >= 0 and maps.sum(axis=-1).max() <= 1.001
+        np.testing.assert_allclose(trust.sum(axis=-1), 1, atol=0.01)
+        assert 0 <= doubt.min() and doubt.max() <= 1
+        present = np.flatnonzero(inputs.source.labels(id))
+        assert fused.maps.get_scores(id).classes.tolist() == present.tolist()
+    assert fused.maps.kind == "probability" and fused.trust.classes == inputs.names()
+
+
+def test_the_order_of_systems_changes_nothing(inputs, fused, tmp_path):
+    turned = replace(inputs, systems=inputs.systems[::-1])
+    run = learn(turned, tmp_path / "run", SETTINGS, ids=inputs.source.ids)
+    ids = inputs.source.ids
+    other = scores(fuse(run, turned, tmp_path / "fused", ids=ids).maps, ids)
+    for id, maps in scores(fused.maps, ids).items():
+        np.testing.assert_allclose(other[id], maps, atol=2e-3)
+
+
+def test_a_record_that_is_gone_is_made_again_alike(inputs, run, fused):
+    id = inputs.source.ids[0]
+    before = fused.maps.path(id).read_bytes()
+    fused.maps.path(id).unlink()
+    fuse(run, inputs, fused.maps.folder, ids=inputs.source.ids)
+    assert fused.maps.path(id).read_bytes() == before
+
+
+def test_a_bad_map_costs_its_system_and_never_the_image(inputs, run, tmp_path, capsys):
+    first, second = inputs.source.ids[:2]
+    kept = inputs.systems[0].path(first).read_bytes()
+    try:
+        inputs.systems[0].path(first).write_bytes(kept[:-40])
+        hidden = inputs.systems[1].path(second).rename(tmp_path / "hidden.npz")
+        made = fuse(run, replace(inputs, missing={}), tmp_path / "fused", ids=(first, second))
+        assert set(made.maps.ids()) == {first, second}
+        absent = json.loads((tmp_path / "fused" / "absent.json").read_text())
+        assert absent == {first: ["part"], second: ["overctx"]}
+        assert "part lacks maps of 1 image" in capsys.readouterr().out
+        assert (made.trust.get_scores(first).scores[..., 0] == 0).all()
+        hidden.rename(inputs.systems[1].path(second))
+    finally:
+        inputs.systems[0].path(first).write_bytes(kept)
+
+
+def test_an_image_without_any_map_is_left_out_and_named(inputs, run, tmp_path, capsys):
+    few = replace(inputs, systems=inputs.systems[:1], missing={})
+    id, other = inputs.source.ids[:2]
+    hidden = few.systems[0].path(id).rename(tmp_path / "hidden.npz")
+    try:
+        made = fuse(run, few, tmp_path / "fused", ids=(id, other))
+        assert made.maps.ids() == (other,)
+        assert (
+            "no system has a map"
+            in json.loads((tmp_path / "fused" / "skipped.json").read_text())[id]
+        )
+    finally:
+        hidden.rename(few.systems[0].path(id))
+
+
+def test_a_system_that_the_run_has_not_learned_is_fused_all_the_same(inputs, run, tmp_path):
+    stranger = stores.create(
+        tmp_path / "stranger", holds="scores", classes=inputs.source.classes.names, made_by={}
+    )
+    for id in inputs.source.ids:
+        stranger.put_scores(id, inputs.systems[0].get_scores(id))
+    made = fuse(
+        run,
+        replace(inputs, systems=(stranger, inputs.systems[1]), missing={}),
+        tmp_path / "fused",
+        ids=inputs.source.ids[:1],
+    )
+    assert made.trust.classes == ("stranger", "overctx") and len(made.maps.ids()) == 1
+
+
+def test_the_record_decides_and_other_inputs_are_refused(inputs, run, tmp_path):
+    settings, found, seen = record.load(run, inputs)
+    assert settings == SETTINGS and seen.cells == 24
+    assert set(found.systems) == set(inputs.names())
+    assert list(found.views) == ["surroundings", "colours"]  # the first network comes last
+    for changed, what in (
+        (replace(inputs, features=inputs.features[:1]), "features"),
+        (replace(inputs, saliency=None), "saliency"),
+    ):
+        with pytest.raises(UserError, match=f"give the {what} of its training"):
+            fuse(run, changed, tmp_path / "fused", ids=inputs.source.ids)
+    with pytest.raises(UserError, match="walk_steps: 24 -> 8"):
+        learn(inputs, run, replace(SETTINGS, walk_steps=8), ids=inputs.source.ids)
+
+
+def test_inputs_that_cannot_be_told_apart_or_teach_nothing_are_refused(inputs, tmp_path):
+    with pytest.raises(UserError, match="two systems are called part"):
+        replace(inputs, systems=(inputs.systems[0], inputs.systems[0]))
+    empty = stores.create(
+        tmp_path / "empty", holds="scores", classes=inputs.source.classes.names, made_by={}
+    )
+    with pytest.raises(UserError, match="learn without empty"):
+        learn(
+            replace(inputs, systems=(*inputs.systems, empty), missing={}),
+            tmp_path / "run",
+            SETTINGS,
+            ids=inputs.source.ids,
+        )
+
+
+def test_true_masks_are_read_of_the_labelled_images_alone_and_told(inputs, tmp_path):
+    read = []
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(inputs.source, name)
+
+        def mask(self, id):
+            read.append(id)
+            return inputs.source.mask(id)
+
+    settings = replace(SETTINGS, labelled=2)
+    few = replace(inputs, source=Watched(), missing={})
+    run = learn(few, tmp_path / "run", settings, ids=inputs.source.ids)
+    taught = record.record_of(run)["labelled"]
+    assert len(taught) == 2
+    made = fuse(run, inputs, tmp_path / "fused", ids=inputs.source.ids)
+    assert made.maps.made_by["labelled"] == taught
+    read.clear()
+    learn(few, tmp_path / "free", SETTINGS, ids=inputs.source.ids)
+    assert not read
+    with pytest.raises(UserError, match="6 images have labels and true masks, 7 are wanted"):
+        learn(few, tmp_path / "many", replace(SETTINGS, labelled=7), ids=inputs.source.ids)
+
+
+def test_without_features_it_is_better_than_the_best_closed_form_at_its_best(tmp_path):
+    """Acceptance A of the world: over mean × saliency whose threshold the truth itself chose."""
+    made = world.write(fusion_world.make(40, seed=7), tmp_path)
+    ids, scoring = made.source.ids, Scoring()
+    run = learn(made, tmp_path / "run", Combining(cells=48), ids=ids)
+    combined = fuse(run, made, tmp_path / "fused", ids=ids).maps
+    ours = evaluate(combined, made.source, scoring, split="all")
+    mean = combine(
+        made.systems, made.source, tmp_path / "mean", Fusion(), ids=ids, saliency=made.saliency
+    )
+    rival = evaluate(mean, made.source, scoring, split="all")
+    assert metrics.mean_iou(ours.counts.sum(axis=0), ours.scored) == pytest.approx(ours.miou())
+    assert ours.miou() > rival.miou(tuned=True) + 0.02
