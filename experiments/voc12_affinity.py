@@ -8,7 +8,7 @@ Puzzle-CAM and P-NOC: long side 320 to 640, and other labels (rule:irn --rule.fo
 line). AffinityNet: --training.model.branch features --training.model.stride 8
 --training.model.radius 5 --training.model.learns-body --walk.beta 8 rule:psa.
 
-Command: wsss run experiments/voc12_affinity.py --data VOC2012 --weights DIR --maps STORE
+Command: wsss run experiments/voc12_affinity.py --data VOC2012 --weights DIR STORE
 Hardware: one accelerator of 16 GB; no time was measured.
 Expected: about 66.5 mIoU on train from class maps of 48.3 (IRN); AffinityNet with ResNet38-d 61.0
 from 47.7 (PSA). Not run: needs ImageNet weights of ResNet-50 and all of VOC. A small version that

@@ -6,7 +6,7 @@ differ from IRN: scores are left on the boundaries, which are not near 0 inside 
 short a training. --others are stores that walk along the same affinity.
 
 Command: wsss run experiments/voc12_animals_affinity.py --data DATA/voc12_animals --weights DIR
-    --maps COMBINED --others FUSED_SALIENCY OCCSE_SALIENCY
+    COMBINED --others FUSED_SALIENCY OCCSE_SALIENCY
 Hardware: two CPU cores, a quarter of an hour. Numbers: see benchmarks/RESULTS.md.
 """
 

@@ -4,7 +4,7 @@ Source: voc12_segment.py, with MobileNetV2, 96 channels behind it and small crop
 400 training photographs' pseudo-masks, judged on 200 others whose labels it never sees.
 
 Command: wsss run experiments/voc12_animals_segment.py --data DATA/voc12_animals --weights DIR
---masks runs/voc12_animals/pseudo_masks
+runs/voc12_animals/pseudo_masks
 Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS.md.
 """
 

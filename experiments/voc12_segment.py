@@ -4,7 +4,7 @@ Source: David, Pedrini & Dias, P-NOC (2024), segmentation stage: long side 320 t
 batch 32, 15 epochs, SGD 0.007 with Nesterov momentum 0.9, label smoothing 0.1, scales 0.5 to 2 and
 mirror images, CRF of DeepLab v2.
 
-Command: wsss run experiments/voc12_segment.py --data VOC2012 --weights DIR --masks STORE
+Command: wsss run experiments/voc12_segment.py --data VOC2012 --weights DIR STORE
 Hardware: accelerators of 40 GB or more together; no time was measured.
 Expected: 73.8 mIoU on val from P-NOC's masks, 80.6 with --truth (their README). Not run: needs
 ImageNet weights of ResNeSt-269 and all of VOC. A small version that was run:

@@ -109,7 +109,7 @@ def test_stores_go_through_the_verbs_one_by_one(capsys, scenes, tmp_path):
 def test_an_experiment_is_a_file_whose_settings_flags_can_change(capsys, scenes, tmp_path):
     file = tmp_path / "small.py"
     file.write_text(
-        "from wsss_jax.stages import demo\n"
+        "from wsss_jax.recipes import demo\n"
         "def recipe(data, weights):\n"
         "    return demo.recipe(data)\n"
     )

@@ -83,7 +83,7 @@ class Crf:
     """Dense CRF on the photograph at full resolution.
 
     Attributes:
-        preset: kernel widths and iterations, by the name of the code that uses them.
+        preset: kernel widths and iterations, one of PRESETS.
         background: constant score of background beside the class scores, in [0, 1]; "otsu" reads
             it off the activations of the store that is refined, all images at once; None where the
             data set has no background.
