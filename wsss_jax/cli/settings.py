@@ -86,6 +86,8 @@ class _Copies:
     def __init__(self, patterns: tuple[str, ...] | None) -> None:
         self.patterns = patterns
         self.hidden = 0
+        # A short help has no lines to spare for what each group of settings is about.
+        self._untitled = () if patterns is None else (tyro.conf.arg(help=" "),)
 
     def settings(self, kind: Callable[..., Any], default: Any, flag: str) -> tuple[type, Any]:
         """A class like this function or class of settings, and its default if it has one.
@@ -112,6 +114,7 @@ class _Copies:
         kind = type(one.default) if dataclasses.is_dataclass(one.default) else bare
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             copy, start = self.settings(kind, one.default, flag)
+            extras += self._untitled
             return Annotated[(copy, *extras)] if extras else copy, start
         if isinstance(one.default, Mapping) and one.default:
             parts = {

@@ -67,8 +67,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "learn affinity from score maps, and walk along it",
             "wsss_jax.recipes.affinity:command",
             "data split train-split layout only out with-crf training.epochs "
-            "training.batch-size training.model.backbone training.model.weights walk.beta "
-            "walk.steps crf.preset workers.count",
+            "training.model.backbone training.model.weights walk.steps crf.preset",
             trains=True,
         ),
         "edges": Verb("edges of an affinity network as a store", "wsss_jax.stages.edges:command"),
@@ -79,7 +78,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "fuse the score maps of several systems",
             "wsss_jax.cli.combine:command",
             f"{_DATA} out rule saliency run learn-split features labelled learn combining.network "
-            "combining.epochs combining.seed workers.count",
+            "combining.seed",
             trains=True,
         ),
         "masks": Verb("score maps to pseudo-masks", "wsss_jax.stages.masks:command"),
@@ -87,16 +86,15 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "learn saliency and edges from photographs",
             "wsss_jax.recipes.saliency:command",
             "data split train-split layout out hints with-network training.epochs "
-            "training.batch-size training.model.backbone training.model.weights network.epochs "
-            "network.model.backbone network.model.weights workers.count",
+            "training.model.backbone training.model.weights network.epochs network.model.weights",
             trains=True,
         ),
         "segment": Verb(
             "train a segmentation network on pseudo-masks",
             "wsss_jax.recipes.segment:command",
             "data split train-split layout out truth with-crf training.epochs "
-            "training.batch-size training.seed training.model.backbone training.model.weights "
-            "prediction.scales prediction.flip crf.preset workers.count",
+            "training.batch-size training.model.backbone training.model.weights "
+            "prediction.scales crf.preset",
             trains=True,
         ),
         "evaluate": Verb(
