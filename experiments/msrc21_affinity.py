@@ -9,6 +9,7 @@ Hardware: two CPU cores, ten minutes. Numbers: see benchmarks/RESULTS.md.
 
 from pathlib import Path
 
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.affinity import AffinityPlan, light
 
 THINGS = (
@@ -21,7 +22,7 @@ V2 = "mobilenet_v2_1.0_224_quant_float.npz"
 def recipe(data: Path, weights: Path | None) -> AffinityPlan:
     """The run on ``data`` with the ImageNet MobileNetV2 in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of the MobileNet npz files with --weights")
+        raise UserError("give the folder of the MobileNet npz files with --weights")
     return AffinityPlan(
         data,
         Path("runs/msrc21_things/combined"),

@@ -12,6 +12,7 @@ Hardware: two CPU cores, a quarter of an hour. Numbers: see benchmarks/RESULTS.m
 
 from pathlib import Path
 
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.affinity import AffinityPlan, light
 from wsss_jax.stages.evaluate import Scoring
 
@@ -22,7 +23,7 @@ V2 = "mobilenet_v2_1.0_224_quant_float.npz"
 def recipe(data: Path, weights: Path | None) -> AffinityPlan:
     """The run on ``data`` with the ImageNet MobileNetV2 in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of the MobileNet npz files with --weights")
+        raise UserError("give the folder of the MobileNet npz files with --weights")
     return AffinityPlan(
         data,
         Path("runs/voc12_animals/combined"),

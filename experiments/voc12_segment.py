@@ -17,6 +17,7 @@ taken (they keep the best on the true masks of val).
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.segment import SegmentPlan
 from wsss_jax.stages.refine import Crf
 from wsss_jax.stages.segment import Prediction, Segmentation
@@ -27,7 +28,7 @@ from wsss_jax.train.optimizers import Optim
 def recipe(data: Path, weights: Path | None) -> SegmentPlan:
     """The run on VOC 2012 in ``data`` with ResNeSt-269 in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of resnest269-0cc87c48.pth with --weights")
+        raise UserError("give the folder of resnest269-0cc87c48.pth with --weights")
     optim = Optim(learning_rate=0.007, nesterov=True, weight_decay=4e-5)
     model = Segmenter(
         "resnest269", weights / "resnest269-0cc87c48.pth", 16, label_smoothing=0.1, optim=optim

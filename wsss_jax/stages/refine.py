@@ -74,6 +74,8 @@ class Walk:
         for name in ("radius", "sigma_colour", "sigma_space", "beta"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"walk.{name} is {getattr(self, name)}; wanted a number above 0")
+        if self.radius < 2:
+            raise UserError("walk.radius is 1, which joins no cells; wanted 2 or more (PSA: 5)")
         if self.steps < 0:
             raise UserError(f"walk.steps is {self.steps}; wanted 0 or more")
 
