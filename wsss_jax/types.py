@@ -97,6 +97,13 @@ class ScoreMaps:
     (saliency, edges) are score maps of a single class. ``size`` is the photograph's (H, W) in
     pixels, the grid may be coarser. ``peak`` is each map's maximum before it was normalised, which
     says how sure the system was that the class is there at all.
+
+    >>> import numpy as np
+    >>> import wsss_jax as wj
+    >>> maps = np.random.default_rng(0).random((30, 40, 2), np.float32)
+    >>> found = wj.ScoreMaps(maps, np.array([4, 14]), (480, 640), maps.max(axis=(0, 1)))
+    >>> found.kind, found.classes.tolist()
+    ('activation', [4, 14])
     """
 
     scores: Float[np.ndarray, "h w k"]
@@ -151,6 +158,12 @@ class Scorer(NamedTuple):
 
     features: images (b,h,w,3) to (b,h',w',k); head: features to class logits (b,c);
     class_maps: features to (b,h',w',c), None unless the head is average pooling and linear.
+
+    >>> import jax.numpy as jnp
+    >>> import wsss_jax as wj
+    >>> scorer = wj.Scorer(lambda images: images[:, ::2, ::2], lambda maps: maps.mean(axis=(1, 2)))
+    >>> scorer.head(scorer.features(jnp.ones((1, 8, 8, 3)))).shape
+    (1, 3)
     """
 
     features: "Callable[[Array], Array]"

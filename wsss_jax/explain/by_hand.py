@@ -8,7 +8,7 @@ below the modules (``gradient.grad_cam`` …), which take a scorer and rows of b
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ _KEPT = 64
 """Compiled functions that are kept: one for each method, model and size of image."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """An explanation method, called with a model and photographs."""
 
@@ -52,8 +53,9 @@ def by_hand(explainer: Callable[..., Array], reads: Reads = "features") -> Metho
     The result is called with
 
     * model: a ``flax.nnx`` module with methods ``features`` and ``head``, such as
-      ``wsss_jax.network`` gives, a vision transformer with a class token, or two functions (features, head): images
-      (b,H,W,3) to features (b,h,w,k), or tokens (b,n,k), and features to class scores (b,c).
+      ``wsss_jax.network`` gives, a vision transformer with a class token, or two functions
+      (features, head): images (b,H,W,3) to features (b,h,w,k), or tokens (b,n,k), and features to
+      class scores (b,c).
     * images: one photograph (H,W,3) or many of one size (b,H,W,3), uint8 or float in [0, 1].
     * classes: numbers from 0. ``[2, 7]`` asks for these of every image, a list of lists or rows of
       booleans for those of each.
