@@ -8,13 +8,11 @@ import numpy as np
 
 from wsss_jax.api import arguments
 from wsss_jax.api.reading import opened_all
-from wsss_jax.combiner import combine_learned
-from wsss_jax.combiner.combine_learned import Learned
 from wsss_jax.config import lookup
 from wsss_jax.data.selection import Data
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.ops import fuse as rules
-from wsss_jax.stages.combine import stacked
+from wsss_jax.stages.combine import Learned, combine_learned, stacked
 from wsss_jax.types import ScoreMaps
 
 
@@ -67,15 +65,15 @@ def combine(
     split: str = "all",
     learn_split: str = "train",
     saliency: Store | str | Path | None = None,
-    features: str | Path | None = None,
+    features: Sequence[str | Path] = (),
 ) -> Store:
     """Fuse systems by the combiner that learns from image labels; returns a store.
 
     stores: score maps of each system, stores or their folders. data: the data set. out: folder of
     the store to write. run: folder of what is learned; it is learned there on the images of
     ``learn_split`` where that is not done, no mask is read. split: the images to fuse. saliency:
-    store of saliency maps. features: store of frozen features (``wsss features``). Both commands go
-    on where they were stopped. The same as ``wsss combine``.
+    store of saliency maps. features: stores of frozen features (``wsss features``), one for each
+    network. It goes on where it was stopped. The same as ``wsss combine``.
 
     Raises UserError where stores, data set and run do not belong together, naming what differs.
 
@@ -86,12 +84,12 @@ def combine(
     wsss_jax.errors.UserError: no store is named; wanted the folder of at least one
     """
     systems = opened_all(stores)
-    seen = None if features is None else Path(features)
+    seen = tuple(Path(one) for one in features)
     chosen = Learned(run=Path(run), features=seen, learn_split=learn_split)
     cue = saliency if isinstance(saliency, Store | None) else open_store(Path(saliency))
     source = Data(Path(data), split).open()
     teaching = Data(Path(data), learn_split).open()
-    return combine_learned.combine(chosen, systems, cue, source, teaching, Path(out))
+    return combine_learned(chosen, systems, cue, source, teaching, Path(out)).maps
 
 
 def _of_score_maps(maps: Sequence[ScoreMaps], rule: str) -> ScoreMaps:

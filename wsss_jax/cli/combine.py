@@ -6,12 +6,10 @@ from pathlib import Path
 import tyro
 
 from wsss_jax.cli.bare import Bare
-from wsss_jax.combiner import combine_learned
-from wsss_jax.combiner.combine_learned import Learned
 from wsss_jax.data.selection import Data
-from wsss_jax.data.stores import open_store, open_stores
+from wsss_jax.data.stores import open_store
 from wsss_jax.run.executors import Workers
-from wsss_jax.stages.combine import Fusion
+from wsss_jax.stages.combine import Fusion, Learned, combine_learned, opened
 from wsss_jax.stages.combine import combine as combine_by_rule
 
 
@@ -27,7 +25,7 @@ def command(
     """Fuse the score maps of several systems, by a closed-form rule or by the learned combiner.
 
     Args:
-        stores: score maps of each system.
+        stores: score maps of each system, stores or folders of another tool's files.
         data: the images, with their labels.
         out: store of score maps to write.
         fusion: the rule.
@@ -36,11 +34,11 @@ def command(
         learned: the combiner that learns from image labels, in place of a rule.
     """
     source = data.open()
-    systems = open_stores(stores)
+    systems = opened(stores, source, out, workers)
     cue = None if saliency is None else open_store(saliency)
     if learned.run is not None:
         teaching = replace(data, split=learned.learn_split).open()
-        print(combine_learned.combine(learned, systems, cue, source, teaching, out).folder)
+        print(combine_learned(learned, systems, cue, source, teaching, out).maps.folder)
         return
     fused = combine_by_rule(
         systems, source, out, fusion, ids=source.ids, saliency=cue, workers=workers

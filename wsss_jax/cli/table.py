@@ -77,8 +77,8 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
         "combine": Verb(
             "fuse the score maps of several systems",
             "wsss_jax.cli.combine:command",
-            f"{_DATA} out rule saliency run learn-split features labelled learn combining.network "
-            "combining.seed",
+            f"{_DATA} out rule saliency run learn-split features learn combining.cells "
+            "combining.labelled combining.seed",
             trains=True,
         ),
         "masks": Verb("score maps to pseudo-masks", "wsss_jax.stages.masks:command"),
