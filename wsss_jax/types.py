@@ -141,7 +141,7 @@ class Scorer(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """What families of transformers differ in, layer by layer: a pytree without leaves.
+    """What families of transformers differ in, layer by layer: a pytree without leaves (``ops.tokens``).
 
     epsilon: added to the variance of a LayerNorm. quick: x σ(1.702 x) in place of GELU behind a
     linear layer, as in CLIP's own weights.
@@ -149,9 +149,6 @@ class Form:
 
     epsilon: float = 1e-6
     quick: bool = False
-
-    def __post_init__(self) -> None:
-        _register_as_pytree(type(self), static=True)
 
 
 class Affine(NamedTuple):
@@ -241,16 +238,13 @@ _PYTREES: set[type] = set()
 _LOCK = threading.Lock()  # batches are made in threads too, and jax registers a class only once
 
 
-def _register_as_pytree(kind: type, *, static: bool = False) -> None:
-    """Tell jax of a class as soon as there is an instance: its fields, or that it has no leaves."""
+def _register_as_pytree(kind: type) -> None:
+    """Tell jax the fields of a class as soon as there is an instance that it may take apart."""
     if kind in _PYTREES:
         return
     import jax  # not before: see the top of this file
 
     with _LOCK:
         if kind not in _PYTREES:
-            if static:
-                jax.tree_util.register_static(kind)
-            else:
-                jax.tree_util.register_dataclass(kind)
+            jax.tree_util.register_dataclass(kind)
             _PYTREES.add(kind)
