@@ -26,7 +26,10 @@ def given(tmp_path_factory):
         scores = np.ones((2, 3, 1), np.float32)
         classes, peak = np.zeros(1, np.int32), np.ones(1, np.float32)
         store.put_scores(id, ScoreMaps(scores, classes, (8, 12), peak))
-    return {"scenes": scenes, "some_store": folder}
+    file = tmp_path_factory.mktemp("irn") / "2007_000504.npy"
+    maps = {"keys": np.array([2, 14]), "high_res": np.ones((2, 4, 6), np.float32)}
+    np.save(file, maps)  # as IRN writes it
+    return {"scenes": scenes, "some_store": folder, "irn_file": file}
 
 
 def explained() -> list[str]:

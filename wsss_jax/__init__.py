@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from wsss_jax.api.networks import train_classifier as train_classifier
     from wsss_jax.api.reading import open_dataset as open_dataset
     from wsss_jax.api.reading import open_store as open_store
+    from wsss_jax.api.reading import read_maps as read_maps
     from wsss_jax.api.refining import dense_crf as dense_crf
     from wsss_jax.api.refining import random_walk as random_walk
     from wsss_jax.data.classes import ClassList as ClassList
@@ -82,6 +83,7 @@ __all__ = [
     "open_store",
     "otsu_threshold",
     "random_walk",
+    "read_maps",
     "train_classifier",
 ]
 
@@ -110,6 +112,7 @@ _HOMES = MappingProxyType(
         "open_store": "wsss_jax.api.reading",
         "otsu_threshold": "wsss_jax.api.judging",
         "random_walk": "wsss_jax.api.refining",
+        "read_maps": "wsss_jax.api.reading",
         "train_classifier": "wsss_jax.api.networks",
     }
 )

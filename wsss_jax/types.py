@@ -141,7 +141,7 @@ class Scorer(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """What families of transformers differ in, layer by layer; without leaves for jax (``ops.tokens``).
+    """What families of transformers differ in, layer by layer. To jax it is static (``ops``).
 
     epsilon: added to the variance of a LayerNorm. quick: x σ(1.702 x) in place of GELU behind a
     linear layer, as in CLIP's own weights.
