@@ -117,7 +117,7 @@ def test_models_that_cannot_be_explained_get_advice():
     with pytest.raises(ValueError, match="23 tokens are no grid of patches"):
         cut = (lambda x: features(x).reshape(1, -1, 8)[:, :23], lambda t: t.mean(axis=1) @ WEIGHTS)
         explain.grad_cam(cut, PHOTO, classes=[0])
-    with pytest.raises(ValueError, match="wanted a flax.nnx module"):
+    with pytest.raises(ValueError, match=r"wanted a flax\.nnx module"):
         explain.grad_cam(features, PHOTO, classes=[0])
 
     class Dropped(nnx.Module):
