@@ -96,7 +96,7 @@ def read_maps(
 def _layout_of(content: Any, path: Path) -> str:
     """The layout of a dictionary by its fields; of two with the same fields the first, not CCAM."""
     for name, how in READERS.items():
-        if "keys" in content and not how.agnostic and any(one in content for one in how.fields):
+        if "keys" in content and not how.agnostic and {*how.fields[:1]} & {*content}:
             return name
     if content and all(isinstance(key, int) for key in content):
         found = external.maps_of(content, READERS["psa_crf"])

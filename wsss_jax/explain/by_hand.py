@@ -90,6 +90,11 @@ def _calls(
                 f"the model is in training mode ({', '.join(training[:3])}), so its scores are "
                 "random or depend on the batch; call model.eval() first"
             )
+        if reads == "features" and not isinstance(model, models.HasFeatures | models.HasAttention):
+            raise ValueError(
+                f"{type(model).__name__} has no methods features (images to a map) and head (the "
+                "map to class scores); give two functions (features, head)"
+            )
         structure, arrays = models.taken_apart(model)
         ask, run = _of_module(explainer, reads, structure)
         return partial(ask, arrays), partial(run, arrays)
@@ -117,7 +122,7 @@ def _of_module(explainer: Callable[..., Array], reads: Reads, structure: Any) ->
             return explainer(module.attentive(), images, labels)
         if reads == "pixels":
             return explainer(_on_pixels(partial(models.logits_of, module)), images, labels)
-        return explainer(models.scorer_of(module, images), images, labels)
+        return _of_features(explainer, models.scorer_of(module, images), images, labels)
 
     return jax.jit(ask), jax.jit(run)
 
@@ -135,18 +140,23 @@ def _of_functions(explainer: Callable[..., Array], reads: Reads, scorer: Scorer)
             )
         if reads == "pixels":
             return explainer(_on_pixels(ask), images, labels)
-        features = jax.eval_shape(scorer.features, images)
-        if features.ndim == 3:
-            return explainer(
-                targets.on_grid(scorer, scorer.features(images), images), images, labels
-            )
-        if features.ndim != 4:
-            raise ValueError(
-                f"features are {features.shape}, wanted a map (b, h, w, k) or tokens (b, n, k)"
-            )
-        return explainer(scorer, images, labels)
+        return _of_features(explainer, scorer, images, labels)
 
     return jax.jit(ask), jax.jit(run)
+
+
+def _of_features(
+    explainer: Callable[..., Array], scorer: Scorer, images: Array, labels: Array
+) -> Array:
+    """Maps by a method of features and head; tokens are laid on a grid."""
+    features = jax.eval_shape(scorer.features, images)
+    if features.ndim == 3:
+        scorer = targets.on_grid(scorer, scorer.features(images), images)
+    elif features.ndim != 4:
+        raise ValueError(
+            f"features are {features.shape}, wanted a map (b, h, w, k) or tokens (b, n, k)"
+        )
+    return explainer(scorer, images, labels)
 
 
 def _on_pixels(logits: Callable[[Array], Array]) -> Scorer:

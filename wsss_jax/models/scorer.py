@@ -73,17 +73,12 @@ def in_training(model: nnx.Module) -> list[str]:
     return found
 
 
-def scorer_of(module: Any, images: Array) -> Scorer:
-    """Features and head of a module. ValueError of one that has not got them."""
+def scorer_of(module: HasFeatures | HasAttention, images: Array) -> Scorer:
+    """Features and head of a module; of a class token those of these very images."""
     if isinstance(module, HasFeatures):
         maps = module.class_maps if isinstance(module, HasClassMaps) else None
         return Scorer(module.features, module.head, maps)
-    if isinstance(module, HasAttention):
-        return module.last_norm(images)
-    raise ValueError(
-        f"{type(module).__name__} has no methods features (images to a map) and head (the map to "
-        "class scores); give two functions (features, head)"
-    )
+    return module.last_norm(images)
 
 
 def logits_of(module: Any, images: Array) -> Array:
