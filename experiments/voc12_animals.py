@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
@@ -42,7 +43,7 @@ RULES = (
 def recipe(data: Path, weights: Path | None) -> Recipe:
     """The run on the data set ``data`` with the ImageNet MobileNets in the folder ``weights``."""
     if weights is None:
-        raise ValueError(
+        raise UserError(
             "this experiment starts from ImageNet weights: give the folder of the MobileNet npz "
             "files with --weights"
         )

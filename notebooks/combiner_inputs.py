@@ -38,12 +38,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-
-from wsss_jax import xla
 from wsss_jax.combiner.combiner_run import Combining
 from wsss_jax.combiner.few_shot import FewShot
 from wsss_jax.combiner.label_free import Protocol
 from wsss_jax.combiner.network import CombinerShape
+
+from wsss_jax import xla
 from wsss_jax.data.classes import palette
 from wsss_jax.data.datasets import open_dataset, open_together
 from wsss_jax.data.stores import open_store

@@ -1,6 +1,6 @@
 """Relevance in vision transformers: transformer attribution, LRP, and attribution without LRP.
 
-All are attention explainers (see ``rollout``): pure functions of an ``Attentive``, images and
+All are attention explainers (see ``attention``): pure functions of an ``Attentive``, images and
 labels. The network runs forward once; for each label the class's relevance, and where needed its
 gradient, walk back over the records. Source: Chefer, Gur & Wolf, CVPR 2021 (attribution, LRP) and
 ICCV 2021 (gradient × attention). Their code takes one image at a time; here sums are per image,
@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from wsss_jax.explain import relevance_rules
-from wsss_jax.explain.contract import Images, Labels, Maps, over_labels
-from wsss_jax.explain.relevance_rules import BASELINE, CHEFER, Rules, clone, product
-from wsss_jax.explain.rollout import (
+from wsss_jax.explain.attention import (
     class_row,
     differentiated,
     on_grid,
     recorded,
     with_identity,
 )
+from wsss_jax.explain.contract import Images, Labels, Maps, over_labels
+from wsss_jax.explain.relevance_rules import BASELINE, CHEFER, Rules, clone, product
 from wsss_jax.ops import tokens
 from wsss_jax.types import Attentive, BlockRecord
 

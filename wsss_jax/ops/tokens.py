@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.ops.channels import add_bias, scale_shift
-from wsss_jax.types import Affine, BlockRecord, BlockWeights
+from wsss_jax.types import Affine, BlockRecord, BlockWeights, Form
+
+jax.tree_util.register_static(Form)  # here, as types loads no jax; all who compute come by
 
 Tokens = Float[Array, "b t k"]
 

@@ -44,7 +44,7 @@ class Recipe:
     Attributes:
         name: of the run.
         data: the data set's folder.
-        layout: voc, folder, coco or tfds; auto tells them apart.
+        layout: one of DATASETS; "auto" tells them apart.
         classes: these of the data set's classes alone, all others being background; () takes all
             as they are.
         train_split: where image labels are learned from.
@@ -55,7 +55,7 @@ class Recipe:
         walk: random walk of each system and of the fusion.
         crf: dense CRF of each system, of the fusion and of the combiner.
         refinements: which of saliency, walk and crf are done; always in that order.
-        fusions: closed forms to compare.
+        fusions: closed forms to compare, names of FUSIONS.
         combiner: the learned combiner of the systems' class maps, which then makes the
             pseudo-masks; None to do without.
         features: frozen features of the networks that its linear probes look at; () takes the
@@ -72,7 +72,7 @@ class Recipe:
     layout: str = "auto"
     classes: tuple[str, ...] = ()
     train_split: str = "train"
-    splits: tuple[str, ...] = ("train", "val")
+    splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
     systems: dict[str, Training] = field(default_factory=dict)
     explanation: Explanation = field(default_factory=Explanation)
     saliency: Path | None = None

@@ -26,9 +26,10 @@ from wsss_jax.config import as_json, since
 from wsss_jax.data import components, stores
 from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.components import Components
-from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.resized import Resized, long_side
+from wsss_jax.data.selection import Data
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import UserError
 from wsss_jax.models import build
@@ -46,7 +47,7 @@ class Features:
 
     Attributes:
         weights: their pretrained weights, a file for each.
-        backbone: their names in BACKBONES; one name alone is that of all.
+        backbone: their names, one of BACKBONES each; one name alone is that of all.
         taps: which of their maps, counted from the finest (0); each counts alike. Of a
             transformer 1 to 4 are the tokens after each quarter of its blocks.
         channels: principal components that are kept of each network; the store has the first of
@@ -126,21 +127,17 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
 
 def command(
     settings: Annotated[Features, tyro.conf.arg(name="")],
-    data: Path,
+    data: Annotated[Data, tyro.conf.arg(name="")],
     out: Path,
-    layout: str = "auto",
-    split: str = ALL,
 ) -> None:
     """Features of frozen pretrained networks as a store, for the learned combiner.
 
     Args:
         settings: the networks, and what is kept.
-        data: folder of the data set.
+        data: the data set.
         out: store to write; the same command goes on where it was stopped.
-        layout: voc, folder, coco or tfds; "auto" tells them apart.
-        split: name of a list of the data set, or "all".
     """
-    source = open_dataset(data, split=split, layout=layout)
+    source = data.open()
     print(features(source, out, settings, ids=source.ids).folder)
 
 

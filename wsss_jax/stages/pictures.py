@@ -92,12 +92,13 @@ def command(
         out: store of score maps to write; of photographs, the folder for explained.png and .html.
         data: the data set to explain, with its labels.
         image: photographs to explain instead.
-        method: how maps are made; photographs may have several.
+        method: how maps are made, one of EXPLAINERS or, for transformers with a class token, one
+            of ATTENTION_EXPLAINERS; photographs may have several.
         labels: of photographs, the classes to explain; those the network finds where not given.
         layer: of photographs, named layers where methods take their features, such as block6;
             the last features where not given.
         side: of photographs, the longer side that larger ones are shrunk to.
-        layout: of the data set: voc, folder, coco or tfds; "auto" tells them apart.
+        layout: of the data set, one of DATASETS; "auto" tells them apart.
         split: of the data set: name of a list of it, or "all".
         lists: folder of id lists that lie elsewhere.
         scales: of the data set's photographs, each explained and summed.

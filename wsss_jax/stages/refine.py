@@ -75,6 +75,8 @@ class Walk:
         for name in ("radius", "sigma_colour", "sigma_space", "beta"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"walk.{name} is {getattr(self, name)}; wanted a number above 0")
+        if self.radius < 2:
+            raise UserError("walk.radius is 1, which joins no cells; wanted 2 or more (PSA: 5)")
         if self.steps < 0:
             raise UserError(f"walk.steps is {self.steps}; wanted 0 or more")
 
@@ -84,7 +86,7 @@ class Crf:
     """Dense CRF on the photograph at full resolution.
 
     Attributes:
-        preset: kernel widths and iterations, by the name of the code that uses them.
+        preset: kernel widths and iterations, one of PRESETS.
         background: constant score of background beside the class scores, in [0, 1]; "otsu" reads
             it off the activations of the store that is refined, all images at once; None where the
             data set has no background.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from wsss_jax.errors import UserError
 from wsss_jax.explain.contract import Images, Labels, Maps, check_labels, over_labels
 from wsss_jax.types import Scorer
 
@@ -100,7 +101,7 @@ def all_class_maps(scorer: Scorer, images: Images) -> Float[Array, "b h w c"]:
 
 def _linear(scorer: Scorer):
     if scorer.class_maps is None:
-        raise ValueError(
+        raise UserError(
             "this scorer has no class_maps: its head is not average pooling followed by a linear "
             "layer; use a gradient method such as grad_cam"
         )
