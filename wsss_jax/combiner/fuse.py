@@ -121,7 +121,7 @@ def _put_empty(store: Store, inputs: Inputs, ids: Sequence[str]) -> None:
 
 def _stores(run: Path, inputs: Inputs, settings: Combining, folder: Path) -> Fused:
     read = stores.masks_read(record.record_of(run), record.masks_read(inputs))
-    made_by = {"stage": "combine", "run": run.name, **read, **as_json(settings)}
+    made_by = {"stage": "combine", "run": run.name, "settings": as_json(settings), **read}
     kinds = {
         "": inputs.source.classes.names,
         "_trust": inputs.names(),
