@@ -17,8 +17,8 @@ from wsss_jax.errors import UserError
 class Normalisation(NamedTuple):
     """Per channel (RGB in [0, 1]): ``(image - mean) / std``."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -89,9 +89,7 @@ def checked(mean: Iterable[float], std: Iterable[float]) -> Normalisation:
         raise UserError(f"mean of {len(means)} and std of {len(stds)} numbers, wanted 3 each")
     if not all(-1 <= m <= 2 for m in means) or not all(1e-3 <= s <= 2 for s in stds):
         raise UserError(f"mean {means} and std {stds} are none of RGB in [0, 1]")
-    return Normalisation(
-        (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
-    )  # fmt: skip
+    return Normalisation(means, stds)
 
 
 def recorded(about: Mapping[str, str], called: str) -> Normalisation | None:
@@ -107,11 +105,11 @@ def recorded(about: Mapping[str, str], called: str) -> Normalisation | None:
         raise UserError(f"{called}: records a damaged normalisation ({problem})") from problem
 
 
-def by_names(names: Iterable[str], own: Normalisation) -> Normalisation | None:
+def by_names(names: Iterable[str], own: Normalisation | None) -> Normalisation | None:
     """What the names of a file's arrays tell; None where files of such names differ.
 
-    own: the network's, for networks whose public files all use it (residual networks, MobileNets,
-    EfficientNet-Lite).
+    own: of names without a mark: the network's, for networks whose public files all use it
+    (residual networks, MobileNets, EfficientNet-Lite).
     """
     found = set(names)
     for mark, normalisation in _MARKS:

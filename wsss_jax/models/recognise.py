@@ -1,0 +1,253 @@
+"""Which network a weight file is for, and everything else that is known of it.
+
+The number of its values chooses the few networks that are tried; names and shapes decide.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+from wsss_jax.errors import UserError
+from wsss_jax.models import BACKBONES, build, import_files, import_names, weights
+from wsss_jax.models.families import family_of
+from wsss_jax.models.import_files import WeightFile
+from wsss_jax.models.known_weights import Weights
+from wsss_jax.models.normalisation import Normalisation, named
+from wsss_jax.models.sources import Resolved, resolve
+
+T = TypeVar("T")
+
+AUTO = "auto"
+"""As the name of a backbone: whichever the weights are for."""
+
+VALUES: Mapping[str, int] = MappingProxyType({
+    "efficientnet_lite0": 3_413_024, "efficientnet_lite1": 4_189_344,
+    "efficientnet_lite2": 4_869_168, "mobilenet_v1": 3_196_032, "mobilenet_v2": 2_206_816,
+    "mobilenetv2_100": 2_257_984, "resnest14": 8_585_024, "resnest26": 15_057_184,
+    "resnest50": 25_498_816, "resnest101": 46_356_128, "resnest200": 68_370_976,
+    "resnest269": 109_194_912, "resnet18": 11_186_112, "resnet38d": 105_118_656,
+    "resnet50": 23_561_152, "resnet50_irn": 23_561_152, "resnet101": 42_605_504,
+    "tiny": 142_992, "vit_tiny": 5_524_416, "vit_small": 21_665_664, "vit_base": 85_798_656,
+    "vit_large": 303_301_632, "vit_base_r50": 97_890_112,
+})  # fmt: skip
+"""Parameters and statistics of each backbone without a classifier. One that is not here is found
+all the same, after those that are."""
+
+_STRIDES_ONLY = frozenset({"resnet50_irn"})
+"""Backbones that differ from another in their strides: their files are that one's."""
+
+_NEAR = 1.7
+"""A file for a network has at most this many times as many values, or as few: heads that are not
+known as such, and position embeddings of another size."""
+
+_HEAD = re.compile(
+    r"(^|[./])(_?fc|heads?|head_dist|classifier|last_linear|pre_logits|fc_norm|52_conv)[./]"
+    r"|num_batches_tracked$"
+)
+
+_VARIANT = re.compile(r"\d+s\d+x\d+d")
+"""ResNeSt's fast variants in names of files and backbones: 2s1x64d."""
+
+
+class Known(NamedTuple):
+    """What is known of weights.
+
+    path: the file. network: in BACKBONES. normalisation: of its images. weights, entry: its name
+    and line in WEIGHTS, where it has one. arrays, values: of the network in the file. kind: npz,
+    safetensors, torch or mxnet.
+    """
+
+    path: Path
+    network: str
+    normalisation: Normalisation
+    weights: str | None
+    entry: Weights | None
+    arrays: int
+    values: int
+    kind: str
+
+    @property
+    def supervision(self) -> str:
+        """What people had to provide for these weights, as far as it is known."""
+        return "not known" if self.entry is None else self.entry.supervision
+
+    @property
+    def licence(self) -> str:
+        """The licence of these weights, as far as it is known."""
+        return "not known" if self.entry is None else self.entry.licence or "not known"
+
+
+def known(given: str | Path, network: str | None = None, normalise: str | None = None) -> Known:
+    """Resolve weights, find their network and normalisation; nothing is loaded into a network.
+
+    given: what ``weights.resolve`` takes. network: a name of BACKBONES; None or ``auto`` finds it.
+    normalise: where the file does not tell it. Raises UserError where the file fits no network
+    (naming what it is, or the nearest and the misfits) or several with different outputs, and
+    where its normalisation must be said.
+    """
+    found = resolve(given)
+    file = import_files.read(found.path)
+    entry = weights.known(file, found)
+    if network is None or network == AUTO:
+        network = _network(file, found, entry)
+    module = build.of_shapes(network)
+    arrays, table = weights.plain(module, file, called=str(found.path))
+    chosen = weights.normalisation(module, arrays, file, found, normalise)
+    used = {name for source in table.sources.values() for name in source.names}
+    name = found.name or file.about.get("weights")
+    values = sum(math.prod(arrays[n].shape) for n in used if n in arrays)
+    return Known(
+        found.path, network, chosen, name, entry, len(used), values, file.kind
+    )  # fmt: skip
+
+
+def convert(
+    given: str | Path, target: Path, network: str | None = None, normalise: str | None = None
+) -> Known:
+    """Write weights of any layout as an npz of ours, which carries what is known of them.
+
+    Arguments and errors as for ``known``; UserError with the misfits where the file does not fit
+    the named network.
+    """
+    found = known(given, network, normalise)
+    module = build.of_shapes(found.network)
+    weights.load(module, found.path, normalise=normalise)
+    about = {"network": found.network, "file": found.path.name}
+    if found.weights is not None:
+        about["weights"] = found.weights
+    about |= {"licence": found.licence, "supervision": found.supervision}
+    weights.save(module, target, about)
+    return found
+
+
+def settled(settings: T) -> T:
+    """Settings with weights, by which the network can be built again without their file.
+
+    In every dataclass that has ``weights``, ``backbone`` and ``normalise``, and weights: these
+    become the file's path, a backbone ``auto`` the one they are for, and a normalisation that is
+    not the network's own is filled in. Errors as for ``known``.
+    """
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        return settings
+    values: dict[str, Any] = {
+        field.name: settled(getattr(settings, field.name))
+        for field in dataclasses.fields(settings)
+        if field.init
+    }
+    if {"weights", "backbone", "normalise"} <= values.keys() and values["weights"] is not None:
+        network, text = settled_network(values["weights"], values["backbone"], values["normalise"])
+        path = resolve(values["weights"]).path
+        values |= {"weights": path, "backbone": network, "normalise": text}
+    return dataclasses.replace(settings, **values)
+
+
+def settled_network(
+    given: str | Path, network: str, normalise: str | None
+) -> tuple[str, str | None]:
+    """The backbone of weights, and the text of their normalisation; None for the network's own."""
+    found = known(given, network, normalise)
+    own = named(weights.own(build.of_shapes(found.network)))
+    text = named(found.normalisation)
+    return found.network, None if text == own else text
+
+
+def fitting(file: WeightFile, called: str, hint: str = "") -> str:
+    """The backbone that a weight file fits exactly.
+
+    hint: names by which variants are told apart that have the same arrays. Raises UserError where
+    none fits, and where several do that compute different things.
+    """
+    if file.kind == "mxnet":
+        return "resnet38d"  # the only one that was published so
+    fits, misfits = [], {}
+    for name in _candidates(file):
+        if fits and VALUES.get(name, 0) != VALUES.get(fits[0], 0):
+            continue
+        problems = _misfits(name, file, called)
+        if problems is None:
+            continue
+        if not problems:
+            fits.append(name)
+        misfits[name] = problems
+    if fits:
+        return _chosen(fits, hint, called)
+    raise UserError(_refusal(file, called, misfits))
+
+
+def _network(file: WeightFile, found: Resolved, entry: Weights | None) -> str:
+    noted = file.about.get("network") or (entry.network if entry is not None else None)
+    if noted in BACKBONES:
+        return str(noted)
+    if entry is not None:
+        raise UserError(f"{found.path}: weights of {noted}, a network that is not in BACKBONES")
+    hint = str(found.path.name)
+    repository = next((part for part in found.path.parts if part.startswith("models--")), "")
+    return fitting(file, str(found.path), f"{repository} {hint}")
+
+
+def _candidates(file: WeightFile) -> list[str]:
+    """Backbones whose number of values is near the file's, nearest first; then unknown ones."""
+    counts = [
+        sum(math.prod(x.shape) for name, x in arrays.items() if not _HEAD.search(name))
+        for arrays in weights.unwrapped(file.arrays)
+    ]
+
+    def distance(name: str) -> float:
+        if name not in VALUES:
+            return math.log(_NEAR)
+        return min(abs(math.log(max(count, 1) / VALUES[name])) for count in counts)
+
+    near = [name for name in BACKBONES if distance(name) <= math.log(_NEAR)]
+    return sorted(near, key=distance)
+
+
+def _misfits(name: str, file: WeightFile, called: str) -> list[str] | None:
+    """All that does not fit a backbone; None for one that was never published."""
+    module = build.of_shapes(name)
+    try:
+        arrays, table = weights.plain(module, file, called=called)
+    except UserError:
+        return None
+    return import_names.converted(import_names.values_of(module), arrays, table)[1]
+
+
+def _chosen(fits: Sequence[str], hint: str, called: str) -> str:
+    """Of backbones that all fit, the one that is meant."""
+    rest = [name for name in fits if name not in _STRIDES_ONLY] or list(fits)
+    if len(rest) == 1:
+        return rest[0]
+    wanted = _VARIANT.search(hint)
+    plain = re.sub(r"[^a-z0-9]", "", hint.lower())
+    variants = {name: _VARIANT.search(name) for name in rest}
+    if wanted is None:
+        meant = [n for n, v in variants.items() if v is None and n.replace("_", "") in plain]
+    else:
+        meant = [n for n, v in variants.items() if v is not None and v.group() == wanted.group()]
+    if len(meant) == 1:
+        return meant[0]
+    raise UserError(
+        f"{called} fits {', '.join(rest)}, whose outputs differ; its names do not tell which: "
+        "add --backbone"
+    )
+
+
+def _refusal(file: WeightFile, called: str, misfits: Mapping[str, Sequence[str]]) -> str:
+    family = next((f for n in weights.unwrapped(file.arrays) if (f := family_of(n))), None)
+    fewest = min(map(len, misfits.values()), default=len(file.arrays))
+    if family is not None and 5 * fewest > len(file.arrays):
+        return f"{called}: this is a {family.name}, which is not supported; take {family.instead}"
+    if not misfits:
+        return (
+            f"{called} fits no backbone: {len(file.arrays)} arrays, the first "
+            f"{', '.join(list(file.arrays)[:3])} (known: {', '.join(BACKBONES)})"
+        )
+    nearest = min(misfits, key=lambda name: len(misfits[name]))
+    lines = misfits[nearest]
+    return (
+        f"{called} fits no backbone; nearest is {nearest}, with {len(lines)} misfits:\n  "
+        + "\n  ".join(import_names.shortened(lines))
+    )
