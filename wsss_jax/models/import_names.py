@@ -84,17 +84,22 @@ def fill(module: nnx.Module, arrays: Arrays, table: Table, *, called: str, hint:
     """Set every parameter and running statistic from the arrays, in the dtype it has.
 
     called: what errors call the arrays. hint: what the arrays are, where it is known. Raises
-    UserError that counts all missing, unused and mis-shaped names and shows three of each kind,
-    the latter with both shapes; the network is then unchanged.
+    UserError that counts all missing, unused and mis-shaped names and shows three of each kind;
+    the network is then unchanged.
     """
     targets = values_of(module)
     values, problems = converted(targets, arrays, table)
     if problems:
-        because = f" ({hint})" if hint else ""
-        lines = "\n  ".join(shortened(problems))
-        raise UserError(f"{called} does not fit {type(module).__name__}{because}:\n  {lines}")
+        raise UserError(refusal(module, problems, called=called, hint=hint))
     for path, value in values.items():
         targets[path].set_value(jnp.asarray(value, targets[path].dtype))
+
+
+def refusal(module: nnx.Module, problems: Sequence[str], *, called: str, hint: str = "") -> str:
+    """What a user reads who gave a network arrays that do not fit it, in a dozen lines."""
+    because = f" ({hint})" if hint else ""
+    lines = "\n  ".join(shortened(problems))
+    return f"{called} does not fit {type(module).__name__}{because}:\n  {lines}"
 
 
 def misnamed(arrays: Arrays, table: Table) -> int:

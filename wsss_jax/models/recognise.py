@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from wsss_jax.errors import UserError
+from wsss_jax.errors import MissingFileError, UserError
 from wsss_jax.models import BACKBONES, build, import_files, import_names, weights
 from wsss_jax.models.families import family_of
 from wsss_jax.models.import_files import WeightFile
@@ -92,16 +92,20 @@ def known(given: str | Path, network: str | None = None, normalise: str | None =
     found = resolve(given)
     file = import_files.read(found.path)
     entry = weights.known(file, found)
-    if network is None or network == AUTO:
-        network = _network(file, found, entry)
-    module = build.of_shapes(network)
-    arrays, table = weights.plain(module, file, called=str(found.path))
+    called = str(found.path)
+    backbone = network if network not in (None, AUTO) else _network(file, found, entry)
+    module = build.of_shapes(backbone)
+    arrays, table = weights.plain(module, file, called=called)
+    problems = import_names.converted(import_names.values_of(module), arrays, table)[1]
+    if problems:
+        hint = weights.hint(file, found)
+        raise UserError(import_names.refusal(module, problems, called=called, hint=hint))
     chosen = weights.normalisation(module, arrays, file, found, normalise)
     used = {name for source in table.sources.values() for name in source.names}
     name = found.name or file.about.get("weights")
     values = sum(math.prod(arrays[n].shape) for n in used if n in arrays)
     return Known(
-        found.path, network, chosen, name, entry, len(used), values, file.kind
+        found.path, backbone, chosen, name, entry, len(used), values, file.kind
     )  # fmt: skip
 
 
@@ -124,35 +128,39 @@ def convert(
     return found
 
 
-def settled(settings: T) -> T:
+def settled(settings: T, *, needed: bool = True) -> T:
     """Settings with weights, by which the network can be built again without their file.
 
     In every dataclass that has ``weights``, ``backbone`` and ``normalise``, and weights: these
     become the file's path, a backbone ``auto`` the one they are for, and a normalisation that is
-    not the network's own is filled in. Errors as for ``known``.
+    not the network's own is filled in. needed: whether a missing file is an error; else such
+    settings stay as they are. Errors as for ``known``.
     """
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         return settings
     values: dict[str, Any] = {
-        field.name: settled(getattr(settings, field.name))
+        field.name: settled(getattr(settings, field.name), needed=needed)
         for field in dataclasses.fields(settings)
         if field.init
     }
     if {"weights", "backbone", "normalise"} <= values.keys() and values["weights"] is not None:
-        network, text = settled_network(values["weights"], values["backbone"], values["normalise"])
-        path = resolve(values["weights"]).path
-        values |= {"weights": path, "backbone": network, "normalise": text}
+        try:
+            found = settled_weights(values["weights"], values["backbone"], values["normalise"])
+            values |= dict(zip(("weights", "backbone", "normalise"), found, strict=True))
+        except MissingFileError:
+            if needed:
+                raise
     return dataclasses.replace(settings, **values)
 
 
-def settled_network(
+def settled_weights(
     given: str | Path, network: str, normalise: str | None
-) -> tuple[str, str | None]:
-    """The backbone of weights, and the text of their normalisation; None for the network's own."""
+) -> tuple[Path, str, str | None]:
+    """File, backbone and the text of the normalisation of weights; None for the network's own."""
     found = known(given, network, normalise)
     own = named(weights.own(build.of_shapes(found.network)))
     text = named(found.normalisation)
-    return found.network, None if text == own else text
+    return found.path, found.network, None if text == own else text
 
 
 def fitting(file: WeightFile, called: str, hint: str = "") -> str:

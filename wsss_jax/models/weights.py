@@ -55,7 +55,7 @@ def load(module: nnx.Module, path: str | Path, *, normalise: str | None = None) 
     chosen = None
     if isinstance(module, Normalised):
         chosen = normalisation(module, arrays, file, found, normalise)
-    import_names.fill(module, arrays, table, called=str(found.path), hint=_hint(file, found))
+    import_names.fill(module, arrays, table, called=str(found.path), hint=hint(file, found))
     if chosen is not None:
         normalised(module, chosen)
 
@@ -97,6 +97,18 @@ def normalisation(
 def known(file: WeightFile, found: Resolved) -> Weights | None:
     """The entry of WEIGHTS that a file is, or was converted from."""
     return found.entry or WEIGHTS.get(file.about.get("weights", ""))
+
+
+def hint(file: WeightFile, found: Resolved) -> str:
+    """What the file is, where it is known to be for another network or one that is not here."""
+    entry = known(file, found)
+    network = file.about.get("network") or (entry.network if entry is not None else None)
+    if network is not None:
+        return f"these are weights of {network}: give that backbone"
+    family = next((f for n in unwrapped(file.arrays) if (f := family_of(n)) is not None), None)
+    if family is not None:
+        return f"this is a {family.name}, which is not supported; take {family.instead}"
+    return ""
 
 
 def fill(module: nnx.Module, arrays: Arrays, *, called: str = "the file") -> None:
@@ -166,18 +178,6 @@ def save(module: nnx.Module, path: Path, about: Mapping[str, str] | None = None)
     path.parent.mkdir(parents=True, exist_ok=True)
     import_files.write_npz(partial, arrays, notes)
     os.replace(partial, path)
-
-
-def _hint(file: WeightFile, found: Resolved) -> str:
-    """What the file is, where it is known to be for another network or one that is not here."""
-    entry = known(file, found)
-    network = file.about.get("network") or (entry.network if entry is not None else None)
-    if network is not None:
-        return f"these are weights of {network}: give that backbone"
-    family = next((f for n in unwrapped(file.arrays) if (f := family_of(n)) is not None), None)
-    if family is not None:
-        return f"this is a {family.name}, which is not supported; take {family.instead}"
-    return ""
 
 
 def _meaning(
