@@ -1,15 +1,13 @@
 """EfficientNet-Lite and MobileNetV2: reference outputs, windows of TensorFlow, weight names."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_weights import assert_close, drawn, filled
+from golden_weights import assert_close
 
-from wsss_jax.models import BACKBONES, import_files, import_names, inverted, layers, weights
+from wsss_jax.models import BACKBONES, import_files, weights
 from wsss_jax.models.inverted import Stage
 
 FILES = {

@@ -148,11 +148,25 @@ class Scorer(NamedTuple):
     class_maps: Callable[[Array], Array] | None = None
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Form:
+    """What families of transformers differ in, layer by layer: a pytree without leaves.
+
+    epsilon: added to the variance of a LayerNorm. quick: x σ(1.702 x) in place of GELU behind a
+    linear layer, as in CLIP's own weights.
+    """
+
+    epsilon: float = 1e-6
+    quick: bool = False
+
+
 class Affine(NamedTuple):
     """x @ kernel + bias: kernel (k,n), bias (n,). Also a norm's scale (k,) and bias (k,)."""
 
     kernel: Any
     bias: Any
+    form: Form = Form()
 
 
 class BlockWeights(NamedTuple):
@@ -207,9 +221,9 @@ class Attentive(NamedTuple):
     """All that an attention explanation needs from a transformer with a class token (token 0).
 
     record: images (b,H,W,3) in [0, 1] to class logits (b,c) and what each block saw. norm and head
-    make the logits from the last block's class token. The other tokens are cells of ``stride``
-    pixels, ceil(H / stride) rows of ceil(W / stride). embedding is None where pixels do not enter
-    by a linear layer.
+    make the logits from the last block's class token. The tokens after it are cells of ``stride``
+    pixels, ceil(H / stride) rows of ceil(W / stride); further ones (registers) are no place.
+    embedding is None where pixels do not enter by a linear layer.
     """
 
     record: Callable[[Array], tuple[Array, list[BlockRecord]]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from wsss_jax.models import inverted, resnest, resnet, vit
+from wsss_jax.models import inverted, resnest, resnet, resnet_v2, vit
 from wsss_jax.models.heads import Classifier as Classifier
 from wsss_jax.models.import_folded import imagenet_head as imagenet_head
 from wsss_jax.models.layers import grid_inside as grid_inside
@@ -40,12 +40,10 @@ BACKBONES: Mapping[str, Any] = MappingProxyType(
         "resnet38d": ResNet38d,
         "resnet50": resnet.resnet50,
         "resnet50_irn": resnet.irn,
+        "resnet50v2": resnet_v2.resnet50v2,
         "resnet101": resnet.resnet101,
         "tiny": Tiny,
-        "vit_tiny": vit.build("vit_tiny"),
-        "vit_small": vit.build("vit_small"),
-        "vit_base": vit.build("vit_base"),
-        "vit_large": vit.build("vit_large"),
+        **vit.NETWORKS,
         "vit_base_r50": HybridViT,
     }
 )

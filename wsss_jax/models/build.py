@@ -28,14 +28,14 @@ def backbone(
     name: str,
     *,
     rngs: nnx.Rngs,
-    output_stride: int,
+    output_stride: int | None,
     pretrained: Path | None = None,
     normalise: str | None = None,
     **options: Any,
 ) -> Any:
     """The named backbone from a random start, or filled from weights of any layout.
 
-    pretrained: what ``weights.resolve`` takes. normalise: of its images, a name of NORMALISATIONS
+    output_stride: None takes the backbone's own. pretrained: what ``weights.resolve`` takes. normalise: of its images, a name of NORMALISATIONS
     or six numbers; None for the network's own. options: of the backbone's own (``grid``,
     ``remat``, ``norm``). Raises UserError for an unknown name or option, weights that do not fit
     (naming every misfit), and weights that want another normalisation than the network's own
@@ -61,7 +61,7 @@ def classifier(
     classes: int,
     *,
     key: Any,
-    output_stride: int,
+    output_stride: int | None,
     pretrained: Path | None = None,
     normalise: str | None = None,
     dropout: float = 0.0,
@@ -88,6 +88,11 @@ def lean(name: str, output_stride: int) -> float:
     return float(of_shapes(name, output_stride=output_stride).lean)
 
 
+def stride(name: str) -> int:
+    """Pixels per cell of a backbone's last map, where none is asked for."""
+    return of_shapes(name).strides[-1]
+
+
 def of_shapes(name: str, **options: Any) -> Any:
     """A backbone with shapes in place of values; a random start takes ten seconds to compile."""
     return nnx.eval_shape(lambda: made(name, rngs=_OneKey(0), **options))
@@ -96,6 +101,8 @@ def of_shapes(name: str, **options: Any) -> Any:
 def made(name: str, **options: Any) -> Any:
     """A backbone of BACKBONES from a random start; UserError for an option that it lacks."""
     make = lookup(BACKBONES, name, "backbone")
+    if options.get("output_stride", 0) is None:
+        del options["output_stride"]
     try:
         return make(**options)
     except TypeError as problem:

@@ -21,9 +21,8 @@ _CONVOLUTIONS = "resnet50 (hub:timm/resnet50.a1_in1k) or efficientnet_lite0"
 _TIMM = "the same network under timm's names (hub:timm/NAME)"
 
 FAMILIES: tuple[Family, ...] = (
-    Family("ViT or DINOv2 of the library transformers", r"embeddings\.patch_embeddings\.", _TIMM),
     Family("ResNet of the library transformers", r"embedder\.embedder\.convolution\.", _TIMM),
-    Family("CLIP of the library transformers", r"vision_model\.embeddings\.", _TIMM),
+    Family("CLIP of the library transformers", r"(vision_model|text_model)\..*self_attn\.q_proj", _TIMM),
     Family("SAM (Segment Anything)", r"(image|mask|prompt)_(encoder|decoder)\.", _TRANSFORMER),
     Family("BEiT or EVA", r"blocks\.\d+\.(attn\.relative_position_bias_table$|gamma_1$)",
            _TRANSFORMER),

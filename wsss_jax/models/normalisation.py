@@ -49,6 +49,8 @@ _MARKS: tuple[tuple[str, Normalisation | None], ...] = (
     ("norm_pre.weight", None),
     ("visual.ln_pre.weight", None),
     ("blocks.0.ls1.gamma", IMAGENET),
+    ("encoder.layer.0.layer_scale1.lambda1", IMAGENET),
+    ("encoder.layer.0.attention.attention.query.weight", None),
     # Plain transformers: AugReg 0.5, DeiT, DINO, MAE ImageNet. The second are our own names.
     ("blocks.0.attn.qkv.weight", None),
     ("encoder/blocks/0/query_key_value/kernel", None),

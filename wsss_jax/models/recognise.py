@@ -173,8 +173,8 @@ def fitting(file: WeightFile, called: str, hint: str = "") -> str:
         return "resnet38d"  # the only one that was published so
     fits, misfits = [], {}
     for name in _candidates(file):
-        if fits and VALUES.get(name, 0) != VALUES.get(fits[0], 0):
-            continue
+        if fits and VALUES.get(name) != VALUES.get(fits[0]):
+            continue  # of another size: what fits one cannot fit the other
         problems = _misfits(name, file, called)
         if problems is None:
             continue
