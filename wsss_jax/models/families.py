@@ -22,7 +22,8 @@ _TIMM = "the same network under timm's names (hub:timm/NAME)"
 
 FAMILIES: tuple[Family, ...] = (
     Family("ResNet of the library transformers", r"embedder\.embedder\.convolution\.", _TIMM),
-    Family("CLIP of the library transformers", r"(vision_model|text_model)\..*self_attn\.q_proj", _TIMM),
+    Family("CLIP of the library transformers", r"(vision_model|text_model)\..*self_attn\.q_proj",
+           _TIMM),
     Family("SAM (Segment Anything)", r"(image|mask|prompt)_(encoder|decoder)\.", _TRANSFORMER),
     Family("BEiT or EVA", r"blocks\.\d+\.(attn\.relative_position_bias_table$|gamma_1$)",
            _TRANSFORMER),

@@ -67,6 +67,15 @@ def read_arrays(path: Path) -> Arrays:
     return read(path).arrays
 
 
+def read_notes(path: Path) -> Mapping[str, str]:
+    """The notes of our own npz without its arrays; none for other files. Errors as for ``read``."""
+    if not path.is_file():
+        raise MissingFileError(f"{path}: no such weight file")
+    if _kind(path) != "npz" or ABOUT not in npz.headers(path):
+        return {}
+    return _notes(npz.read(path, {ABOUT: "u"})[ABOUT], path)
+
+
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
     """Write arrays and notes as an npz of ours; ``read`` gives them back."""
     notes = np.frombuffer(json.dumps(dict(about)).encode(), np.uint8)

@@ -167,7 +167,7 @@ WEIGHTS: Mapping[str, Weights] = MappingProxyType({
         classes="21843 of ImageNet-21k",
     ),
     "deit_small_patch16_224.fb_in1k": _hub(
-        "vit_small", "timm/deit_small_patch16_224.fb_in1k", _FREE, IMAGENET
+        "deit_small", "timm/deit_small_patch16_224.fb_in1k", _FREE, IMAGENET
     ),
     "vit_small_patch16_224.dino": _hub(
         "vit_small", "timm/vit_small_patch16_224.dino", _FREE, IMAGENET, NOTHING, None
@@ -181,8 +181,12 @@ WEIGHTS: Mapping[str, Weights] = MappingProxyType({
     "vit_base_patch14_dinov2.lvd142m": _hub(
         "dinov2_vitb14", "timm/vit_base_patch14_dinov2.lvd142m", _FREE, IMAGENET, NOTHING, None
     ),
+    "dinov2-small": _hub(
+        "dinov2_vits14", "facebook/dinov2-small", _FREE, IMAGENET, NOTHING, None
+    ),
+    "dinov2-base": _hub("dinov2_vitb14", "facebook/dinov2-base", _FREE, IMAGENET, NOTHING, None),
     "vit_base_patch16_clip_224.openai": _hub(
-        "clip_vit_b16", "timm/vit_base_patch16_clip_224.openai", _FREE, CLIP, PAIRS, None
+        "clip_vit_b16_quick", "timm/vit_base_patch16_clip_224.openai", _FREE, CLIP, PAIRS, None
     ),
 })  # fmt: skip
 """Weights by name; ``wsss weights list`` shows them."""

@@ -15,11 +15,14 @@ from wsss_jax.errors import MissingFileError, UserError
 from wsss_jax.models import BACKBONES, build, import_files, import_names, weights
 from wsss_jax.models.families import family_of
 from wsss_jax.models.import_files import WeightFile
-from wsss_jax.models.known_weights import Weights
+from wsss_jax.models.known_weights import WEIGHTS, Weights
 from wsss_jax.models.normalisation import Normalisation, named
 from wsss_jax.models.sources import Resolved, resolve
 
 T = TypeVar("T")
+
+UNKNOWN = "not known"
+"""What is said of weights that neither the table nor their own notes describe."""
 
 AUTO = "auto"
 """As the name of a backbone: whichever the weights are for."""
@@ -32,13 +35,26 @@ VALUES: Mapping[str, int] = MappingProxyType({
     "resnest269": 109_194_912, "resnet18": 11_186_112, "resnet38d": 105_118_656,
     "resnet50": 23_561_152, "resnet50_irn": 23_561_152, "resnet101": 42_605_504,
     "tiny": 142_992, "vit_tiny": 5_524_416, "vit_small": 21_665_664, "vit_base": 85_798_656,
-    "vit_large": 303_301_632, "vit_base_r50": 97_890_112,
+    "vit_large": 303_301_632, "vit_base_r50": 97_890_112, "resnet50v2": 8_562_892,
+    "vit_small_patch8": 21_670_272, "vit_base_patch8": 85_807_872,
+    "vit_small_patch32": 22_493_952, "vit_base_patch32": 87_455_232, "deit_tiny": 5_524_416,
+    "deit_small": 21_665_664, "deit_base": 85_798_656, "deit_tiny_distilled": 5_524_608,
+    "deit_small_distilled": 21_666_048, "deit_base_distilled": 85_799_424,
+    "dinov2_vits14": 22_046_976, "dinov2_vitb14": 86_561_280, "dinov2_vitl14": 304_318_464,
+    "dinov2_vits14_reg": 22_048_512, "dinov2_vitb14_reg": 86_564_352,
+    "dinov2_vitl14_reg": 304_322_560, "clip_vit_b16": 85_800_192,
+    "clip_vit_b16_quick": 85_800_192, "clip_vit_b32": 87_456_768,
+    "clip_vit_b32_quick": 87_456_768, "clip_vit_l14": 303_180_800,
+    "clip_vit_l14_quick": 303_180_800,
 })  # fmt: skip
 """Parameters and statistics of each backbone without a classifier. One that is not here is found
 all the same, after those that are."""
 
-_STRIDES_ONLY = frozenset({"resnet50_irn"})
-"""Backbones that differ from another in their strides: their files are that one's."""
+_SAME: Mapping[str, str] = MappingProxyType({
+    "resnet50_irn": "resnet50", "deit_tiny": "vit_tiny", "deit_small": "vit_small",
+    "deit_base": "vit_base",
+})  # fmt: skip
+"""Backbones that differ from another only in strides or normalisation: their files fit that one."""
 
 _NEAR = 1.7
 """A file for a network has at most this many times as many values, or as few: heads that are not
@@ -73,12 +89,12 @@ class Known(NamedTuple):
     @property
     def supervision(self) -> str:
         """What people had to provide for these weights, as far as it is known."""
-        return "not known" if self.entry is None else self.entry.supervision
+        return UNKNOWN if self.entry is None else self.entry.supervision
 
     @property
     def licence(self) -> str:
         """The licence of these weights, as far as it is known."""
-        return "not known" if self.entry is None else self.entry.licence or "not known"
+        return UNKNOWN if self.entry is None else self.entry.licence or UNKNOWN
 
 
 def known(given: str | Path, network: str | None = None, normalise: str | None = None) -> Known:
@@ -107,6 +123,37 @@ def known(given: str | Path, network: str | None = None, normalise: str | None =
     return Known(
         found.path, backbone, chosen, name, entry, len(used), values, file.kind
     )  # fmt: skip
+
+
+class Provenance(NamedTuple):
+    """Whose weights they are and what people provided for them; "not known" where it is not.
+
+    name: in WEIGHTS, or that of the file.
+    """
+
+    name: str
+    licence: str
+    supervision: str
+
+
+def provenance(given: str | Path) -> Provenance:
+    """For tables of results: name, licence and supervision of weights; reads no arrays.
+
+    given: what ``weights.resolve`` takes, or the name of a file of the table, as run folders
+    record it. Of a file that is neither known nor ours only its name is known.
+    """
+    for name, entry in WEIGHTS.items():
+        if str(given) in (entry.file, name):
+            return Provenance(name, entry.licence or UNKNOWN, entry.supervision)
+    found = resolve(given)
+    if found.entry is not None:
+        return provenance(str(found.name))
+    notes = import_files.read_notes(found.path)
+    return Provenance(
+        notes.get("weights", found.path.name),
+        notes.get("licence", UNKNOWN),
+        notes.get("supervision", UNKNOWN),
+    )
 
 
 def convert(
@@ -173,8 +220,9 @@ def fitting(file: WeightFile, called: str, hint: str = "") -> str:
         return "resnet38d"  # the only one that was published so
     fits, misfits = [], {}
     for name in _candidates(file):
-        if fits and VALUES.get(name) != VALUES.get(fits[0]):
-            continue  # of another size: what fits one cannot fit the other
+        size = VALUES.get(name)
+        if fits and size is not None and size != VALUES.get(fits[0], size):
+            continue  # what fits a network fits none of another size
         problems = _misfits(name, file, called)
         if problems is None:
             continue
@@ -225,7 +273,7 @@ def _misfits(name: str, file: WeightFile, called: str) -> list[str] | None:
 
 def _chosen(fits: Sequence[str], hint: str, called: str) -> str:
     """Of backbones that all fit, the one that is meant."""
-    rest = [name for name in fits if name not in _STRIDES_ONLY] or list(fits)
+    rest = [name for name in fits if _SAME.get(name) not in fits]
     if len(rest) == 1:
         return rest[0]
     wanted = _VARIANT.search(hint)
