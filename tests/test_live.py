@@ -129,15 +129,21 @@ PAIRS = {
     **{
         f"resnest {radix} {groups} {base}": Pair(
             partial(
-                resnest.ResNeSt, (1, 1, 1, 1), stem=32, output_stride=32, pool_first=True,
+                resnest.ResNeSt,
+                (1, 1, 1, 1),
+                stem=32,
+                output_stride=32,
+                pool_first=True,
                 splits=resnest.Splits(radix, groups, base),
             ),
             partial(resnest_of, radix, groups, base),
-        )  # fmt: skip
+        )
         for radix, groups, base in ((2, 1, 64), (4, 2, 40), (1, 4, 24))
     },
     "patch 8": Pair(
-        small_vit(vit.Family(patch=8, grid=6)), partial(vit_of, patch_size=8, img_size=48), size=WIDE
+        small_vit(vit.Family(patch=8, grid=6)),
+        partial(vit_of, patch_size=8, img_size=48),
+        size=WIDE,
     ),
     "dinov2 with registers": Pair(
         small_vit(vit.DINOV2_REGISTERS._replace(grid=5)),
@@ -146,17 +152,17 @@ PAIRS = {
         ),
         size=(98, 140),
     ),
-    "clip": Pair(small_vit(vit.CLIP._replace(patch=32, grid=3)), partial(clip, False), size=(96, 128)),
+    "clip": Pair(
+        small_vit(vit.CLIP._replace(patch=32, grid=3)), partial(clip, False), size=(96, 128)
+    ),
     "clip_quick": Pair(
         small_vit(vit.CLIP_QUICK._replace(patch=32, grid=3)), partial(clip, True), size=(96, 128)
     ),
-    "deit distilled": Pair(
-        small_vit(vit.DEIT._replace(further=1, grid=4)), distilled, size=WIDE
-    ),
+    "deit distilled": Pair(small_vit(vit.DEIT._replace(further=1, grid=4)), distilled, size=WIDE),
     "vit of torchvision": Pair(
         small_vit(vit.Family(grid=4)), torch_vit, forward="torchvision", size=(64, 64)
     ),
-}  # fmt: skip
+}
 
 
 def filled_pair(pair: Pair) -> tuple[Any, Any]:
