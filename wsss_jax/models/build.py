@@ -37,10 +37,10 @@ def backbone(
 
     output_stride: None takes the backbone's own. pretrained: what ``weights.resolve`` takes.
     normalise: of its images, a name of NORMALISATIONS or six numbers; None for the network's own.
-    options: of the backbone's own (``grid``, ``remat``, ``norm``). Raises UserError for an unknown name or option, weights that do not fit
-    (naming every misfit), and weights that want another normalisation than the network's own
-    where ``normalise`` is None: a network that is built again from its settings alone, to explain
-    with its checkpoint, would not have it.
+    options: of the backbone's own (``grid``, ``remat``, ``norm``). Raises UserError for an unknown
+    name or option, weights that do not fit (naming every misfit), and weights that want another
+    normalisation than the network's own where ``normalise`` is None: a network that is built again
+    from its settings alone, to explain with its checkpoint, would not have it.
     """
     if pretrained is None:
         module = made(name, rngs=rngs, output_stride=output_stride, **options)

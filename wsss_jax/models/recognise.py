@@ -45,7 +45,8 @@ VALUES: Mapping[str, int] = MappingProxyType({
     "dinov2_vitl14_reg": 304_322_560, "clip_vit_b16": 85_800_192,
     "clip_vit_b16_quick": 85_800_192, "clip_vit_b32": 87_456_768,
     "clip_vit_b32_quick": 87_456_768, "clip_vit_l14": 303_180_800,
-    "clip_vit_l14_quick": 303_180_800,
+    "clip_vit_l14_quick": 303_180_800, "resnet34": 21_301_696, "resnet152": 58_295_232,
+    "wide_resnet50_2": 66_902_464, "resnext50": 23_048_128, "resnet50d": 23_580_512,
 })  # fmt: skip
 """Parameters and statistics of each backbone without a classifier. One that is not here is found
 all the same, after those that are."""
