@@ -6,7 +6,7 @@ public names follow PyTorch's say what these mean (``parameter_names``); running
 values like any.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -80,20 +80,47 @@ class Renamed(Protocol):
         ...
 
 
-def fill(module: nnx.Module, arrays: Arrays, table: Table, *, called: str) -> None:
+def fill(module: nnx.Module, arrays: Arrays, table: Table, *, called: str, hint: str = "") -> None:
     """Set every parameter and running statistic from the arrays, in the dtype it has.
 
-    called: what errors call the arrays. Raises ValueError that lists all missing, unused and
-    mis-shaped names, the latter with both shapes; the network is then unchanged.
+    called: what errors call the arrays. hint: what the arrays are, where it is known. Raises
+    UserError that counts all missing, unused and mis-shaped names and shows three of each kind;
+    the network is then unchanged.
     """
     targets = values_of(module)
     values, problems = converted(targets, arrays, table)
     if problems:
-        raise UserError(
-            f"{called} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems)
-        )
+        raise UserError(refusal(module, problems, called=called, hint=hint))
     for path, value in values.items():
         targets[path].set_value(jnp.asarray(value, targets[path].dtype))
+
+
+def refusal(module: nnx.Module, problems: Sequence[str], *, called: str, hint: str = "") -> str:
+    """What a user reads who gave a network arrays that do not fit it, in a dozen lines."""
+    because = f" ({hint})" if hint else ""
+    lines = "\n  ".join(shortened(problems))
+    return f"{called} does not fit {type(module).__name__}{because}:\n  {lines}"
+
+
+def misnamed(arrays: Arrays, table: Table) -> int:
+    """How many names are missing or used by nothing; shapes are not looked at."""
+    wanted = {name for source in table.sources.values() for name in source.names}
+    unused = sum(1 for n in arrays if n not in wanted and not n.endswith(_COUNTER)
+                 and not table.ignored(n))  # fmt: skip
+    return unused + len(wanted - arrays.keys())
+
+
+def shortened(problems: Sequence[str], shown: int = 3) -> list[str]:
+    """Problems of ``converted`` by kind: ``shown`` of each, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.partition(": ")[2].split(" ")[0], []).append(problem)
+    lines = []
+    for found in kinds.values():
+        lines += found[:shown]
+        if len(found) > shown:
+            lines.append(f"… and {len(found) - shown} more like the last")
+    return lines
 
 
 def converted(

@@ -13,6 +13,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
+from wsss_jax.models import recognise
 from wsss_jax.run import folders
 from wsss_jax.stages import segment
 from wsss_jax.systems import affinity
@@ -59,6 +60,7 @@ def learn_affinity(source: Source, labels: Store, settings: AffinityTraining, fo
     when the folder holds a run of other settings, data or labels.
     """
     teacher = segment.pseudo_masks(labels, source)
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     model = settings.model
     named = replace(model, weights=None if model.weights is None else Path(model.weights.name))
     record = {

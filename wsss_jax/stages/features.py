@@ -11,7 +11,7 @@ Networks that were pretrained apart err apart, so two of them see more than one.
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from wsss_jax.data.resized import Resized, long_side
 from wsss_jax.data.selection import Data
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import UserError
-from wsss_jax.models import build
+from wsss_jax.models import build, recognise
 from wsss_jax.ops import images
 from wsss_jax.run.images import Tally, settle
 from wsss_jax.run.progress import meter
@@ -46,8 +46,10 @@ class Features:
     """Which networks look, and what is kept of them.
 
     Attributes:
-        weights: their pretrained weights, a file for each.
-        backbone: their names, one of BACKBONES each; one name alone is that of all.
+        weights: pretrained weights of each: a file, a name of `wsss weights list`,
+            hub:owner/name, or auto.
+        backbone: their names in BACKBONES; one name alone is that of all. auto: whichever the
+            weights are for.
         taps: which of their maps, counted from the finest (0); each counts alike. Of a
             transformer 1 to 4 are the tokens after each quarter of its blocks.
         channels: principal components that are kept of each network; the store has the first of
@@ -60,10 +62,12 @@ class Features:
         size: long side in pixels to which photographs are resized before the networks, and both
             sides are rounded to whole cells of the coarsest map; None leaves them as they are, and
             patches at the border are filled up with the mean colour.
+        normalise: how images are normalised for weights whose file does not tell it: imagenet,
+            half, clip or six numbers.
     """
 
     weights: tuple[Path, ...]
-    backbone: tuple[str, ...] = ("mobilenet_v2",)
+    backbone: tuple[str, ...] = ("auto",)
     taps: tuple[int, ...] = (1, 2, 3, 4)
     channels: int = 128
     stride: int = 8
@@ -71,6 +75,7 @@ class Features:
     batch_size: int = 4
     like: Path | None = since(None)  # noqa: RUF009
     size: int | None = since(None)
+    normalise: str | None = since(None)
 
     def __post_init__(self) -> None:
         if not self.weights or len(self.backbone) not in (1, len(self.weights)):
@@ -94,6 +99,9 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     be read are skipped and listed. Raises ValueError for weights that do not fit, and for a store
     ``like`` that was made by another network or kept other channels.
     """
+    found = [recognise.settled_weights(w, b, settings.normalise) for b, w in settings.networks()]
+    files, backbones, _ = zip(*found, strict=True)
+    settings = replace(settings, weights=files, backbone=backbones)
     made_by = _made_by(settings)
     channels = settings.channels * len(settings.weights)
     names = tuple(f"component_{i}" for i in range(channels))
@@ -101,7 +109,7 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     missing = target.missing(ids)
     if not missing:
         return target
-    looks = [_network(*network, settings) for network in settings.networks()]
+    looks = [_network(*network, settings) for network in found]
     source, original = _at_size(source, settings), source
     centre, basis = _components(looks, source, target, settings, ids)
     skipped: dict[str, str] = {}
@@ -141,9 +149,14 @@ def command(
     print(features(source, out, settings, ids=source.ids).folder)
 
 
-def _network(backbone: str, weights: Path, settings: Features) -> Any:
+def _network(weights: Path, backbone: str, normalise: str | None, settings: Features) -> Any:
     module = build.classifier(
-        backbone, 1, key=jax.random.key(0), output_stride=None, pretrained=weights
+        backbone,
+        1,
+        key=jax.random.key(0),
+        output_stride=None,
+        pretrained=weights,
+        normalise=normalise,
     )
     maps = len(module.backbone.strides)
     if not all(-maps <= tap < maps for tap in settings.taps):

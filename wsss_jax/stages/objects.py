@@ -26,6 +26,7 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import EDGES, SALIENCY
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.models import recognise
 from wsss_jax.ops import boundaries
 from wsss_jax.run import dense, folders
 from wsss_jax.run.dense import Dense
@@ -84,6 +85,7 @@ def fit(
     salient = segment.pseudo_masks(proposals, views.agnostic(source))
     classed = None if classes is None else segment.pseudo_masks(classes, source)
     drawn = None if edges is None else drawn_edges(edges, source)
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     chosen = as_json(settings)
     if settings.model.weights is not None:
         chosen["model"]["weights"] = settings.model.weights.name

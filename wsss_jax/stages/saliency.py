@@ -28,6 +28,7 @@ from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import path_of, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
+from wsss_jax.models import recognise
 from wsss_jax.ops.resize import resize
 from wsss_jax.run import dense, folders
 from wsss_jax.run.dense import Dense
@@ -97,6 +98,7 @@ def fit(source: Source, settings: Contrasting, folder: Path, *, hints: Store | N
     ``model.hint_weight`` do not go together, where hints of some images are missing (naming them),
     and when the folder holds a run with other settings.
     """
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     record = run_record(settings, source, hints)
     reader = None if hints is None else hint_reader(hints, source)
     folders.claim(folder, record)

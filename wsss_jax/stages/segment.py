@@ -23,6 +23,7 @@ from wsss_jax.data.batches import Group, MaskReader, training_batches
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.models import recognise
 from wsss_jax.run import dense, folders
 from wsss_jax.run.dense import Dense
 from wsss_jax.systems import pixels
@@ -124,6 +125,7 @@ def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) 
 
     Raises ValueError when the folder holds a run of other settings, data or teacher, naming them.
     """
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     folders.claim(folder, run_record(settings, source, teacher))
     if folders.is_finished(folder):
         return folder

@@ -16,6 +16,7 @@ from wsss_jax.data.batches import training_batches
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import Source
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.models import recognise
 from wsss_jax.run import folders
 from wsss_jax.systems import SYSTEMS, Classifier, Model, name_of
 from wsss_jax.train import state as states
@@ -58,6 +59,7 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
     Raises ValueError when the folder holds a run with other settings, naming them, and when no
     image shows a class, naming it.
     """
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     record = run_record(settings, source)
     folders.claim(folder, record)
     if (folder / "finished").exists():
