@@ -17,7 +17,7 @@ import toy_workers as toy
 from wsss_jax.run import executors
 from wsss_jax.run import images as images_run
 from wsss_jax.run.executors import ONE_THREAD, Workers, map_unordered, shard_of_environment
-from wsss_jax.train.loop import Interrupted
+from wsss_jax.signals import Interrupted
 
 IDS = tuple(f"image_{number:02d}" for number in range(12))
 HERE, TWO = Workers(), Workers(2)

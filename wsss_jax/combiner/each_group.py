@@ -12,7 +12,7 @@ from wsss_jax.combiner.evidence import Example, Inputs, grid_of
 from wsss_jax.data.stores import Store
 from wsss_jax.run.images import Tally, settle
 from wsss_jax.run.progress import meter
-from wsss_jax.train.loop import Interrupted, stop_signals
+from wsss_jax.signals import stop_signals
 from wsss_jax.types import ScoreMaps
 
 
@@ -37,8 +37,7 @@ def over_evidence(
             keep(group, tuple(np.asarray(part) for part in says(evidence)))
             done += len(group.ids)
             bar.advance(len(group.ids))
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
+            stop.check()
     if target is None:
         Tally(done, skipped).report(title)
     else:

@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.config import as_json, since
+from wsss_jax.config import as_json
 from wsss_jax.data import components, stores
 from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.components import Components
@@ -30,10 +30,8 @@ from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import UserError
 from wsss_jax.models import build
 from wsss_jax.ops import images
-from wsss_jax.run.images import Tally, settle
-from wsss_jax.run.progress import meter
+from wsss_jax.run.images import over_groups, settle
 from wsss_jax.train import state as states
-from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import ScoreMaps
 
 
@@ -61,7 +59,7 @@ class Features:
     stride: int = 8
     sample: int = 64
     batch_size: int = 4
-    like: Path | None = since(None)  # noqa: RUF009
+    like: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.weights or len(self.backbone) not in (1, len(self.weights)):
@@ -93,26 +91,22 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     looks = [_network(*network, settings) for network in settings.networks()]
     centre, basis = _components(looks, source, target, settings, ids)
     skipped: dict[str, str] = {}
-    done = 0
-    with stop_signals() as stop, meter(f"features {folder.name}", len(missing)) as bar:
-        groups = inference_groups(
-            source, missing, scales=(1.0,), batch_size=settings.batch_size, skip=skipped.__setitem__
-        )
-        for group in groups:
-            seen = [np.asarray(look(*_inputs(group))) for look in looks]
-            maps = (np.concatenate(seen, axis=-1) - centre) @ basis
-            for row, id in enumerate(group.ids):
-                height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
-                scores = maps[row, :height, :width].astype(np.float32)
-                size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
-                peak = scores.max(axis=(0, 1))
-                number = np.arange(channels, dtype=np.int32)
-                target.put_scores(id, ScoreMaps(scores, number, size, peak, "logit"))
-            done += len(group.ids)
-            bar.advance(len(group.ids))
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
-    settle(target, Tally(done, skipped))
+    groups = inference_groups(
+        source, missing, scales=(1.0,), batch_size=settings.batch_size, skip=skipped.__setitem__
+    )
+
+    def write(group: Group) -> None:
+        seen = [np.asarray(look(*_inputs(group))) for look in looks]
+        maps = (np.concatenate(seen, axis=-1) - centre) @ basis
+        for row, id in enumerate(group.ids):
+            height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
+            scores = maps[row, :height, :width].astype(np.float32)
+            size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
+            number = np.arange(channels, dtype=np.int32)
+            peak = scores.max(axis=(0, 1))
+            target.put_scores(id, ScoreMaps(scores, number, size, peak, "logit"))
+
+    settle(target, over_groups(f"features {folder.name}", groups, len(missing), write, skipped))
     return target
 
 

@@ -14,7 +14,7 @@ from wsss_jax.combiner.each_group import put_all
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.label_free import Protocol
 from wsss_jax.combiner.network import CombinerShape
-from wsss_jax.config import as_json, since
+from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.stores import Store
 from wsss_jax.types import Evidence
@@ -36,10 +36,10 @@ class Closed:
     saliency: bool
     threshold: float
     cells: int
-    cut: bool = since(True, False)
-    probes: int = since(0)
-    along: Literal["colours", "features"] = since("colours")
-    last: Literal["maps", "roots"] = since("maps")
+    cut: bool = False
+    probes: int = 0
+    along: Literal["colours", "features"] = "colours"
+    last: Literal["maps", "roots"] = "maps"
 
 
 def combine(
