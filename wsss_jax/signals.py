@@ -60,8 +60,12 @@ def catch() -> None:
 
 
 def hold() -> None:
-    """Keep SIGINT and SIGTERM waiting, across ``os.exec``, until ``catch`` is called."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    """Keep SIGINT and SIGTERM waiting across ``os.exec``, until the new program calls ``catch``.
+
+    Only where this program did: whoever never lets them through must not hold them.
+    """
+    if signal.getsignal(signal.SIGTERM) is _leave:
+        signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
 
 
 @contextmanager

@@ -147,9 +147,7 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
     def _reader(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False, create=False, read_only=True
-        )
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, create=False)
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
 
