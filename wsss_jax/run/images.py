@@ -1,7 +1,7 @@
 """What all per-image stages share: one loop with progress, signals, and a tally of what failed."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ def each(
     if shard[1] > 1:
         print(f"{title}: share {shard[0]} of {shard[1]}, {len(share)} of {len(ids)} images")
 
-    def finished(stop: StopFlag) -> Iterator[int]:
+    def finished(stop: StopFlag) -> Generator[int, None, None]:
         # Closed here and not when memory is reclaimed: no process outlives its stage.
         with closing(map_unordered(function, share, workers, stop.is_set)) as outcomes:
             for outcome in outcomes:
@@ -106,7 +106,7 @@ def over_groups(
     Raises Interrupted after SIGTERM or Ctrl-C, once the group being worked on is finished.
     """
 
-    def finished(stop: StopFlag) -> Iterator[int]:
+    def finished(stop: StopFlag) -> Generator[int, None, None]:
         for group in groups:
             function(group)
             yield len(group.ids)
@@ -117,7 +117,7 @@ def over_groups(
 def _counted(
     title: str,
     total: int,
-    finished: Callable[[StopFlag], Iterator[int]],
+    finished: Callable[[StopFlag], Generator[int, None, None]],
     skipped: Mapping[str, str],
 ) -> int:
     """The one loop: how many images ``finished`` counted, shown as they come."""
