@@ -273,6 +273,7 @@ def main(options: Options) -> None:
     print(dict(sorted(flips(options.flips, rng).items())), flush=True)
     with tempfile.TemporaryDirectory() as place:
         os.environ["XDG_CACHE_HOME"] = str(Path(place) / "cache")
+        os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # little runs, once each
         first = run(Path(place) / "first")
         whole = run(Path(place) / "whole")
         assert not first.code and not whole.code, (first, whole)

@@ -248,6 +248,17 @@ def test_a_failed_start_leaves_no_claim_and_settings_alone_are_no_run(tmp_path):
     assert (folder / "settings.json").is_file()  # of a run that began earlier
 
 
+def test_a_store_without_records_is_nobodys_and_one_that_is_taken_over_is_noticed(tmp_path):
+    first = store(tmp_path)
+    taken = stores.create(tmp_path, holds="scores", classes=CLASSES, made_by={"rule": "mean"})
+    assert stores.open_store(tmp_path) == taken
+    with pytest.raises(UserError, match="another command has written other settings"):
+        settle(first, each("toy", str, (), workers=Workers()))
+    taken.put_scores("a", maps())
+    with pytest.raises(UserError, match=r"rule: 'mean' -> None"):
+        store(tmp_path)
+
+
 def trained(folder):
     system, course = linear_system(), folders.Course(STEPS, seed=0, save_every=2)
     with folders.claim(folder, RECORD) as run:

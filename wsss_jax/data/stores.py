@@ -138,11 +138,12 @@ def create(
 ) -> Store:
     """A new store, or the same one again to go on with.
 
-    Raises ValueError that lists the differing settings where the folder was made by others.
+    A folder that holds nothing but the index of a start that failed is no store yet. Raises
+    UserError that lists the differing settings where the folder was made by others.
     """
     store = Store(folder, holds, classes, kind, as_json(made_by), parents)
     path = folder / "index.json"
-    if path.exists():
+    if path.exists() and _holds_anything(folder):
         changed = differences(_index(open_store(folder)), _index(store))
         if changed:
             raise UserError(
@@ -231,6 +232,12 @@ def read_npz(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
     except _DAMAGE as problem:
         text = str(problem) if isinstance(problem, UserError) else f"{path}: damaged ({problem})"
         raise BadFileError(text) from problem
+
+
+def _holds_anything(folder: Path) -> bool:
+    """Whether there is more than an index: records, or lists of what was skipped."""
+    names = {path.relative_to(folder) for path in folder.rglob("[!.]*") if path.is_file()}
+    return names != {Path("index.json")}
 
 
 def _is_index(index: Any) -> bool:

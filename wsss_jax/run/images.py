@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.executors import Workers, map_unordered
 from wsss_jax.run.progress import meter
@@ -136,9 +137,16 @@ def _counted(
 def settle(store: Store, tally: Tally) -> None:
     """Print and list what a stage skipped.
 
-    Raises BadFileError when images were tried and the store is still empty: that is no bad image
-    but a bad setting, and the steps behind it would work on nothing.
+    Raises UserError when another command has meanwhile taken the store for other settings (nobody
+    is locked out of a store, so that machines may share it), and BadFileError when images were
+    tried and the store is still empty: that is no bad image but a bad setting, and the steps
+    behind it would work on nothing.
     """
+    if stores.open_store(store.folder) != store:
+        raise UserError(
+            f"{store.folder}: another command has written other settings there meanwhile; delete "
+            "the folder and give one of the commands again"
+        )
     tally.report(store.folder.name)
     record_skipped(store.folder, tally)
     if tally.skipped and not store.ids():
