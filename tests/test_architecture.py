@@ -18,7 +18,7 @@ RANK = {
     "combiner": 6,
     "stages": 7,
     "report": 3,
-    "recipes": 8, "study": 8,
+    "recipes": 8, "study": 8, "api": 8,
     "cli": 9,
 }  # fmt: skip
 SEPARATE = (
@@ -26,6 +26,8 @@ SEPARATE = (
     {"explain", "train"},
     {"ops", "formats"},
     {"recipes", "study"},
+    {"recipes", "api"},
+    {"api", "study"},
 )
 NNX_HOME = (
     "wsss_jax/models/",

@@ -19,7 +19,13 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class ClassList:
-    """Foreground class names in label order; at most 254, since masks are bytes with an ignore."""
+    """Foreground class names in label order; at most 254, since masks are bytes with an ignore.
+
+    >>> import wsss_jax as wj
+    >>> names = wj.ClassList(("cat", "dog"))
+    >>> names.index("dog"), names.multi_hot(["dog"]), names.mask_names()
+    (1, array([False,  True]), ('background', 'cat', 'dog'))
+    """
 
     names: tuple[str, ...]
 

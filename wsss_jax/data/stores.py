@@ -42,6 +42,11 @@ class Store:
 
     folder: the run folder. holds: score maps or masks. classes: their names in label order.
     kind: what score values mean. made_by: the settings that made it. parents: stores it came from.
+
+    >>> import wsss_jax as wj
+    >>> store = wj.open_store(some_store)
+    >>> store.holds, store.ids(), store.get_scores("a").scores.shape
+    ('scores', ('a', 'b'), (2, 3, 1))
     """
 
     folder: Path

@@ -87,13 +87,14 @@ def fill(
         skip=skipped.__setitem__,
     )
 
-    def write(group: Group) -> None:
+    def write(group: Group) -> int:
         logits = answer(group)
         for row, id in enumerate(group.ids):
             size: Size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
             height, width = multiscale.grid_size(size)
             for target, maps in outputs:
                 target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
+        return len(group.ids)
 
     title = "predict " + ", ".join(target.folder.name for target, _ in outputs)
     tally = over_groups(title, groups, len(ids), write, skipped)

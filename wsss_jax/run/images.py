@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
@@ -15,6 +15,8 @@ from wsss_jax.run import left_out
 from wsss_jax.run.executors import Workers, map_unordered
 from wsss_jax.run.progress import meter
 from wsss_jax.signals import StopFlag, stop_signals
+
+T = TypeVar("T")
 
 SHOWN = 5
 """Failures printed one by one; the list beside the store has all of them."""
@@ -42,19 +44,6 @@ class Tally:
             print(f"  {id}: {reason}")
         if len(self.skipped) > SHOWN:
             print(f"  … and {len(self.skipped) - SHOWN} more, all listed beside the results")
-
-
-@runtime_checkable
-class Images(Protocol):
-    """Some images that are worked on together; the reader's own classes have more fields."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Which images these are."""
-        ...
-
-
-G = TypeVar("G", bound=Images)
 
 
 def each(
@@ -92,25 +81,24 @@ def each(
 
 def over_groups(
     title: str,
-    groups: Iterable[G],
+    groups: Iterable[T],
     total: int,
-    function: Callable[[G], None],
+    function: Callable[[T], int],
     skipped: Mapping[str, str],
 ) -> Tally:
     """Call ``function`` on every group of images, with progress and with care for signals.
 
-    groups: lazily made, each with the ids of its images (``data.batches.inference_groups``).
-    total: how many images they are of, skipped ones too. function: writes the results of a group;
-    what it raises ends the work. skipped: reasons by id, which whoever makes the groups fills in
-    (``skip=skipped.__setitem__``). The tally is for ``settle``.
+    groups: made one after the other (``data.batches.inference_groups``). total: how many images
+    they are of, skipped ones too. function: writes the results of a group and returns of how many
+    images; what it raises ends the work. skipped: reasons by id, filled in by whoever makes the
+    groups (``skip=skipped.__setitem__``). The tally is for ``settle``.
 
     Raises Interrupted after SIGTERM or Ctrl-C, once the group being worked on is finished.
     """
 
     def finished(stop: StopFlag) -> Generator[int, None, None]:
         for group in groups:
-            function(group)
-            yield len(group.ids)
+            yield function(group)
 
     return Tally(_counted(title, total, finished, skipped), skipped)
 

@@ -70,9 +70,10 @@ def explain(
         skip=skipped.__setitem__,
     )
 
-    def write(group: Group) -> None:
+    def write(group: Group) -> int:
         for id, maps in zip(group.ids, maps_of(group), strict=True):
             target.put_scores(id, maps)
+        return len(group.ids)
 
     settle(target, over_groups(f"explain {folder.name}", groups, len(missing), write, skipped))
     return target

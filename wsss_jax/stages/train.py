@@ -24,7 +24,7 @@ class Training:
     """One system and how long it learns.
 
     Attributes:
-        model: the settings of a system of SYSTEMS.
+        model: the network and its losses; other systems are chosen in an experiment file.
         augmentation: what happens to training images.
         epochs: passes over the labelled images.
         batch_size: images per step, over all hosts.
