@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wsss_jax"
 RANK = {
-    "types": 0, "config": 0, "errors": 0, "memory": 0, "xla": 0,
+    "types": 0, "config": 0, "errors": 0, "memory": 0, "xla": 0, "signals": 0,
     "ops": 1, "formats": 1,
     "data": 2, "models": 2,
     "explain": 3, "train": 3,

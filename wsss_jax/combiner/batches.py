@@ -17,9 +17,7 @@ from wsss_jax.combiner import consensus
 from wsss_jax.combiner.consensus import LEADING, Evidence
 from wsss_jax.combiner.evidence import Example, Inputs
 from wsss_jax.errors import BadFileError
-from wsss_jax.run.images import Tally
-from wsss_jax.run.progress import meter
-from wsss_jax.train.loop import Interrupted, stop_signals
+from wsss_jax.run.images import Tally, over_groups
 
 SLOTS = 8
 """Class slots of a batch: eight images of one class, or four of two, and so on."""
@@ -42,20 +40,15 @@ def over_images(
     """
     shown = inputs.shown(ids)
     skipped: dict[str, str] = {}
-    done = 0
-    if not shown:
-        return Tally(0, skipped)
-    with stop_signals() as stop, meter(title, len(shown)) as bar:
-        for group in _groups(inputs, shown, skipped):
-            maps = np.asarray(_closed_forms(_batched(group, inputs.cells), steps=steps))
-            for row, (id, example) in enumerate(group):
-                height, width = example.image.shape[:2]
-                use(Seen(id, example, maps[row, :, :height, :width, : len(example.classes)]))
-            done += len(group)
-            bar.advance(len(group), f"({len(skipped)} left out)" if skipped else "")
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
-    return Tally(done, skipped)
+
+    def look(group: Group) -> int:
+        maps = np.asarray(_closed_forms(_batched(group, inputs.cells), steps=steps))
+        for row, (id, example) in enumerate(group):
+            height, width = example.image.shape[:2]
+            use(Seen(id, example, maps[row, :, :height, :width, : len(example.classes)]))
+        return len(group)
+
+    return over_groups(title, _groups(inputs, shown, skipped), len(shown), look, skipped)
 
 
 Group = list[tuple[str, Example]]

@@ -34,7 +34,6 @@ from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.files import write_atomic
 from wsss_jax.errors import UserError
 from wsss_jax.ops import masks
-from wsss_jax.run import folders
 from wsss_jax.run.thresholds import BINS
 from wsss_jax.types import IGNORE
 
@@ -58,13 +57,18 @@ def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str])
             raise UserError("true masks teach linear probes, which need frozen features; give some")
         inputs = replace(inputs, labelled=drawn(inputs, settings, ids))
     inputs = replace(inputs, cells=settings.cells, units=settings.units)
-    record.claim(run, inputs, settings, images=len(ids))
-    if folders.is_finished(run):
-        return run
+    with record.claim(run, inputs, settings, images=len(ids)) as claimed:
+        if not claimed.finished:
+            record.save(run, _learned(inputs, settings, ids))
+            write_atomic(run / "finished", b"learned\n")
+    return run
+
+
+def _learned(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> Learned:
     if not inputs.features:
         print(
-            "no frozen features, so no linear probes are learned, and they gain most: make some "
-            "by `wsss features` and give them with --features"
+            "no frozen features, so no linear probes are learned, and they gain most: make some by "
+            "`wsss features` and give them with --features"
         )
     sample = _collected(inputs, settings, ids)
     found = Learned({}, {}, {})
@@ -75,9 +79,7 @@ def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str])
             _learn_system(found, images, row, inputs, settings)
     if inputs.features and settings.view_probes:
         _learn_views(found, sample, inputs, settings)
-    record.save(run, found)
-    write_atomic(run / "finished", b"learned\n")
-    return run
+    return found
 
 
 def drawn(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> frozenset[str]:

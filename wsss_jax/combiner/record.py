@@ -20,6 +20,7 @@ from wsss_jax.data import components, stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
+from wsss_jax.run.folders import Claim
 
 
 @dataclass
@@ -36,8 +37,8 @@ class Learned:
     thresholds: dict[str, float]
 
 
-def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> None:
-    """Write the record of a run, or find the same there. UserError for another, naming what."""
+def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Claim:
+    """Take the run's folder (``folders.claim``). UserError where it holds another, naming what."""
     record = {
         "settings": config.as_json(settings),
         "systems": list(inputs.names()),
@@ -47,7 +48,7 @@ def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Non
         "labelled": sorted(inputs.labelled),
         **masks_read(inputs),
     }
-    folders.claim(run, record)
+    return folders.claim(run, record)
 
 
 def masks_read(inputs: Inputs) -> dict[str, list[str]]:

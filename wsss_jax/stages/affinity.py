@@ -68,9 +68,15 @@ def learn_affinity(source: Source, labels: Store, settings: AffinityTraining, fo
         "data": {"name": source.name, "images": len(source.ids)},
         "learned_from": config.as_json(teacher.record),
     }
-    folders.claim(folder, record)
-    if folders.is_finished(folder):
-        return folder
+    with folders.claim(folder, record) as run:
+        if not run.finished:
+            _train(source, teacher, settings, folder)
+    return folder
+
+
+def _train(
+    source: Source, teacher: segment.Teacher, settings: AffinityTraining, folder: Path
+) -> None:
     batches = training_batches(
         source,
         settings.augmentation,
@@ -82,8 +88,8 @@ def learn_affinity(source: Source, labels: Store, settings: AffinityTraining, fo
     )
     steps = settings.epochs * batches.steps_per_epoch
     course = folders.Course(steps, settings.seed, settings.save_every)
-    folders.learn(affinity.make(model, steps=steps), batches, course, folder)
-    return folder
+    system = affinity.make(settings.model, steps=steps)
+    folders.learn(system, batches, course, folder)
 
 
 def masks_read(folder: Path) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from wsss_jax.config import as_json, lookup, since
+from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.datasets import Source
@@ -81,7 +81,7 @@ class Irn:
     background: float = 0.05
     preset: str = "irn"
     certainty: float = 0.7
-    thresholds: Literal["given", "otsu"] = since("given")
+    thresholds: Literal["given", "otsu"] = "given"
 
     def __post_init__(self) -> None:
         lookup(crf.PRESETS, self.preset, "CRF preset")

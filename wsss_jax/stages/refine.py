@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
 from wsss_jax import __version__
-from wsss_jax.config import as_json, lookup, since
+from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
@@ -68,8 +68,8 @@ class Walk:
     sigma_space: float = 3.0
     beta: float = 1.0
     steps: int = 32
-    off_boundaries: bool = since(True)
-    to_activations: bool = since(False)
+    off_boundaries: bool = True
+    to_activations: bool = False
 
     def __post_init__(self) -> None:
         for name in ("radius", "sigma_colour", "sigma_space", "beta"):
@@ -101,7 +101,7 @@ class Crf:
     background: float | Literal["otsu"] | None = BACKGROUND
     stride: int = 2
     backend: Literal["jax", "pydensecrf"] = "jax"
-    certainty: float | None = since(None)
+    certainty: float | None = None
 
     def __post_init__(self) -> None:
         lookup(crf.PRESETS, self.preset, "CRF preset")

@@ -101,9 +101,13 @@ def fit(source: Source, settings: Contrasting, folder: Path, *, hints: Store | N
     settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     record = run_record(settings, source, hints)
     reader = None if hints is None else hint_reader(hints, source)
-    folders.claim(folder, record)
-    if folders.is_finished(folder):
-        return folder
+    with folders.claim(folder, record) as run:
+        if not run.finished:
+            _train(source, reader, settings, folder)
+    return folder
+
+
+def _train(source: Source, reader: MaskReader | None, settings: Contrasting, folder: Path) -> None:
     batches = training_batches(
         views.agnostic(source),
         settings.augmentation,
@@ -116,7 +120,6 @@ def fit(source: Source, settings: Contrasting, folder: Path, *, hints: Store | N
     steps = settings.epochs * batches.steps_per_epoch
     course = folders.Course(steps, settings.seed, settings.save_every)
     folders.learn(saliency.make(settings.model, steps=steps), batches, course, folder)
-    return folder
 
 
 def run_record(settings: Contrasting, source: Source, hints: Store | None) -> dict[str, Any]:

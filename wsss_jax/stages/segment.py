@@ -126,9 +126,13 @@ def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) 
     Raises ValueError when the folder holds a run of other settings, data or teacher, naming them.
     """
     settings = recognise.settled(settings, needed=not folders.is_finished(folder))
-    folders.claim(folder, run_record(settings, source, teacher))
-    if folders.is_finished(folder):
-        return folder
+    with folders.claim(folder, run_record(settings, source, teacher)) as run:
+        if not run.finished:
+            _train(source, teacher, settings, folder)
+    return folder
+
+
+def _train(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) -> None:
     batches = training_batches(
         source,
         settings.augmentation,
@@ -142,7 +146,6 @@ def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) 
     system = pixels.make(settings.model, classes=len(source.classes), steps=steps)
     course = folders.Course(steps, settings.seed, settings.save_every)
     folders.learn(system, batches, course, folder)
-    return folder
 
 
 def run_record(settings: Segmentation, source: Source, teacher: Teacher) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Training of one system into a run folder: settings.json, metrics.jsonl and checkpoint/."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +18,6 @@ from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
 from wsss_jax.systems import SYSTEMS, Classifier, Model, name_of
-from wsss_jax.train import state as states
-from wsss_jax.train.checkpoint import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,14 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
     image shows a class, naming it.
     """
     settings = recognise.settled(settings, needed=not folders.is_finished(folder))
-    record = run_record(settings, source)
-    folders.claim(folder, record)
-    if (folder / "finished").exists():
-        return folder
-    _check_classes(source, settings.imageless)
+    with folders.claim(folder, run_record(settings, source)) as run:
+        if not run.finished:
+            _check_classes(source, settings.imageless)
+            _train(source, settings, folder)
+    return folder
+
+
+def _train(source: Source, settings: Training, folder: Path) -> None:
     batches = training_batches(
         source,
         settings.augmentation,
@@ -83,7 +83,7 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
         compute=settings.compute,
         engine=settings.engine,
     )
-    return folders.learn(system, batches, course, folder)
+    folders.learn(system, batches, course, folder)
 
 
 def run_record(settings: Training, source: Source) -> dict[str, Any]:
@@ -100,25 +100,19 @@ def run_record(settings: Training, source: Source) -> dict[str, Any]:
 
 def trained(folder: Path) -> tuple[Training, ClassList, Any]:
     """Settings, classes and final state of a finished run. BadFileError where there is none."""
-    path = folder / "settings.json"
-    if not path.is_file() or not (folder / "finished").exists():
-        raise BadFileError(f"{folder}: no finished training run; run `wsss train` into it first")
-    record = json.loads(path.read_text())
+    record = folders.record_of(folder, "run `wsss train`")
     settings = training_of(record)
     classes = ClassList(tuple(record["classes"]))
     template = SYSTEMS[name_of(settings.model)].template(settings.model, len(classes))
-    found = Checkpoints(folder / "checkpoint").restore(template)
-    if found is None:
-        raise BadFileError(f"{folder}: finished, but without a checkpoint; delete it, train again")
-    return settings, classes, states.settled(found[1])
+    return settings, classes, folders.last_state(folder, template)
 
 
 def training_of(record: Mapping[str, Any]) -> Training:
-    """The settings in the record of a run folder. Records without a system are of plain ones.
+    """The settings in the record of a run folder.
 
     Raises ValueError for a system or a setting that does not exist.
     """
-    entry = config.lookup(SYSTEMS, record.get("system", "vanilla"), "system")
+    entry = config.lookup(SYSTEMS, record.get("system", ""), "system")
     rest = {name: value for name, value in record["settings"].items() if name != "model"}
     model = config.from_json(entry.settings, record["settings"]["model"])
     return replace(config.from_json(Training, rest), model=model)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.config import lookup, since
+from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads, grid_inside
 from wsss_jax.ops import affinity as affinities
@@ -101,7 +101,7 @@ class AffinityNet:
     radius: int = 10
     learns_body: bool = False
     optim: Optim = field(default_factory=Optim)
-    normalise: str | None = since(None)
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
         lookup(BRANCHES, self.branch, "affinity branch")

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.config import since
 from wsss_jax.models import build, classifiers
 from wsss_jax.ops import losses
 from wsss_jax.systems.entry import Explained
@@ -52,7 +51,7 @@ class Classifier:
     optim: Optim = field(default_factory=Optim)
     head: str = "linear"
     remat: bool = False
-    normalise: str | None = since(None)
+    normalise: str | None = None
 
 
 def make(settings: Classifier, *, classes: int, steps: int) -> System:

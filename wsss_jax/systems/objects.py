@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.config import since
 from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads
 from wsss_jax.ops import boundaries, losses
@@ -56,7 +55,7 @@ class Objects:
     optim: Optim = field(
         default_factory=lambda: Optim("adamw", learning_rate=5e-5, weight_decay=5e-4)
     )
-    normalise: str | None = since(None)
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if self.edge_weight < 0:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from wsss_jax.config import since
 from wsss_jax.errors import UserError
 from wsss_jax.models import build, networks
 from wsss_jax.ops import pixel_loss
@@ -51,7 +50,7 @@ class Segmenter:
     optim: Optim = field(
         default_factory=lambda: Optim(learning_rate=0.007, nesterov=True, weight_decay=4e-5)
     )
-    normalise: str | None = since(None)
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing <= 1:

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from wsss_jax.config import since
 from wsss_jax.errors import UserError
 from wsss_jax.models import build, networks
 from wsss_jax.ops import contrast
@@ -68,7 +67,7 @@ class Contrast:
     optim: Optim = field(
         default_factory=lambda: Optim(learning_rate=1e-3, new_layers=1.0, momentum=0.0)
     )
-    normalise: str | None = since(None)
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if self.hint_weight < 0 or self.decay < 0:
