@@ -15,6 +15,9 @@ from wsss_jax.data.views import View
 from wsss_jax.errors import UserError
 from wsss_jax.types import ScoreMaps, Size
 
+RECORD = "export.json"
+"""The file that tells what made an export; a folder without it is somebody else's."""
+
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves files from below its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
 

@@ -17,7 +17,7 @@ from wsss_jax.config import as_json, lookup
 from wsss_jax.data import exported
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import ALL, Source, open_dataset
-from wsss_jax.data.exported import LOCAL_FILES, Options, Picture
+from wsss_jax.data.exported import LOCAL_FILES, RECORD, Options, Picture
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.data.writers import WRITERS, Writer
@@ -26,9 +26,6 @@ from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import Tally, each, record_skipped
 from wsss_jax.run.thresholds import label_free_threshold
 from wsss_jax.stages.masks import Masking, mask_of
-
-RECORD = "export.json"
-"""The file that tells what made an export; a folder without it is somebody else's."""
 
 
 @dataclass(frozen=True)
