@@ -1,5 +1,7 @@
 """Corrected masks are found by name, read in every form that programs give, and checked."""
 
+import json
+
 import numpy as np
 import pytest
 import toy_exports as toy
@@ -34,10 +36,10 @@ def test_an_export_comes_back_as_the_truth_of_its_photographs(source, tmp_path):
         read_corrected(tmp_path / "out", source)
     (tmp_path / "out/export.json").unlink()
     (tmp_path / "out/none.png").unlink()
-    paths = read_corrected(tmp_path / "out", source)
-    assert list(paths) == ["one", "two"]
-    view = with_corrected(source, tmp_path / "out", paths)
-    for id in paths:
+    found = read_corrected(tmp_path / "out", source)
+    assert list(found.files) == ["one", "two"]
+    view = with_corrected(source, found)
+    for id in found.files:
         np.testing.assert_array_equal(view.mask(id), MASKS[id])
         np.testing.assert_array_equal(view.labels(id), source.labels(id))
     assert view.mask("none") is None
@@ -66,8 +68,7 @@ def sorted_palette(mask):
 def test_grey_colours_and_sorted_palettes_are_read(name, picture, source, tmp_path):
     saved(tmp_path / "back", name, picture)
     saved(tmp_path / "back", "SegmentationObject/one.png", Image.new("RGB", (34, 21), (1, 2, 3)))
-    paths = read_corrected(tmp_path / "back", source)
-    view = with_corrected(source, tmp_path / "back", paths)
+    view = with_corrected(source, read_corrected(tmp_path / "back", source))
     np.testing.assert_array_equal(view.mask("one"), MASKS["one"])
 
 
@@ -77,7 +78,7 @@ def test_a_labelmap_tells_the_colours(source, tmp_path):
     saved(folder, "two.png", Image.fromarray(table[MASKS["two"]]))
     lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", "große Katze:200,1,1::"]
     (folder / "labelmap.txt").write_text("\n".join(lines))
-    view = with_corrected(source, folder, read_corrected(folder, source))
+    view = with_corrected(source, read_corrected(folder, source))
     np.testing.assert_array_equal(view.mask("two"), MASKS["two"])
     (folder / "labelmap.txt").write_text("grosse Katze:200,1,1::")
     with pytest.raises(BadFileError, match=r"labelmap\.txt: line .*unknown class 'grosse Katze'"):
@@ -111,6 +112,54 @@ def test_what_is_wrong_is_named(name, picture, message, source, tmp_path):
     with pytest.raises(UserError, match=message) as raised:
         read_corrected(folder, source)
     assert "1 of 1 corrected masks cannot be used" in str(raised.value)
+
+
+@pytest.fixture
+def tasks(source, tmp_path):
+    """An export for Label Studio as it comes back: one.JPG painted, two.png still a prediction."""
+    export(toy.mask_store(tmp_path / "store"), source, tmp_path / "ls", Export("label-studio"))
+    made = json.loads((tmp_path / "ls/tasks.json").read_text())
+    for task in made:
+        result = task["predictions"][0]["result"]
+        old = {"result": [], "updated_at": "2026-01-01"}
+        painted = {"result": result, "updated_at": "2026-02-01", "was_cancelled": False}
+        cancelled = {"result": [], "updated_at": "2026-03-01", "was_cancelled": True}
+        task["annotations"] = [painted, old, cancelled] if task["data"]["id"] == "one" else []
+    return made
+
+
+def written(folder, tasks):
+    folder.mkdir()
+    (folder / "project.json").write_text(json.dumps(tasks))
+    return folder
+
+
+def test_what_was_painted_in_label_studio_comes_back(source, tasks, tmp_path):
+    found = read_corrected(written(tmp_path / "back", tasks), source)
+    assert list(found.files) == ["one"]
+    mask = with_corrected(source, found).mask("one")
+    np.testing.assert_array_equal(mask, np.where(MASKS["one"] == 255, 0, MASKS["one"]))
+    for task in tasks:
+        del task["data"]["id"]  # a project that was not made from our tasks
+    assert list(read_corrected(written(tmp_path / "other", tasks), source).files) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.update(rle=value["rle"][:-40]), "brush bytes that are cut off"),
+        (lambda value: value.update(rle=[255] * 60), "4294967295 values of 32 bits, wanted 4 of"),
+        (lambda value: value.update(brushlabels=["cow"]), "one shows unknown class 'cow'"),
+        (lambda value: value.pop("rle"), r"task \d cannot be read \(KeyError\('rle'\)\)"),
+    ],
+)
+def test_damaged_tasks_are_errors_that_name_the_photograph(
+    change, message, source, tasks, tmp_path
+):
+    task = next(task for task in tasks if task["annotations"])
+    change(task["annotations"][0]["result"][0]["value"])
+    with pytest.raises(UserError, match=message):
+        read_corrected(written(tmp_path / "back", tasks), source)
 
 
 def test_many_problems_of_one_kind_are_one_line(source, tmp_path):

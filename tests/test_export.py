@@ -189,6 +189,18 @@ def test_long_runs_of_a_brush_are_cut(tmp_path):
     np.testing.assert_array_equal(pixels[..., 3] == 255, region)
 
 
+def test_brush_bytes_of_other_writers_are_read():
+    """Label Studio also writes values one by one: a 0, the choice of length, length - 1, values."""
+    head = f"{8:032b}" + "00111" + "0010" + "0011" + "0111" + "1111"
+    bits = head + "0" + "00" + "111" + "00000000" * 4 + "11111111" * 4
+    bits += "0" * (-len(bits) % 8)
+    content = [int(bits[place : place + 8], 2) for place in range(0, len(bits), 8)]
+    np.testing.assert_array_equal(run_lengths.brush_region(content, (1, 2)), [[False, True]])
+    region = np.random.default_rng(0).random((9, 70)) < 0.3
+    packed = run_lengths.brush_bytes(region)
+    np.testing.assert_array_equal(run_lengths.brush_region(packed, region.shape), region)
+
+
 def test_cvat_reads_masks_along_the_rows_of_their_boxes(source, stores, tmp_path):
     export(stores["masks"], source, tmp_path, Export("cvat"))
     tree = ElementTree.parse(tmp_path / "annotations.xml")

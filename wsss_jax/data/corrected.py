@@ -2,10 +2,12 @@
 
 A mask is a PNG called like its photograph: class numbers in a palette or in grey, or the colours
 of exported masks, which is what painting programs and CVAT ("Segmentation mask 1.1", with its
-labelmap.txt) give back. What is checked: size, values, and that it shows the photograph's labels.
+labelmap.txt) give back. Or it was painted in Label Studio and comes in its JSON. What is checked:
+size, values, and that it shows the photograph's labels.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -14,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from wsss_jax.config import lookup
+from wsss_jax.data import brush_tasks
 from wsss_jax.data.classes import BACKGROUND, ClassList, palette, to_class_index, to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.exported import RECORD, photograph_names, stem_of
@@ -33,21 +36,49 @@ _SHOWN = 3
 Colours = Mapping[tuple[int, int, int], int]
 """Mask values by colour."""
 
+Reader = Callable[[], np.ndarray]
+"""Reads a mask (H,W) of uint8; BadFileError where its file is damaged."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Corrected masks that were found and checked.
+
+    files: where the mask of each image is from, by id, in the order of the data set. readers: what
+    reads it again.
+    """
+
+    files: Mapping[str, Path]
+    readers: Mapping[str, Reader]
+
+    def mask(self, id: str) -> UInt8[np.ndarray, "H W"] | None:
+        """The mask of one image; None where there is none. Raises BadFileError."""
+        return self.readers[id]() if id in self.readers else None
+
 
 class _Problem(NamedTuple):
-    """What is wrong with one file: of what kind, which file, and the facts."""
+    """What is wrong with one mask: of what kind, which mask, and the facts."""
 
     kind: str
     name: str
     facts: str
 
 
-def read_corrected(folder: Path, source: Source) -> dict[str, Path]:
-    """The corrected mask of each image that has one, by id, in the order of ``source``.
+class _Found(NamedTuple):
+    """A mask before it is checked: what messages call it, its file, and whose it is."""
 
-    All files are read and checked; ``mask_of_file`` reads one of them again. Raises UserError that
-    counts the problems by kind with three examples of each, MissingFileError without a folder, and
-    BadFileError for a damaged labelmap.txt.
+    name: str
+    path: Path
+    id: str | None
+    read: Reader
+
+
+def read_corrected(folder: Path, source: Source) -> Corrected:
+    """The corrected masks in a folder and below it.
+
+    All are read and checked. Raises UserError that counts the problems by kind with three examples
+    of each, MissingFileError without a folder, and BadFileError for a damaged labelmap.txt or
+    export of Label Studio.
     """
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder of corrected masks")
@@ -56,33 +87,31 @@ def read_corrected(folder: Path, source: Source) -> dict[str, Path]:
             f"{folder} is an export, and nothing tells which of its masks were corrected; copy "
             "those that were into a folder of their own"
         )
-    paths = _mask_files(folder)
-    if not paths:
-        raise UserError(f"{folder}: no mask in it; wanted a PNG called like its photograph")
-    known = _by_name(source)
-    colours = colours_of(folder, source.classes)
-    found: dict[str, Path] = {}
+    given = [*_pictures(folder, source), *_painted(folder, source)]
+    if not given:
+        raise UserError(
+            f"{folder}: no mask in it; wanted a PNG called like its photograph, or a JSON of Label "
+            "Studio with annotations"
+        )
+    right: dict[str, _Found] = {}
     problems: list[_Problem] = []
-    for path in paths:
-        name = path.relative_to(folder)
-        id = _id_of(PurePosixPath(name), known)
-        problem = _wrong(path, id, source, colours, found)
+    for one in given:
+        problem = _wrong(one, source, right)
         if problem is not None:
-            problems.append(_Problem(problem[0], str(name), problem[1]))
-        elif id is not None:
-            found[id] = path
+            problems.append(_Problem(problem[0], one.name, problem[1]))
+        elif one.id is not None:
+            right[one.id] = one
     if problems:
-        raise UserError(_report(folder, problems, len(paths)))
-    return {id: found[id] for id in source.ids if id in found}
+        raise UserError(_report(folder, problems, len(given)))
+    found = {id: right[id] for id in source.ids if id in right}
+    return Corrected(
+        {id: one.path for id, one in found.items()}, {id: one.read for id, one in found.items()}
+    )
 
 
-def with_corrected(source: Source, folder: Path, paths: Mapping[str, Path]) -> View:
-    """The same photographs and labels, whose only true masks are the corrected ones of ``folder``.
-
-    paths: what ``read_corrected`` found there.
-    """
-    truth = partial(_truth, paths, colours_of(folder, source.classes))
-    return View(source, source.classes, source.labels, truth)
+def with_corrected(source: Source, corrected: Corrected) -> View:
+    """The same photographs and labels, whose only true masks are the corrected ones."""
+    return View(source, source.classes, source.labels, corrected.mask)
 
 
 def mask_of_file(path: Path, colours: Colours) -> UInt8[np.ndarray, "H W"]:
@@ -127,20 +156,33 @@ def colours_of(folder: Path, classes: ClassList) -> Colours:
     return found
 
 
-def _truth(paths: Mapping[str, Path], colours: Colours, id: str) -> UInt8[np.ndarray, "H W"] | None:
-    return mask_of_file(paths[id], colours) if id in paths else None
-
-
-def _mask_files(folder: Path) -> list[Path]:
+def _pictures(folder: Path, source: Source) -> Iterator[_Found]:
     """Pictures in the folder and below it, sorted; CVAT's pictures of objects are none of ours."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _PICTURES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and _OBJECTS not in path.relative_to(folder).parts
-        and path.is_file()
-    )
+    known, colours = _by_name(source), colours_of(folder, source.classes)
+    for path, name in _files(folder, _PICTURES):
+        if _OBJECTS not in name.parts:
+            stem = name.with_name(name.name.removesuffix(name.suffix))
+            yield _Found(str(name), path, _id_of(stem, known), partial(mask_of_file, path, colours))
+
+
+def _painted(folder: Path, source: Source) -> Iterator[_Found]:
+    """What was painted in Label Studio, from all of its exports in the folder."""
+    known = _by_name(source)
+    for path, name in _files(folder, (".json",)):
+        for one in brush_tasks.read_tasks(path):
+            id = _id_of(one.name, known)
+            size = source.size(id) if id is not None else (0, 0)
+            read = partial(brush_tasks.mask_of, one, source.classes, size)
+            yield _Found(f"{name} {one.name}", path, id, read)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, PurePosixPath]]:
+    """Files with one of the suffixes that are not hidden, sorted, and their names in the folder."""
+    for path in sorted(folder.rglob("*")):
+        name = PurePosixPath(path.relative_to(folder))
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.suffix.lower() in suffixes and not hidden and path.is_file():
+            yield path, name
 
 
 def _by_name(source: Source) -> dict[PurePosixPath, str | None]:
@@ -157,32 +199,29 @@ def _by_name(source: Source) -> dict[PurePosixPath, str | None]:
 
 
 def _id_of(name: PurePosixPath, known: Mapping[PurePosixPath, str | None]) -> str | None:
-    """The id of a mask's file: by its whole path, else by ever less of its folders."""
-    stem = PurePosixPath(*name.parts[:-1], name.name.removesuffix(name.suffix))
-    tails = (PurePosixPath(*stem.parts[start:]) for start in range(len(stem.parts)))
+    """The id that a name means: by its whole path, else by ever less of its folders."""
+    tails = (PurePosixPath(*name.parts[start:]) for start in range(len(name.parts)))
     return next((known[tail] for tail in tails if tail in known), None)
 
 
-def _wrong(
-    path: Path, id: str | None, source: Source, colours: Colours, found: Mapping[str, Path]
-) -> tuple[str, str] | None:
-    """What is wrong with one file, as its kind and the facts; None where nothing is."""
-    if id is None:
+def _wrong(one: _Found, source: Source, right: Mapping[str, _Found]) -> tuple[str, str] | None:
+    """What is wrong with a mask, as its kind and the facts; None where nothing is."""
+    if one.id is None:
         return "of no photograph, or of several", "is called like none alone"
-    if path.suffix.lower() != ".png":
+    if one.path.suffix.lower() not in (".png", ".json"):
         return "no PNG", "other formats change class numbers or lose them"
-    if id in found:
-        return "twice", f"is of {id}, as {found[id].name} is"
+    if one.id in right:
+        return "twice", f"is of {one.id}, as {right[one.id].name} is"
     try:
-        mask = mask_of_file(path, colours)
-        size = source.size(id)
+        mask = one.read()
+        size = source.size(one.id)
     except BadFileError as problem:
         return "not readable", str(problem)
     if mask.shape != size:
         (height, width), (tall, wide) = mask.shape, size
         return "another size", f"{width}×{height}, its photograph has {wide}×{tall}"
     try:
-        labels = source.labels(id)
+        labels = source.labels(one.id)
     except MissingFileError:
         labels = None  # of a photograph without labels, any class may be shown
     return _against_labels(mask, source.classes, labels)

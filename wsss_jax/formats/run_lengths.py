@@ -8,6 +8,7 @@ channels of every pixel into bits. COCO's are read by ``data.coco``; not here: w
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from wsss_jax.errors import UserError
 from wsss_jax.types import Size
 
 _LENGTH_BITS = (3, 4, 8, 16)
@@ -84,6 +85,47 @@ def brush_bytes(region: Bool[np.ndarray, "H W"]) -> list[int]:
     bits += "0" * (-len(bits) % 8)
     packed: UInt8[np.ndarray, " n"] = np.packbits(np.frombuffer(bits.encode(), np.uint8) - ord("0"))
     return packed.tolist()
+
+
+def brush_region(content: list[int], size: Size) -> Bool[np.ndarray, "H W"]:
+    """The pixels whose alpha is at least a half in brush bytes of Label Studio.
+
+    content: numbers from 0 to 255. The values are bounded by ``size`` before anything is allocated.
+    Raises UserError where the bytes are damaged or are of an image of another size.
+    """
+    bits = _Bits("".join(f"{byte:08b}" for byte in content))
+    total, width = bits.number(32), bits.number(5) + 1
+    lengths = [bits.number(4) + 1 for _ in range(4)]
+    if total != _CHANNELS * size[0] * size[1] or width != 8:
+        raise UserError(f"{total} values of {width} bits, wanted 4 of each of {size[1]}×{size[0]}")
+    values = np.zeros(total, np.uint8)
+    place = 0
+    while place < total:
+        run = bits.number(1)
+        stop = place + 1 + bits.number(lengths[bits.number(2)])
+        if stop > total:
+            raise UserError("a run that goes beyond the image")
+        values[place:stop] = bits.number(8) if run else bits.numbers(stop - place)
+        place = stop
+    return values.reshape(*size, _CHANNELS)[..., -1] > _OPAQUE // 2
+
+
+class _Bits:
+    """Zeros and ones as text, read from the left."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.place = text, 0
+
+    def number(self, count: int) -> int:
+        """The next number of so many bits."""
+        start, self.place = self.place, self.place + count
+        if self.place > len(self.text):
+            raise UserError("brush bytes that are cut off")
+        return int(self.text[start : self.place], 2)
+
+    def numbers(self, count: int) -> list[int]:
+        """So many numbers of 8 bits."""
+        return [self.number(8) for _ in range(count)]
 
 
 def _length(length: int) -> str:

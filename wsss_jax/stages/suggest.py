@@ -89,7 +89,7 @@ def command(
         lists: folder of id lists that lie elsewhere.
     """
     source = open_dataset(data, split=split, layout=layout, lists=lists)
-    known = tuple(read_corrected(corrected, source)) if corrected else ()
+    known = tuple(read_corrected(corrected, source).files) if corrected else ()
     looks = open_store(features) if features else None
     found = suggest(open_store(store), source, out, settings, features=looks, known=known)
     print(f"{out / LIST}: {len(found)} photographs, the most telling first; reasons in {TABLE}")
