@@ -13,7 +13,7 @@ Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
 
 from pathlib import Path
 
-from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
@@ -46,7 +46,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         saliency=saliency if saliency.is_dir() else None,
         refinements=("saliency", "walk"),
         combiner=Combining(network=False),
-        features=Features((weights / V2,)),
+        features=(Features(weights / V2),),
         fusions=("mean", "median", "log_opinion_pool", "noisy_or", "majority_vote"),
         scoring=Scoring(threshold=0.3),
     )

@@ -13,7 +13,7 @@ a GPU. Time, expected numbers and ours: see benchmarks/RESULTS.md.
 from dataclasses import replace
 from pathlib import Path
 
-from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
@@ -70,7 +70,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         saliency=data / "saliency_csnet",
         refinements=("saliency", "walk"),
         combiner=Combining(),
-        features=Features((weights / V2,)),
+        features=(Features(weights / V2),),
         fusions=("mean", "log_opinion_pool"),
         scoring=Scoring(threshold=0.3),
     )

@@ -10,8 +10,7 @@ Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS
 from dataclasses import replace
 from pathlib import Path
 
-from wsss_jax.combiner.combiner_run import Combining
-from wsss_jax.combiner.label_free import Protocol
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
@@ -73,9 +72,8 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             ),
         },
         saliency=data / "saliency_csnet",
-        # Three systems are too few for halves: each student sees two of them.
-        combiner=Combining(Protocol(students=3)),
-        features=Features((weights / V2,)),
+        combiner=Combining(),
+        features=(Features(weights / V2),),
         fusions=RULES,
         scoring=Scoring(classes=SCORED, threshold=0.3),
     )

@@ -14,7 +14,7 @@ Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS
 from dataclasses import replace
 from pathlib import Path
 
-from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
@@ -57,7 +57,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         saliency=data / "saliency_csnet",
         combiner=Combining(),
-        features=Features((weights / V2,)),
+        features=(Features(weights / V2),),
         fusions=("mean", "median", "log_opinion_pool", "majority_vote", "weighted_mean"),
         scoring=Scoring(classes=SCORED, threshold=0.3),
     )

@@ -51,36 +51,6 @@ class Batch:
     masks: Any = None
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Evidence:
-    """What s systems and three cues say of b images about the k classes of each, on one grid.
-
-    images: (b,h,w,3) float32 RGB in [0, 1]. scores: (b,s,h,w,k) in [0, 1]. available: (b,s,k) bool,
-    whether a system knows a class. peak: (b,s,k) raw maxima. present: (b,k) bool, False on slots
-    that only fill up. saliency, edges: (b,h,w) in [0, 1], probe: (b,h,w,k) probability of each
-    class (``probe_maps``); cues: (b,3) bool, whether there are any. features: (b,h,w,f) of a
-    frozen network, f may be 0. inside: (b,h,w) bool, False on padding. real: (b,) bool, False on
-    rows that only fill up. target: (b,h,w,1+k) what is to be learned, background first, or None.
-    truth: (b,h,w) int32 of slots (0 background, IGNORE), or None.
-    """
-
-    images: Any
-    scores: Any
-    available: Any
-    peak: Any
-    present: Any
-    saliency: Any
-    edges: Any
-    probe: Any
-    cues: Any
-    features: Any
-    inside: Any
-    real: Any
-    target: Any = None
-    truth: Any = None
-
-
 @dataclass(frozen=True)
 class ScoreMaps:
     """Scores of the classes present in one image, on a grid: what every stage reads and writes.
@@ -148,11 +118,25 @@ class Scorer(NamedTuple):
     class_maps: Callable[[Array], Array] | None = None
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Form:
+    """What families of transformers differ in, layer by layer: a pytree without leaves.
+
+    epsilon: added to the variance of a LayerNorm. quick: x σ(1.702 x) in place of GELU behind a
+    linear layer, as in CLIP's own weights.
+    """
+
+    epsilon: float = 1e-6
+    quick: bool = False
+
+
 class Affine(NamedTuple):
     """x @ kernel + bias: kernel (k,n), bias (n,). Also a norm's scale (k,) and bias (k,)."""
 
     kernel: Any
     bias: Any
+    form: Form = Form()
 
 
 class BlockWeights(NamedTuple):
@@ -207,9 +191,9 @@ class Attentive(NamedTuple):
     """All that an attention explanation needs from a transformer with a class token (token 0).
 
     record: images (b,H,W,3) in [0, 1] to class logits (b,c) and what each block saw. norm and head
-    make the logits from the last block's class token. The other tokens are cells of ``stride``
-    pixels, ceil(H / stride) rows of ceil(W / stride). embedding is None where pixels do not enter
-    by a linear layer.
+    make the logits from the last block's class token. The tokens after it are cells of ``stride``
+    pixels, ceil(H / stride) rows of ceil(W / stride); further ones (registers) are no place.
+    embedding is None where pixels do not enter by a linear layer.
     """
 
     record: Callable[[Array], tuple[Array, list[BlockRecord]]]
@@ -223,7 +207,7 @@ class System(NamedTuple):
     """A learning problem: two pure functions over a state that is data.
 
     init: key to state. step: (state, batch, key) to (state, metrics); metrics are scalars. A batch
-    is any pytree with a field ``images``: a Batch, or Evidence.
+    is any pytree with a field ``images``, as a Batch is.
     """
 
     init: Callable[[Any], Any]

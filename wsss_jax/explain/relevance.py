@@ -142,11 +142,14 @@ def full_lrp(
     first = tokens.affine(flat, embedding.linear)
     token = jnp.broadcast_to(embedding.token.astype(first.dtype), (b, 1, first.shape[-1]))
     embedded = jnp.concatenate([token, first], axis=1)
-    position = blocks[0].tokens.astype(jnp.float32) - embedded
+    came_in = blocks[0].tokens.astype(jnp.float32)
+    further = jnp.zeros((b, came_in.shape[1] - embedded.shape[1], first.shape[-1]))
+    embedded = jnp.concatenate([embedded, further], axis=1)
+    position = came_in - embedded
 
     def explain(chosen: Chosen) -> Map:
         relevance = propagated(attentive, blocks, chosen, rules)[1]
-        relevance = rules.add(embedded, position, relevance)[0][:, 1:]
+        relevance = rules.add(embedded, position, relevance)[0][:, 1 : 1 + h * w]
         limits = jnp.broadcast_to(bounds[:, None], (b, h * w, 2))
         pixels = relevance_rules.bounded(flat, embedding.linear.kernel, relevance, limits)
         squares = pixels.reshape(b, h, w, p, p, 3).sum(axis=-1).transpose(0, 1, 3, 2, 4)
@@ -188,7 +191,7 @@ def propagated(
 def through_block(seen: BlockRecord, relevance: Tokens, rules: Rules) -> tuple[Tokens, Heads]:
     """Relevance of the tokens that entered a block, and of its attention."""
     seen = jax.tree.map(_wide, seen)
-    weights, active = seen.weights, tokens.gelu(seen.hidden)
+    weights, active = seen.weights, tokens.activate(seen.hidden, seen.weights.expand)
     kept, perceived = rules.add(seen.middle, tokens.affine(active, weights.contract), relevance)
     perceived = rules.linear(active, weights.contract.kernel, perceived)
     normed = tokens.layer_norm(seen.middle, weights.norm2)

@@ -48,10 +48,12 @@ def attention_grad_cam(attentive: Attentive, images: Images, labels: Labels) -> 
     """
     blocks, gradients = differentiated(attentive, images, labels)
     attention = blocks[-1].attention[:, :, 0].astype(jnp.float32)
-    cells = 1.0 if blocks[-1].keys is None else blocks[-1].keys[:, None, 1:].astype(jnp.float32)
+    h, w = (-(-n // attentive.stride) for n in images.shape[1:3])
+    places, keys = slice(1, 1 + h * w), blocks[-1].keys
+    cells = 1.0 if keys is None else keys[:, None, places].astype(jnp.float32)
 
     def explain(chosen: Float[Array, "b c"]) -> Map:
-        gradient = gradients(chosen)[-1][:, :, 0, 1:]
+        gradient = gradients(chosen)[-1][:, :, 0, places]
         count = jnp.broadcast_to(cells, gradient.shape).sum(axis=-1)
         weights = (gradient * cells).sum(axis=-1) / jnp.maximum(count, 1)
         row = (attention * weights[..., None]).mean(axis=1)
@@ -122,9 +124,9 @@ def class_row(matrices: list[Array], *, start_layer: int) -> Row:
 
 
 def on_grid(row: Row, images: Images, stride: int) -> Map:
-    """The values of the patch tokens as a map; the class token's own is dropped."""
+    """The values of the patch tokens as a map; those of the class token and registers go."""
     h, w = (-(-n // stride) for n in images.shape[1:3])
-    return row[:, 1:].reshape(-1, h, w)
+    return row[:, 1 : 1 + h * w].reshape(-1, h, w)
 
 
 def _walk_back(seen: BlockRecord) -> Callable[[Array], tuple[Array, Array]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from wsss_jax.models import resnest, resnet, vit
+from wsss_jax.models import inverted, resnest, resnet, vit
 from wsss_jax.models.heads import Classifier as Classifier
 from wsss_jax.models.import_folded import imagenet_head as imagenet_head
 from wsss_jax.models.layers import grid_inside as grid_inside
@@ -24,8 +24,12 @@ from wsss_jax.models.weights import save as save
 
 BACKBONES: Mapping[str, Any] = MappingProxyType(
     {
+        "efficientnet_lite0": inverted.efficientnet_lite0,
+        "efficientnet_lite1": inverted.efficientnet_lite1,
+        "efficientnet_lite2": inverted.efficientnet_lite2,
         "mobilenet_v1": MobileNetV1,
         "mobilenet_v2": MobileNetV2,
+        "mobilenetv2_100": inverted.mobilenetv2,
         "resnest14": resnest.resnest14,
         "resnest26": resnest.resnest26,
         "resnest50": resnest.resnest50,
@@ -38,10 +42,7 @@ BACKBONES: Mapping[str, Any] = MappingProxyType(
         "resnet50_irn": resnet.irn,
         "resnet101": resnet.resnet101,
         "tiny": Tiny,
-        "vit_tiny": vit.build("vit_tiny"),
-        "vit_small": vit.build("vit_small"),
-        "vit_base": vit.build("vit_base"),
-        "vit_large": vit.build("vit_large"),
+        **vit.NETWORKS,
         "vit_base_r50": HybridViT,
     }
 )

@@ -16,13 +16,14 @@ def backbone(
     name: str,
     *,
     rngs: nnx.Rngs,
-    output_stride: int,
+    output_stride: int | None,
     pretrained: Path | None = None,
     **options: Any,
 ) -> Any:
     """The named backbone from a random start, or filled from a weight file of any layout.
 
-    options: of the backbone's own (``grid``, ``remat``, ``norm``). Raises ValueError for an
+    output_stride: None takes the backbone's own. options: of the backbone's own (``grid``,
+    ``remat``, ``norm``). Raises ValueError for an
     unknown name or option, or a file that does not fit (naming every misfit).
     """
     if pretrained is None:
@@ -37,7 +38,7 @@ def classifier(
     classes: int,
     *,
     key: Any,
-    output_stride: int,
+    output_stride: int | None,
     pretrained: Path | None = None,
     dropout: float = 0.0,
     **options: Any,
@@ -55,6 +56,11 @@ def classifier(
 def lean(name: str, output_stride: int) -> float:
     """Which of its stride pixels a cell of a backbone's last map looks at (``Backbone.lean``)."""
     return float(_of_shapes(name, output_stride=output_stride).lean)
+
+
+def stride(name: str) -> int:
+    """Pixels per cell of a backbone's last map, where none is asked for."""
+    return _of_shapes(name).strides[-1]
 
 
 def convert(source: Path, target: Path, name: str | None = None) -> str:
@@ -101,6 +107,8 @@ def _of_shapes(name: str, **options: Any) -> Any:
 
 def _made(name: str, **options: Any) -> Any:
     make = lookup(BACKBONES, name, "backbone")
+    if options.get("output_stride", 0) is None:
+        del options["output_stride"]
     try:
         return make(**options)
     except TypeError as problem:

@@ -63,6 +63,15 @@ class Named(Protocol):
 
 
 @runtime_checkable
+class Published(Protocol):
+    """A network whose public weight files name the values in several ways."""
+
+    def layouts(self) -> tuple[Mapping[str, str | None], ...]:
+        """One mapping per way, each as that of ``Named``."""
+        ...
+
+
+@runtime_checkable
 class Renamed(Protocol):
     """A network whose MXNet files name the values otherwise."""
 
@@ -117,9 +126,12 @@ def own_table(module: nnx.Module) -> Table:
     return Table({path: Source((path,), as_is) for path in values_of(module)})
 
 
-def named_table(module: Named) -> Table:
-    """The table of a network that knows the names of its values."""
-    names = module.parameter_names()
+def named_table(module: Named | Published, arrays: Arrays) -> Table:
+    """The table of a network that knows the names of its values; of several the likeliest."""
+    if isinstance(module, Published):
+        names = max(module.layouts(), key=lambda layout: len(layout.keys() & arrays.keys()))
+    else:
+        names = module.parameter_names()
     sources = {path: Source((name,), from_torch) for name, path in names.items() if path}
     if len(sources) != sum(path is not None for path in names.values()):
         raise UserError(f"two names fill one value in the table of {type(module).__name__}")
@@ -148,9 +160,11 @@ def torch_names(module: nnx.Module, layers: Mapping[str, str]) -> dict[str, str 
 def from_torch(
     value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Shaped[np.ndarray, "..."]:
-    """Kernels OIHW to HWIO, or to IO where 1×1; matrices OI to IO; the rest as it is."""
+    """Kernels OIHW to HWIO, to IO where 1×1, to HWC where depthwise; matrices OI to IO."""
     if value.ndim == 4:
         value = value.transpose(2, 3, 1, 0)
+        if len(shape) == 3 and value.shape[2] == 1:
+            return value[:, :, 0]
         return value[0, 0] if len(shape) == 2 and value.shape[:2] == (1, 1) else value
     return value.T if value.ndim == 2 else value
 

@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from wsss_jax.errors import UserError
 from wsss_jax.models import import_folded, import_names, vit_names
 from wsss_jax.models.import_files import read_arrays
-from wsss_jax.models.import_names import Named, Renamed, Source, Table
+from wsss_jax.models.import_names import Named, Published, Renamed, Source, Table
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
@@ -57,8 +57,8 @@ def meaning(
         return arrays, _own(module)
     if arrays and all(name.startswith(_WRAPPER) for name in arrays):
         arrays = {name.removeprefix(_WRAPPER): value for name, value in arrays.items()}
-    if isinstance(module, Named):
-        return arrays, import_names.named_table(module)
+    if isinstance(module, (Named, Published)):
+        return arrays, import_names.named_table(module, arrays)
     if isinstance(module, import_folded.Folded):
         return arrays, import_folded.table(module, arrays)
     if any(path.endswith(vit_names.POSITION) for path in paths):

@@ -54,7 +54,7 @@ def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: So
         made.saliency,
         recipe.scoring.on(source),
         made.stores,
-        _beside(made.stores.values(), "gates"),
+        _beside(made.stores.values(), "trust"),
         _beside(made.stores.values(), "uncertainty"),
     )
     settings = {
@@ -92,7 +92,7 @@ def page_of_stores(
         None,
         scoring,
         {name: store for name, store in by_name.items() if store.holds == "scores"},
-        _beside(stores, "gates"),
+        _beside(stores, "trust"),
         _beside(stores, "uncertainty"),
     )
     report = _report(path.stem, rows, source, {}, gallery=gallery, groups={})
@@ -100,7 +100,7 @@ def page_of_stores(
 
 
 def _beside(stores: Iterable[Store], kind: str) -> dict[str, Store]:
-    """What ``combiner.learn_combiner.fuse`` wrote beside those of the stores that it made."""
+    """What ``combiner.fuse.fuse`` wrote beside those of the stores that it made."""
     found = {}
     for store in stores:
         folder = store.folder.with_name(f"{store.folder.name}_{kind}")

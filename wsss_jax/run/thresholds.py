@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import masks
+from wsss_jax.ops.resize import resize
 from wsss_jax.types import ScoreMaps
 
 BINS = 100
@@ -22,7 +23,7 @@ def foreground(
     Activations are compared with a threshold as they are; probabilities as their share beside
     background's, so that a half is the more probable of the two.
     """
-    scores = masks.enlarge(maps.scores, maps.size)
+    scores = resize(maps.scores, maps.size)
     winner, score = masks.winners(scores, maps.classes)
     return winner, masks.against_rest(scores, score) if maps.kind == "probability" else score
 

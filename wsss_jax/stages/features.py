@@ -9,8 +9,10 @@ Networks that were pretrained apart err apart, so two of them see more than one.
 """
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +28,7 @@ from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.components import Components
 from wsss_jax.data.datasets import ALL, Source, open_dataset
 from wsss_jax.data.files import write_atomic
+from wsss_jax.data.resized import Resized, long_side
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import UserError
 from wsss_jax.models import build
@@ -44,14 +47,18 @@ class Features:
     Attributes:
         weights: their pretrained weights, a file for each.
         backbone: their names in BACKBONES; one name alone is that of all.
-        taps: which of their maps, counted from the finest (0); each counts alike.
+        taps: which of their maps, counted from the finest (0); each counts alike. Of a
+            transformer 1 to 4 are the tokens after each quarter of its blocks.
         channels: principal components that are kept of each network; the store has the first of
             all, then the second of all.
-        stride: pixels per cell of what is kept.
+        stride: pixels per cell of what is kept, at ``size``.
         sample: images that the components are computed from.
         batch_size: images per step.
         like: a store of features whose components are taken, so that what has learned from it can
             be asked about other photographs; None computes them from ``sample`` images.
+        size: long side in pixels to which photographs are resized before the networks, and both
+            sides are rounded to whole cells of the coarsest map; None leaves them as they are, and
+            patches at the border are filled up with the mean colour.
     """
 
     weights: tuple[Path, ...]
@@ -62,6 +69,7 @@ class Features:
     sample: int = 64
     batch_size: int = 4
     like: Path | None = since(None)  # noqa: RUF009
+    size: int | None = since(None)
 
     def __post_init__(self) -> None:
         if not self.weights or len(self.backbone) not in (1, len(self.weights)):
@@ -69,6 +77,8 @@ class Features:
                 f"{len(self.weights)} files of weights and {len(self.backbone)} backbones; wanted "
                 "at least one file, and a backbone for each or one for all"
             )
+        if self.size is not None and self.size < 1:
+            raise UserError(f"size is {self.size}, wanted a number of pixels")
 
     def networks(self) -> tuple[tuple[str, Path], ...]:
         """The backbone and the weights of each."""
@@ -91,20 +101,18 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     if not missing:
         return target
     looks = [_network(*network, settings) for network in settings.networks()]
+    source, original = _at_size(source, settings), source
     centre, basis = _components(looks, source, target, settings, ids)
     skipped: dict[str, str] = {}
     done = 0
     with stop_signals() as stop, meter(f"features {folder.name}", len(missing)) as bar:
-        groups = inference_groups(
-            source, missing, scales=(1.0,), batch_size=settings.batch_size, skip=skipped.__setitem__
-        )
-        for group in groups:
+        for group in _groups(source, missing, settings, skipped.__setitem__):
             seen = [np.asarray(look(*_inputs(group))) for look in looks]
             maps = (np.concatenate(seen, axis=-1) - centre) @ basis
             for row, id in enumerate(group.ids):
                 height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
                 scores = maps[row, :height, :width].astype(np.float32)
-                size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
+                size = original.size(id)
                 peak = scores.max(axis=(0, 1))
                 number = np.arange(channels, dtype=np.int32)
                 target.put_scores(id, ScoreMaps(scores, number, size, peak, "logit"))
@@ -138,8 +146,11 @@ def command(
 
 def _network(backbone: str, weights: Path, settings: Features) -> Any:
     module = build.classifier(
-        backbone, 1, key=jax.random.key(0), output_stride=16, pretrained=weights
+        backbone, 1, key=jax.random.key(0), output_stride=None, pretrained=weights
     )
+    maps = len(module.backbone.strides)
+    if not all(-maps <= tap < maps for tap in settings.taps):
+        raise UserError(f"taps {settings.taps}: {backbone} has {maps} maps, 0 to {maps - 1}")
     network = states.functional(module)
 
     @jax.jit
@@ -154,6 +165,34 @@ def _network(backbone: str, weights: Path, settings: Features) -> Any:
         return jnp.concatenate([_standard(images.resize(taps[i], grid)) for i in settings.taps], -1)
 
     return look
+
+
+def _at_size(source: Source, settings: Features) -> Source:
+    """The photographs as the networks see them."""
+    wanted = settings.size
+    if wanted is None:
+        return source
+    return Resized(source, partial(long_side, wanted=wanted, multiple=max(_strides(settings))))
+
+
+def _groups(
+    source: Source, ids: Sequence[str], settings: Features, skip: Callable[[str, str], None]
+) -> Iterator[Group]:
+    """Batches on canvases that hold whole cells of every network and of what is kept."""
+    whole = math.lcm(*_strides(settings), settings.stride)
+    return inference_groups(
+        source,
+        ids,
+        scales=(1.0,),
+        batch_size=settings.batch_size,
+        multiple=32 if 32 % whole == 0 else whole,
+        skip=skip,
+    )
+
+
+def _strides(settings: Features) -> tuple[int, ...]:
+    """Pixels per cell of the last map of each network."""
+    return tuple(build.stride(name) for name, _ in settings.networks())
 
 
 def _standard(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
@@ -190,10 +229,11 @@ def _components(
 def _alike(other: Store, settings: Features) -> Components:
     """The components of another store. ValueError where its features mean something else."""
     wanted = _made_by(settings)
-    for name in ("stage", "weights", "backbone", "taps", "channels", "stride"):
-        if other.made_by.get(name) != wanted[name]:
+    for name in ("stage", "weights", "backbone", "taps", "channels", "stride", "size"):
+        if other.made_by.get(name) != wanted.get(name):
             raise UserError(
-                f"{other.folder}: {name} is {other.made_by.get(name)!r}, here {wanted[name]!r}; "
+                f"{other.folder}: {name} is {other.made_by.get(name)!r}, here "
+                f"{wanted.get(name)!r}; "
                 "features are alike only if that is the same"
             )
     if not components.digest(other):
@@ -211,9 +251,7 @@ def _computed(
     totals: list[Any] = [0.0 for _ in looks]
     squares: list[Any] = [0.0 for _ in looks]
     count = 0
-    size = settings.batch_size
-    groups = inference_groups(source, ids, scales=(1.0,), batch_size=size, skip=_ignore)
-    for group in groups:
+    for group in _groups(source, ids, settings, _ignore):
         inner = [[int(n) // settings.stride for n in whole] for whole in group.sizes]
         count += sum(height * width for height, width in inner[: len(group.ids)])
         for number, look in enumerate(looks):

@@ -23,7 +23,7 @@ from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import read_image, write_atomic
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale
-from wsss_jax.ops.shrink import shrink
+from wsss_jax.ops.resize import resize
 from wsss_jax.report import Picture, Report, write_page
 from wsss_jax.report.overlays import Row, sheet
 from wsss_jax.run.progress import meter
@@ -235,7 +235,7 @@ def _on_photograph(
     grid = multiscale.grid_size(size)
     if raw.shape[1] > scores.shape[1]:  # maps of pixels: a cell is the mean over its pixels
         whole = np.asarray(raw)[0, : size[0], : size[1]]
-        cells = np.stack([shrink(whole[..., label], grid) for label in labels], axis=-1)
+        cells = np.stack([resize(whole[..., label], grid) for label in labels], axis=-1)
     else:
         cells = np.asarray(scores)[0, : grid[0], : grid[1]][..., labels]
     peak = cells.max(axis=(0, 1), keepdims=True)

@@ -28,7 +28,7 @@ from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import path_of, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
-from wsss_jax.ops import masks
+from wsss_jax.ops.resize import resize
 from wsss_jax.run import dense, folders
 from wsss_jax.run.dense import Dense
 from wsss_jax.run.executors import Workers
@@ -146,7 +146,7 @@ def hint_reader(hints: Store, source: Source) -> MaskReader:
         maps = hints.get_scores(id)
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
-        most = masks.enlarge(maps.scores.max(axis=-1, keepdims=True), maps.size)[..., 0]
+        most = resize(maps.scores.max(axis=-1, keepdims=True), maps.size)[..., 0]
         return np.round(LEVELS * np.clip(most, 0, 1)).astype(np.uint8)
 
     return read
@@ -231,7 +231,7 @@ def write_pngs(
 
 def _write_png(id: str, *, store: Store, folder: Path) -> None:
     maps = store.get_scores(id)
-    whole = masks.enlarge(maps.scores, maps.size)[..., 0]
+    whole = resize(maps.scores, maps.size)[..., 0]
     buffer = io.BytesIO()
     grey = np.round(255 * np.clip(whole, 0, 1)).astype(np.uint8)
     Image.fromarray(grey).save(buffer, "PNG")
