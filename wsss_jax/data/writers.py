@@ -22,8 +22,7 @@ from wsss_jax.data.files import mask_png
 from wsss_jax.data.overlay import drawn_over
 from wsss_jax.data.stores import Holds
 from wsss_jax.formats.write_dictionary import AsTensor, dictionary_npy
-from wsss_jax.ops import masks
-from wsss_jax.ops.shrink import shrink
+from wsss_jax.ops.resize import resize
 from wsss_jax.types import Kind, ScoreMaps, Size
 
 IRN_STRIDE = 4
@@ -105,14 +104,7 @@ def _fields(maps: ScoreMaps) -> dict[str, np.ndarray]:
 
 def _on_grid(maps: ScoreMaps, grid: Size) -> Float[np.ndarray, "k h w"]:
     """The maps on a grid: as they are where they have it, else enlarged or averaged."""
-    scores = maps.scores.astype(np.float32)
-    height, width = scores.shape[:2]
-    if (height, width) != grid:
-        # Each axis by itself: a map may be finer along one and coarser along the other.
-        smaller: Size = (min(height, grid[0]), min(width, grid[1]))
-        layers = [shrink(scores[..., n], smaller) for n in range(scores.shape[-1])]
-        scores = np.stack(layers, axis=-1) if layers else np.zeros((*smaller, 0), np.float32)
-        scores = masks.enlarge(scores, grid)
+    scores = resize(maps.scores.astype(np.float32), grid)
     return np.ascontiguousarray(scores.transpose(2, 0, 1), np.float32)
 
 
