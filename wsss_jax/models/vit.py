@@ -142,10 +142,9 @@ class Encoder(nnx.Module):
     ):
         start = nnx.initializers.truncated_normal(0.02)
         self.token = nnx.Param(start(rngs.params(), (width,)))
-        self.token_position = self.position = None
-        if not family.rotary:
-            self.token_position = nnx.Param(start(rngs.params(), (width,)))
-            self.position = nnx.Param(start(rngs.params(), (*grid, width)))
+        placed = not family.rotary
+        self.token_position = nnx.Param(start(rngs.params(), (width,))) if placed else None
+        self.position = nnx.Param(start(rngs.params(), (*grid, width))) if placed else None
         further = family.further
         self.further = nnx.Param(start(rngs.params(), (further, width))) if further else None
         self.first_norm = Norm(width, family.form) if family.normed_first else None
