@@ -104,7 +104,7 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
             for row, id in enumerate(group.ids):
                 height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
                 scores = maps[row, :height, :width].astype(np.float32)
-                size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
+                size = (int(group.full[row][0]), int(group.full[row][1]))
                 peak = scores.max(axis=(0, 1))
                 number = np.arange(channels, dtype=np.int32)
                 target.put_scores(id, ScoreMaps(scores, number, size, peak, "logit"))
