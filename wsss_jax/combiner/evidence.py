@@ -102,7 +102,7 @@ class Inputs:
     def read(self, id: str) -> Example:
         """The example of one image. BadFileError when something is there but damaged."""
         pixels = self.source.image(id)
-        size = pixels.shape[:2]
+        size = self.source.size(id)
         grid = grid_of(size, self.cells)
         classes = np.flatnonzero(self.source.labels(id)).astype(np.int32)
         scores, available, peak = self._systems(id, classes, size, grid)

@@ -206,7 +206,7 @@ def _passed_over(root: Path, source: PictureFolder) -> Iterator[Problem]:
         if path.suffix.lower() in UNREAD:
             text = f"{path.suffix} is not read; save it as JPEG or PNG"
             yield Problem("unread picture", str(path.relative_to(root)), text)
-    for path in folders.stray_masks(root, source.images):
+    for path in folders.stray_masks(root, source.images, source.table):
         text = "a mask of no photograph; give it the name of its photograph"
         yield Problem("stray mask", str(path.relative_to(root)), text)
     if source.white_is_class:

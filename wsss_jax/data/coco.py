@@ -6,6 +6,7 @@ Boxes are all that image labels need; masks are drawn where objects have regions
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -105,8 +106,9 @@ class CocoSource:
             mask = _painted(things, size)
         except MISTAKES as problem:
             raise BadFileError(f"{self.name}: an object of {id}: {problem}") from problem
-        path = self.path(id)
-        return upright(mask, header(path, id)) if path.is_file() else mask
+        with suppress(BadFileError):  # of the photograph, named when its turn comes
+            mask = upright(mask, header(self.path(id), id))
+        return mask
 
     def encoded(self, id: str) -> bytes:
         """The photograph as the bytes of its file."""
@@ -153,7 +155,7 @@ def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> 
     if len({file.classes for file in files}) > 1:
         raise BadFileError(f"{root}: {', '.join(names)} have different classes; open one split")
     images = [image for file in files for image in file.images]
-    stems = _ids(images, root)
+    stems = _ids(images, files[0].path)
     by_number = {(i.folder, i.number): stem for stem, i in zip(stems, images, strict=True)}
     if len(by_number) != len(stems):
         twice = repeated(str(image.number) for image in images)
@@ -215,7 +217,7 @@ def _read(root: Path, name: str) -> _File:
     return _File(path, folder, classes, images, things)
 
 
-def _ids(images: Sequence[_Image], root: Path) -> tuple[str, ...]:
+def _ids(images: Sequence[_Image], path: Path) -> tuple[str, ...]:
     """Names without suffix where they are all different, else with the folders before them."""
     places = [PurePosixPath(image.name) for image in images]
     stems = [id_of_name(place.stem) for place in places]
@@ -223,7 +225,7 @@ def _ids(images: Sequence[_Image], root: Path) -> tuple[str, ...]:
         stems = [id_of_name(place.with_suffix("").as_posix()) for place in places]
     if repeated(stems):
         stems = [f"{image.folder.name}/{stem}" for stem, image in zip(stems, images, strict=True)]
-    return checked_ids(tuple(stems), root)
+    return checked_ids(tuple(stems), path)
 
 
 def _painted(things: Sequence[Annotation], size: Size) -> UInt8[np.ndarray, "H W"]:
@@ -233,7 +235,7 @@ def _painted(things: Sequence[Annotation], size: Size) -> UInt8[np.ndarray, "H W
     area = [t.area or n for t, n in zip(things, counted.tolist(), strict=True)]
     order = sorted(range(len(things)), key=lambda n: (not things[n].crowd, -area[n]))
     values = to_mask_index(np.array([thing.label for thing in things], np.int64))
-    values[[thing.crowd for thing in things]] = IGNORE
+    values[np.array([thing.crowd for thing in things], bool)] = IGNORE
     return coco_regions.paint(runs, np.asarray(order, np.int64), values.astype(np.uint8), size)
 
 

@@ -96,10 +96,10 @@ def layout_of(root: Path) -> str:
         return "coco"
     if (voc_root(root) / "JPEGImages").is_dir():
         return "voc"
+    if any(path for depth in range(4) for path in root.glob("*/" * depth + "features.json")):
+        return "tfds"
     if folders.has_table(root):
         return "folder"
-    if next(root.glob("**/features.json"), None):
-        return "tfds"
     if folders.has_class_folders(root):
         return "class_folders"
     if folders.image_folder(root) is not None:

@@ -166,11 +166,11 @@ def known_ids(images: Files, table: LabelTable) -> tuple[str, ...]:
     return tuple(sorted({*images, *table.entries}))
 
 
-def stray_masks(root: Path, images: Files) -> tuple[Path, ...]:
-    """Masks that are named like no photograph, and so are truth of none."""
+def stray_masks(root: Path, images: Files, table: LabelTable) -> tuple[Path, ...]:
+    """Masks that are named like no photograph and no label, and so are truth of nothing."""
     found = [path for folder in _mask_folders(root) for path in _mask_files(folder)]
     used = {path for paths in _masks(root, images).values() for path in paths}
-    return tuple(path for path in found if path not in used)
+    return tuple(p for p in found if p not in used and p.stem not in table.entries)
 
 
 def _held_out(ids: tuple[str, ...]) -> set[str]:

@@ -53,9 +53,12 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECA
 
 
 def check_id(id: str) -> str:
-    """The id itself, when it names something; ValueError for "" and for control characters."""
-    if not id or _UNSEEN.search(id):
-        raise UserError(f"id {id!r} is no name of a file: it is empty or holds control characters")
+    """The id itself, when it names a file; ValueError for "", control characters and "../x"."""
+    if _UNSEEN.search(id) or {"", ".", ".."} & set(id.split("/")):
+        raise UserError(
+            f"id {id!r} is not usable as a file name: it is empty, leaves its folder, or holds "
+            "control characters"
+        )
     return id
 
 

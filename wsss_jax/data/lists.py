@@ -76,13 +76,11 @@ def checked_ids(ids: tuple[str, ...], path: Path) -> tuple[str, ...]:
 
 
 def unusable(id: str) -> str | None:
-    """Why a text is no id of a data set: it leaves the folder, or is no file name; else None."""
+    """Why a text is no id of a data set, None where it is one."""
     try:
         check_id(id)
     except UserError as problem:
         return str(problem)
-    if id.startswith("/") or ".." in id.split("/"):
-        return f"{id!r} is no file name inside the data set"
     return None
 
 

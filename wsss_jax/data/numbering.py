@@ -52,8 +52,9 @@ def mistake(
         return f"{text}; {found or _without_classes(values)}"
     if share < _OFTEN and (found is None or wrong.sum() < 2):
         return None
-    text = f"masks of {int(wrong.sum())} of {len(labels)} photographs show classes that their "
-    return f"{text}labels do not; {found or 'masks and labels belong to different class lists'}"
+    unlike = int((wrong | (labels.any(axis=1) & ~own.any(axis=1))).sum())
+    text = f"the classes in masks of {unlike} of {len(labels)} photographs are not those of their "
+    return f"{text}labels; {found or 'masks and labels belong to different class lists'}"
 
 
 def _cause(
@@ -117,4 +118,4 @@ def table_of(
     values = np.zeros((len(ids), IGNORE + 1), bool)
     for row, id in enumerate(ids):
         values[row, list(seen[id])] = True
-    return values, np.array([labels[id] for id in ids], bool).reshape(len(ids), -1)
+    return values, np.array([labels[id] for id in ids], bool).reshape(len(ids), -1 if ids else 0)

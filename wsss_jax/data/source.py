@@ -1,6 +1,7 @@
 """What every data set gives, image by image, and the source of one file per photograph and mask."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,7 +118,7 @@ class PictureFolder:
         if id not in self.masks:
             return None
         mask = self._raw_mask(id)
-        if id in self.images:
+        with suppress(BadFileError):  # of the photograph, named when its turn comes
             mask = upright(mask, header(self.path(id), id))
         if self.white_is_class:
             mask = np.where(mask == IGNORE, np.uint8(1), mask)

@@ -12,11 +12,16 @@ from jaxtyping import Float, Int, UInt8
 from wsss_jax.types import Size
 
 
-def enlarge(scores: Float[np.ndarray, "h w k"], size: Size) -> Float[np.ndarray, "H W k"]:
-    """Bilinear resizing with half-pixel centres and clamped borders (align_corners=False)."""
+def enlarge(
+    scores: Float[np.ndarray, "h w k"], size: Size, part: slice = slice(None)
+) -> Float[np.ndarray, "H W k"]:
+    """Bilinear resizing with half-pixel centres and clamped borders (align_corners=False).
+
+    part: of the rows of the result, those that are made.
+    """
     if scores.shape[:2] == size:
-        return scores
-    rows = _weights(scores.shape[0], size[0])
+        return scores[part]
+    rows = _weights(scores.shape[0], size[0])[part]
     columns = _weights(scores.shape[1], size[1])
     # One matrix product per axis; einsum would not reach BLAS for this pair.
     tall = np.tensordot(rows, scores, axes=(1, 0))
@@ -110,7 +115,7 @@ def shares(scores: Float[np.ndarray, "H W k"]) -> Float[np.ndarray, "H W k"]:
     return (scores + tiny) / (scores + tiny).sum(axis=-1, keepdims=True)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _weights(source: int, target: int) -> Float[np.ndarray, "target source"]:
     """Row i holds the two bilinear weights of output i; rows sum to one."""
     centre = (np.arange(target) + 0.5) * source / target - 0.5

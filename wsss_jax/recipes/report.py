@@ -6,8 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from PIL import Image
 
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import masks, metrics
@@ -207,17 +209,27 @@ def _picture(id: str, gallery: Gallery, source: Source) -> Picture:
     if gallery.cue is not None:
         maps["saliency"] = gallery.cue.get_scores(id).scores
     decided = {name: _mask(store, id, gallery.scoring) for name, store in gallery.masks.items()}
+    photo, truth = source.image(id), source.mask(id)
+    decided = {name: _shown(mask, photo) for name, mask in decided.items()}
     return Picture(
         id=id,
-        photo=source.image(id),
+        photo=photo,
         labels=tuple(source.classes.names[label] for label in present),
         maps=maps,
         masks=decided,
-        truth=source.mask(id),
+        truth=None if truth is None else _shown(truth, photo),
         rules=rules,
         gates=_gates(id, gallery),
         doubts=_doubts(id, gallery),
     )
+
+
+def _shown(mask: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    """The mask at the size that its photograph is shown with."""
+    if mask.shape != working_size(mask.shape) == photo.shape[:2]:
+        picture = Image.fromarray(mask).resize(photo.shape[1::-1], Image.Resampling.NEAREST)
+        return np.asarray(picture)
+    return mask
 
 
 def _rows(store: Store, id: str, present: np.ndarray) -> np.ndarray:
