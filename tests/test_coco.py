@@ -124,7 +124,8 @@ def test_compressed_runs_by_hand():
      [[0, 0, 9e6, 0, 9e6, 9e6]],
      {"size": [5, 6], "counts": [31]}, {"size": [6, 5], "counts": [30]}, {"size": [5, 6]},
      {"size": [5, 6], "counts": [-1, 31]}, {"size": [5, 6], "counts": "\u00e9"},
-     {"size": [5, 6], "counts": "X"}, {"size": [5, 6], "counts": "oooooooooo0"}, {"size": 5, "counts": [30]}, "text", 7),
+     {"size": [5, 6], "counts": "X"}, {"size": [5, 6], "counts": "oooooooooo0"}, "text", 7,
+     {"size": 5, "counts": [30]}),
 )  # fmt: skip
 def test_damaged_regions_are_errors_of_their_image(tmp_path, region):
     root = instances(tmp_path, [thing(1, region)])
@@ -215,9 +216,8 @@ def test_boxes_are_all_that_labels_need(tmp_path):
         source = datasets.open_dataset(instances(tmp_path, [thing(3, empty)]), split="val")
         assert source.mask("000000000009") is None
     both = [thing(3, []), thing(1, [SQUARE])]
-    assert (
-        datasets.open_dataset(instances(tmp_path, both), split="val").mask("000000000009") is None
-    )
+    source = datasets.open_dataset(instances(tmp_path, both), split="val")
+    assert source.mask("000000000009") is None
 
 
 def test_areas_are_counted_where_the_file_tells_none(tmp_path):
@@ -236,10 +236,8 @@ def test_flat_polygons_and_missing_sizes_are_read(tmp_path):
 
 
 def test_one_name_in_two_folders_is_two_photographs(tmp_path):
-    images = [
-        {"id": n, "file_name": f"{f}/x.jpg", "height": 5, "width": 6}
-        for n, f in ((1, "a"), (2, "b"))
-    ]
+    size = {"height": 5, "width": 6}
+    images = [{"id": n, "file_name": f"{f}/x.jpg"} | size for n, f in enumerate("ab", 1)]
     things = [thing(1, [SQUARE]) | {"image_id": 2}]
     source = datasets.open_dataset(instances(tmp_path, things, images=images), split="val")
     assert source.ids == ("a/x", "b/x") and source.labels("b/x").any()

@@ -8,8 +8,10 @@ from wsss_jax.data import lists
 from wsss_jax.data.ids import Index, by_id, disk_name, id_of_disk_name, id_of_name
 from wsss_jax.errors import BadFileError
 
-NAMES = ("IMG 001", "photo (1)", "Katze_größe", "_lead", "a.b.c", ".hidden", "-dash", "猫", "100%25",
-         "it's", 'q"q', "con", "NUL.x", "a" * 300, "ü" * 150, "trailing ", "~x", "a\u202eb", "a|b")  # fmt: skip
+NAMES = (
+    "IMG 001", "photo (1)", "Katze_größe", "_lead", "a.b.c", ".hidden", "-dash", "猫", "100%25",
+    "it's", 'q"q', "con", "NUL.x", "a" * 300, "ü" * 150, "trailing ", "~x", "a\u202eb", "a|b",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -104,7 +104,7 @@ class CocoSource:
             raise BadFileError(f"{self.name}: {id} is given {size[1]}×{size[0]} pixels")
         try:
             mask = _painted(things, size)
-        except MISTAKES as problem:
+        except ValueError as problem:
             raise BadFileError(f"{self.name}: an object of {id}: {problem}") from problem
         with suppress(BadFileError):  # of the photograph, named when its turn comes
             mask = upright(mask, header(self.path(id), id))
@@ -210,8 +210,8 @@ def _read(root: Path, name: str) -> _File:
         images = [_image(image, folder) for image in content["images"]]
         given = content.get("annotations")
         things = None if given is None else [_annotation(thing, numbers) for thing in given]
-        for number, _ in things or ():
-            hash(number)
+        for number in (*(image.number for image in images), *(n for n, _ in things or ())):
+            hash(number)  # a list is no number
     except MISTAKES as problem:
         raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
     return _File(path, folder, classes, images, things)

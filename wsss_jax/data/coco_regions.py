@@ -61,7 +61,7 @@ def runs_of(regions: Sequence[Any], size: Size) -> Runs:
 def areas(runs: Runs, count: int) -> Float[np.ndarray, " count"]:
     """Pixels of each region; where its polygons overlap, they count twice."""
     lengths = (runs.stop - runs.start).astype(np.float64)
-    return np.bincount(runs.owner, lengths, minlength=count)
+    return np.bincount(runs.owner, lengths, minlength=count).astype(np.float64)
 
 
 def paint(

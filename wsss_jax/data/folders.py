@@ -209,7 +209,7 @@ def _table_file(root: Path) -> Path | None:
 
 
 def _is_table(path: Path) -> bool:
-    if path.name in (*labels.CLASS_FILES, *TABLES) or path.name[:1] == ".":
+    if path.name in TABLES or path.name[:1] == "." or labels.is_class_file(path):
         return False
     suffix = path.suffix.lower()
     return suffix in (".csv", ".tsv") or (suffix == ".txt" and "label" in path.stem.lower())

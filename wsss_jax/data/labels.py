@@ -5,6 +5,7 @@ has no entry, which is an error of that photograph. A damaged entry is an error 
 only, raised when its labels are asked for. Not here: tables in text files (``tables``).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -158,11 +159,18 @@ def npy_table(path: Path, classes: ClassList | None) -> LabelTable:
 def class_file(*folders: Path) -> ClassList | None:
     """The classes that a file of CLASS_FILES lists, without background; None without a file."""
     for path in (folder / name for folder in folders for name in CLASS_FILES):
-        if path.is_file():
+        if is_class_file(path):
             lines = [line.strip().strip(",;") for line in read_text(path)[0].splitlines()]
             names = [name for name in lines if name]
             return class_list(path, [n for n in names if n.casefold() not in NO_CLASS | IGNORED])
     return None
+
+
+def is_class_file(path: Path) -> bool:
+    """Whether a file lists classes; labels.txt may be a table of labels as well."""
+    if path.name not in CLASS_FILES or not path.is_file():
+        return False
+    return path.name != "labels.txt" or not re.search("[,;|\t]", read_text(path)[0])
 
 
 def xml_table(folder: Path, classes: ClassList | None, *, masks: bool) -> LabelTable:

@@ -112,7 +112,7 @@ def _value(name: str, classes: ClassList, path: Path) -> int:
     if name.casefold() in IGNORED:
         return IGNORE
     try:
-        return int(to_mask_index(np.asarray(classes.index(name))))
+        return int(to_mask_index(np.array([classes.index(name)]))[0])
     except ValueError as problem:
         raise BadFileError(f"{path}: {problem}") from problem
 

@@ -166,7 +166,7 @@ def _header(picture: Image.Image) -> Header:
     orientation = 1
     # Pillow turns TIFF by itself, and would decode a PNG to look for EXIF behind its pixels.
     if picture.format in ("JPEG", "MPO", "WEBP", "AVIF") or "exif" in picture.info:
-        with suppress(*DAMAGE):  # damaged EXIF tells nothing; the pixels are read without it
+        with suppress(*DAMAGE, Warning):  # damaged EXIF tells nothing
             orientation = int(picture.getexif().get(_ORIENTATION, 1))
     raw = (picture.height, picture.width)
     known = orientation if picture.format != "TIFF" and orientation in _TURNS else 1

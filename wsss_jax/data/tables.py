@@ -24,6 +24,7 @@ from wsss_jax.errors import BadFileError
 
 DELIMITERS = (",", ";", "\t", "|", " ")
 
+_LOOK = 300
 _FILE = re.compile(
     r"(file|image|img|photo|picture|path|id|name|bild|datei|foto|fichier|archivo)[a-z _-]*",
     re.IGNORECASE,
@@ -77,7 +78,8 @@ def _layout(path: Path, text: str, index: Index) -> tuple[_Layout, str]:
             rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
         except csv.Error as problem:
             raise BadFileError(f"{path}: not a table ({problem})") from problem
-        hits = Counter(n for row in rows for n, cell in enumerate(row) if index.find(cell))
+        some = rows[:_LOOK]
+        hits = Counter(n for row in some for n, cell in enumerate(row) if index.find(cell))
         column, count = max(hits.items(), key=lambda item: (item[1], -item[0]), default=(0, 0))
         if count > best[0] and max(map(len, rows)) > 1:
             best = (count, column, delimiter, rows)
@@ -105,11 +107,13 @@ def _is_header(rows: Rows, column: int, index: Index) -> bool:
 def _flag_columns(layout: _Layout, width: int) -> list[int]:
     """Columns of zeros and ones below the name of a class."""
     found = []
-    for n in range(min(width, len(layout.header))):
-        cells = {row[n].strip().casefold() for row in layout.rows if n < len(row)}
-        name = layout.header[n]
-        if n != layout.column and name and cells - {""} and cells - {""} <= set(_FLAGS):
-            found.append(n)
+    for n in (n for n in range(min(width, len(layout.header))) if n != layout.column):
+        cells = {row[n].strip().casefold() for row in layout.rows if n < len(row)} - {""}
+        called = layout.header[n]
+        flags = bool(cells) and cells <= set(_FLAGS)
+        if _LABEL.fullmatch(called) and not flags:
+            return []  # a column of labels, beside which others mean something else
+        found += [n] if called and flags else []
     if len(found) == 1 and _LABEL.fullmatch(layout.header[found[0]]):
         return []  # file,label with classes that are called 0 and 1
     return found
