@@ -95,6 +95,22 @@ def test_photographs_may_lie_beside_their_table(root):
     assert shown(root) == WANTED
 
 
+def test_lists_may_lie_beside_the_photographs(root):
+    (root / "labels.csv").write_text("im1,cat\nIMG 001,cat;dog\ngröße,dog\nim3,\n")
+    (root / "Train.txt").write_text("images/im1.jpg masks/im1.png\nIMG 001.jpg\n")
+    (root / "notes.txt").write_text("nothing\n")
+    assert datasets.splits(root) == ("train", "all")
+    assert datasets.open_dataset(root, split="Train").ids == ("im1", "IMG 001")
+
+
+def test_labels_txt_may_be_a_table_or_a_list_of_classes(root):
+    (root / "labels.txt").write_text("im1\tcat\nIMG 001\tcat|dog\ngröße\tdog\nim3\t\n")
+    assert shown(root) == WANTED
+    (root / "labels.txt").write_text("dog\ncat\n")
+    (root / "table.csv").write_text("im1,cat\nIMG 001,dog\n")
+    assert datasets.open_dataset(root, split="all").classes.names == ("dog", "cat")
+
+
 def test_labels_json_takes_names_with_suffix(root):
     (root / "labels.json").write_text(
         '{"classes": ["cat", "dog"], "image_labels": {"im1.jpg": ["cat"], "IMG 001.JPG": [0, 1],'

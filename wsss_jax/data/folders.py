@@ -22,6 +22,7 @@ _MASKS = ("masks", "segmentationclass")
 _OTHERS = frozenset({*_MASKS, "splits", "lists", "annotations", "labels"})
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "test": "test",
            "validation": "val"}  # fmt: skip
+_LISTED = frozenset({*_SPLITS, "trainval"})
 _JSON = ("labels.json", "image_labels.json")
 
 
@@ -110,12 +111,14 @@ def image_folder(root: Path) -> Path | None:
 
 
 def list_files(root: Path, given: Path | None = None) -> dict[str, Path]:
-    """Lists by split: in ``given``, else in ``splits/`` or ``lists/``."""
+    """Lists by split: in ``given``, else in ``splits/`` or ``lists/``, else train.txt and the like."""
     if given is not None:
         return lists.list_files(given)
     inner = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
     place = next((inner[name] for name in ("splits", "lists") if name in inner), None)
-    return lists.list_files(place) if place else {}
+    if place is not None:
+        return lists.list_files(place)
+    return {n: path for n, path in lists.list_files(root).items() if n.split("_")[0] in _LISTED}
 
 
 def made(
