@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 from PIL import Image
 
-from wsss_jax.data import datasets, records, tfds_builder
+from wsss_jax.data import datasets, prepared, tfds_builder
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 
@@ -93,7 +93,7 @@ def test_errors_name_the_record(written, tmp_path):
     with pytest.raises(BadFileError, match="train, val"):
         datasets.open_dataset(folder, split="test")
     with pytest.raises(BadFileError, match="wanted one"):
-        records.open_records(tmp_path, "train")
+        prepared.open_records(tmp_path, "train")
     with pytest.raises(ValueError, match="prepared before"):
         tfds_builder.write(root, folder.parents[2])
 

@@ -4,7 +4,7 @@ A source gives one image at a time, by id: its photograph, its image-level label
 is truth, its mask (``source``). Opening reads lists and labels only; what is wrong with one image
 is an error (BadFileError) of that image, raised when it is asked for, so that a run can name it and
 go on. ``wsss_jax.data.check`` lists everything that is wrong at once. Not here: the layouts
-themselves (``folders``, ``voc``, ``coco``, ``records``), resizing and batches.
+themselves (``folders``, ``voc``, ``coco``, ``prepared``), resizing and batches.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,9 +26,9 @@ __all__ = ["ALL", "DATASETS", "PictureFolder", "Source", "layout_of", "list_file
 def tfds(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> Source:
     """Records that ``tfds_builder.write`` prepared, read through grain. Raises BadFileError."""
     # Imported here: tensorflow_datasets takes longer to import than all the rest of this program.
-    from wsss_jax.data import records
+    from wsss_jax.data import prepared
 
-    return records.open_records(root, split, ids=ids)
+    return prepared.open_records(root, split, ids=ids)
 
 
 DATASETS: Mapping[str, Callable[..., Source]] = MappingProxyType(
@@ -81,9 +81,9 @@ def splits(root: Path, layout: str = "auto", lists: Path | None = None) -> tuple
     if layout == "coco":
         return coco.splits(root)
     if layout == "tfds":
-        from wsss_jax.data import records  # for the reason in tfds()
+        from wsss_jax.data import prepared  # for the reason in tfds()
 
-        return records.splits(root)
+        return prepared.splits(root)
     own = folders.splits_in_folders(root) if layout == "class_folders" else ()
     return (*(own or sorted(list_files(root, layout, lists) or ("train", "val"))), ALL)
 

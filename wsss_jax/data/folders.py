@@ -111,7 +111,7 @@ def image_folder(root: Path) -> Path | None:
 
 
 def list_files(root: Path, given: Path | None = None) -> dict[str, Path]:
-    """Lists by split: in ``given``, else in ``splits/`` or ``lists/``, else train.txt and the like."""
+    """Lists by split: in ``given``, else in ``splits/`` or ``lists/``, else beside them."""
     if given is not None:
         return lists.list_files(given)
     inner = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}

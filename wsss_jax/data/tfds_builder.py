@@ -2,7 +2,7 @@
 
 The stock ``voc`` and ``coco`` builders have no semantic masks and need TensorFlow to prepare; this
 one reads any data set of ``wsss_jax.data.datasets`` and never imports it. Photographs are stored
-as the bytes of their files, masks as PNG of class indices. Not here: reading them (``records``).
+as the bytes of their files, masks as PNG of class indices. Not here: reading them (``prepared``).
 """
 
 import io
@@ -18,7 +18,7 @@ from PIL import Image
 from wsss_jax.data.datasets import ALL, Source, open_dataset
 from wsss_jax.data.datasets import splits as splits_of
 from wsss_jax.data.photographs import decode_image, header
-from wsss_jax.data.records import features, metadata, parse_flags
+from wsss_jax.data.prepared import features, metadata, parse_flags
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.types import IGNORE
 
