@@ -21,7 +21,7 @@ from wsss_jax.config import as_json, fingerprint
 from wsss_jax.data.augment import Augmentation, augment
 from wsss_jax.data.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.photographs import working_size
+from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.types import Batch, Sample, Size
 
@@ -219,18 +219,10 @@ class _Draw:
         image = self.image(id)
         mask = None if self.masks is None else self.masks(id)
         if mask is not None and working_size(mask.shape) == image.shape[:2]:
-            mask = _shrunk(mask, image.shape[:2])
+            mask = fit_mask(mask, image.shape[:2])
         if mask is not None and mask.shape != image.shape[:2]:
             raise BadFileError(f"{id}: mask {mask.shape} for an image of {image.shape[:2]}")
         return Sample(id, image, self.labels[id], mask)
-
-
-def _shrunk(mask: UInt8[np.ndarray, "H W"], size: Size) -> UInt8[np.ndarray, "h w"]:
-    """The mask of a photograph that is worked on reduced, reduced like it."""
-    if mask.shape == size:
-        return mask
-    picture = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return np.asarray(picture)
 
 
 def _labelled(source: Source) -> tuple[dict[str, Bool[np.ndarray, " c"]], dict[str, str]]:

@@ -28,7 +28,13 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udff
 
 @dataclass(frozen=True)
 class ClassList:
-    """Foreground class names in label order; at most 254, since masks are bytes with an ignore."""
+    """Foreground class names in label order; at most 254, since masks are bytes with an ignore.
+
+    >>> import wsss_jax as wj
+    >>> names = wj.ClassList(("cat", "dog"))
+    >>> names.index("dog"), names.multi_hot(["dog"]), names.mask_names()
+    (1, array([False,  True]), ('background', 'cat', 'dog'))
+    """
 
     names: tuple[str, ...]
 

@@ -26,7 +26,7 @@ from wsss_jax.data.photographs import working_size
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats import npz
 from wsss_jax.formats.pickled_arrays import read_dictionary
-from wsss_jax.ops.shrink import shrink
+from wsss_jax.ops.resize import resize
 from wsss_jax.types import IGNORE, Kind, ScoreMaps, Size
 
 SALIENCY = ClassList(("saliency",))
@@ -263,7 +263,7 @@ def _checked(found: Found, layout: Layout, wanted: Wanted) -> Prior:
         notes += [f"{name}: {note}"] if note else []
         peaks.append(peak)
         target: Size = (min(fine.shape[0], wanted.grid[0]), min(fine.shape[1], wanted.grid[1]))
-        scores.append(fine if fine.shape == target else shrink(fine, target))
+        scores.append(fine if fine.shape == target else resize(fine, target))
     if len({item.shape for item in scores}) > 1:
         raise UserError(f"maps of different shapes {sorted({np.shape(item) for item in maps})}")
     stacked = np.stack(scores, axis=-1) if scores else np.zeros((*wanted.grid, 0), np.float32)

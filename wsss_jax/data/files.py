@@ -7,10 +7,17 @@ here: photographs as people see them (``photographs``), masks in other people's 
 """
 
 import io
+import itertools
+import json
 import os
+import re
 import struct
-import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,6 +25,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from wsss_jax.data.ids import check_id, disk_name
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import Size
 
 MAX_PIXELS = 128_000_000
@@ -33,6 +41,12 @@ DAMAGE = (
     OverflowError, AttributeError, ZeroDivisionError, RuntimeError, MemoryError,
 )  # fmt: skip
 """What decoders raise for damaged pictures."""
+
+_PARTIAL = ".partial"
+_HOST = re.sub(r"[^A-Za-z0-9.]", "_", os.uname().nodename)[:64]
+_TEMPORARY = re.compile(rf"\.\d+-(\d+)-([A-Za-z0-9._]+){re.escape(_PARTIAL)}")
+_OLD = 86_400.0
+_counter = itertools.count()
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 # Pillow would warn above 89 megapixels; MAX_PIXELS is compared with the header of every picture.
@@ -90,18 +104,77 @@ def mask_png(mask: UInt8[np.ndarray, "H W"], palette: UInt8[np.ndarray, "256 3"]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write to a temporary name, flush to disk, rename: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    """Write to a temporary name, flush to disk, rename: readers see the old file or the new one.
+
+    The file's modes are those of the user's umask. What processes that were killed left in the
+    folder is removed. Raises OSError that names the file, for a full disk among others.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent.resolve())
+        temporary = path.with_name(f".{next(_counter)}-{os.getpid()}-{_HOST}{_PARTIAL}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in every OSError of the block: a write to a full disk does not by itself."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror or str(problem), str(path)) from problem
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. MissingFileError; BadFileError for anything that is no JSON."""
+    try:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as problem:
+        if isinstance(problem, UserError):
+            raise
+        reason = f"{type(problem).__name__}: {problem}"
+        raise BadFileError(f"{path}: damaged, or no JSON ({reason})") from problem
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Once per process and folder: remove temporary files of processes that are no more.
+
+    Of other hosts nobody knows here; theirs go when they are a day old.
+    """
+    for entry in os.scandir(folder):
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found is None:
+            continue
+        process, host = int(found[1]), found[2]
+        try:
+            gone = not _runs(process) if host == _HOST else _age(entry) > _OLD
+        except FileNotFoundError:
+            continue  # renamed in the meantime
+        if gone:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # of another user
+    return True
+
+
+def _age(entry: os.DirEntry[str]) -> float:
+    return time.time() - entry.stat().st_mtime
 
 
 def opened(source: Path | bytes, name: Path | str) -> Image.Image:

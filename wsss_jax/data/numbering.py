@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
-from scipy.optimize import linear_sum_assignment
 
 from wsss_jax.data.classes import ClassList
 from wsss_jax.types import IGNORE
@@ -98,6 +97,8 @@ def _order(
     """The column of ``shown`` that goes best with each class."""
     same = labels.astype(np.float64).T @ shown - labels.astype(np.float64).T @ ~shown
     same -= (~labels).astype(np.float64).T @ shown
+    from scipy.optimize import linear_sum_assignment  # takes longer to import than it runs
+
     # Where nothing tells two columns apart, a class keeps its own.
     return linear_sum_assignment(same + 1e-3 * np.eye(len(same)), maximize=True)[1]
 

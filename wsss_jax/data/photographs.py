@@ -20,7 +20,7 @@ from wsss_jax.types import Size
 
 WORKING_PIXELS = 2**20
 """Photographs with more pixels are reduced to about so many when they are read; masks of them, true
-and made, have the full size. A photograph of 4000×3000 is worked on as 1182×887."""
+and made, have the full size. A photograph of 4000×3000 is worked on as 1182×886."""
 
 WORKING_SIDE = 4096
 """The longest side that photographs are worked on with, for those that are long and narrow."""
@@ -64,7 +64,16 @@ def working_size(size: Size) -> Size:
     scale = min(math.sqrt(WORKING_PIXELS / max(size[0] * size[1], 1)), WORKING_SIDE / max(*size, 1))
     if scale >= 1:
         return size
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    # Rounded down, so that a working size is its own working size.
+    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+
+
+def fit_mask(mask: UInt8[np.ndarray, "H W"], size: Size) -> UInt8[np.ndarray, "h w"]:
+    """A mask of full size at the size that its photograph is worked on with."""
+    if mask.shape == size:
+        return mask
+    picture = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return np.asarray(picture)
 
 
 def header(source: Path | bytes, name: Path | str) -> Header:

@@ -2,30 +2,38 @@
 
 A store is created with the settings that make it; opening it again with other settings is refused
 with the settings that differ, so a resumed run never mixes two experiments. Every record is
-written whole or not at all, and ``missing`` is all there is to resuming. No pickle, ever.
+written whole or not at all, and ``missing`` is all there is to resuming. Every record is checked
+when it is read: by the checksums of its format (zip members, PNG chunks), and for what score maps
+and masks can hold at all. No pickle, ever.
 """
 
 import io
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 
 from wsss_jax.config import as_json, differences
+from wsss_jax.data import records
 from wsss_jax.data.classes import palette
-from wsss_jax.data.files import mask_png, path_of, read_mask, write_atomic
+from wsss_jax.data.files import decode_mask, mask_png, path_of, read_json, write_atomic
 from wsss_jax.data.ids import ids_in
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
-from wsss_jax.types import Kind, ScoreMaps
+from wsss_jax.formats.bounded import read_bytes
+from wsss_jax.types import IGNORE, Kind, ScoreMaps
 
 FORMAT = 1
 Holds = Literal["scores", "masks"]
 _SUFFIX = {"scores": ".npz", "masks": ".png"}
+_PARTS = ("holds", "kind", "classes", "made_by", "parents")
+_DAMAGE = (ValueError, OSError, RuntimeError, ArithmeticError, LookupError, EOFError, zlib.error)
+"""What reading a damaged zip file raises (NotImplementedError is a RuntimeError)."""
 _FIELDS = {"scores": "f", "classes": "i", "size": "i", "peak": "f"}
 
 
@@ -35,6 +43,11 @@ class Store:
 
     folder: the run folder. holds: score maps or masks. classes: their names in label order.
     kind: what score values mean. made_by: the settings that made it. parents: stores it came from.
+
+    >>> import wsss_jax as wj
+    >>> store = wj.open_store(some_store)
+    >>> store.holds, store.ids(), store.get_scores("a").scores.shape
+    ('scores', ('a', 'b'), (2, 3, 1))
     """
 
     folder: Path
@@ -61,8 +74,9 @@ class Store:
         """Write one image's score maps, float16 on disk. ValueError if the kind is another."""
         if maps.kind != self.kind:
             raise UserError(f"{self.folder} holds {self.kind} scores, {id} came as {maps.kind}")
-        if not np.isfinite(maps.scores).all():
-            raise UserError(f"{id}: scores hold NaN or infinity; nothing was written")
+        fault = records.fault(maps, len(self.classes))
+        if fault is not None:
+            raise UserError(f"{id}: {fault}; nothing was written")
         buffer = io.BytesIO()
         np.savez(
             buffer,
@@ -74,30 +88,47 @@ class Store:
         write_atomic(self.path(id), buffer.getvalue())
 
     def get_scores(self, id: str) -> ScoreMaps:
-        """Read one image's score maps. BadFileError when it is missing, damaged or oversized."""
+        """Read one image's score maps.
+
+        Raises BadFileError when the record is missing, damaged, oversized, or holds what score maps
+        of its kind cannot hold (``records.fault``).
+        """
         path = self.path(id)
         arrays = read_npz(path, _FIELDS)
-        scores, classes = arrays["scores"].astype(np.float32), arrays["classes"].astype(np.int32)
-        if classes.size and not (0 <= classes.min() and classes.max() < len(self.classes)):
-            raise BadFileError(f"{path}: class {classes.max()} of {len(self.classes)} classes")
-        if not np.isfinite(scores).all():
-            raise BadFileError(
-                f"{path}: scores hold NaN or infinity; delete the file and run again"
-            )
         shapes = [array.shape for array in arrays.values()]
-        count = len(classes.ravel())
-        if shapes != [(*scores.shape[:2], count), (count,), (2,), (count,)]:
+        count = arrays["classes"].size
+        if shapes != [(*shapes[0][:2], count), (count,), (2,), (count,)]:
             raise BadFileError(f"{path}: arrays of shapes {shapes} do not belong together")
-        size = (int(arrays["size"][0]), int(arrays["size"][1]))
-        return ScoreMaps(scores, classes, size, arrays["peak"].astype(np.float32), self.kind)
+        maps = ScoreMaps(
+            arrays["scores"].astype(np.float32),
+            arrays["classes"].astype(np.int32),
+            (int(arrays["size"][0]), int(arrays["size"][1])),
+            arrays["peak"].astype(np.float32),
+            self.kind,
+        )
+        fault = records.fault(maps, len(self.classes))
+        if fault is not None:
+            raise BadFileError(f"{path}: {fault}; delete the file and run its stage again")
+        return maps
 
     def put_mask(self, id: str, mask: UInt8[np.ndarray, "H W"]) -> None:
         """Write one mask as a palette PNG."""
         write_atomic(self.path(id), mask_png(mask, palette()))
 
     def get_mask(self, id: str) -> UInt8[np.ndarray, "H W"]:
-        """Read one mask as class indices. BadFileError when it is missing or damaged."""
-        return read_mask(self.path(id))
+        """Read one mask as class indices.
+
+        Raises BadFileError when it is missing, when any bit of it was changed since it was written
+        (``records.check_png``), and for values that are no class.
+        """
+        path = self.path(id)
+        content = read_bytes(path)
+        records.check_png(content, path)
+        mask = decode_mask(content, str(path))
+        wrong = mask[(mask > len(self.classes)) & (mask != IGNORE)]
+        if wrong.size:
+            raise BadFileError(f"{path}: value {wrong[0]} in a mask of {len(self.classes)} classes")
+        return mask
 
 
 def create(
@@ -111,11 +142,12 @@ def create(
 ) -> Store:
     """A new store, or the same one again to go on with.
 
-    Raises ValueError that lists the differing settings where the folder was made by others.
+    A folder that holds nothing but the index of a start that failed is no store yet. Raises
+    UserError that lists the differing settings where the folder was made by others.
     """
     store = Store(folder, holds, classes, kind, as_json(made_by), parents)
     path = folder / "index.json"
-    if path.exists():
+    if path.exists() and _holds_anything(folder):
         changed = differences(_index(open_store(folder)), _index(store))
         if changed:
             raise UserError(
@@ -162,20 +194,19 @@ def open_store(folder: Path) -> Store:
     path = folder / "index.json"
     if not path.is_file():
         raise BadFileError(f"{folder}: no index.json, so no store; run the stage that makes it")
-    try:
-        index = json.loads(path.read_text())
-        if index["format"] != FORMAT:
-            raise BadFileError(f"{path}: format {index['format']}, this version reads {FORMAT}")
-        return Store(
-            folder,
-            cast(Holds, index["holds"]),
-            tuple(index["classes"]),
-            cast(Kind, index["kind"]),
-            index["made_by"],
-            tuple(index["parents"]),
-        )
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as problem:
-        raise BadFileError(f"{path}: not an index of this program ({problem!r})") from problem
+    index = read_json(path)
+    if isinstance(index, dict) and index.get("format", FORMAT) != FORMAT:
+        raise BadFileError(f"{path}: format {index['format']!r}, this version reads {FORMAT}")
+    if not _is_index(index):
+        raise BadFileError(f"{path}: not an index of this program")
+    return Store(
+        folder,
+        index["holds"],
+        tuple(index["classes"]),
+        index["kind"],
+        index["made_by"],
+        tuple(index["parents"]),
+    )
 
 
 def check_systems(systems: Sequence[Store], names: tuple[str, ...]) -> None:
@@ -202,8 +233,25 @@ def read_npz(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
         raise BadFileError(f"{path}: no such record; run the stage that makes it")
     try:
         return npz.read(path, fields)
-    except ValueError as problem:
-        raise BadFileError(str(problem)) from problem
+    except _DAMAGE as problem:
+        text = str(problem) if isinstance(problem, UserError) else f"{path}: damaged ({problem})"
+        raise BadFileError(text) from problem
+
+
+def _holds_anything(folder: Path) -> bool:
+    """Whether there is more than an index: records, or lists of what was skipped."""
+    names = {path.relative_to(folder) for path in folder.rglob("[!.]*") if path.is_file()}
+    return names != {Path("index.json")}
+
+
+def _is_index(index: Any) -> bool:
+    """Whether an index that was read has all that a store needs, of the right kinds."""
+    if not isinstance(index, dict) or set(index) != {"format", *_PARTS}:
+        return False
+    lists = (index["classes"], index["parents"])
+    named = all(isinstance(part, list) and all(type(v) is str for v in part) for part in lists)
+    known = index["holds"] in get_args(Holds) and index["kind"] in get_args(Kind)
+    return named and known and isinstance(index["made_by"], dict)
 
 
 def _index(store: Store) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def _array(archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
             raise UserError(f"{name} has dtype {dtype}, wanted kind {kinds}")
         count = int(np.prod(shape, dtype=np.int64))
         content = file.read(count * dtype.itemsize)
-    if len(content) != count * dtype.itemsize:
-        raise UserError(f"{name} is cut off at {len(content)} bytes")
+        rest = file.read(1)  # a checksum is compared when the end is reached
+    if len(content) != count * dtype.itemsize or rest:
+        raise UserError(f"{name} has not the size that its header says")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")

@@ -19,6 +19,9 @@ from wsss_jax.errors import UserError
 from wsss_jax.formats import pickles
 from wsss_jax.formats.npz import MAX_VALUES
 
+MAX_SHARED = 8
+"""How often one stored value may be used; tied layers use theirs two or three times."""
+
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_VERSION = 1001
 
@@ -129,7 +132,16 @@ def cut(name: str, tensor: Tensor, values: Shaped[np.ndarray, " n"]) -> Shaped[n
 def filled(
     tensors: Mapping[str, Tensor], values: Callable[[Storage], np.ndarray]
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Every tensor as an array of its own; each storage is asked for once."""
+    """Every tensor as an array of its own; each storage is asked for once.
+
+    Raises ValueError where the tensors are together more than MAX_SHARED times as large as the
+    storages that they view: a view of stride 0 makes gigabytes of one value.
+    """
+    views = sum(math.prod(t.shape) * width(t.storage.dtype) for t in tensors.values())
+    storages = {t.storage.key: t.storage for t in tensors.values()}.values()
+    held = sum(storage.count * width(storage.dtype) for storage in storages)
+    if views > MAX_SHARED * held:
+        raise UserError(f"tensors of {views:,} bytes in all view storages of {held:,}")
     loaded: dict[Storage, np.ndarray] = {}
     arrays = {}
     for name, tensor in tensors.items():

@@ -1,6 +1,6 @@
 """The pre-norm transformer block as a pure function of its weights, and what it saw on the way.
 
-Dosovitskiy et al. 2021, equations 2 and 3, with exact GELU. Tokens are (b,t,k). Not here:
+Dosovitskiy et al. 2021, equations 2 and 3. Tokens are (b,t,k). Not here:
 parameters and patches (``models.vit``), explanations (``explain.relevance``).
 """
 
@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.ops.channels import add_bias, scale_shift
-from wsss_jax.types import Affine, BlockRecord, BlockWeights
+from wsss_jax.types import Affine, BlockRecord, BlockWeights, Form
 
-EPSILON = 1e-6
-"""Of every LayerNorm, as in timm and Google's code (torch's own default is 1e-5)."""
+jax.tree_util.register_static(Form)  # here, as types loads no jax; all who compute come by
 
 Tokens = Float[Array, "b t k"]
 
@@ -21,8 +20,8 @@ def layer_norm(x: Float[Array, "*b k"], norm: Affine) -> Float[Array, "*b k"]:
     """Normalise over the last axis in float32, return in the dtype that came."""
     y = x.astype(jnp.float32)
     y = y - y.mean(axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPSILON)
-    scale, bias = (part.astype(jnp.float32) for part in norm)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + norm.form.epsilon)
+    scale, bias = norm.kernel.astype(jnp.float32), norm.bias.astype(jnp.float32)
     return scale_shift(y, scale, bias).astype(x.dtype)
 
 
@@ -32,9 +31,11 @@ def affine(x: Float[Array, "*b k"], weights: Affine) -> Float[Array, "*b n"]:
     return add_bias(y, weights.bias.astype(x.dtype))
 
 
-def gelu(x: Float[Array, "*b k"]) -> Float[Array, "*b k"]:
-    """x Φ(x), with the error function and not its tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
+def activate(hidden: Float[Array, "*b k"], expand: Affine) -> Float[Array, "*b k"]:
+    """The perceptron's activation behind its first layer: exact GELU, or x σ(1.702 x)."""
+    if expand.form.quick:
+        return hidden * jax.nn.sigmoid(1.702 * hidden)
+    return jax.nn.gelu(hidden, approximate=False)
 
 
 def block(
@@ -79,14 +80,15 @@ def attend(
 
 
 def perceive(middle: Tokens, weights: BlockWeights) -> tuple[Tokens, Float[Array, "b t k4"]]:
-    """The second half of a block: its output, and the perceptron before GELU."""
+    """The second half of a block: its output, and the perceptron before its activation."""
     hidden = affine(layer_norm(middle, weights.norm2), weights.expand)
-    return middle + affine(gelu(hidden), weights.contract), hidden
+    return middle + affine(activate(hidden, weights.expand), weights.contract), hidden
 
 
 def output(record: BlockRecord) -> Tokens:
     """The tokens that left a recorded block."""
-    return record.middle + affine(gelu(record.hidden), record.weights.contract)
+    active = activate(record.hidden, record.weights.expand)
+    return record.middle + affine(active, record.weights.contract)
 
 
 def _attention(

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import masks
+from wsss_jax.ops.resize import resize_rows
 from wsss_jax.types import ScoreMaps
 
 STRIP = 2**23
@@ -38,7 +39,7 @@ def strips(
     count = max(1, STRIP // (width * max(len(maps.classes), 1)))
     for first in range(0, height, count):
         part = slice(first, min(first + count, height))
-        scores = masks.enlarge(maps.scores, maps.size, part)
+        scores = resize_rows(maps.scores, maps.size, part)
         winner, score = masks.winners(scores, maps.classes)
         if maps.kind == "probability":
             score = masks.against_rest(scores, score)

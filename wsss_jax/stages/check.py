@@ -1,14 +1,9 @@
-"""``wsss check``: what is wrong with a data set, one line for each kind, and what to do."""
+"""What ``wsss check`` prints: one line for each kind of finding, and what to do. No jax here."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from types import MappingProxyType
 
-import tyro
-
-from wsss_jax.data import check as checks
 from wsss_jax.data.check import Findings, Problem
-from wsss_jax.run.progress import meter
 
 EXAMPLES = 3
 """Photographs or files that are named of each kind."""
@@ -34,24 +29,6 @@ REMEDIES = MappingProxyType({
     "unsafe id": "keep photographs inside the folder of the data set, and name them by their names",
 })  # fmt: skip
 """What to do about problems, by their kind."""
-
-
-def command(
-    data: tyro.conf.Positional[Path], layout: str = "auto", lists: Path | None = None
-) -> None:
-    """List every problem of a data set; exit code 1 if there is one.
-
-    Args:
-        data: folder of the data set.
-        layout: voc, folder, class_folders, coco, tfds, or auto.
-        lists: folder of id lists that lie elsewhere.
-    """
-    with meter("check", 1) as bar:
-        findings = checks.survey(data, layout, lists=lists, progress=bar.reach)
-    for line in lines(findings):
-        print(line)
-    if findings.problems:
-        raise SystemExit(1)
 
 
 def lines(findings: Findings) -> Iterator[str]:

@@ -23,7 +23,7 @@ from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, masks_read
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import intervals, metrics
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import Tally, each
@@ -46,6 +46,10 @@ class Scoring:
     classes: tuple[str, ...] | None = None
     background: bool = True
     threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"threshold is {self.threshold}; wanted a score in [0, 1]")
 
     def on(self, source: Source) -> "Scoring":
         """The same for this data set: without background where it has none."""

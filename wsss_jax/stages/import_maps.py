@@ -9,7 +9,7 @@ from pathlib import Path
 from wsss_jax.data import external, layouts, stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import READERS, Wanted
-from wsss_jax.data.files import write_atomic
+from wsss_jax.data.files import read_json, write_atomic
 from wsss_jax.data.layouts import AUTO, Plan
 from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
@@ -105,5 +105,5 @@ def _record_repairs(folder: Path, repairs: Mapping[str, list[str]], shard: tuple
     for id, notes in sorted(repairs.items())[:SHOWN]:
         print(f"  {id}: {'; '.join(notes)}")
     path = folder / ("repairs.json" if shard[1] == 1 else f"repairs_{shard[0]}_of_{shard[1]}.json")
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    before = read_json(path) if path.is_file() else {}
     write_atomic(path, json.dumps({**before, **repairs}, indent=1, sort_keys=True).encode())

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 
-from wsss_jax.config import as_json, since
+from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.datasets import Source
@@ -37,7 +37,7 @@ class Masking:
     """
 
     threshold: float | Literal["otsu"] = "otsu"
-    certain: float = since(0.0)
+    certain: float = 0.0
     background: bool = True
 
     def __post_init__(self) -> None:
