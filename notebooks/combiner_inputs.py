@@ -50,7 +50,8 @@ from wsss_jax.data.stores import open_store
 from wsss_jax.ops import masks
 from wsss_jax.ops.resize import resize
 from wsss_jax.report import figures
-from wsss_jax.stages.evaluate import Scoring, foreground
+from wsss_jax.run.thresholds import foreground
+from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.study import ablation, ablation_tables, fusion_world, world
 from wsss_jax.study.ablation import Study
 

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from wsss_jax.data import files
+from wsss_jax.data import photographs
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import open_dataset
@@ -100,7 +100,7 @@ showing = pictures.Showing(side=96, columns=8)
 found = pictures.explained(asked, photographs, showing, methods)
 sheet, page = pictures.write(work, found, asked, title="All methods", columns=showing.columns)
 figure = plt.figure(figsize=(14, 9), layout="constrained")
-plt.imshow(files.read_image(sheet))
+plt.imshow(photographs.read_image(sheet))
 plt.axis("off")
 if OUT:
     figure.savefig(Path(OUT) / "explainers.png", dpi=100)

@@ -30,7 +30,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from wsss_jax.data import files, synthetic
+from wsss_jax.data import photographs, synthetic
 from wsss_jax.ops import crf, masks
 from wsss_jax.ops.resize import resize
 from wsss_jax.stages.refine import Crf, Walk, crf_refined, walked
@@ -43,7 +43,7 @@ OUT = os.environ.get("PICTURES")  # a folder, to keep the pictures
 
 # %%
 scene = synthetic.scene(0, 3)
-image = files.read_image(Path(PHOTOGRAPH)) if PHOTOGRAPH else scene.image
+image = photographs.read_image(Path(PHOTOGRAPH)) if PHOTOGRAPH else scene.image
 if not PHOTOGRAPH:  # start on the body of the largest creature
     label = int(np.bincount(scene.mask.ravel())[1:].argmax())
     place = np.argwhere(scene.mask == label + 1)

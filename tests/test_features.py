@@ -7,10 +7,10 @@ import pytest
 import toy_evidence
 from flax import nnx
 from toy_evidence import IDS
-
-from wsss_jax.combiner import combine_probes, combiner_run
 from wsss_jax.combiner.combiner_run import Combining
 from wsss_jax.combiner.label_free import Protocol
+
+from wsss_jax.combiner import combine_probes, combiner_run
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.components import digest
 from wsss_jax.data.datasets import open_dataset

@@ -7,6 +7,7 @@ import tyro
 from wsss_jax.cli.ending import DONE, FAILED
 from wsss_jax.data.check import survey
 from wsss_jax.run.progress import meter
+from wsss_jax.stages.check import lines
 
 
 def command(
@@ -21,10 +22,6 @@ def command(
     """
     with meter("check", 1) as bar:
         findings = survey(data, layout, lists=lists, progress=bar.reach)
-    for notice in findings.notices:
-        print(f"notice  {notice}")
-    for problem in findings.problems:
-        print(f"problem {problem}")
-    count = f"{len(findings.problems)} problems, {len(findings.notices)} notices"
-    print(f"{findings.images} images, {count}")
+    for line in lines(findings):
+        print(line)
     return FAILED if findings.problems else DONE

@@ -20,7 +20,8 @@ from wsss_jax.data import brush_tasks
 from wsss_jax.data.classes import BACKGROUND, ClassList, palette, to_class_index, to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.exported import RECORD, photograph_names, stem_of
-from wsss_jax.data.files import encoded_mode, read_image, read_mask
+from wsss_jax.data.files import read_mask
+from wsss_jax.data.photographs import decode_image, header
 from wsss_jax.data.views import View
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats.bounded import read_bytes
@@ -120,10 +121,10 @@ def mask_of_file(path: Path, colours: Colours) -> UInt8[np.ndarray, "H W"]:
     A palette counts by its colours where all of them are those of classes, since some programs
     sort it anew; else by its numbers.
     """
-    mode, _ = encoded_mode(read_bytes(path), str(path))
+    mode = header(path, path).mode
     if mode in ("L", "1"):
         return read_mask(path)
-    values, foreign = _by_colour(read_image(path), colours)
+    values, foreign = _by_colour(decode_image(path, path, whole=True), colours)
     if not len(foreign):
         return values
     if mode == "P":

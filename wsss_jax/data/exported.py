@@ -109,7 +109,7 @@ def _names(source: Source, ids: tuple[str, ...]) -> dict[str, PurePosixPath]:
     if isinstance(source, View):
         return _names(source.whole, ids)
     if isinstance(source, CocoSource):
-        return {id: PurePosixPath(source.names[id]) for id in ids if id in source.names}
+        return {id: PurePosixPath(source.files[id][1]) for id in ids if id in source.files}
     if isinstance(source, PictureFolder):
         paths = {id: source.images[id][0] for id in ids if id in source.images}
         shared = _shared(paths.values())

@@ -20,7 +20,9 @@ from jaxtyping import Bool, Float, UInt8
 from wsss_jax.config import lookup
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import image_size, path_of, read_grey, read_mask
+from wsss_jax.data.files import image_size, named_file, read_grey, read_mask
+from wsss_jax.data.ids import id_of_disk_name
+from wsss_jax.data.photographs import working_size
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats import npz
 from wsss_jax.formats.pickled_arrays import read_dictionary
@@ -119,7 +121,7 @@ def read_prior(layout: str, folder: Path, id: str, wanted: Wanted) -> Prior:
 def file_of(folder: Path, id: str, layout: Layout) -> Path:
     """The file of one image. Raises MissingFileError."""
     for suffix in layout.suffixes:
-        path = path_of(folder, id, suffix)
+        path = named_file(folder, id, suffix)
         if path.is_file():
             return path
     wanted = ", ".join(f"{id}{suffix}" for suffix in layout.suffixes)
@@ -208,7 +210,9 @@ def _record(path: Path, layout: Layout, wanted: Wanted) -> Found:
     for name, (shape, _) in npz.headers(path).items():
         if math.prod(shape) > most:
             raise UserError(f"{name} of shape {shape} for a photograph of {wanted.size}")
-    maps = stores.open_store(path.parent.parent).get_scores(path.name.removesuffix(".npz"))
+    maps = stores.open_store(path.parent.parent).get_scores(
+        id_of_disk_name(path.name.removesuffix(".npz"))
+    )
     if maps.size != wanted.size:
         raise UserError(f"made for a photograph of {maps.size}, this one is {wanted.size}")
     scores = maps.scores.transpose(2, 0, 1)
@@ -347,7 +351,9 @@ def _in_range(item: np.ndarray, kind: Kind) -> tuple[Float[np.ndarray, "H W"], f
 
 
 def _check_grid(shape: tuple[int, ...], size: Size, strides: Sequence[int]) -> None:
-    grids = [(-(-size[0] // s), -(-size[1] // s)) for s in strides]
+    # Our own maps of a photograph that is worked on reduced are those of its working size.
+    sizes = dict.fromkeys((size, working_size(size)))
+    grids = [(-(-h // s), -(-w // s)) for h, w in sizes for s in strides]
     if shape in grids:
         return
     if shape[::-1] in grids:

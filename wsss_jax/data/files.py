@@ -1,8 +1,9 @@
-"""Files from outside, read with suspicion, and files of ours, written whole or not at all.
+"""Pictures from outside, read with suspicion, and files of ours, written whole or not at all.
 
 Sizes are checked from the header before anything is allocated, masks are read as class indices
-(never through colour conversion), images keep their raw orientation because the masks of VOC and
-COCO do, and an id never becomes a path before it has been checked. Not here: what the files mean.
+(never through colour conversion), and an id never becomes a path before it was made safe. Not
+here: photographs as people see them (``photographs``), masks in other people's forms
+(``mask_files``), and what the files mean.
 """
 
 import io
@@ -22,99 +23,75 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from wsss_jax.data.ids import check_id, disk_name
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import Size
 
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 128_000_000
 """Larger pictures are refused from their header: a 47 KiB PNG can unpack to 400 megapixels."""
 
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "TGA", "AVIF",
+)  # fmt: skip
+"""What is read, whatever the name of the file says; decoders that run programs stay shut."""
 
-_ORIENTATION = 0x0112
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # whatever the name says; rare decoders stay shut
+DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError, TypeError,
+    OverflowError, AttributeError, ZeroDivisionError, RuntimeError, MemoryError,
+)  # fmt: skip
+"""What decoders raise for damaged pictures."""
+
 _PARTIAL = ".partial"
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", os.uname().nodename)[:64]
 _TEMPORARY = re.compile(rf"\.\d+-(\d+)-([A-Za-z0-9._]+){re.escape(_PARTIAL)}")
 _OLD = 86_400.0
 _counter = itertools.count()
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-
-
-def check_id(id: str) -> str:
-    """The id itself, when it is safe as a file name; else ValueError (``../x``, ``/x``, NUL …)."""
-    if not _ID.fullmatch(id):
-        raise UserError(
-            f"id {id!r} is not usable as a file name: wanted letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit, at most 128 characters"
-        )
-    return id
+# Pillow would warn above 89 megapixels; MAX_PIXELS is compared with the header of every picture.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 def path_of(folder: Path, id: str, suffix: str) -> Path:
-    """``folder/id+suffix`` for a checked id; refuses links that lead out of the folder."""
-    path = folder / f"{check_id(id)}{suffix}"
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{path} is a link that leaves {folder}; copy the file instead")
-    return path
+    """Where a record of ours lies: by ``ids.disk_name``; refuses links that lead out."""
+    return _inside(folder, folder / f"{disk_name(check_id(id))}{suffix}")
+
+
+def named_file(folder: Path, id: str, suffix: str) -> Path:
+    """A file that other tools named by the id: as it stands, else as we would name it.
+
+    The file need not be there. ValueError for links, and for names, that lead out of the folder.
+    """
+    plain = folder / f"{check_id(id)}{suffix}"
+    named = plain.is_file() and "\\" not in id
+    return _inside(folder, plain) if named else path_of(folder, id, suffix)
 
 
 def image_size(path: Path) -> Size:
     """(height, width) from the header, without decoding. Raises BadFileError."""
-    with _opened(path, path) as picture:
+    with opened(path, path) as picture:
         return picture.height, picture.width
-
-
-def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """Pixels as RGB in raw orientation; grey, palette, CMYK and RGBA are converted.
-
-    Raises BadFileError for what is missing, truncated, not a picture, or above MAX_PIXELS.
-    """
-    with _opened(path, path) as picture:
-        return np.asarray(_decoded(picture, path).convert("RGB"))
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
     """Class indices of a palette or 8-bit grey PNG. Raises BadFileError, for RGB masks too."""
-    with _opened(path, path) as picture:
+    with opened(path, path) as picture:
         return _indices(picture, path)
 
 
 def read_grey(path: Path) -> UInt8[np.ndarray, "H W"]:
     """An 8-bit grey picture, such as saliency; colour is refused. Raises BadFileError."""
-    with _opened(path, path) as picture:
+    with opened(path, path) as picture:
         if picture.mode not in ("L", "1"):
             raise BadFileError(f"{path}: mode {picture.mode}, wanted 8-bit grey")
-        return np.asarray(_decoded(picture, path).convert("L"))
-
-
-def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """As read_image, from the bytes of a file; ``name`` is what errors call it."""
-    with _opened(content, name) as picture:
-        return np.asarray(_decoded(picture, name).convert("RGB"))
+        return np.asarray(decoded(picture, path).convert("L"))
 
 
 def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
     """As read_mask, from the bytes of a file; ``name`` is what errors call it."""
-    with _opened(content, name) as picture:
+    with opened(content, name) as picture:
         return _indices(picture, name)
-
-
-def encoded_size(content: bytes, name: str) -> Size:
-    """(height, width) from the header of an encoded picture. Raises BadFileError."""
-    with _opened(content, name) as picture:
-        return picture.height, picture.width
-
-
-def encoded_mode(content: bytes, name: str) -> tuple[str, int]:
-    """Colour mode ("RGB", "L", "CMYK" …) and EXIF orientation (1 = upright) from the header."""
-    with _opened(content, name) as picture:
-        try:
-            turned = int(picture.getexif().get(_ORIENTATION, 1))
-        except (OSError, ValueError, TypeError, SyntaxError, struct.error):
-            turned = 1  # damaged EXIF says nothing, and the pixels are read without it
-        return picture.mode, turned
 
 
 def mask_png(mask: UInt8[np.ndarray, "H W"], palette: UInt8[np.ndarray, "256 3"]) -> bytes:
@@ -200,15 +177,18 @@ def _age(entry: os.DirEntry[str]) -> float:
     return time.time() - entry.stat().st_mtime
 
 
-def _opened(source: Path | bytes, name: Path | str) -> Image.Image:
+def opened(source: Path | bytes, name: Path | str) -> Image.Image:
+    """A picture whose header was read and is not too large. Raises BadFileError."""
     if isinstance(source, Path) and not source.is_file():
         raise MissingFileError(f"{name}: no such file")
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        picture = Image.open(file, formats=_FORMATS)
-    except Image.DecompressionBombWarning as problem:  # raised where warnings are errors
+        picture = Image.open(file, formats=FORMATS)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as problem:
         raise BadFileError(f"{name}: too many pixels ({problem})") from problem
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as problem:
+    except UnidentifiedImageError as problem:
+        raise BadFileError(f"{name}: not a picture that is read ({problem})") from problem
+    except DAMAGE as problem:
         raise BadFileError(f"{name}: not a picture ({problem})") from problem
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
@@ -219,18 +199,25 @@ def _opened(source: Path | bytes, name: Path | str) -> Image.Image:
     return picture
 
 
+def decoded(picture: Image.Image, name: Path | str) -> Image.Image:
+    """The picture with its pixels read. Raises BadFileError."""
+    try:
+        picture.load()
+    except DAMAGE as problem:
+        raise BadFileError(f"{name}: truncated or damaged ({problem})") from problem
+    return picture
+
+
 def _indices(picture: Image.Image, name: Path | str) -> np.ndarray:
     if picture.mode not in ("P", "L"):
         raise BadFileError(
             f"{name}: a mask of mode {picture.mode}, wanted class indices (palette or 8-bit "
             "grey); colours say nothing about classes without their table"
         )
-    return np.asarray(_decoded(picture, name))
+    return np.asarray(decoded(picture, name))
 
 
-def _decoded(picture: Image.Image, name: Path | str) -> Image.Image:
-    try:
-        picture.load()
-    except (OSError, ValueError, SyntaxError, EOFError) as problem:
-        raise BadFileError(f"{name}: truncated or damaged ({problem})") from problem
-    return picture
+def _inside(folder: Path, path: Path) -> Path:
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path} is a link that leaves {folder}; copy the file instead")
+    return path

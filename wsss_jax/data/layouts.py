@@ -18,7 +18,9 @@ from wsss_jax.config import lookup
 from wsss_jax.data import external, stores
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import READERS, SALIENCY, Found, Layout
-from wsss_jax.data.files import decode_mask, encoded_mode
+from wsss_jax.data.files import decode_mask
+from wsss_jax.data.ids import disk_name
+from wsss_jax.data.photographs import header
 from wsss_jax.errors import BadFileError
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.formats.pickled_arrays import read_dictionary
@@ -104,7 +106,8 @@ def _files(folder: Path, ids: Sequence[str], layouts: Sequence[str]) -> dict[str
     """Files of up to LOOK of the images. An image with two files is refused."""
     suffixes = tuple(dict.fromkeys(s for name in layouts for s in READERS[name].suffixes))
     there = {path.name for path in folder.iterdir()}
-    found = {id: [id + s for s in suffixes if id + s in there] for id in ids}
+    names = {id: dict.fromkeys((id, disk_name(id))) for id in ids}
+    found = {id: [n + s for n in names[id] for s in suffixes if n + s in there] for id in ids}
     found = {id: names for id, names in found.items() if names}
     if not found:
         some = ", ".join(sorted(there)[:3]) or "nothing"
@@ -179,7 +182,7 @@ def _is_likely(name: str, reading: Found, content: Mapping) -> bool:
 
 def _picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
     content = read_bytes(path)
-    mode, _ = encoded_mode(content, str(path))
+    mode = header(content, path).mode
     saliency = {"saliency_png": Found((0,), ())}
     if mode == "1":
         return saliency

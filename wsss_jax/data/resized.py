@@ -9,6 +9,7 @@ from PIL import Image
 
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.photographs import working_size
 from wsss_jax.types import Size
 
 
@@ -48,16 +49,16 @@ class Resized:
 
     def image(self, id: str) -> UInt8[np.ndarray, "H W 3"]:
         """The photograph at its new size."""
-        return _resized(self.source.image(id), self.new_size, Image.Resampling.BICUBIC)
+        return _resized(self.source.image(id), self.size(id), Image.Resampling.BICUBIC)
 
     def size(self, id: str) -> Size:
-        """The new size."""
-        return self.new_size(self.source.size(id))
+        """The new size, at most the working size of a photograph so large."""
+        return working_size(self.new_size(self.source.size(id)))
 
     def mask(self, id: str) -> UInt8[np.ndarray, "H W"] | None:
         """The true mask at the new size."""
         mask = self.source.mask(id)
-        return None if mask is None else _resized(mask, self.new_size, Image.Resampling.NEAREST)
+        return None if mask is None else _resized(mask, self.size(id), Image.Resampling.NEAREST)
 
 
 def long_side(size: Size, wanted: int, *, multiple: int) -> Size:
@@ -70,8 +71,7 @@ def long_side(size: Size, wanted: int, *, multiple: int) -> Size:
     return height, width
 
 
-def _resized(pixels: np.ndarray, new_size: Callable[[Size], Size], how: Image.Resampling):
-    height, width = new_size((pixels.shape[0], pixels.shape[1]))
-    if (height, width) == pixels.shape[:2]:
+def _resized(pixels: np.ndarray, size: Size, how: Image.Resampling) -> np.ndarray:
+    if size == pixels.shape[:2]:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), how))
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], how))

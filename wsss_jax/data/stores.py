@@ -22,6 +22,7 @@ from wsss_jax.config import as_json, differences
 from wsss_jax.data import records
 from wsss_jax.data.classes import palette
 from wsss_jax.data.files import decode_mask, mask_png, path_of, read_json, write_atomic
+from wsss_jax.data.ids import ids_in
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
 from wsss_jax.formats.bounded import read_bytes
@@ -58,9 +59,7 @@ class Store:
 
     def ids(self) -> tuple[str, ...]:
         """Ids of all finished records, sorted."""
-        suffix = _SUFFIX[self.holds]
-        names = (self.folder / self.holds).glob(f"[!.]*{suffix}")
-        return tuple(sorted(path.name.removesuffix(suffix) for path in names))
+        return ids_in(self.folder / self.holds, _SUFFIX[self.holds])
 
     def missing(self, ids: Iterable[str]) -> tuple[str, ...]:
         """Those of the ids that have no record yet, in the given order."""
@@ -68,7 +67,7 @@ class Store:
         return tuple(id for id in ids if id not in done)
 
     def path(self, id: str) -> Path:
-        """Where the record of one image lies. ValueError for an id that is no safe file name."""
+        """Where the record of one image lies, named by ``ids.disk_name``."""
         return path_of(self.folder / self.holds, id, _SUFFIX[self.holds])
 
     def put_scores(self, id: str, maps: ScoreMaps) -> None:

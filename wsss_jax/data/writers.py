@@ -20,6 +20,7 @@ from wsss_jax.data.classes import palette
 from wsss_jax.data.exported import Options, Picture, Whole, Written
 from wsss_jax.data.files import mask_png
 from wsss_jax.data.overlay import drawn_over
+from wsss_jax.data.photographs import fit_mask
 from wsss_jax.data.stores import Holds
 from wsss_jax.formats.write_dictionary import AsTensor, dictionary_npy
 from wsss_jax.ops.resize import resize
@@ -55,7 +56,8 @@ def _grey_png(picture: Picture, options: Options) -> Written:
 
 
 def _overlay(picture: Picture, options: Options) -> Written:
-    drawn = drawn_over(picture.source.image(picture.id), picture.pixels, picture.classes)
+    photo = picture.source.image(picture.id)
+    drawn = drawn_over(photo, fit_mask(picture.pixels, photo.shape[:2]), picture.classes)
     buffer = io.BytesIO()
     Image.fromarray(drawn).save(buffer, "JPEG", quality=90)
     return Written({f"{picture.stem}.jpg": buffer.getvalue()})

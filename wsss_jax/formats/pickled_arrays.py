@@ -34,7 +34,7 @@ _CODES = frozenset(
 )
 
 
-def read_dictionary(path: Path) -> Mapping[str | int, Any]:
+def read_dictionary(path: Path, steps: int = MAX_STEPS) -> Mapping[str | int, Any]:
     """The dictionary of an ``.npy`` or pickle file; its values are arrays and plain numbers.
 
     Arrays are read-only. Raises BadFileError for a file that is missing, damaged, above
@@ -42,7 +42,7 @@ def read_dictionary(path: Path) -> Mapping[str | int, Any]:
     """
     content = read_bytes(path)
     try:
-        value = _described(content)
+        value = _described(content, steps)
         if not isinstance(value, dict):
             raise UserError(f"holds {_kind(value)}, wanted a dictionary of maps")
         return {_key(key): _plain(str(key), part) for key, part in value.items()}
@@ -50,10 +50,10 @@ def read_dictionary(path: Path) -> Mapping[str | int, Any]:
         raise BadFileError(f"{path}: cannot be read as arrays: {_reason(problem)}") from problem
 
 
-def _described(content: bytes) -> Any:
+def _described(content: bytes, steps: int) -> Any:
     file = io.BytesIO(content)
     if content[:1] == b"\x80":
-        return pickles.run(file, NAMES, steps=MAX_STEPS)  # pickle.dump without NumPy around it
+        return pickles.run(file, NAMES, steps=steps)  # pickle.dump without NumPy around it
     if not content.startswith(npy.MAGIC_PREFIX):
         raise UserError("neither an .npy file nor a pickle")
     shape, dtype, _ = npz.parsed(file, "the array")
@@ -62,7 +62,7 @@ def _described(content: bytes) -> Any:
             f"an array of shape {shape} and type {dtype}, which does not say its classes; wanted "
             "np.save of a dictionary"
         )
-    array = pickles.run(file, NAMES, steps=MAX_STEPS)
+    array = pickles.run(file, NAMES, steps=steps)
     if not isinstance(array, _Array) or array.content is None:
         raise UserError("no single object behind the header")
     return array.content[0] if isinstance(array.content, list) else array

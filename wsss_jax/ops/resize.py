@@ -25,6 +25,17 @@ def resize(scores: Float[np.ndarray, "h w *k"], size: Size) -> Float[np.ndarray,
     return np.ascontiguousarray(scores)
 
 
+def resize_rows(
+    scores: Float[np.ndarray, "h w *k"], size: Size, part: slice
+) -> Float[np.ndarray, "h2 w2 *k"]:
+    """Some rows of what ``resize`` makes, without the others where the map gets taller."""
+    start, stop, _ = part.indices(size[0])
+    if stop - start == size[0] or size[0] <= scores.shape[0]:
+        return resize(scores, size)[part]
+    rows = np.tensordot(_bilinear(scores.shape[0], size[0])[part], scores, axes=(1, 0))
+    return resize(rows.astype(scores.dtype, copy=False), (stop - start, size[1]))
+
+
 def _along(scores: np.ndarray, axis: int, target: int) -> np.ndarray:
     source = scores.shape[axis]
     if target == source:
@@ -43,7 +54,7 @@ def _along(scores: np.ndarray, axis: int, target: int) -> np.ndarray:
     return np.moveaxis(np.asarray(total, scores.dtype), 0, axis)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _areas(
     source: int, target: int
 ) -> tuple[Int[np.ndarray, "t target"], Float[np.ndarray, "t target"]]:
@@ -58,7 +69,7 @@ def _areas(
     return np.minimum(index, source - 1)[used], weights[used].astype(np.float32)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _bilinear(source: int, target: int) -> Float[np.ndarray, "target source"]:
     """Row i holds the two weights of output i; rows sum to one."""
     centre = (np.arange(target) + 0.5) * source / target - 0.5

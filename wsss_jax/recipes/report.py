@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.photographs import fit_mask
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import masks, metrics
@@ -207,13 +208,15 @@ def _picture(id: str, gallery: Gallery, source: Source) -> Picture:
     if gallery.cue is not None:
         maps["saliency"] = gallery.cue.get_scores(id).scores
     decided = {name: _mask(store, id, gallery.scoring) for name, store in gallery.masks.items()}
+    photo, truth = source.image(id), source.mask(id)
+    decided = {name: fit_mask(mask, photo.shape[:2]) for name, mask in decided.items()}
     return Picture(
         id=id,
-        photo=source.image(id),
+        photo=photo,
         labels=tuple(source.classes.names[label] for label in present),
         maps=maps,
         masks=decided,
-        truth=source.mask(id),
+        truth=None if truth is None else fit_mask(truth, photo.shape[:2]),
         rules=rules,
         gates=_gates(id, gallery),
         doubts=_doubts(id, gallery),

@@ -90,8 +90,9 @@ def fill(
     def write(group: Group) -> int:
         logits = answer(group)
         for row, id in enumerate(group.ids):
-            size: Size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
-            height, width = multiscale.grid_size(size)
+            size: Size = (int(group.full[row][0]), int(group.full[row][1]))
+            seen = (int(group.sizes[row][0]), int(group.sizes[row][1]))
+            height, width = multiscale.grid_size(seen)
             for target, maps in outputs:
                 target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
         return len(group.ids)

@@ -142,6 +142,6 @@ def _score_maps(
     row: int, scores: np.ndarray, peaks: np.ndarray, group: Group, grid: Size
 ) -> ScoreMaps:
     classes = np.flatnonzero(group.labels[row]).astype(np.int32)
-    height, width = int(group.sizes[row][0]), int(group.sizes[row][1])
+    height, width = int(group.full[row][0]), int(group.full[row][1])
     kept = scores[row, : grid[0], : grid[1]][..., classes]
     return ScoreMaps(np.ascontiguousarray(kept), classes, (height, width), peaks[row][classes])

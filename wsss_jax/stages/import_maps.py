@@ -11,6 +11,7 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import READERS, Wanted
 from wsss_jax.data.files import read_json, write_atomic
 from wsss_jax.data.layouts import AUTO, Plan
+from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale
@@ -89,7 +90,7 @@ def import_priors(
 
 def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) -> tuple[str, ...]:
     size = source.size(id)
-    grid: Size = multiscale.grid_size(size, stride)
+    grid: Size = multiscale.grid_size(working_size(size), stride)
     wanted = Wanted(source.classes, source.labels(id), size, grid, plan.first, plan.kind)
     prior = external.read_prior(plan.layout, plan.folder, id, wanted)
     to.put_scores(id, prior.maps)

@@ -19,7 +19,7 @@ from wsss_jax.errors import UserError
 from wsss_jax.ops import masks
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
-from wsss_jax.run.thresholds import foreground, label_free_threshold
+from wsss_jax.run.thresholds import label_free_threshold, strips
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate, fixed_threshold
 from wsss_jax.types import IGNORE, ScoreMaps
 
@@ -132,11 +132,15 @@ def mask_of(maps: ScoreMaps, settings: Masking) -> UInt8[np.ndarray, "H W"]:
         raise UserError("one image tells no threshold; give a number")
     if not len(maps.classes):
         return np.zeros(maps.size, np.uint8)
-    winner, score = foreground(maps)
-    if not settings.background:
-        return to_mask_index(winner).astype(np.uint8)
-    mask = masks.decide(winner, score, settings.threshold)
-    return np.where(np.maximum(score, 1 - score) < settings.certain, np.uint8(IGNORE), mask)
+    mask = np.empty(maps.size, np.uint8)
+    for part, winner, score in strips(maps):
+        if not settings.background:
+            mask[part] = to_mask_index(winner)
+            continue
+        decided = masks.decide(winner, score, settings.threshold)
+        unsure = np.maximum(score, 1 - score) < settings.certain
+        mask[part] = np.where(unsure, np.uint8(IGNORE), decided)
+    return mask
 
 
 def _decide_one(id: str, *, store: Store, to: Store, settings: Masking) -> None:

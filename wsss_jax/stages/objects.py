@@ -24,6 +24,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import Group, MaskReader, training_batches
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import EDGES, SALIENCY
+from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.models import recognise
@@ -136,7 +137,7 @@ def drawn_edges(store: Store, source: Source) -> Teacher:
 
     def read(id: str) -> UInt8[np.ndarray, "H W"]:
         maps = store.get_scores(id)
-        if maps.scores.shape[:2] != maps.size:
+        if maps.scores.shape[:2] not in (maps.size, working_size(maps.size)):
             raise BadFileError(
                 f"{store.folder}: the boundary map of {id} has {maps.scores.shape[:2]} cells for "
                 f"{maps.size} pixels, where thin lines are lost; import it with --stride 1"

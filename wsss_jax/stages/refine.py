@@ -21,6 +21,7 @@ from wsss_jax import __version__
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
 from wsss_jax.ops import affinity, crf, crf_pydensecrf, masks, walk
@@ -83,7 +84,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Crf:
-    """Dense CRF on the photograph at full resolution.
+    """Dense CRF on the photograph at its working size.
 
     Attributes:
         preset: kernel widths and iterations, one of PRESETS.
@@ -287,7 +288,7 @@ def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Cr
     if settings.background == "otsu":
         raise UserError("one image tells no background; give crf.background a number")
     infer, preset = crf.BACKENDS[settings.backend], crf.PRESETS[settings.preset]
-    unary, classes_from = _unary(maps, settings.background)
+    unary, classes_from = _unary(maps, image.shape[:2], settings.background)
     if settings.certainty is not None:
         count, ranks = unary.shape[-1], unary.argmax(axis=-1)
         unary = np.exp(-crf.unary_from_labels(ranks, count, settings.certainty))
@@ -299,9 +300,11 @@ def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Cr
     return ScoreMaps(kept, maps.classes, maps.size, marginals.max(axis=(0, 1)), "probability")
 
 
-def _unary(maps: ScoreMaps, background: float | None) -> tuple[Float[np.ndarray, "H W n"], int]:
-    """Probabilities at full resolution, and from which row on they belong to the classes."""
-    scores = resize(maps.scores, maps.size)
+def _unary(
+    maps: ScoreMaps, size: Size, background: float | None
+) -> tuple[Float[np.ndarray, "H W n"], int]:
+    """Probabilities of each pixel, and from which row on they belong to the classes."""
+    scores = resize(maps.scores, size)
     if background is None:
         return masks.shares(scores), 0
     if maps.kind == "activation":
@@ -312,9 +315,10 @@ def _unary(maps: ScoreMaps, background: float | None) -> tuple[Float[np.ndarray,
 
 def check(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Raise ValueError unless the maps are usable scores of this photograph."""
-    if maps.size != image.shape[:2]:
+    if working_size(maps.size) != image.shape[:2]:
         raise UserError(
-            f"scores are of a photograph of {maps.size}, this one is {image.shape[:2]}; "
+            f"scores are of a photograph of {maps.size}, worked on as {working_size(maps.size)}, "
+            f"this one comes as {image.shape[:2]}; "
             "explain again, or import with the right images"
         )
     if 0 in maps.scores.shape:

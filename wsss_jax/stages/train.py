@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import numpy as np
 import tyro
 
 from wsss_jax import config
@@ -132,15 +134,18 @@ def _check_classes(source: Source, allowed: tuple[str, ...]) -> None:
     """ValueError naming the classes that no image shows, unless they are allowed for."""
     for name in allowed:
         config.lookup(dict.fromkeys(source.classes.names), name, "class (setting imageless)")
-    seen = [False] * len(source.classes)
+    labels = []
     for id in source.ids:
-        try:
-            shown = source.labels(id)
-        except BadFileError:
-            continue  # the batches name it and say why
-        seen = [old or bool(new) for old, new in zip(seen, shown, strict=True)]
-    named = zip(source.classes.names, seen, strict=True)
-    missing = [name for name, found in named if not found and name not in allowed]
+        with suppress(BadFileError):  # the batches name it and why
+            labels.append(source.labels(id))
+    table = np.array(labels, bool).reshape(len(labels), len(source.classes))
+    names = np.asarray(source.classes.names)
+    for name in names[table.all(axis=0)] if len(table) else ():
+        print(
+            f"notice: every photograph of {source.name} shows {name}, so nothing teaches what is "
+            f"not {name}; add photographs without it, with labels that leave it out"
+        )
+    missing = [name for name in names[~table.any(axis=0)].tolist() if name not in allowed]
     if missing:
         raise UserError(
             f"{source.name}: no image shows {', '.join(missing)}, so nothing can be learned of "
