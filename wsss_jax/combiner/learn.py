@@ -7,7 +7,8 @@
    once more; what comes out is the system's refined map.
 3. The geometric mean over the refined systems is fused. *View probes* follow, one for each frozen
    network, the first network last: each is taught by hard labels of what is fused so far (no
-   saliency and no threshold again) and joins the mean. Networks of different kinds so teach one another.
+   saliency and no threshold again) and joins the mean. Networks of different kinds so teach one
+   another.
 
 Everything is learned from a sample of cells that one pass over the images collects, so memory does
 not grow with the data set. Source of the last step: Blum & Mitchell 1998 (co-training). What each

@@ -33,8 +33,8 @@ class Probe:
     """Logits of a cell are ``offset + cells @ kernel``, column 0 background.
 
     classes: names, in the order of the columns after the first. kernel: (d, 1 + c), of what
-    ``cells_of`` gives. offset: (1 + c,), -inf for background where there is none. salient: whether it
-    is given saliency.
+    ``cells_of`` gives. offset: (1 + c,), -inf for background where there is none. salient: whether
+    it is given saliency.
     """
 
     classes: tuple[str, ...]
@@ -125,8 +125,8 @@ def fit(
     """The probe that maximises the mean log-likelihood of ``labels`` less a penalty.
 
     labels: column of each cell (0 background, class + 1), one of its ``possible`` ones. weights: of
-    the cells, > 0. salient: whether they hold saliency. penalty: of the squared kernel, in standard deviations of ``cells``. Raises
-    UserError where there is no cell.
+    the cells, > 0. salient: whether they hold saliency. penalty: of the squared kernel, in
+    standard deviations of ``cells``. Raises UserError where there is no cell.
     """
     if not len(cells):
         raise UserError("no image can be used, so there is nothing that a probe could learn")
