@@ -38,7 +38,7 @@ from wsss_jax.ops import masks
 from wsss_jax.run.thresholds import BINS
 from wsss_jax.types import IGNORE
 
-CELLS, MAX_CELLS = 600, 250_000
+CELLS, MAX_CELLS = 400, 250_000
 """Cells of an image that teach, at random, and of all images together."""
 
 MORE = 4
@@ -148,7 +148,14 @@ def _learn_system(
         maps = partial(members.mean_map, row=row, probe=probe)
         threshold = found.thresholds[name] if settings.background else -1.0
         labels = partial(_at_threshold, maps=maps, threshold=threshold)
-        probe = _taught(images, labels, inputs, settings, salient=inputs.saliency is not None)
+        probe = _taught(
+            images,
+            labels,
+            inputs,
+            settings,
+            salient=inputs.saliency is not None,
+            penalty=settings.penalty,
+        )
         found.thresholds[name] = _threshold(images, row, probe, settings)
     assert probe is not None
     found.systems[name] = probe
@@ -173,6 +180,7 @@ def _learn_views(
             settings,
             network=number,
             salient=False,
+            penalty=settings.penalty / 10,
         )
         found.views[inputs.features[number].folder.name] = probe
         for cells in sample:
@@ -195,6 +203,7 @@ def _taught(
     *,
     network: int = 0,
     salient: bool,
+    penalty: float,
 ) -> Probe:
     """A probe on the features of one network, taught by hard labels of the cells.
 
@@ -221,4 +230,4 @@ def _taught(
         weight = 1.0 if cells.truth is None else worth
         weights.append(np.full(int(used.sum()), weight / max(int(used.sum()), 1)))
     parts = (np.concatenate(part) for part in (rows, labels, possible, weights))
-    return probes.fit(names, *parts, penalty=settings.penalty, salient=salient)
+    return probes.fit(names, *parts, penalty=penalty, salient=salient)
