@@ -13,10 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from wsss_jax.errors import UserError
+from wsss_jax.run import left_out
+from wsss_jax.signals import Interrupted
 
-DONE, FAILED, USAGE, LEFT_OUT = 0, 1, 2, 3
+DONE, FAILED, USAGE, LEFT_OUT = 0, 1, 2, left_out.CODE
 """All is done; the user's data, files or settings stop it; the command is mistyped; all is done but
 for images that were left out and named."""
+
+STRICT = "--strict"
+"""Flag of every verb: images that were left out are a failure, exit code 1."""
 
 STOPPED = 128
 """Plus the number of the signal: the same command goes on where it was stopped."""
@@ -35,6 +40,9 @@ def as_exit_code() -> Iterator[None]:
     """Turn what the user can put right into one line and SystemExit; let all else pass."""
     try:
         yield
+    except Interrupted as stop:
+        _say(str(stop))
+        raise
     except Usage as problem:
         _say(str(problem))
         raise SystemExit(USAGE) from problem
@@ -51,6 +59,13 @@ def as_exit_code() -> Iterator[None]:
             raise
         _say(f"error: {line}")
         raise SystemExit(FAILED) from problem
+
+
+def told_last(record: left_out.Record, *, strict: bool) -> int:
+    """Say what a command that is done has left out; its exit code, with ``--strict`` or without."""
+    if record.stages:
+        _say(record.line())
+    return record.exit_code(strict=strict)
 
 
 def one_line(problem: Exception) -> str | None:
