@@ -7,8 +7,8 @@
    once more; what comes out is the system's refined map.
 3. The geometric mean over the refined systems is fused. *View probes* follow, one for each frozen
    network, the first network last: each is taught by hard labels of what is fused so far (no
-   saliency and no threshold again) and joins the mean. Networks of different kinds so teach one
-   another.
+   threshold again) and joins the mean. Networks of different kinds so teach one another. Probes on
+   other networks than the first are not given saliency again.
 
 Everything is learned from a sample of cells that one pass over the images collects, so memory does
 not grow with the data set. Source of the last step: Blum & Mitchell 1998 (co-training). What each
@@ -40,6 +40,9 @@ from wsss_jax.types import IGNORE
 
 CELLS, MAX_CELLS = 400, 250_000
 """Cells of an image that teach, at random, and of all images together."""
+
+OTHER = 10
+"""Times weaker a penalty of probes on other networks than the first."""
 
 MORE = 4
 """Times as many cells of an image whose true mask is read."""
@@ -165,7 +168,7 @@ def _learn_views(
     found: Learned, sample: Sequence[Cells], inputs: Inputs, settings: Combining
 ) -> None:
     """One probe for each frozen network, each taught by all members before it."""
-    names = inputs.names()
+    names, salient = inputs.names(), inputs.saliency is not None
     so_far = {
         cells.id: [members.geometric_mean(system_members(cells, found, names))] for cells in sample
     }
@@ -179,8 +182,8 @@ def _learn_views(
             inputs,
             settings,
             network=number,
-            salient=False,
-            penalty=settings.penalty / 10,
+            salient=salient if number == 0 else False,
+            penalty=settings.penalty if number == 0 else settings.penalty / OTHER,
         )
         found.views[inputs.features[number].folder.name] = probe
         for cells in sample:
