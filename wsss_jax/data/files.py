@@ -101,12 +101,6 @@ def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
         return _indices(picture, name)
 
 
-def encoded_size(content: bytes, name: str) -> Size:
-    """(height, width) from the header of an encoded picture. Raises BadFileError."""
-    with _opened(content, name) as picture:
-        return picture.height, picture.width
-
-
 def encoded_mode(content: bytes, name: str) -> tuple[str, int]:
     """Colour mode ("RGB", "L", "CMYK" …) and EXIF orientation (1 = upright) from the header."""
     with _opened(content, name) as picture:
