@@ -139,6 +139,15 @@ def test_features_of_a_trained_run_are_its_last_map(scenes, run, tmp_path):
     np.testing.assert_allclose(found, (last - kept.centre) @ kept.basis, rtol=0.05, atol=0.05)
 
 
+def test_a_run_that_is_read_at_a_class_token_has_no_last_map(scenes, run, tmp_path, monkeypatch):
+    name = name_of(trained(run)[0].model)
+    entry = SYSTEMS[name]
+    tokens = entry._replace(explained=lambda model: entry.explained(model)._replace(attentive=True))
+    monkeypatch.setattr("wsss_jax.stages.features.SYSTEMS", {name: tokens})
+    with pytest.raises(UserError, match="class token and has no last map"):
+        features(scenes, tmp_path / "f", Features(run=run), ids=scenes.ids)
+
+
 def test_features_are_of_one_network(run, settings):
     for given in ({}, {"weights": settings.weights, "run": run}):
         with pytest.raises(UserError, match="give --weights or --run"):

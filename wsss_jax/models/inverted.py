@@ -96,8 +96,8 @@ class Windows(nnx.Module):
         """Apply to the part of a map that is inside; the kernel follows its dtype."""
         kernel = self.kernel[...].astype(x.dtype)
         size, x = kernel.shape[0], keep(x, inside)
-        reach = (size - 1) * self.dilation
-        margins = ((reach // 2, reach // 2),) * 2
+        half = (size - 1) * self.dilation // 2
+        margins = ((half, half), (half, half))
         if self.same:
             x, margins = layers.same(
                 x, inside, size=size, stride=self.stride, dilation=self.dilation
