@@ -116,12 +116,14 @@ def test_a_resized_data_set_differs_in_size_alone(scenes):
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory):
     """A tiny classifier after one epoch."""
-    training = replace(demo.recipe(tmp_path_factory.mktemp("none")).systems["coarse"], epochs=1)
+    training = replace(
+        demo.recipe(tmp_path_factory.mktemp("none")).systems["coarse"], epochs=1, batch_size=4
+    )
     return fit(scenes, training, tmp_path_factory.mktemp("runs") / "run_coarse")
 
 
 def test_features_of_a_trained_run_are_its_last_map(scenes, run, tmp_path):
-    asked = Features(run=run, channels=500, stride=16, batch_size=1)
+    asked = Features(run=run, channels=4, stride=16, batch_size=1)
     assert asked.name() == "run_coarse"
     id = next(id for id in scenes.ids if all(side % 32 == 0 for side in scenes.size(id)))
     store = features(scenes, tmp_path / "f", asked, ids=(id,))
@@ -132,11 +134,10 @@ def test_features_of_a_trained_run_are_its_last_map(scenes, run, tmp_path):
     scorer = explained.scorer(structure, *explained.weights(state))
     last = scorer(jnp.ones(pixels.shape[:3], bool)).features(pixels)[0]
     last = np.asarray(last / jnp.sqrt(jnp.square(last).sum(-1, keepdims=True) + 1e-6))
-    # No channel is dropped, so the kept ones are the map itself, turned and shifted.
     kept = components.read(store.folder / KEPT)
     found = store.get_scores(id).scores
     assert found.shape == last.shape and store.made_by["run"] == "run_coarse"
-    np.testing.assert_allclose(found, (last - kept.centre) @ kept.basis, rtol=0.05, atol=0.05)
+    np.testing.assert_allclose(found, (last - kept.centre) @ kept.basis, atol=0.01)
 
 
 def test_a_run_that_is_read_at_a_class_token_has_no_last_map(scenes, run, tmp_path, monkeypatch):
