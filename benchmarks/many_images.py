@@ -58,8 +58,8 @@ WORK = ("fuse", "learn")
 
 def taught(folder: Path, cells: int) -> None:
     """A world of a few images, and a combiner that has learned from them."""
-    from wsss_jax.combiner.combiner_run import Combining
-
+    from wsss_jax.combiner.learn import learn
+    from wsss_jax.combiner.settings import Combining
     from wsss_jax.study import fusion_world, world
 
     made = fusion_world.make(BASE, seed=5, size=cells)

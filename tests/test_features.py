@@ -14,6 +14,7 @@ from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import components, stores, synthetic
 from wsss_jax.data.components import digest
 from wsss_jax.data.datasets import open_dataset
+from wsss_jax.data.files import decode_image
 from wsss_jax.data.resized import Resized, long_side
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.models import build, weights
@@ -105,6 +106,7 @@ def test_a_resized_data_set_differs_in_size_alone(scenes):
     height, width = scenes.size(id)
     half = (height // 2, width // 2)
     assert small.size(id) == half and small.image(id).shape == (*half, 3)
+    np.testing.assert_array_equal(decode_image(small.encoded(id), id), small.image(id))
     assert small.mask(id).shape == half and set(np.unique(small.mask(id))) <= set(
         np.unique(scenes.mask(id))
     )
@@ -116,9 +118,8 @@ def test_a_resized_data_set_differs_in_size_alone(scenes):
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory):
     """A tiny classifier after one epoch."""
-    training = replace(
-        demo.recipe(tmp_path_factory.mktemp("none")).systems["coarse"], epochs=1, batch_size=4
-    )
+    training = demo.recipe(tmp_path_factory.mktemp("none")).systems["coarse"]
+    training = replace(training, epochs=1, batch_size=4, imageless=scenes.classes.names)
     return fit(scenes, training, tmp_path_factory.mktemp("runs") / "run_coarse")
 
 

@@ -65,7 +65,9 @@ class Family(NamedTuple):
     std: tuple[float, float, float]
 
 
-TENSORFLOW = Family(True, 1e-3, 0.5, (127 / 255,) * 3, (128 / 255,) * 3)
+TENSORFLOW = Family(
+    True, 1e-3, 0.5, (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
+)
 PYTORCH = Family(False, 1e-5, 0.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
