@@ -1,5 +1,6 @@
 """A data set whose photographs and masks are resized when they are read."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,6 +51,12 @@ class Resized:
     def image(self, id: str) -> UInt8[np.ndarray, "H W 3"]:
         """The photograph at its new size."""
         return _resized(self.source.image(id), self.size(id), Image.Resampling.BICUBIC)
+
+    def encoded(self, id: str) -> bytes:
+        """The photograph at its new size as the bytes of a PNG."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.image(id)).save(buffer, "PNG")
+        return buffer.getvalue()
 
     def size(self, id: str) -> Size:
         """The new size, at most the working size of a photograph so large."""

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -29,8 +29,6 @@ from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
 
 _SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
-_CHOSEN = "best"
-"""Folder, within a run's, of the state that stands for it."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +161,10 @@ def learn(
     batches: Any,
     course: Course,
     folder: Path,
-    watch: Callable[[int, Any], bool] | None = None,
 ) -> Path:
     """Train to the end, or from where an earlier call was stopped, and mark the run finished.
 
-    Shows a progress bar. watch: shown step and state after each regular save; True is the end.
+    Shows a progress bar.
     """
     plan = loop.Loop(
         course.steps, save_every=course.save_every, compute=course.compute, engine=course.engine
@@ -189,7 +186,6 @@ def learn(
             key=jax.random.key(course.seed),
             progress=progress,
             resumed=bar.start_at,
-            watch=watch,
         )
     skipped = batches.skipped
     left_out.note(f"train {folder.name}", len(skipped))
@@ -206,17 +202,6 @@ def record_of(folder: Path, how: str) -> dict[str, Any]:
     if not path.is_file() or not is_finished(folder):
         raise BadFileError(f"{folder}: no finished run; {how} into it first")
     return read_json(path)
-
-
-def choose(folder: Path, step: int, state: Any) -> None:
-    """Keep a state that stands for the run in place of its last one (``chosen_state``)."""
-    Checkpoints(folder / _CHOSEN / "checkpoint", keep=1).save(step, state, {})
-
-
-def chosen_state(folder: Path, template: Any) -> Any:
-    """The state that was chosen for a run, or its last one where none was."""
-    chosen = folder / _CHOSEN
-    return last_state(chosen if chosen.is_dir() else folder, template)
 
 
 def last_state(folder: Path, template: Any) -> Any:
