@@ -8,7 +8,6 @@ mean.
 Layout: torch/serialization.py of PyTorch 1.4 (stream) and 2.x (archive).
 """
 
-import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from wsss_jax.errors import UserError
-from wsss_jax.formats import pickles
-from wsss_jax.formats.torch_tensors import (
-    NAMES,
-    Storage,
-    Tensor,
-    decoded,
-    filled,
-    read_stream,
-    stored,
-    width,
-)
-
-_MAX_PICKLE = 100_000_000  # bytes
+from wsss_jax.formats.bounded import DAMAGE, open_file
+from wsss_jax.formats.torch_tensors import Tensor, filled, read_archive, read_stream
 
 
 def read(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
@@ -40,46 +28,28 @@ def read(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     anything else: damaged files, names that are not tensors, and files that need PyTorch.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return _from_archive(archive)
+        with open_file(path) as file:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    nest, values = read_archive(archive)
+                    return filled(_chosen(nest), values, _limit(path))
         return _from_stream(path)
-    except (*pickles.PROBLEMS, zipfile.BadZipFile, OSError, struct.error) as problem:
+    except DAMAGE as problem:
         raise UserError(
             f"{path}: cannot be read as a PyTorch file ({problem}); open it with PyTorch "
             "(weights_only=True) and save its state_dict anew"
         ) from problem
 
 
-def _from_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    names = set(archive.namelist())
-    found = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
-    if len(found) != 1:
-        raise UserError(f"{len(found)} data.pkl in the archive, wanted one")
-    root = found[0].removesuffix("data.pkl")
-    order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
-    if order != b"little":
-        raise UserError(f"byte order {order!r}, wanted little")
-    if archive.getinfo(found[0]).file_size > _MAX_PICKLE:
-        raise UserError(f"{found[0]} has more than {_MAX_PICKLE:,} bytes")
-    with archive.open(found[0]) as file:
-        tensors = _chosen(pickles.run(file, NAMES, stored))
-
-    def values(storage: Storage) -> np.ndarray:
-        name = f"{root}data/{storage.key}"
-        size, packed = (info := archive.getinfo(name)).file_size, info.compress_type
-        wanted = storage.count * width(storage.dtype)
-        if size != wanted or packed != zipfile.ZIP_STORED:
-            raise UserError(f"{name} has {size} bytes, wanted {wanted}, not compressed")
-        return decoded(archive.read(name), storage.dtype)
-
-    return filled(tensors, values)
-
-
 def _from_stream(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         nest, loaded = read_stream(file, path.stat().st_size)
-    return filled(_chosen(nest), lambda storage: loaded[storage.key])
+    return filled(_chosen(nest), lambda storage: loaded[storage.key], _limit(path))
+
+
+def _limit(path: Path) -> int:
+    """Bytes that tensors may hold: weights that are shared by name come several times."""
+    return 4 * path.stat().st_size + 2**26
 
 
 def _chosen(nest: Any) -> dict[str, Tensor]:
