@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,11 +20,15 @@ from wsss_jax.data.classes import palette
 from wsss_jax.data.files import mask_png, path_of, read_mask, write_atomic
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
+from wsss_jax.formats.bounded import DAMAGE, MAX_TOTAL, read_bytes
 from wsss_jax.types import Kind, ScoreMaps
 
 FORMAT = 1
-Holds = Literal["scores", "masks"]
-_SUFFIX = {"scores": ".npz", "masks": ".png"}
+Holds = Literal["scores", "masks", "regions"]
+_SUFFIX = {"scores": ".npz", "masks": ".png", "regions": ".npz"}
+MAX_INDEX = 2**26
+"""Longest index in bytes; it lists names and settings."""
+
 _FIELDS = {"scores": "f", "classes": "i", "size": "i", "peak": "f"}
 
 
@@ -32,7 +36,7 @@ _FIELDS = {"scores": "f", "classes": "i", "size": "i", "peak": "f"}
 class Store:
     """One folder of records: ``put`` and ``get`` one image, ``missing`` the ids still to make.
 
-    folder: the run folder. holds: score maps or masks. classes: their names in label order.
+    folder: the run folder. holds: score maps, masks or regions. classes: names in label order.
     kind: what score values mean. made_by: the settings that made it. parents: stores it came from.
     """
 
@@ -164,9 +168,11 @@ def open_store(folder: Path) -> Store:
     if not path.is_file():
         raise BadFileError(f"{folder}: no index.json, so no store; run the stage that makes it")
     try:
-        index = json.loads(path.read_text())
+        index = json.loads(read_bytes(path, MAX_INDEX))
         if index["format"] != FORMAT:
             raise BadFileError(f"{path}: format {index['format']}, this version reads {FORMAT}")
+        if index["holds"] not in _SUFFIX or index["kind"] not in get_args(Kind):
+            raise UserError(f"holds {index['kind']} {index['holds']}")
         return Store(
             folder,
             cast(Holds, index["holds"]),
@@ -175,7 +181,9 @@ def open_store(folder: Path) -> Store:
             index["made_by"],
             tuple(index["parents"]),
         )
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as problem:
+    except BadFileError:
+        raise
+    except DAMAGE as problem:
         raise BadFileError(f"{path}: not an index of this program ({problem!r})") from problem
 
 
@@ -201,10 +209,7 @@ def read_npz(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise BadFileError(f"{path}: no such record; run the stage that makes it")
-    try:
-        return npz.read(path, fields)
-    except ValueError as problem:
-        raise BadFileError(str(problem)) from problem
+    return npz.read(path, fields, MAX_TOTAL)
 
 
 def _index(store: Store) -> dict[str, Any]:

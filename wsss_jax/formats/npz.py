@@ -64,9 +64,7 @@ def headers(path: Path, limit: int = MAX_ARCHIVE) -> dict[str, Header]:
         return found
 
 
-def read(
-    path: Path, fields: Mapping[str, str], limit: int = MAX_ARCHIVE
-) -> dict[str, np.ndarray]:
+def read(path: Path, fields: Mapping[str, str], limit: int = MAX_ARCHIVE) -> dict[str, np.ndarray]:
     """Named arrays of the file.
 
     fields: name to the wanted dtype kinds ("f", "i", "uif" …); object arrays are always refused.

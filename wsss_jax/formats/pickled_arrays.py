@@ -36,9 +36,7 @@ MAX_LABEL_STEPS = 10_000_000
 Content = Mapping[str | int, Any]
 """Values are arrays, numbers, texts, lists of texts, or Opaque."""
 
-_CODES = frozenset(
-    {"b1", "?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"}
-)
+_CODES = frozenset({"b1", "?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"})
 _MAX_DIMENSIONS = 32
 _ALONE = ("arr_0", "data")  # what np.savez calls its one array
 

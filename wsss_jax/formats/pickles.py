@@ -2,9 +2,9 @@
 
 A pickle is a little program. Here its operations are carried out one by one on a stack of plain
 values; what it may call is a table of the caller. Whatever else it names or makes becomes an
-``Opaque``: it stands in its place, is never imported or called, and is an error only where a caller
-needs its value. Names of modules that act (``os``, ``subprocess``, most of ``builtins``) are refused
-at once, because no file of numbers has them. Not here: what the values mean.
+``Opaque``: it stands in its place, is never imported or called, and is an error only where a
+caller needs its value. Names of modules that act (``os``, ``subprocess``, most of ``builtins``) are
+refused at once, because no file of numbers has them. Not here: what the values mean.
 
 Source: the operations as ``pickletools`` of the standard library documents them; protocols 0 to 5.
 """
@@ -50,8 +50,9 @@ _TYPES = frozenset({
 _ACTING = frozenset({
     "os", "posix", "nt", "ntpath", "posixpath", "sys", "subprocess", "importlib", "runpy", "shutil",
     "pty", "socket", "ctypes", "code", "codeop", "commands", "platform", "pickle", "_pickle",
-    "cPickle", "marshal", "types", "webbrowser", "timeit", "pdb", "bdb", "cProfile", "multiprocessing",
-    "operator", "_operator", "functools", "asyncio", "signal", "threading", "_thread", "tempfile",
+    "cPickle", "marshal", "types", "webbrowser", "timeit", "pdb", "bdb", "cProfile",
+    "multiprocessing", "operator", "_operator", "functools", "asyncio", "signal", "threading",
+    "_thread", "tempfile",
     "urllib", "http", "requests", "pip", "pydoc", "builtins", "__builtin__",
 })  # fmt: skip
 
