@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from wsss_jax.config import lookup
-from wsss_jax.data import regions
+from wsss_jax.data import file_layouts, regions
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import path_of
 from wsss_jax.data.planes import listed
@@ -307,3 +307,33 @@ def _seam(item: np.ndarray, low: float, peak: float) -> str | None:
     if one_value or below.size <= ISOLATED * item.size or -low <= OVERSHOOT * peak:
         return f"{below.size} pixel(s) below 0, down to {low:.3g}, set to 0"
     return None
+
+
+def read_maps(
+    path: Path | str, classes: ClassList | Sequence[str] | None = None, layout: str = "auto"
+) -> ScoreMaps:
+    """Score maps of one file of another tool, without image labels and without the photograph.
+
+    classes: names in label order, which tell how many planes and numbers there may be; None takes
+    as many as the file has. layout: a name of READERS, told from the file if "auto". The size is
+    that of the finest grid in the file, and all of its classes are kept. Raises BadFileError for a
+    file that cannot be read, or that may have several layouts (it names them).
+    """
+    path = Path(path)
+    if classes is None:
+        names = ClassList(tuple(f"class {n}" for n in range(file_layouts.count_classes(path))))
+    else:
+        names = classes if isinstance(classes, ClassList) else ClassList((*classes,))
+    name = file_layouts.layout_of(path, names, classes is None) if layout == "auto" else layout
+    how = lookup(READERS, name, "layout (or auto)")
+    with one_error(path, f"read as layout {name}"):
+        size = file_layouts.size_of(path, name)
+        found = how.read(path, how, Wanted(names, np.ones(len(names), bool), size, size))
+        shapes = [item.shape for item in found.maps if isinstance(item, np.ndarray)]
+        size = max((shape for shape in shapes if len(shape) == 2), default=size)
+        labels = np.zeros(len(names), bool)
+        for label in () if how.agnostic else numbered(found, how, how.first):
+            if not 0 <= label < len(names):
+                raise UserError(f"class number {label + how.first}, but {len(names)} classes")
+            labels[label] = True
+        return checked(found, how, Wanted(names, labels, size, size)).maps

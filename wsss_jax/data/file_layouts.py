@@ -12,10 +12,12 @@ from jaxtyping import Bool
 
 from wsss_jax.data import planes, regions
 from wsss_jax.data import prior_readers as readers
-from wsss_jax.data.files import colours, decode_image, decode_mask, encoded_mode
+from wsss_jax.data.classes import ClassList
+from wsss_jax.data.files import colours, decode_image, decode_mask, encoded_mode, image_size
 from wsss_jax.data.planes import listed
-from wsss_jax.data.prior_readers import ARRAYS, READERS, Found
+from wsss_jax.data.prior_readers import ARRAYS, PICTURES, READERS, Found
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.formats import npz
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.formats.pickled_arrays import read_content
 from wsss_jax.types import IGNORE, Size
@@ -23,7 +25,73 @@ from wsss_jax.types import IGNORE, Size
 REGIONS = "regions"
 """The layout of regions without classes, which become a store of regions, not of score maps."""
 
+MANY = 40
+"""Values of a picture that are more than classes on one photograph."""
+
+_RECORD = frozenset({"scores", "classes", "size", "peak"})
 _OWN_FIELDS = frozenset(how.fields[0] for how in READERS.values() if how.fields)
+
+
+def layout_of(path: Path, names: ClassList, guessed: bool = False) -> str:
+    """The one layout that a file may have, without the labels of its image.
+
+    guessed: nobody told how many classes there are. Raises BadFileError that lists the choices.
+    """
+    if _is_record(path):
+        return "store"
+    if path.suffix.lower() == ".json":
+        found = region_readings(path, None)
+    elif path.suffix.lower() in PICTURES:
+        found = picture_readings(path, len(names))
+        if guessed and len(found) > 1 and len(found["mask_png"].keys) > MANY:
+            return "saliency_png"
+    else:
+        told = [*(name for name, how in READERS.items() if how.told), REGIONS]
+        found = array_readings(path, told, np.ones(len(names), bool))
+    left = [name for name in found if name in READERS]
+    if "psa_crf" in left and readers.sums_to_one(found["psa_crf"]):
+        return "psa_crf"
+    if len(left) == 1 and not (guessed and left == ["array"]):
+        return left[0]
+    if not left:
+        raise BadFileError(f"{path}: regions without classes; read them by read_regions")
+    if left == ["array"]:
+        raise BadFileError(f"{path}: planes, with background or without? give the classes")
+    choices = " or ".join(f'layout="{name}"' for name in left)
+    raise BadFileError(
+        f"{path}: may be {' or '.join(left)}; one file does not tell, give {choices}"
+    )
+
+
+def count_classes(path: Path) -> int:
+    """How many classes a file may have where nobody tells: planes less background, else the most.
+
+    Raises BadFileError.
+    """
+    if path.suffix.lower() in ARRAYS and not _is_record(path):
+        content = read_content(path)
+        shapes = [
+            value.shape
+            for name, value in (content.items() if isinstance(content, Mapping) else ())
+            if name in ("msc_seg", "msc_segs", "segs") and isinstance(value, np.ndarray)
+        ]
+        counts = [shape[-3] - 1 for shape in shapes if len(shape) in (3, 4)]
+        return min(max(counts, default=IGNORE - 1), IGNORE - 1) or 1
+    return IGNORE - 1
+
+
+def size_of(path: Path, layout: str) -> Size:
+    """The (H, W) that a picture, record or file of regions tells; of others it is not needed."""
+    if path.suffix.lower() in PICTURES:
+        return image_size(path)
+    if layout in ("store", "saliency_store"):
+        height, width = npz.read(path, {"size": "i"})["size"].ravel()[:2]
+        return int(height), int(width)
+    return regions.read_regions(path).size if layout == "instances" else (1, 1)
+
+
+def _is_record(path: Path) -> bool:
+    return path.suffix == ".npz" and set(npz.headers(path)) == _RECORD
 
 
 def region_readings(path: Path, size: Size | None) -> Mapping[str, Found]:
@@ -55,6 +123,8 @@ def array_readings(
             reasons[name] = str(problem)
     if len(names) > 1:
         found = {name: f for name, f in found.items() if _is_likely(name, f, content)}
+        if len(found) > 1:  # one of the layouts that have names for their fields
+            found.pop("array", None)
     if not found:
         raise BadFileError(f"{path}: {_why(content, reasons)}")
     return found

@@ -40,7 +40,7 @@ def find(folder: Path, ids: Iterable[str], endings: Sequence[str]) -> Found:
                 found.setdefault(Place(below, split[1]), []).append(split[0])
         if found:
             break
-    kept = _common({place: list(dict.fromkeys(there)) for place, there in found.items()})
+    kept = _common({place: sorted(set(there)) for place, there in found.items()})
     return dict(sorted(kept.items(), key=lambda item: (-len(item[1]), item[0])))
 
 

@@ -26,13 +26,15 @@ def listed(values: Any) -> str:
     return ", ".join(items[:12]) + (" …" if len(items) > 12 else "") if items else "none"
 
 
-def field_of(content: Mapping, fields: Sequence[str], field: str | None = None) -> str:
+def field_of(
+    content: Mapping, fields: Sequence[str], field: str | None = None, also: str = ""
+) -> str:
     """The field of the maps: the one asked for, else the first that there is. Raises ValueError."""
     wanted = fields if field is None else (field,)
     name = next((name for name in wanted if name in content), None)
     if name is None:
         needed = " or ".join(wanted)
-        raise UserError(f"fields {listed(content)}, wanted {needed}")
+        raise UserError(f"fields {listed(content)}, wanted {also}{needed}")
     return name
 
 

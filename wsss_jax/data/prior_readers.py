@@ -107,7 +107,7 @@ def maps_of(content: Mapping[str | int, Any], layout: Layout, field: str | None 
         if content and not any(is_map(item) for item in content.values()):
             raise UserError("a dictionary of class numbers whose values are no maps")
         return Found(tuple(int(key) for key in content), tuple(content.values()))
-    name = field_of(content, layout.fields, field)
+    name = field_of(content, layout.fields, field, "keys and ")
     if "keys" not in content:
         raise UserError(f"fields {listed(content)}, wanted keys and {name}")
     keys = content["keys"]
