@@ -4,8 +4,8 @@
 
 Writes images of 375 by 500 pixels with two classes in each layout (pickled dictionaries, masks and
 saliency; PyTorch's tensors are left out, whose maps at stride 4 are only copied), imports them at
-the default stride with one worker, and prints images per second in wall and in processor time. That is
-reading, checking, reducing, writing and flushing to disk; masks stay at stride 1.
+the default stride with one worker, and prints images per second in wall and in processor time. That
+is reading, checking, reducing, writing and flushing to disk; masks stay at stride 1.
 """
 
 import argparse

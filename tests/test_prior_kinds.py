@@ -1,4 +1,4 @@
-"""Files as the tools of the field write them: each kind is read, or refused with the true reason."""
+"""Files as the tools of the field write them: each kind is read, or refused with the reason."""
 
 import json
 
@@ -75,7 +75,7 @@ def test_logits_become_shares_of_background_and_the_classes_of_the_image(tmp_pat
         read_file("msc_seg", tmp_path / "a.npy", wanted())
     turned = logits.transpose(0, 1, 3, 2)
     toy_priors.save(tmp_path / "a.npy", {"msc_seg": turned})
-    with pytest.raises(BadFileError, match="a map of shape"):
+    with pytest.raises(BadFileError, match="rows and columns are exchanged"):
         read_file("msc_seg", tmp_path / "a.npy", wanted())
 
 
@@ -116,9 +116,9 @@ def test_a_picture_of_0_and_1_may_be_saliency_or_a_mask(tmp_path):
     values = np.zeros(SIZE)
     values[2:5] = 1
     grey(tmp_path / f"{ID}.png", values)
-    with pytest.raises(BadFileError, match="may be mask_png or saliency_png.*give --layout"):
+    with pytest.raises(BadFileError, match=r"may be mask_png or saliency_png.*give --layout"):
         survey(tmp_path, TABLE)
-    with pytest.raises(BadFileError, match='may be .* give layout="mask_png" or layout="saliency'):
+    with pytest.raises(BadFileError, match=r'may be .* give layout="mask_png" or layout="saliency'):
         read_maps(tmp_path / f"{ID}.png", VOC)
     maps = read_maps(tmp_path / f"{ID}.png", VOC, "saliency_png")
     np.testing.assert_array_equal(maps.scores[..., 0], values)
@@ -230,7 +230,7 @@ def test_one_file_is_read_without_labels(tmp_path, layout, classes):
 
 def test_one_file_that_may_be_several_is_refused_with_the_choices(tmp_path):
     toy_priors.save(tmp_path / "a.npy", {0: COW, 5: COW})
-    with pytest.raises(BadFileError, match='psa_cam or psa_crf.*give layout="psa_cam"'):
+    with pytest.raises(BadFileError, match=r'psa_cam or psa_crf.*give layout="psa_cam"'):
         read_maps(tmp_path / "a.npy", VOC)
     assert read_maps(tmp_path / "a.npy", VOC, "psa_cam").classes.tolist() == [0, 5]
     toy_priors.save(tmp_path / "a.npy", {0: 1 - COW, 5: COW})

@@ -68,7 +68,7 @@ class Found(NamedTuple):
     """
 
     keys: tuple[int, ...]
-    maps: Sequence[Any]
+    maps: Any
     field: str = ""
     peaks: Any = None
     notes: tuple[str, ...] = ()

@@ -235,7 +235,8 @@ def _entries(value: Any) -> tuple[list, Size | None]:
         return value, None
     if not isinstance(value, Mapping):
         raise UserError(f"a {type(value).__name__}, wanted a list of regions")
-    image = value.get("image") if isinstance(value.get("image"), Mapping) else value
+    image = value.get("image")
+    image = image if isinstance(image, Mapping) else value
     told = [image.get(name, image.get(f"img_{name}")) for name in ("height", "width")]
     size = (told[0], told[1]) if all(type(n) is int and n > 0 for n in told) else None
     for name in ("annotations", "regions", "predictions", "results"):
