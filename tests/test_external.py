@@ -77,7 +77,7 @@ def test_the_field_that_is_read_does_not_depend_on_the_grid(tmp_path, layout):
     for grid in ((3, 4), SIZE):
         maps, _, _ = read(tmp_path, layout, want=wanted(grid=grid, field="cam"))
         np.testing.assert_array_equal(maps.scores.transpose(2, 0, 1), truth[:, ::4, ::4])
-    with pytest.raises(BadFileError, match="wanted rw"):
+    with pytest.raises(BadFileError, match="wanted keys and rw"):
         read(tmp_path, layout, want=wanted(field="rw"))
 
 

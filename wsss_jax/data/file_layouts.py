@@ -70,9 +70,11 @@ def count_classes(path: Path) -> int:
     """
     if path.suffix.lower() in ARRAYS and not _is_record(path):
         content = read_content(path)
+        if isinstance(content, np.ndarray):
+            return min(content.shape[-3], IGNORE - 1) or 1 if content.ndim > 2 else 1
         shapes = [
             value.shape
-            for name, value in (content.items() if isinstance(content, Mapping) else ())
+            for name, value in content.items()
             if name in ("msc_seg", "msc_segs", "segs") and isinstance(value, np.ndarray)
         ]
         counts = [shape[-3] - 1 for shape in shapes if len(shape) in (3, 4)]

@@ -107,7 +107,7 @@ def survey(
     if first is None and not how.agnostic:
         _check_numbering(folder, readings, start, name)
     classes = SALIENCY.names if how.agnostic else source.classes.names
-    field = _field(folder, how, readings) if field is None else field
+    field = _field(how, readings) if field is None else field
     return Plan(name, folder, start, _kind(how, readings), classes, where, field)
 
 
@@ -279,15 +279,9 @@ def _kind(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> Kind:
     return "activation" if known and 2 * sum(known) < len(known) else how.kind
 
 
-def _field(folder: Path, how: Layout, readings: Sequence[tuple[_Look, Found]]) -> str | None:
-    """The finest field that all files have. Raises BadFileError where they have none in common."""
+def _field(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> str | None:
+    """The field that most files have; the others are refused one by one, not read from another."""
     if len(how.fields) < 2 or not readings:
         return None
-    fields = {found.field for _, found in readings}
-    if len(fields) > 1:
-        coarse = max(fields, key=how.fields.index)
-        raise BadFileError(
-            f"{folder}: some files have {how.fields[0]}, others only {coarse}; "
-            f"give --field {coarse}"
-        )
-    return fields.pop()
+    counts = Counter(found.field for _, found in readings)
+    return max(how.fields, key=lambda name: counts[name])
