@@ -19,6 +19,8 @@ PAIRS = {  # ours, its settings, timm's name, pixels
     "resnet50": ({"output_stride": 32}, "resnet50", 256),
     "resnest50": ({"output_stride": 32}, "resnest50d", 256),
     "vit_small": ({"output_stride": 16}, "vit_small_patch16_224", 224),
+    "dinov2_vits14": ({}, "vit_small_patch14_dinov2", 518),
+    "efficientnet_lite0": ({"output_stride": 32}, "tf_efficientnet_lite0", 224),
 }
 
 

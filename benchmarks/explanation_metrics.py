@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from wsss_jax.data.datasets import Source, open_dataset
-from wsss_jax.explain import perturb, score_cam
+from wsss_jax.explain import perturb, score_weighted
 from wsss_jax.explain.contract import seeded
 from wsss_jax.stages.subject import Method, Subject, subject_of
 from wsss_jax.study import judge_maps
@@ -35,7 +35,7 @@ def methods_of(asked: Subject) -> Mapping[str, Method]:
     """The network's methods, RISE and SS-CAM with few draws."""
     few = {
         "rise": asked.wrapped(seeded(partial(perturb.rise, masks=200))),
-        "ss_cam": asked.wrapped(seeded(partial(score_cam.ss_cam, draws=1))),
+        "ss_cam": asked.wrapped(seeded(partial(score_weighted.ss_cam, draws=1))),
     }
     return {name: few.get(name, method) for name, method in asked.methods.items()}
 

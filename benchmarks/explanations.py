@@ -215,7 +215,7 @@ def sums(given: argparse.Namespace) -> None:
     import jax
     import jax.numpy as jnp
 
-    from wsss_jax.explain import full_grad, logits_of, saliency
+    from wsss_jax.explain import full_gradient, logits_of, saliency
     from wsss_jax.systems import Classifier, classifier
 
     images = jax.random.uniform(jax.random.key(1), (2, given.side, given.side, 3))
@@ -240,7 +240,7 @@ def sums(given: argparse.Namespace) -> None:
         found = run(weights).sum(axis=(1, 2))[labels]
         print(f"Integrated Gradients, {steps} nodes: {_gap(found, wanted)}", flush=True)
     one = classifier.scorer(shape, *weights)(inside[:1])
-    parts = jax.jit(lambda image: full_grad.completeness(one, image))(images[:1])
+    parts = jax.jit(lambda image: full_gradient.completeness(one, image))(images[:1])
     whole = (parts.input + parts.added + parts.implied)[labels[:1]]
     print(f"FullGrad: {_gap(whole, parts.logits[labels[:1]])}", flush=True)
     _relevance(images, labels, inside)

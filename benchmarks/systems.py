@@ -64,7 +64,8 @@ def _settings(name: str, backbone: str, folder: Path) -> object:
         state = classifier.make(own, classes=20, steps=1).init(jax.random.key(1))
         Checkpoints(folder / "checkpoint").save(1, state, {})
         names = [str(number) for number in range(20)]
-        record = {"settings": {"model": config.as_json(own)}, "classes": names}
+        model = config.as_json(own)
+        record = {"system": "vanilla", "settings": {"model": model}, "classes": names}
         (folder / "settings.json").write_text(json.dumps(record))
         (folder / "finished").write_text("1 steps\n")
     judged = {"occse": OcCse, "poc": POc, "pnoc": PNoc}

@@ -20,6 +20,7 @@ There is no coco14_vanilla.py: it is voc12_vanilla.py with this crop, long side 
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.train import Training
@@ -35,7 +36,7 @@ ORDINARY = Path("runs/coco14_vanilla/run_vanilla")
 def recipe(data: Path, weights: Path | None) -> Recipe:
     """The run on COCO 2014 in ``data`` with the backbone in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of resnest269-0cc87c48.pth with --weights")
+        raise UserError("give the folder of resnest269-0cc87c48.pth with --weights")
     optim = Optim(learning_rate=2 * 0.05, momentum=0.0, weight_decay=1e-4, accumulate=2)
     # The code adds the gradients of two batches up; ours are averaged, at twice the rate.
     own = Classifier("resnest269", weights / "resnest269-0cc87c48.pth", optim=optim)

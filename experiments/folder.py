@@ -13,8 +13,9 @@ Hardware: two CPU cores. Time and numbers: see benchmarks/RESULTS.md.
 
 from pathlib import Path
 
-from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
@@ -29,7 +30,7 @@ V2_INT8 = "tf2_mobilenet_v2_1.0_224_ptq_int8.npz"
 def recipe(data: Path, weights: Path | None) -> Recipe:
     """The run on the folder ``data`` with the ImageNet MobileNets in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of the MobileNet npz files with --weights")
+        raise UserError("give the folder of the MobileNet npz files with --weights")
     optim = Optim(learning_rate=0.01)
     even = Optim("adamw", learning_rate=2e-4, warm_up=10)  # see voc12_animals.py
     view = Augmentation(crop=224, long_side=(224, 352), hue=0.0)
@@ -46,7 +47,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         saliency=saliency if saliency.is_dir() else None,
         refinements=("saliency", "walk"),
         combiner=Combining(network=False),
-        features=Features((weights / V2,)),
+        features=(Features(weights / V2),),
         fusions=("mean", "median", "log_opinion_pool", "noisy_or", "majority_vote"),
         scoring=Scoring(threshold=0.3),
     )

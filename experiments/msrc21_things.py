@@ -13,8 +13,9 @@ a GPU. Time, expected numbers and ours: see benchmarks/RESULTS.md.
 from dataclasses import replace
 from pathlib import Path
 
-from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
@@ -48,7 +49,7 @@ ORDINARY = Path("runs/msrc21_things/run_vanilla")
 def recipe(data: Path, weights: Path | None) -> Recipe:
     """The run on the folder ``data`` with the ImageNet MobileNetV2s in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of the MobileNet npz files with --weights")
+        raise UserError("give the folder of the MobileNet npz files with --weights")
     optim, momentum = Optim("adamw", learning_rate=2e-4, warm_up=10), Optim(learning_rate=0.01)
     plain = Classifier("mobilenet_v2", weights / V2, optim=optim)
     view = Augmentation(crop=224, long_side=(224, 352), hue=0.0)
@@ -70,7 +71,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         saliency=data / "saliency_csnet",
         refinements=("saliency", "walk"),
         combiner=Combining(),
-        features=Features((weights / V2,)),
+        features=(Features(weights / V2),),
         fusions=("mean", "log_opinion_pool"),
         scoring=Scoring(threshold=0.3),
     )

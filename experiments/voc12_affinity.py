@@ -8,7 +8,7 @@ Puzzle-CAM and P-NOC: long side 320 to 640, and other labels (rule:irn --rule.fo
 line). AffinityNet: --training.model.branch features --training.model.stride 8
 --training.model.radius 5 --training.model.learns-body --walk.beta 8 rule:psa.
 
-Command: wsss run experiments/voc12_affinity.py --data VOC2012 --weights DIR --maps STORE
+Command: wsss run experiments/voc12_affinity.py --data VOC2012 --weights DIR STORE
 Hardware: one accelerator of 16 GB; no time was measured.
 Expected: about 66.5 mIoU on train from class maps of 48.3 (IRN); AffinityNet with ResNet38-d 61.0
 from 47.7 (PSA). Not run: needs ImageNet weights of ResNet-50 and all of VOC. A small version that
@@ -21,6 +21,7 @@ pairs of all cells, not only of those whose whole stencil fits.
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.affinity import AffinityPlan
 from wsss_jax.stages.affinity import AffinityTraining
 from wsss_jax.stages.affinity_labels import Irn
@@ -32,7 +33,7 @@ from wsss_jax.train.optimizers import Optim
 def recipe(data: Path, weights: Path | None) -> AffinityPlan:
     """The run on VOC 2012 in ``data`` with ResNet-50 in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of resnet50-19c8e357.pth with --weights")
+        raise UserError("give the folder of resnet50-19c8e357.pth with --weights")
     # IRN's optimizer takes the weight decay for its momentum, and every layer learns alike.
     optim = Optim(learning_rate=0.1, new_layers=1.0, biases=1.0, momentum_is_weight_decay=True)
     model = AffinityNet("boundary", "resnet50_irn", weights / "resnet50-19c8e357.pth", optim=optim)

@@ -10,9 +10,9 @@ Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS
 from dataclasses import replace
 from pathlib import Path
 
-from wsss_jax.combiner.combiner_run import Combining
-from wsss_jax.combiner.label_free import Protocol
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
@@ -43,7 +43,7 @@ RULES = (
 def recipe(data: Path, weights: Path | None) -> Recipe:
     """The run on the data set ``data`` with the ImageNet MobileNets in the folder ``weights``."""
     if weights is None:
-        raise ValueError(
+        raise UserError(
             "this experiment starts from ImageNet weights: give the folder of the MobileNet npz "
             "files with --weights"
         )
@@ -73,9 +73,8 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             ),
         },
         saliency=data / "saliency_csnet",
-        # Three systems are too few for halves: each student sees two of them.
-        combiner=Combining(Protocol(students=3)),
-        features=Features((weights / V2,)),
+        combiner=Combining(),
+        features=(Features(weights / V2),),
         fusions=RULES,
         scoring=Scoring(classes=SCORED, threshold=0.3),
     )

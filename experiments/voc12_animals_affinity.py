@@ -6,12 +6,13 @@ differ from IRN: scores are left on the boundaries, which are not near 0 inside 
 short a training. --others are stores that walk along the same affinity.
 
 Command: wsss run experiments/voc12_animals_affinity.py --data DATA/voc12_animals --weights DIR
-    --maps COMBINED --others FUSED_SALIENCY OCCSE_SALIENCY
+    COMBINED --others FUSED_SALIENCY OCCSE_SALIENCY
 Hardware: two CPU cores, a quarter of an hour. Numbers: see benchmarks/RESULTS.md.
 """
 
 from pathlib import Path
 
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.affinity import AffinityPlan, light
 from wsss_jax.stages.evaluate import Scoring
 
@@ -22,7 +23,7 @@ V2 = "mobilenet_v2_1.0_224_quant_float.npz"
 def recipe(data: Path, weights: Path | None) -> AffinityPlan:
     """The run on ``data`` with the ImageNet MobileNetV2 in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of the MobileNet npz files with --weights")
+        raise UserError("give the folder of the MobileNet npz files with --weights")
     return AffinityPlan(
         data,
         Path("runs/voc12_animals/combined"),

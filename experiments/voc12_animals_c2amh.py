@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.saliency import SaliencyPlan
 from wsss_jax.stages.objects import ObjectTraining
 from wsss_jax.stages.saliency import Contrasting, Looking
@@ -27,7 +28,7 @@ V2 = "mobilenet_v2_1.0_224_quant_float.npz"
 def recipe(data: Path, weights: Path | None) -> SaliencyPlan:
     """The run on ``data`` with the ImageNet MobileNetV2 in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of the MobileNet npz files with --weights")
+        raise UserError("give the folder of the MobileNet npz files with --weights")
     even = Optim("adamw", learning_rate=1e-4, warm_up=5)
     contrast = Contrast("mobilenet_v2", weights / V2, 16, hint_weight=1.0, optim=even)
     plain = Contrasting().augmentation  # colours stay as they are

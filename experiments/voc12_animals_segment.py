@@ -4,13 +4,14 @@ Source: voc12_segment.py, with MobileNetV2, 96 channels behind it and small crop
 400 training photographs' pseudo-masks, judged on 200 others whose labels it never sees.
 
 Command: wsss run experiments/voc12_animals_segment.py --data DATA/voc12_animals --weights DIR
---masks runs/voc12_animals/pseudo_masks
+runs/voc12_animals/pseudo_masks
 Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS.md.
 """
 
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.segment import SegmentPlan
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.refine import Crf
@@ -25,7 +26,7 @@ V2 = "mobilenet_v2_1.0_224_quant_float.npz"
 def recipe(data: Path, weights: Path | None) -> SegmentPlan:
     """The run on ``data`` with the ImageNet MobileNetV2 in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of the MobileNet npz files with --weights")
+        raise UserError("give the folder of the MobileNet npz files with --weights")
     # So few steps are too few for plain gradients; AdamW's are of one size from the first on.
     optim = Optim("adamw", learning_rate=1e-4, warm_up=10)
     model = Segmenter("mobilenet_v2", weights / V2, 16, width=96, label_smoothing=0.1, optim=optim)

@@ -14,8 +14,9 @@ Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS
 from dataclasses import replace
 from pathlib import Path
 
-from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
@@ -36,7 +37,7 @@ ORDINARY = Path("runs/voc12_animals_systems/run_vanilla")
 def recipe(data: Path, weights: Path | None) -> Recipe:
     """The run on the data set ``data`` with the ImageNet MobileNetV2 in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of the MobileNet npz files with --weights")
+        raise UserError("give the folder of the MobileNet npz files with --weights")
     optim, momentum = Optim("adamw", learning_rate=2e-4, warm_up=10), Optim(learning_rate=0.01)
     plain = Classifier("mobilenet_v2", weights / V2, optim=optim)
     view = Augmentation(crop=256, long_side=(320, 576), hue=0.0)
@@ -57,7 +58,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         saliency=data / "saliency_csnet",
         combiner=Combining(),
-        features=Features((weights / V2,)),
+        features=(Features(weights / V2),),
         fusions=("mean", "median", "log_opinion_pool", "majority_vote", "weighted_mean"),
         scoring=Scoring(classes=SCORED, threshold=0.3),
     )

@@ -16,6 +16,7 @@ network of the second step is our own light one.
 from dataclasses import replace
 from pathlib import Path
 
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.saliency import SaliencyPlan
 from wsss_jax.stages.objects import ObjectTraining
 from wsss_jax.stages.saliency import Contrasting
@@ -29,7 +30,7 @@ RESNEST = "resnest269-0cc87c48.pth"
 def recipe(data: Path, weights: Path | None) -> SaliencyPlan:
     """The run on VOC 2012 in ``data`` with ResNeSt-269 in the folder ``weights``."""
     if weights is None:
-        raise ValueError(f"give the folder of {RESNEST} with --weights")
+        raise UserError(f"give the folder of {RESNEST} with --weights")
     optim = Optim(learning_rate=1e-3, new_layers=1.0, momentum_is_weight_decay=True)
     contrast = Contrast("resnest269", weights / RESNEST, 16, hint_weight=1.0, optim=optim)
     plain = Contrasting().augmentation  # colours stay as they are

@@ -19,6 +19,7 @@ Where we differ: statistics of BatchNorm stay as they come, where the paper trai
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.train import Training
@@ -34,7 +35,7 @@ ORDINARY = Path("runs/voc12_vanilla/run_vanilla")
 def recipe(data: Path, weights: Path | None) -> Recipe:
     """The run on VOC 2012 in ``data`` with the backbone in the folder ``weights``."""
     if weights is None:
-        raise ValueError("give the folder of resnest269-0cc87c48.pth with --weights")
+        raise UserError("give the folder of resnest269-0cc87c48.pth with --weights")
     optim = Optim(learning_rate=2 * 0.1, momentum=0.0, weight_decay=1e-4, accumulate=2)
     # The code adds the gradients of two batches up; ours are averaged, at twice the rate.
     own = Classifier(

@@ -15,6 +15,7 @@ Where we differ: see wsss_jax/systems/seam.py.
 from pathlib import Path
 
 from wsss_jax.data.augment import Augmentation
+from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.train import Training
@@ -28,7 +29,7 @@ FILE = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
 def recipe(data: Path, weights: Path | None) -> Recipe:
     """The run on VOC 2012 in ``data`` with the backbone in the folder ``weights``."""
     if weights is None:
-        raise ValueError(
+        raise UserError(
             "give the folder of ilsvrc-cls_rna-a1_cls1000_ep-0001.params with --weights"
         )
     optim = Optim(learning_rate=0.01, momentum_is_weight_decay=True, weight_decay=5e-4)

@@ -38,18 +38,20 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-
-from wsss_jax import xla
 from wsss_jax.combiner.combiner_run import Combining
 from wsss_jax.combiner.few_shot import FewShot
 from wsss_jax.combiner.label_free import Protocol
 from wsss_jax.combiner.network import CombinerShape
+
+from wsss_jax import xla
 from wsss_jax.data.classes import palette
 from wsss_jax.data.datasets import open_dataset, open_together
 from wsss_jax.data.stores import open_store
 from wsss_jax.ops import masks
+from wsss_jax.ops.resize import resize
 from wsss_jax.report import figures
-from wsss_jax.stages.evaluate import Scoring, foreground
+from wsss_jax.run.thresholds import foreground
+from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.study import ablation, ablation_tables, fusion_world, world
 from wsss_jax.study.ablation import Study
 
@@ -220,8 +222,8 @@ figure, axes = plt.subplots(len(shown), 5, figsize=(14, 2.9 * len(shown)), squee
 for row, id in zip(axes, shown, strict=True):
     maps, size = fused.get_scores(id), judged.size(id)
     winner, score = foreground(maps)
-    unsure = masks.enlarge(doubt.get_scores(id).scores, size)
-    trust = masks.enlarge(gates.get_scores(id).scores, size)
+    unsure = resize(doubt.get_scores(id).scores, size)
+    trust = resize(gates.get_scores(id).scores, size)
     pictures = {
         "photograph": judged.image(id),
         "truth": palette()[judged.mask(id)],

@@ -30,11 +30,11 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from wsss_jax.data import files
+from wsss_jax.data import photographs
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.explain import experimental, perturb, score_cam
+from wsss_jax.explain import experimental, perturb, score_weighted
 from wsss_jax.explain.contract import seeded
 from wsss_jax.recipes import demo
 from wsss_jax.stages import pictures
@@ -74,7 +74,7 @@ asked = subject_of(run)
 # %%
 quick = {
     "rise": asked.wrapped(seeded(partial(perturb.rise, masks=200))),
-    "ss_cam": asked.wrapped(seeded(partial(score_cam.ss_cam, draws=2))),
+    "ss_cam": asked.wrapped(seeded(partial(score_weighted.ss_cam, draws=2))),
 }
 methods = {
     name: quick.get(name, method)
@@ -92,15 +92,15 @@ print(f"{len(methods)} methods: {', '.join(methods)}")
 # %%
 source = open_dataset(data, split="val")
 several = [id for id in source.ids if source.labels(id).sum() == 2] or list(source.ids)
-photographs = []
+picked = []
 for id in several[:2]:
-    photographs.append(work / f"{id}.png")
-    plt.imsave(photographs[-1], source.image(id))
+    picked.append(work / f"{id}.png")
+    plt.imsave(picked[-1], source.image(id))
 showing = pictures.Showing(side=96, columns=8)
-found = pictures.explained(asked, photographs, showing, methods)
+found = pictures.explained(asked, picked, showing, methods)
 sheet, page = pictures.write(work, found, asked, title="All methods", columns=showing.columns)
 figure = plt.figure(figsize=(14, 9), layout="constrained")
-plt.imshow(files.read_image(sheet))
+plt.imshow(photographs.read_image(sheet))
 plt.axis("off")
 if OUT:
     figure.savefig(Path(OUT) / "explainers.png", dpi=100)

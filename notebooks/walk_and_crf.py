@@ -30,8 +30,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from wsss_jax.data import files, synthetic
+from wsss_jax.data import photographs, synthetic
 from wsss_jax.ops import crf, masks
+from wsss_jax.ops.resize import resize
 from wsss_jax.stages.refine import Crf, Walk, crf_refined, walked
 from wsss_jax.types import ScoreMaps
 
@@ -42,7 +43,7 @@ OUT = os.environ.get("PICTURES")  # a folder, to keep the pictures
 
 # %%
 scene = synthetic.scene(0, 3)
-image = files.read_image(Path(PHOTOGRAPH)) if PHOTOGRAPH else scene.image
+image = photographs.read_image(Path(PHOTOGRAPH)) if PHOTOGRAPH else scene.image
 if not PHOTOGRAPH:  # start on the body of the largest creature
     label = int(np.bincount(scene.mask.ravel())[1:].argmax())
     place = np.argwhere(scene.mask == label + 1)
@@ -74,7 +75,7 @@ def show(maps: dict[str, ScoreMaps], name: str) -> None:
     axes[0].set_title("photograph")
     for axis, (title, item) in zip(axes[1:], maps.items(), strict=True):
         axis.imshow(image)
-        scores = masks.enlarge(item.scores, item.size)[..., 0]
+        scores = resize(item.scores, item.size)[..., 0]
         axis.imshow(scores, cmap="inferno", alpha=0.65, vmin=0, vmax=1)
         axis.set_title(title)
     for axis in axes:
@@ -127,7 +128,7 @@ show(
 # %%
 spread = walked(start, image, walk)
 preset = crf.PRESETS["psa"]
-unary = masks.with_constant(masks.enlarge(spread.scores, spread.size), 0.3)
+unary = masks.with_constant(resize(spread.scores, spread.size), 0.3)
 shown = {"before": replace(spread, scores=unary[..., 1:], kind="probability")}
 for iterations in (1, 10):
     marginals = crf.refine(image, unary, replace(preset, iterations=iterations))
@@ -141,6 +142,6 @@ show(shown, "crf")
 
 # %%
 refined = crf_refined(spread, image, Crf(preset="psa", background=0.3))
-mask = masks.enlarge(refined.scores, refined.size)[..., 0] > 0.5
+mask = resize(refined.scores, refined.size)[..., 0] > 0.5
 show({"start": start, "after the walk": spread, "after the CRF": refined}, "both")
 print(f"{refined.scores.shape} cells kept, {mask.mean():.0%} of the photograph is foreground")

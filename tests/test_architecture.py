@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wsss_jax"
 RANK = {
-    "types": 0, "config": 0, "errors": 0, "memory": 0, "xla": 0,
+    "types": 0, "config": 0, "errors": 0, "memory": 0, "xla": 0, "signals": 0,
     "ops": 1, "formats": 1,
     "data": 2, "models": 2,
     "explain": 3, "train": 3,
@@ -18,7 +18,7 @@ RANK = {
     "combiner": 6,
     "stages": 7,
     "report": 3,
-    "recipes": 8, "study": 8,
+    "recipes": 8, "study": 8, "api": 8,
     "cli": 9,
 }  # fmt: skip
 SEPARATE = (
@@ -26,6 +26,8 @@ SEPARATE = (
     {"explain", "train"},
     {"ops", "formats"},
     {"recipes", "study"},
+    {"recipes", "api"},
+    {"api", "study"},
 )
 NNX_HOME = (
     "wsss_jax/models/",

@@ -4,6 +4,7 @@ Small networks run; of the others only the shapes are worked out, since running 
 minutes, and their parts are the parts of the small ones.
 """
 
+import re
 from functools import cache
 
 import jax
@@ -17,9 +18,20 @@ from wsss_jax.models import BACKBONES, Classifier, build
 NAMES = sorted(BACKBONES)
 LIGHT = ("mobilenet_v1", "mobilenet_v2", "resnest14", "resnet18", "tiny")
 HEAVY = [name for name in NAMES if name not in LIGHT]
-STRIDES = {"resnet38d": 8}  # where 16 is not on offer
+STRIDES = {"resnet38d": 8} | {  # where 16 is not on offer
+    name: int(found[1])
+    for name in NAMES
+    if (found := re.search(r"(?:patch|vit_?[sbl])(\d+)", name)) is not None
+}
 PARAMETERS = {  # as published, without the classifier
+    "dinov2_vits14": 22_056_192 - 2 * 12 * 384,  # LayerScale is folded
+    "dinov2_vits14_reg": 22_056_192 - 2 * 12 * 384 + 4 * 384,
     "resnet18": 11_689_512 - 513_000,
+    "resnet34": 21_797_672 - 513_000,
+    "resnet50d": 25_576_264 - 2_049_000,
+    "resnet152": 60_192_808 - 2_049_000,
+    "resnext50": 25_028_904 - 2_049_000,
+    "wide_resnet50_2": 68_883_240 - 2_049_000,
     "resnet50": 25_557_032 - 2_049_000,
     "resnet50_irn": 25_557_032 - 2_049_000,
     "resnet101": 44_549_160 - 2_049_000,

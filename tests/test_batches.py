@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import inference_groups, training_batches
+from wsss_jax.data.batches import inference_groups, rows_for, training_batches
 from wsss_jax.data.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
 from wsss_jax.data.classes import ClassList
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, MissingFileError
 
 CROP = Augmentation(crop=16, long_side=(14, 24))
 
@@ -41,7 +41,9 @@ class Memory:
 
     def labels(self, id):
         n = int(id[1:])
-        return np.array([n % 2 == 0, n % 3 == 0 or n % 2 == 1]) & (id not in self.bare)
+        if id in self.bare:
+            raise MissingFileError(f"{id}: no labels")
+        return np.array([n % 2 == 0, n % 3 == 0 or n % 2 == 1])
 
     def size(self, id):
         n = int(id[1:])
@@ -150,7 +152,7 @@ def test_hosts_share_the_images_in_equal_shapes():
 def test_bad_images_are_named_counted_and_replaced():
     source = Memory(bad=frozenset({"i3", "i4"}), bare=frozenset({"i7"}))
     batches = training_batches(source, plain(), seed=0, batch_size=3)
-    assert batches.skipped == {"i7": "no class is labelled, so it teaches nothing"}
+    assert batches.skipped == {"i7": "i7: no labels"}
     ids = seen_ids(batches, source, 6)
     assert set(batches.skipped) == {"i3", "i4", "i7"} and batches.skipped["i3"] == "i3: damaged"
     assert not {"i3", "i4", "i7"} & set(ids) and len(ids) == 18
@@ -158,6 +160,21 @@ def test_bad_images_are_named_counted_and_replaced():
     batches = training_batches(again, plain(), seed=0, batch_size=3, read_threads=1)
     assert seen_ids(batches, again, 6) == ids
     assert again.reads.count("i3") == 1, "a bad file is read once"
+
+
+def test_an_image_of_no_class_teaches_that():
+    class Negatives(Memory):
+        def labels(self, id):
+            return super().labels(id) & (id != "i7")
+
+    batches = training_batches(Negatives(8), plain(), seed=0, batch_size=8)
+    labels = np.asarray(next(batches).labels)
+    assert not batches.skipped and (~labels.any(axis=1)).sum() == 1
+
+
+def test_large_images_come_in_smaller_groups_of_as_many_pixels():
+    assert rows_for((512, 1024), 8) == 8 and rows_for((896, 1184), 8) == 1
+    assert rows_for((896, 1184), 64) == 15 and rows_for((4096, 4096), 1) == 1
 
 
 def test_a_set_of_bad_images_only_is_an_error():

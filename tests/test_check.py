@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import check, files
+from wsss_jax.data import check, photographs
 from wsss_jax.data.check import problems, survey
 
 IDS = ("a", "b", "c")
+SOUND = {"a": ["cat"], "b": ["cat"], "c": ["dog"]}
 
 
 @pytest.fixture
@@ -22,10 +23,10 @@ def root(tmp_path) -> Path:
     (tmp_path / "masks").mkdir()
     (tmp_path / "splits").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
-    for id in IDS:
+    for value, id in zip((1, 1, 2), IDS, strict=True):
         Image.fromarray(noise).save(tmp_path / f"images/{id}.jpg")
-        Image.fromarray(np.full((12, 16), 1, np.uint8)).save(tmp_path / f"masks/{id}.png")
-    labels(tmp_path, {id: ["cat"] for id in IDS})
+        Image.fromarray(np.full((12, 16), value, np.uint8)).save(tmp_path / f"masks/{id}.png")
+    labels(tmp_path, SOUND)
     (tmp_path / "splits/train.txt").write_text("a\nb\nc\n")
     return tmp_path
 
@@ -74,8 +75,8 @@ def test_what_is_no_image(root, content):
     assert kinds(root) == [("bad image", "b")]
 
 
-def test_rare_formats_stay_shut(root):
-    Image.new("RGB", (16, 12)).save(root / "images/b.jpg", "TIFF")
+def test_decoders_that_run_programs_stay_shut(root):
+    Image.new("RGB", (16, 12)).save(root / "images/b.jpg", "EPS")
     assert kinds(root) == [("bad image", "b")]
 
 
@@ -96,7 +97,7 @@ def test_two_files_of_one_id(root):
 
 
 def test_missing_labels(root):
-    labels(root, {"a": ["cat"], "b": ["dog"]})
+    labels(root, {"a": ["cat"], "b": ["cat"]})
     assert kinds(root) == [("missing labels", "c")]
 
 
@@ -107,7 +108,7 @@ def test_unknown_class(root):
 
 
 def test_labels_twice(root):
-    text = '{"classes": ["cat"], "image_labels": {"a": [0], "b": [0], "c": [0], "b": []}}'
+    text = '{"classes": ["cat", "dog"], "image_labels": {"a": [0], "b": [], "c": [1], "b": [0]}}'
     (root / "labels.json").write_text(text)
     assert kinds(root) == [("duplicate id", "b")]
 
@@ -118,9 +119,9 @@ def test_mask_of_another_size(root):
 
 
 def test_rgb_mask(root):
-    Image.new("RGB", (16, 12)).save(root / "masks/c.png")
+    Image.new("RGB", (16, 12), (9, 200, 31)).save(root / "masks/c.png")
     (found,) = problems(root)
-    assert found.kind == "bad mask" and "RGB" in found.message
+    assert found.kind == "bad mask" and "(9, 200, 31)" in found.message
 
 
 def test_mask_values_outside_the_classes(root):
@@ -145,7 +146,7 @@ def test_a_list_that_is_no_text(root):
 
 def test_ids_of_files_and_labels_are_checked_without_lists(root):
     (root / "splits/train.txt").unlink()
-    labels(root, {id: ["cat"] for id in (*IDS, "../x")})
+    labels(root, {**SOUND, "../x": ["cat"]})
     assert kinds(root) == [("unsafe id", str(root))]
 
 
@@ -154,6 +155,8 @@ def test_list_forms_are_notices(root):
     findings = survey(root)
     assert findings.problems == () and findings.images == 3
     assert [notice.kind for notice in findings.notices] == ["list form"] * 3
+    (root / "splits/train.txt").write_bytes("a\nb\nc\n".encode("utf-16"))
+    assert "utf-16" in survey(root).notices[0].message
 
 
 @pytest.mark.parametrize("mode", ("L", "CMYK", "RGBA", "P"))
@@ -166,27 +169,28 @@ def test_colour_modes_are_notices(root, mode):
     assert [(n.kind, n.where) for n in findings.notices] == [("colour mode", "a")]
 
 
-def test_turned_images_are_notices_and_stay_as_they_lie(root):
+def test_turned_images_are_notices_and_come_upright(root):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (16, 12)).save(root / "images/a.jpg", exif=exif)
     findings = survey(root)
     assert findings.problems == ()
     assert [notice.kind for notice in findings.notices] == ["orientation"]
-    assert files.read_image(root / "images/a.jpg").shape == (12, 16, 3)
+    assert photographs.read_image(root / "images/a.jpg").shape == (16, 12, 3)
 
 
 def test_images_without_truth_or_class_are_notices(root):
     (root / "masks/a.png").unlink()
+    Image.new("L", (16, 12)).save(root / "masks/b.png")
     labels(root, {"a": ["cat"], "b": [], "c": ["dog"]})
     findings = survey(root)
-    assert findings.problems == ()
+    assert findings.problems == () and findings.none == 1 and findings.shown == (1, 1)
     assert [notice.kind for notice in findings.notices] == ["no class", "no mask"]
 
 
 def test_every_problem_is_listed_at_once(root):
     (root / "images/a.jpg").unlink()
-    Image.new("RGB", (16, 12)).save(root / "masks/b.png")
+    Image.new("RGB", (16, 12), (9, 200, 31)).save(root / "masks/b.png")
     labels(root, {"a": ["cat"], "b": ["horse"]})
     assert [kind for kind, _ in kinds(root)] == [
         "missing image", "bad labels", "bad mask", "missing labels"]  # fmt: skip

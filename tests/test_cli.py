@@ -1,10 +1,16 @@
 """What a user types: help, mistakes, exit codes, and the verbs on a handful of scenes."""
 
+import errno
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import toy_commands
 from toy_commands import typed
 
-from wsss_jax import cli, memory
+from wsss_jax import cli, errors, memory
+from wsss_jax.cli.table import Verb
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.types import ScoreMaps
@@ -16,9 +22,88 @@ def scenes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_has_help(capsys, verb):
+def test_every_verb_has_help_that_fits_a_screen(capsys, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = typed(capsys, verb, "--help")
-    assert code == 0 and f"wsss {verb}" in out
+    assert code == 0 and f"wsss {verb}" in out and len(out.splitlines()) <= 60
+    missing = [
+        name
+        for name in cli.VERBS[verb].everyday.split()
+        if name not in ("*", "run", "maps", "masks") and f"--{name} " not in out.replace(",", " ")
+    ]
+    assert verb == "run" or not missing
+
+
+def test_help_lists_the_names_of_tables_and_help_all_every_flag(capsys):
+    short, whole = (typed(capsys, "refine", flag)[1] for flag in ("--help", "--help-all"))
+    assert "auxsegnet_saliency" in short and "pnoc_masks" in short
+    assert "--walk.sigma-space" in whole and "--walk.sigma-space" not in short
+    assert "more settings: wsss refine --help-all" in short
+
+
+def test_what_needs_no_network_imports_no_jax(scenes):
+    code = (
+        "import sys; from wsss_jax.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: print('code', end.code)\n"
+        "print('loaded', sorted({'jax', 'grain', 'tensorflow_datasets'} & set(sys.modules)))"
+    )
+    for arguments, code_of in (
+        (("--help",), ""),
+        (("--version",), ""),
+        (("explian",), "code 2"),
+        (("--verison",), "code 2"),
+        (("check", str(scenes)), ""),
+        (("check", str(scenes), "--layuot", "voc"), "code 2"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True
+        )
+        assert "loaded []" in done.stdout and code_of in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (errors.UserError("label 'cta': did you mean 'cat'?"), "error: label 'cta'"),
+        (PermissionError(13, "Permission denied", "runs/x"), "error: runs/x: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left"),
+        (ValueError("operands could not be broadcast"), None),
+        (OSError("something of our own"), None),
+        (KeyError("classes"), None),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line_and_our_mistakes_keep_their_traceback(
+    capsys, monkeypatch, problem, told
+):
+    def fail() -> None:
+        raise problem
+
+    verb = Verb("a verb that fails", "toy_commands:fail")
+    monkeypatch.setattr(toy_commands, "fail", fail, raising=False)
+    monkeypatch.setattr(cli.table, "VERBS", {"fail": verb})
+    if told is None:
+        with pytest.raises(type(problem)):
+            typed(capsys, "fail")
+        return
+    code, _, err = typed(capsys, "fail")
+    assert code == 1 and err.startswith(told) and len(err.splitlines()) == 1
+    monkeypatch.setenv("WSSS_DEBUG", "1")
+    with pytest.raises(type(problem)):
+        typed(capsys, "fail")
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_a_command_may_end_with_images_left_out(capsys, monkeypatch, returned, code):
+    monkeypatch.setattr(toy_commands, "end", lambda: returned, raising=False)
+    monkeypatch.setattr(cli.table, "VERBS", {"end": Verb("ends", "toy_commands:end")})
+    assert typed(capsys, "end")[0] == code
+
+
+def test_warnings_of_xla_stay_off_the_terminal_unless_they_are_asked_for():
+    environment = {"GRPC_VERBOSITY": "INFO"}
+    cli.quiet(environment)
+    assert environment["TF_CPP_MIN_LOG_LEVEL"] == "2" and environment["GRPC_VERBOSITY"] == "INFO"
 
 
 def test_a_mistyped_flag_names_the_nearest(capsys, tmp_path):
@@ -27,8 +112,10 @@ def test_a_mistyped_flag_names_the_nearest(capsys, tmp_path):
     assert code == 2 and "--walk.steps" in out + err
 
 
-def test_an_unknown_verb_is_wrong_usage(capsys):
-    assert typed(capsys, "explian")[0] == 2
+def test_an_unknown_verb_is_wrong_usage_and_gets_its_neighbour(capsys):
+    code, _, err = typed(capsys, "explian")
+    assert code == 2 and "unknown verb 'explian'; did you mean 'explain'?" in err
+    assert typed(capsys)[0] == 2
 
 
 def test_checking_tells_by_its_exit_code(capsys, scenes, tmp_path):
@@ -101,15 +188,26 @@ def test_stores_go_through_the_verbs_one_by_one(capsys, scenes, tmp_path):
     for verb in ("combine", "evaluate", "report"):
         code, _, err = typed(capsys, verb, *data, "--out", tmp_path / "no")
         assert code == 1 and "no store is named" in err
-    code, _, err = typed(capsys, "combine", maps, *data, "--out", fused, "--labelled", 2)
-    assert code == 1 and "--labelled: for the learned combiner, not for a rule" in err
+    code, _, err = typed(
+        capsys,
+        "combine",
+        maps,
+        *data,
+        "--out",
+        fused,
+        "--learn-split",
+        "val",
+        "--combining.labelled",
+        2,
+    )
+    assert code in (1, 2) and "name the folder of its run (--run)" in " ".join(err.split())
     assert not (tmp_path / "no").exists() and not (tmp_path / "run").exists()
 
 
 def test_an_experiment_is_a_file_whose_settings_flags_can_change(capsys, scenes, tmp_path):
     file = tmp_path / "small.py"
     file.write_text(
-        "from wsss_jax.stages import demo\n"
+        "from wsss_jax.recipes import demo\n"
         "def recipe(data, weights):\n"
         "    return demo.recipe(data)\n"
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import coco, datasets
+from wsss_jax.data import coco_regions, datasets
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 
@@ -27,6 +27,10 @@ def instances(root: Path, annotations: list | None, split: str = "val2017", **ch
         del content["annotations"]
     (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
     return root
+
+
+def filled(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return coco_regions.draw([corners.ravel().tolist()], size)
 
 
 def thing(category: int, region, *, area: float = 1.0, crowd: int = 0) -> dict:
@@ -63,9 +67,9 @@ def test_a_square_covers_the_pixels_whose_centres_it_holds():
     wanted = np.zeros((5, 6), bool)
     wanted[1:3, 1:4] = True
     corners = np.array(SQUARE, np.float64).reshape(-1, 2)
-    assert (coco.fill_polygon(corners, (5, 6)) == wanted).all()
-    assert (coco.fill_polygon(corners + 0.4, (5, 6)) == wanted).all()
-    assert (coco.fill_polygon(corners[::-1], (5, 6)) == wanted).all()
+    assert (filled(corners, (5, 6)) == wanted).all()
+    assert (filled(corners + 0.4, (5, 6)) == wanted).all()
+    assert (filled(corners[::-1], (5, 6)) == wanted).all()
 
 
 def test_polygons_agree_with_testing_every_pixel_away_from_their_outline():
@@ -81,7 +85,7 @@ def test_polygons_agree_with_testing_every_pixel_away_from_their_outline():
                     slow[row, column] ^= True
                 along = np.clip(((x, y) - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
                 near[row, column] |= np.hypot(*(a + along * (b - a) - (x, y))) < 0.4
-        assert (coco.fill_polygon(corners, size) == slow)[~near].all() and near.mean() < 0.6
+        assert (filled(corners, size) == slow)[~near].all() and near.mean() < 0.6
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_polygons_agree_with_testing_every_pixel_away_from_their_outline():
 def test_polygons_equal_the_reference_code_bit_for_bit(polygon, reference):
     # The strings are what pycocotools 2.0 makes of the polygons on 11×13 pixels.
     region = {"size": [11, 13], "counts": reference}
-    assert (coco.draw([polygon], (11, 13)) == coco.draw(region, (11, 13))).all()
+    assert (coco_regions.draw([polygon], (11, 13)) == coco_regions.draw(region, (11, 13))).all()
 
 
 def test_both_forms_of_run_lengths_come_back():
@@ -101,17 +105,17 @@ def test_both_forms_of_run_lengths_come_back():
     for density in (0.0, 0.1, 0.5, 0.99, 1.0):
         mask = random.random((40, 70)) < density
         counts = runs(mask)
-        assert coco.run_lengths(compress(counts)) == counts
+        assert coco_regions.run_lengths(compress(counts)) == counts
         for form in (counts, compress(counts)):
             region = {"size": [40, 70], "counts": form}
-            assert (coco.draw(region, (40, 70)) == mask).all()
+            assert (coco_regions.draw(region, (40, 70)) == mask).all()
 
 
 def test_compressed_runs_by_hand():
     # 6 -> '6'; 1 -> '1'; 40 = 8 + 1*32 -> 'X' (8 | 32) then '1'; the fourth is 3 - 1 = 2 -> '2'.
-    assert coco.run_lengths("61X12") == [6, 1, 40, 3]
+    assert coco_regions.run_lengths("61X12") == [6, 1, 40, 3]
     # A negative difference: 1 - 6 = -5 is 27 in five bits with the sign bit set.
-    assert coco.run_lengths("060K") == [0, 6, 0, 1]
+    assert coco_regions.run_lengths("060K") == [0, 6, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,8 @@ def test_compressed_runs_by_hand():
      [[0, 0, 9e6, 0, 9e6, 9e6]],
      {"size": [5, 6], "counts": [31]}, {"size": [6, 5], "counts": [30]}, {"size": [5, 6]},
      {"size": [5, 6], "counts": [-1, 31]}, {"size": [5, 6], "counts": "\u00e9"},
-     {"size": [5, 6], "counts": "X"}, {"size": [5, 6], "counts": "oooooooooo0"}, "text", None),
+     {"size": [5, 6], "counts": "X"}, {"size": [5, 6], "counts": "oooooooooo0"}, "text", 7,
+     {"size": 5, "counts": [30]}),
 )  # fmt: skip
 def test_damaged_regions_are_errors_of_their_image(tmp_path, region):
     root = instances(tmp_path, [thing(1, region)])
@@ -155,7 +160,7 @@ def test_masks_lie_small_over_large_and_crowds_below(tmp_path):
 
 def test_polygons_of_one_object_are_joined(tmp_path):
     region = [[0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 3, 1, 3, 3, 1, 3]]
-    assert coco.draw(region, (5, 6)).sum() == 7
+    assert coco_regions.draw(region, (5, 6)).sum() == 7
 
 
 def test_test_sets_have_neither_masks_nor_labels(tmp_path):
@@ -200,3 +205,81 @@ def test_splits_are_named_after_their_files(tmp_path):
     assert datasets.splits(tmp_path) == ("train2017", "val2017")
     with pytest.raises(BadFileError, match="train2017, val2017"):
         datasets.open_dataset(tmp_path, split="test")
+
+
+def test_boxes_are_all_that_labels_need(tmp_path):
+    boxes = [{k: v for k, v in thing(3, []).items() if k != "segmentation"}]
+    source = datasets.open_dataset(instances(tmp_path, boxes), split="val")
+    assert source.labels("000000000009").tolist() == [False, True]
+    assert source.mask("000000000009") is None
+    for empty in ([], None, [[]]):
+        source = datasets.open_dataset(instances(tmp_path, [thing(3, empty)]), split="val")
+        assert source.mask("000000000009") is None
+    both = [thing(3, []), thing(1, [SQUARE])]
+    source = datasets.open_dataset(instances(tmp_path, both), split="val")
+    assert source.mask("000000000009") is None
+
+
+def test_areas_are_counted_where_the_file_tells_none(tmp_path):
+    large = [[0, 0, 6, 0, 6, 5, 0, 5]]
+    for area in (None, 0, "many", float("nan")):
+        things = [thing(1, [SQUARE]) | {"area": area}, thing(3, large) | {"area": area}]
+        source = datasets.open_dataset(instances(tmp_path, things), split="val")
+        assert (source.mask("000000000009") == 1).sum() == 6
+
+
+def test_flat_polygons_and_missing_sizes_are_read(tmp_path):
+    images = [{"id": 9, "file_name": "000000000009.jpg"}]
+    root = instances(tmp_path, [thing(1, SQUARE)], images=images)
+    mask = datasets.open_dataset(root, split="val").mask("000000000009")
+    assert mask.shape == (5, 6) and (mask == 1).sum() == 6
+
+
+def test_one_name_in_two_folders_is_two_photographs(tmp_path):
+    size = {"height": 5, "width": 6}
+    images = [{"id": n, "file_name": f"{f}/x.jpg"} | size for n, f in enumerate("ab", 1)]
+    things = [thing(1, [SQUARE]) | {"image_id": 2}]
+    source = datasets.open_dataset(instances(tmp_path, things, images=images), split="val")
+    assert source.ids == ("a/x", "b/x") and source.labels("b/x").any()
+    assert not source.labels("a/x").any() and not source.mask("a/x").any()
+
+
+def test_exports_of_roboflow_are_read(tmp_path):
+    categories = [{"id": 0, "name": "pets", "supercategory": "none"},
+                  {"id": 1, "name": "pets", "supercategory": "pets"},
+                  {"id": 5, "name": "dog", "supercategory": "pets"}]  # fmt: skip
+    for split, category in (("train", 1), ("valid", 5)):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (6, 5)).save(tmp_path / split / "x.jpg")
+        content = {"images": [{"id": 0, "file_name": "x.jpg", "height": 5, "width": 6}],
+                   "categories": categories,
+                   "annotations": [thing(category, [SQUARE]) | {"image_id": 0}]}  # fmt: skip
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(content))
+    assert datasets.splits(tmp_path) == ("train", "valid")
+    source = datasets.open_dataset(tmp_path, split="val")
+    assert source.classes.names == ("pets", "dog") and source.labels("x").tolist() == [False, True]
+    source = datasets.open_dataset(tmp_path, split="all")
+    assert source.ids == ("train/x", "valid/x") and source.image("valid/x").shape == (5, 6, 3)
+
+
+def test_many_polygons_take_seconds():
+    random = np.random.default_rng(0)
+    centres = random.uniform(0, 600, (20_000, 1, 2))
+    polygons = (centres + random.uniform(-6, 6, (20_000, 5, 2))).reshape(20_000, 10).tolist()
+    whole = coco_regions.draw(polygons, (640, 640))
+    few = np.any([coco_regions.draw([p], (640, 640)) for p in polygons[:30]], axis=0)
+    assert (coco_regions.draw(polygons[:30], (640, 640)) == few).all() and whole.mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    ({"height": float("inf")}, {"height": [5]}, {"width": "x"}, {"file_name": None, "id": [1]}),
+)
+def test_hostile_values_are_one_error_of_the_file(tmp_path, change):
+    images = [{"id": 9, "file_name": "a.jpg", "height": 5, "width": 6} | change]
+    with pytest.raises(BadFileError, match=r"instances_val2017\.json"):
+        datasets.open_dataset(instances(tmp_path, [], images=images), split="val")
+    path = tmp_path / "annotations/instances_val2017.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(BadFileError, match=r"instances_val2017\.json"):
+        datasets.open_dataset(tmp_path, split="val")

@@ -41,17 +41,3 @@ def test_differences_name_every_changed_setting():
     old, new = config.as_json(Outer()), config.as_json(Outer(Inner(rate=0.2), Path("w")))
     assert config.differences(old, new) == ["inner.rate: 0.1 -> 0.2", "weights: None -> 'w'"]
     assert config.fingerprint(old) != config.fingerprint(new)
-
-
-def test_a_setting_that_came_later_leaves_older_records_as_they_were():
-    @dataclass(frozen=True)
-    class Grown:
-        rate: float = 0.1
-        rounds: int = config.since(1)
-        steps: int = config.since(8, default=16)
-
-    assert config.as_json(Grown(rounds=1, steps=8)) == {"rate": 0.1}
-    assert config.as_json(Grown(rounds=2)) == {"rate": 0.1, "rounds": 2, "steps": 16}
-    assert config.from_json(Grown, {"rate": 0.1}) == Grown(rounds=1, steps=8)
-    for settings in (Grown(), Grown(rounds=2)):
-        assert config.from_json(Grown, config.as_json(settings)) == settings

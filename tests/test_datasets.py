@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from wsss_jax.data import datasets, labels
+from wsss_jax.data import lists as list_module
 from wsss_jax.data.classes import COCO, VOC
+from wsss_jax.data.ids import Index
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 
@@ -102,18 +104,29 @@ def test_voc_labels_from_annotations_count_objects_not_parts(tmp_path):
     bomb = '<!DOCTYPE x [<!ENTITY a "dog"><!ENTITY b "&a;&a;">]>'
     text(root / "Annotations/2007_3.xml", xml(["&b;"], bomb))
     source = datasets.open_dataset(root, split="all")
-    assert [VOC.names[c] for c in np.flatnonzero(source.labels("2007_1"))] == ["dog", "person"]
+    assert source.labels("2007_1").tolist() == [True, False, True]
+    assert source.classes.names == ("dog", "gryphon", "person")
+    text(root / "class_names.txt", "_background_\nperson\ndog\n")
+    source = datasets.open_dataset(root, split="all")
+    assert source.classes.names == ("person", "dog")
     with pytest.raises(BadFileError, match="gryphon"):
         source.labels("2007_2")
     with pytest.raises(BadFileError, match="DOCTYPE"):
         source.labels("2007_3")
     text(root / "Annotations/2007_3.xml", "<annotation><object>")
+    source = datasets.open_dataset(root, split="all")
     with pytest.raises(BadFileError, match=r"2007_3\.xml"):
         source.labels("2007_3")
     text(root / "Annotations/2007_3.xml", " " * (2**20 + 1))
+    source = datasets.open_dataset(root, split="all")
     with pytest.raises(BadFileError, match="bytes"):
         source.labels("2007_3")
+    text(root / "Annotations/2007_3.xml", '<?xml version="1.0" encoding="x"?><annotation/>')
+    source = datasets.open_dataset(root, split="all")
+    with pytest.raises(BadFileError, match="unknown encoding"):
+        source.labels("2007_3")
     (root / "Annotations/2007_3.xml").unlink()
+    source = datasets.open_dataset(root, split="all")
     with pytest.raises(MissingFileError):
         source.labels("2007_3")
 
@@ -178,8 +191,8 @@ def test_folder_without_lists_holds_out_a_fifth_for_good(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    (("", "no ids"), ("a\nb\na\n", "twice"), ("../../etc/passwd\n", "file name"),
-     (b"\xff\xfea\x00", "UTF-8"), ("/etc/passwd", "file name"), ("a\x00b", "file name")),
+    (("", "no ids"), ("a\nb\na\n", "twice"), ("../../etc/passwd\na\n", "file name"),
+     (b"\x89PNG\x00\x1a", "text"), ("/etc/passwd\na\n", "file name"), ("x\ny", "none of its 2")),
 )  # fmt: skip
 def test_bad_lists_are_refused_on_opening(tmp_path, content, message):
     root = folder(tmp_path, ["cat"], {"a": [0]})
@@ -233,7 +246,7 @@ def test_encoded_is_the_file_itself(tmp_path):
 def test_unknown_layouts_and_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'voc'"):
         datasets.open_dataset(tmp_path, split="train", layout="vok")
-    with pytest.raises(BadFileError, match="wanted JPEGImages"):
+    with pytest.raises(BadFileError, match="wanted photographs"):
         datasets.open_dataset(tmp_path, split="train")
     with pytest.raises(BadFileError, match="no such folder"):
         datasets.layout_of(tmp_path / "nowhere")
@@ -263,8 +276,9 @@ def test_official_lists_cover_the_animals(shared):
     root = shared / "data/voc12_animals"
     own = datasets.open_dataset(root, split="all")
     table = labels.npz_table(lists / "cls_labels.npz", VOC)
+    index = Index({id: () for id in table.entries})
     assert all((table.of(id) == own.labels(id)).all() for id in own.ids)
-    assert len(labels.ids_of(lists / "train_aug.txt")) == 10_582
+    assert len(list_module.ids_of(lists / "train_aug.txt", index)) == 10_582
     assert len(datasets.open_dataset(root, split="val", lists=lists).ids) == 1449
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import toy_workers as toy
 from wsss_jax.run import executors
 from wsss_jax.run import images as images_run
 from wsss_jax.run.executors import ONE_THREAD, Workers, map_unordered, shard_of_environment
-from wsss_jax.train.loop import Interrupted
+from wsss_jax.signals import Interrupted
 
 IDS = tuple(f"image_{number:02d}" for number in range(12))
 HERE, TWO = Workers(), Workers(2)
@@ -164,25 +163,10 @@ if __name__ == "__main__":
     path = tmp_path / "parent.py"
     path.write_text(script)
     with subprocess.Popen([sys.executable, str(path)]) as parent:
-        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        toy.wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
         parent.kill()
     workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    wait_until(lambda: not any(is_alive(process) for process in workers))
-
-
-def wait_until(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-def is_alive(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"  # a zombie has ended; whoever adopted it has not looked yet
+    toy.wait_until(lambda: not any(toy.is_alive(process) for process in workers))
 
 
 def test_shares_are_disjoint_complete_and_stay_the_same_while_others_finish():

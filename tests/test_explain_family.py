@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy_scorers import conv_features, linear_scorer, photos
 
-from wsss_jax.explain import EXPLAINERS, augmented, normalise, perturb, saliency, score_cam
+from wsss_jax.explain import EXPLAINERS, augmented, normalise, perturb, saliency, score_weighted
 
 # Quick forms of the methods that repeat themselves.
 QUICK = {
@@ -19,7 +19,7 @@ QUICK = {
     ),
     "rise": partial(perturb.rise, masks=12, cells=3, chunk=5, key=jax.random.key(0)),
     "smooth_grad": partial(saliency.smooth_grad, draws=2, key=jax.random.key(0)),
-    "ss_cam": partial(score_cam.ss_cam, draws=2, key=jax.random.key(0)),
+    "ss_cam": partial(score_weighted.ss_cam, draws=2, key=jax.random.key(0)),
     "integrated_gradients": partial(saliency.integrated_gradients, nodes=((0.2, 0.5), (0.8, 0.5))),
 }
 RANDOM = {"augmented_grad_cam", "rise", "smooth_grad", "ss_cam", "smooth_grad_cam_pp"}

@@ -9,7 +9,7 @@ from flax import nnx
 from golden_weights import filled
 from toy_scorers import conv_features, linear_scorer, net_t, photos, t_image
 
-from wsss_jax.explain import equations, full_grad, gradient, normalise
+from wsss_jax.explain import equations, full_gradient, gradient, normalise
 from wsss_jax.models import resnet, weights
 from wsss_jax.models.layers import Conv3x3, Pointwise
 from wsss_jax.models.mobilenet import Inverted, relu6
@@ -20,7 +20,7 @@ ALL = jnp.ones((1, 3), bool)
 
 
 def test_net_t_is_its_input_and_its_bias():
-    parts = jax.jit(partial(full_grad.completeness, net_t()))(t_image())
+    parts = jax.jit(partial(full_gradient.completeness, net_t()))(t_image())
     np.testing.assert_allclose(parts.input, [[1, 5, -1.5]], rtol=1e-6)
     np.testing.assert_allclose(parts.added, [[0, 1, -0.5]], atol=1e-6)
     np.testing.assert_array_equal(parts.implied, [[0, 0, 0]])
@@ -29,7 +29,7 @@ def test_net_t_is_its_input_and_its_bias():
 
 def test_the_map_of_net_t_is_its_rescaled_input_part():
     """Its only bias is that of the linear layer, which lies on no grid."""
-    maps = jax.jit(partial(full_grad.full_grad, net_t()))(t_image(), ALL)
+    maps = jax.jit(partial(full_gradient.full_grad, net_t()))(t_image(), ALL)
     weighed = np.abs(np.asarray(t_image()[0, ..., :2] * jnp.array([0.5, 0.25])[None, None]))
     wanted = weighed.sum(axis=-1) / weighed.max()
     np.testing.assert_allclose(maps[0, ..., 1], wanted, rtol=1e-5)
@@ -51,7 +51,7 @@ def test_the_map_equals_a_plain_sum_over_layers():
     def run(images):
         score = lambda x: scorer.head(scorer.features(x))[:, 1].sum()  # noqa: E731
         at_features = jnp.where(scorer.features(images) > 0, weight[1][None, None, None] / 24, 0)
-        return full_grad.full_grad(scorer, images, labels), jax.grad(score)(images), at_features
+        return full_gradient.full_grad(scorer, images, labels), jax.grad(score)(images), at_features
 
     maps, at_input, at_features = run(images)
     wanted = 0
@@ -69,8 +69,8 @@ def test_every_variant_is_finite_on_a_blank_image():
 
     @jax.jit
     def run(images):
-        variants = full_grad.FULL_GRADS.values()
-        return [full_grad.full_grad(scorer, images, one, settings=s) for s in variants]
+        variants = full_gradient.FULL_GRADS.values()
+        return [full_gradient.full_grad(scorer, images, one, settings=s) for s in variants]
 
     for maps in run(jnp.zeros((1, 8, 12, 3))):
         assert maps.shape == (1, 8, 12, 1) and np.isfinite(maps).all()
@@ -95,7 +95,7 @@ def test_the_parts_of_a_mobilenet_are_whole_with_what_its_caps_imply():
     inside = jnp.zeros((1, 8, 12), bool).at[:, :6, :10].set(True)
     scorer = linear_scorer(lambda x: module(x, inside), np.eye(6, dtype=np.float32), np.ones(6))
     images = 4 * jnp.where(inside[..., None], photos(1), 0)
-    parts = jax.jit(partial(full_grad.completeness, scorer))(images)
+    parts = jax.jit(partial(full_gradient.completeness, scorer))(images)
     assert np.abs(parts.logits).max() > 1 and np.abs(parts.implied).max() > 0.1
     np.testing.assert_allclose(parts.gap, np.zeros((1, 6)), atol=1e-4)
     np.testing.assert_allclose(parts.gap_of_added, -parts.implied, atol=1e-4)
@@ -113,16 +113,16 @@ def test_the_reference_is_reproduced_through_our_network(shared):
     graph, state = nnx.split(module)
     images = jnp.asarray(stored["input"].transpose(0, 2, 3, 1))
     labels = jnp.arange(6)[None, :] == jnp.asarray(stored["classes"])[:, None]
-    settings = full_grad.FULL_GRADS["pytorch_grad_cam"]
+    settings = full_gradient.FULL_GRADS["pytorch_grad_cam"]
 
     @partial(jax.jit, compiler_options=QUICKLY)
     def run(state, images):
         module = nnx.merge(graph, state)
         scorer = linear_scorer(lambda x: module(x)[-1], arrays["fc.weight"], arrays["fc.bias"])
-        maps = full_grad.full_grad(scorer, images, labels, settings=settings)
+        maps = full_gradient.full_grad(scorer, images, labels, settings=settings)
         inner = equations.at_layer(scorer, images, "layer3")
         cam = gradient.grad_cam(inner, images, labels)
-        return maps.sum(axis=-1), full_grad.completeness(scorer, images[:1]), cam.sum(axis=-1)
+        return maps.sum(axis=-1), full_gradient.completeness(scorer, images[:1]), cam.sum(axis=-1)
 
     maps, parts, cam = run(state, images)
     final = normalise.stretch(maps[..., None])[..., 0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_scorers import conv_scorer, linear_scorer, net_t, photos, t_image
 
-from wsss_jax.explain import cam, gradient, normalise, perturb
+from wsss_jax.explain import class_maps, gradient, normalise, perturb
 from wsss_jax.ops import images as image_ops
 
 ALL = jnp.ones((1, 3), bool)
@@ -80,8 +80,8 @@ def test_min_max_from_gradients_equals_min_max_from_a_linear_head(labels):
     scorer, images = conv_scorer(), photos()
     rows = jnp.array([labels, [0, 1, 1]], bool)
     pairs = [
-        (gradient.min_max_grad_cam, cam.min_max_cam),
-        (gradient.d_min_max_grad_cam, cam.d_min_max_cam),
+        (gradient.min_max_grad_cam, class_maps.min_max_cam),
+        (gradient.d_min_max_grad_cam, class_maps.d_min_max_cam),
     ]
     for by_gradient, by_weights in pairs:
         wanted = by_weights(scorer, images, rows)

@@ -1,5 +1,6 @@
 """What a caller may get wrong, each with one clear error; and the smallest network by hand."""
 
+import doctest
 from functools import partial
 
 import jax
@@ -48,7 +49,7 @@ def test_labels_of_fewer_images_than_the_batch_are_refused():
 def test_a_head_without_class_maps_is_refused_by_cam_through_the_same_door():
     scorer = net_t()._replace(class_maps=None)
     with pytest.raises(ValueError, match="use a gradient method"):
-        explain.checked(explain.cam.cam)(scorer, t_image(), [[0]])
+        explain.checked(explain.class_maps.cam)(scorer, t_image(), [[0]])
 
 
 def test_what_is_not_finite_is_named_and_placed():
@@ -140,12 +141,8 @@ def test_kernel_usage_of_net_t():
 
 
 def test_the_example_of_the_package_runs_as_it_stands():
-    text = explain.__doc__ or ""
-    example = text[text.index("    import jax\n") :]
-    lines = [line.removeprefix("    ") for line in example.splitlines()]
-    found: dict = {}
-    exec("\n".join(lines), found)  # the text of our own docstring
-    assert found["shown"].shape == (2, 4, 6, 2) and not np.asarray(found["shown"][0, ..., 1]).any()
+    found = doctest.testmod(explain)
+    assert found.attempted and not found.failed
 
 
 def test_without_layers_the_end_of_each_stage_is_fused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_scorers import conv_scorer, photos
 
-from wsss_jax.explain import cam, multiscale, normalise
+from wsss_jax.explain import class_maps, multiscale, normalise
 from wsss_jax.types import Scorer
 
 
@@ -22,7 +22,9 @@ def masked_scorer(inside):
 
 
 def scale_maps(images, inside, photographs, canvas, **settings):
-    explain = partial(multiscale.explain_scale, cam.cam, masked_scorer, canvas=canvas, **settings)
+    explain = partial(
+        multiscale.explain_scale, class_maps.cam, masked_scorer, canvas=canvas, **settings
+    )
     labels = jnp.ones((len(images), 3), bool)
     return jax.jit(explain)(images, inside, labels, photographs=jnp.array(photographs))
 
@@ -30,7 +32,7 @@ def scale_maps(images, inside, photographs, canvas, **settings):
 def test_one_scale_without_mirroring_is_the_rectified_method():
     images, inside = photos(), jnp.ones((2, 8, 12), bool)
     maps = scale_maps(images, inside, [(16, 24)] * 2, (4, 6), flip=False)
-    plain = cam.cam(masked_scorer(inside), images, jnp.ones((2, 3), bool))
+    plain = class_maps.cam(masked_scorer(inside), images, jnp.ones((2, 3), bool))
     np.testing.assert_allclose(maps, jax.nn.relu(plain), rtol=1e-5, atol=1e-6)
 
 

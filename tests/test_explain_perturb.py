@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_scorers import conv_scorer, net_t, photos, t_image
 
-from wsss_jax.explain import perturb, score_cam
+from wsss_jax.explain import perturb, score_weighted
 from wsss_jax.types import Scorer
 
 ALL = jnp.ones((1, 3), bool)
@@ -18,15 +18,15 @@ def explained(method, scorer, images, labels, **settings):
 
 
 def test_score_cam_of_net_t():
-    maps = explained(score_cam.score_cam, net_t(), t_image(), ALL)
+    maps = explained(score_weighted.score_cam, net_t(), t_image(), ALL)
     wanted = [3.555858, 1.703905, 0.444142, 1.703905]
     np.testing.assert_allclose(maps[0, ..., 0].reshape(-1), wanted, rtol=1e-5)
     np.testing.assert_allclose(maps[0, ..., 1].reshape(-1), wanted, rtol=1e-5)
 
 
 def test_masked_logits_of_net_t():
-    logits = score_cam.ScoreCam(weigh=score_cam.plain_scores)
-    maps = explained(score_cam.score_cam, net_t(), t_image(), ALL, settings=logits)
+    logits = score_weighted.ScoreCam(weigh=score_weighted.plain_scores)
+    maps = explained(score_weighted.score_cam, net_t(), t_image(), ALL, settings=logits)
     a = t_image()[0, ..., :2]
     for index, weights in enumerate(([1.25, -0.5], [4.25, 2.5])):
         np.testing.assert_allclose(maps[0, ..., index], a @ jnp.array(weights), rtol=1e-5)
@@ -35,29 +35,33 @@ def test_masked_logits_of_net_t():
 def test_softmax_weights_ignore_a_constant_added_to_every_logit():
     scorer = net_t()
     raised = scorer._replace(head=lambda a: scorer.head(a) + 100)
-    maps = explained(score_cam.score_cam, scorer, t_image(), ALL)
-    again = explained(score_cam.score_cam, raised, t_image(), ALL)
+    maps = explained(score_weighted.score_cam, scorer, t_image(), ALL)
+    again = explained(score_weighted.score_cam, raised, t_image(), ALL)
     np.testing.assert_allclose(again, maps, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(score_cam.SCORE_CAMS))
+@pytest.mark.parametrize("name", sorted(score_weighted.SCORE_CAMS))
 def test_every_score_cam_survives_a_constant_channel(name):
     flat = net_t()._replace(features=lambda x: x[..., :2].at[..., 1].set(2.0))
-    settings = score_cam.SCORE_CAMS[name]
-    maps = explained(score_cam.score_cam, flat, t_image(), ALL, settings=settings)
+    settings = score_weighted.SCORE_CAMS[name]
+    maps = explained(score_weighted.score_cam, flat, t_image(), ALL, settings=settings)
     assert np.isfinite(maps).all()
 
 
 def test_score_cam_does_not_depend_on_the_chunk():
     scorer, images = conv_scorer(), photos(1)
-    maps = [explained(score_cam.score_cam, scorer, images, ALL, chunk=n) for n in (3, 16)]
+    maps = [explained(score_weighted.score_cam, scorer, images, ALL, chunk=n) for n in (3, 16)]
     np.testing.assert_allclose(*maps, rtol=1e-4, atol=1e-5)
 
 
 def test_the_authors_score_cam_equals_a_plain_loop():
     scorer, images = conv_scorer(channels=3), photos(1, (4, 6))
     maps = explained(
-        score_cam.score_cam, scorer, images, ALL, settings=score_cam.SCORE_CAMS["authors_code"]
+        score_weighted.score_cam,
+        scorer,
+        images,
+        ALL,
+        settings=score_weighted.SCORE_CAMS["authors_code"],
     )
     large = jax.image.resize(scorer.features(images), (1, 4, 6, 3), "bilinear")
     wanted = 0
@@ -69,14 +73,14 @@ def test_the_authors_score_cam_equals_a_plain_loop():
     np.testing.assert_allclose(maps, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("disturb", [score_cam.noisy_activation, score_cam.noisy_input])
+@pytest.mark.parametrize("disturb", [score_weighted.noisy_activation, score_weighted.noisy_input])
 def test_ss_cam_without_noise_is_score_cam(disturb):
-    settings = score_cam.ScoreCam()
+    settings = score_weighted.ScoreCam()
     quiet = explained(
-        score_cam.ss_cam, net_t(), t_image(), ALL,
+        score_weighted.ss_cam, net_t(), t_image(), ALL,
         key=jax.random.key(0), disturb=disturb, settings=settings, draws=2, noise=0.0,
     )  # fmt: skip
-    wanted = explained(score_cam.score_cam, net_t(), t_image(), ALL, settings=settings)
+    wanted = explained(score_weighted.score_cam, net_t(), t_image(), ALL, settings=settings)
     np.testing.assert_allclose(quiet, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ from wsss_jax.data import external, stores
 from wsss_jax.data.classes import VOC
 from wsss_jax.data.external import READERS, Place, Wanted
 from wsss_jax.errors import BadFileError, MissingFileError
-from wsss_jax.ops.shrink import shrink
+from wsss_jax.ops.resize import resize
 from wsss_jax.types import ScoreMaps
 
 SIZE = (9, 14)
@@ -72,7 +72,7 @@ def test_the_field_that_is_read_does_not_depend_on_the_grid(tmp_path, layout):
     truth = scores()
     toy_priors.write(layout, tmp_path, "a", CLASSES, truth)
     maps, _, _ = read(tmp_path, layout, want=wanted(grid=(3, 4)))
-    expected = [shrink(one, (3, 4)) for one in truth]
+    expected = [resize(one, (3, 4)) for one in truth]
     np.testing.assert_array_equal(maps.scores.transpose(2, 0, 1), expected)
     for grid in ((3, 4), SIZE):
         maps, _, _ = read(tmp_path, layout, want=wanted(grid=grid, field="cam"))

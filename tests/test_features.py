@@ -7,13 +7,14 @@ import pytest
 import toy_evidence
 from flax import nnx
 from toy_evidence import IDS
-
-from wsss_jax.combiner import combine_probes, combiner_run
 from wsss_jax.combiner.combiner_run import Combining
 from wsss_jax.combiner.label_free import Protocol
+
+from wsss_jax.combiner import combine_probes, combiner_run
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.components import digest
 from wsss_jax.data.datasets import open_dataset
+from wsss_jax.data.resized import Resized, long_side
 from wsss_jax.errors import BadFileError
 from wsss_jax.models import build, weights
 from wsss_jax.stages.features import Features, features
@@ -71,6 +72,42 @@ def test_images_that_come_later_are_seen_alike(made, scenes, settings, tmp_path)
     made.path(scenes.ids[1]).unlink()
     features(scenes, made.folder, settings, ids=scenes.ids)
     assert made.path(scenes.ids[1]).read_bytes() == before
+
+
+def test_photographs_are_looked_at_in_the_size_that_is_asked_for(made, scenes, settings, tmp_path):
+    asked = replace(settings, size=24, stride=4)
+    store = features(scenes, tmp_path / "small", asked, ids=scenes.ids[:2])
+    for id in store.ids():
+        maps, size = store.get_scores(id), scenes.size(id)
+        height, width = long_side(size, 24, multiple=8)
+        assert max(height, width) == 24 and height % 8 == width % 8 == 0
+        assert maps.scores.shape == (height // 4, width // 4, 5) and maps.size == size
+    with pytest.raises(ValueError, match="size is None, here 24"):
+        features(
+            scenes,
+            tmp_path / "other",
+            replace(asked, stride=8, like=made.folder),
+            ids=scenes.ids[:1],
+        )
+    with pytest.raises(ValueError, match=r"taps \(1, 4\): tiny has 4 maps, 0 to 3"):
+        features(scenes, tmp_path / "far", replace(settings, taps=(1, 4)), ids=scenes.ids[:1])
+    with pytest.raises(ValueError, match="size is 0"):
+        replace(settings, size=0)
+
+
+def test_a_resized_data_set_differs_in_size_alone(scenes):
+    assert long_side((441, 500), 392, multiple=14) == (350, 392)
+    assert long_side((500, 20), 100, multiple=16) == (96, 16)
+    small, id = Resized(scenes, lambda size: (size[0] // 2, size[1] // 2)), scenes.ids[0]
+    height, width = scenes.size(id)
+    half = (height // 2, width // 2)
+    assert small.size(id) == half and small.image(id).shape == (*half, 3)
+    assert small.mask(id).shape == half and set(np.unique(small.mask(id))) <= set(
+        np.unique(scenes.mask(id))
+    )
+    assert (small.ids, small.classes, small.name) == (scenes.ids, scenes.classes, scenes.name)
+    assert small.has_background == scenes.has_background
+    np.testing.assert_array_equal(small.labels(id), scenes.labels(id))
 
 
 def test_two_networks_take_turns_and_each_is_as_it_is_alone(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from wsss_jax.ops import masks
+from wsss_jax.ops.resize import resize
 
 RNG = np.random.default_rng(0)
 
@@ -15,7 +16,7 @@ RNG = np.random.default_rng(0)
 def test_enlarging_is_the_bilinear_resize_of_jax(grid, size):
     scores = RNG.random((*grid, 2), np.float32)
     expected = jax.image.resize(scores, (*size, 2), "bilinear", antialias=False)
-    np.testing.assert_allclose(masks.enlarge(scores, size), expected, atol=1e-6)
+    np.testing.assert_allclose(resize(scores, size), expected, atol=1e-6)
 
 
 def test_the_best_class_wins_above_the_threshold():

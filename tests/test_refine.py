@@ -184,7 +184,7 @@ def test_bad_records_and_photographs_are_skipped_and_listed(tmp_path, capsys):
     refined = refine(store, source, tmp_path / "out", QUICK, ids=source.ids)
     assert refined.ids() == ("good",)
     reasons = json.loads((tmp_path / "out/skipped.json").read_text())
-    assert "NaN" in reasons["nan"] and "smallest score is -0.5" in reasons["negative"]
+    assert "NaN" in reasons["nan"] and "scores from -0.5" in reasons["negative"]
     assert "damaged" in reasons["broken"] and "run the stage" in reasons["absent"]
     assert "(12, 16), this one is (10, 16)" in reasons["other_size"]
     assert "skipped 5 image(s)" in capsys.readouterr().out

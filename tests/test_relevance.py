@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy_transformers import one_hot, photos, small, stored_network
 
-from wsss_jax.explain import relevance, rollout
+from wsss_jax.explain import attention, relevance
 from wsss_jax.explain import relevance_rules as rules
 from wsss_jax.explain.relevance_rules import BASELINE, CHEFER
 
@@ -70,11 +70,11 @@ def test_maps_from_the_stored_relevance_equal_the_reference(shared, which):
     stored = np.load(shared / "golden/xai/vit_tiny_patch16_224_96_chefer.npz")
     read = lambda name: list(jnp.asarray(stored[f"{which}/{name}"]).swapaxes(0, 1))  # noqa: E731
     at, matrices = read("attn_cam"), relevance._weighed(read("attn_grad"), read("attn_cam"))
-    averages = [rollout.with_identity(jax.nn.relu(r).mean(axis=1)) for r in at]
+    averages = [attention.with_identity(jax.nn.relu(r).mean(axis=1)) for r in at]
     for row, name in (
-        (rollout.class_row(matrices, start_layer=0), "attribution_start0"),
-        (rollout.class_row(matrices, start_layer=1), "attribution_start1"),
-        (rollout.class_row(averages, start_layer=1), "lrp_rollout_ours"),
+        (attention.class_row(matrices, start_layer=0), "attribution_start0"),
+        (attention.class_row(matrices, start_layer=1), "attribution_start1"),
+        (attention.class_row(averages, start_layer=1), "lrp_rollout_ours"),
     ):
         np.testing.assert_allclose(row[:, 1:], stored[f"{which}/{name}"], atol=1e-6)
 
@@ -130,7 +130,7 @@ def test_attribution_by_hand():
         for g in ((0.0, 1, -1), (1.0, 2, -1))
     )
     matrices = relevance._weighed([g1, g2], [a1, a2])
-    row = rollout.class_row(matrices, start_layer=0)
+    row = attention.class_row(matrices, start_layer=0)
     np.testing.assert_allclose(row, [[1.4, 1.15, 0]], atol=1e-6)
 
 

@@ -51,7 +51,7 @@ def test_output_stride_follows_the_published_schemes(stride, dilations):
 
 def test_split_attention_weighs_channels_by_a_softmax_over_the_splits():
     make = partial(resnest.SplitAttention, dilation=1, norm=norms.FrozenBatchNorm)
-    module = filled(lambda: make(4, rngs=nnx.Rngs(0)))
+    module = filled(lambda: make(4, resnest.Splits(), rngs=nnx.Rngs(0)))
     x = np.random.default_rng(1).standard_normal((2, 5, 6, 4), np.float32)
 
     @jax.jit

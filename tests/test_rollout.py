@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy_transformers import one_hot, photos, small, stored_network
 
-from wsss_jax.explain import gradient, rollout
+from wsss_jax.explain import attention, gradient
 
 A1 = jnp.array([[0.5, 0.25, 0.25], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])[None]
 A2 = jnp.array([[0.4, 0.4, 0.2], [0.3, 0.5, 0.2], [0.25, 0.25, 0.5]])[None]
@@ -22,15 +22,15 @@ def reference(folder):
 
     @jax.jit
     def run(images, labels):
-        blocks, gradients = rollout.differentiated(attentive, images, labels)
+        blocks, gradients = attention.differentiated(attentive, images, labels)
         return {
             "logits": attentive.record(images)[0],
             "attn": jnp.stack([seen.attention for seen in blocks]),
             "attn_grad": jnp.stack(gradients(labels.astype(jnp.float32))),
-            "rollout_start0": rollout.rollout(attentive, images, labels, start_layer=0),
-            "rollout_start1": rollout.rollout(attentive, images, labels),
-            "raw_attention_last": rollout.raw_attention(attentive, images, labels),
-            "top/attn_gradcam": rollout.attention_grad_cam(attentive, images, labels),
+            "rollout_start0": attention.rollout(attentive, images, labels, start_layer=0),
+            "rollout_start1": attention.rollout(attentive, images, labels),
+            "raw_attention_last": attention.raw_attention(attentive, images, labels),
+            "top/attn_gradcam": attention.attention_grad_cam(attentive, images, labels),
             "grad_cam": gradient.grad_cam(model.last_norm(images), images, labels),
         }
 
@@ -67,10 +67,10 @@ def test_grad_cam_on_the_last_first_norm_equals_the_reference(shared):
 
 
 def test_rollout_by_hand():
-    matrices = [rollout.rolled(a[:, None]) for a in (A1, A2)]
-    row = rollout.class_row(matrices, start_layer=0)
+    matrices = [attention.rolled(a[:, None]) for a in (A1, A2)]
+    row = attention.class_row(matrices, start_layer=0)
     np.testing.assert_allclose(row, [[0.55, 0.2625, 0.1875]], atol=1e-6)
-    np.testing.assert_allclose(rollout.class_row(matrices, start_layer=1)[0], matrices[1][0, 0])
+    np.testing.assert_allclose(attention.class_row(matrices, start_layer=1)[0], matrices[1][0, 0])
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def maps():
         attentive = model.attentive()
         return [
             method(attentive, images, labels)
-            for method in (rollout.raw_attention, rollout.rollout, rollout.attention_grad_cam)
+            for method in (attention.raw_attention, attention.rollout, attention.attention_grad_cam)
         ]
 
     return run(images, labels), run(images[1:], labels[1:]), labels
@@ -101,16 +101,16 @@ def test_a_batch_equals_its_images_and_absent_classes_are_zero(maps):
 
 def test_rows_of_rollout_sum_to_one():
     attention = jax.nn.softmax(jax.random.normal(jax.random.key(0), (4, 2, 3, 5, 5)), axis=-1)
-    row = rollout.class_row([rollout.rolled(a) for a in attention], start_layer=0)
+    row = attention.class_row([attention.rolled(a) for a in attention], start_layer=0)
     np.testing.assert_allclose(row.sum(axis=-1), 1, atol=1e-6)
 
 
 def test_a_missing_layer_and_wrong_labels_are_refused():
     with pytest.raises(ValueError, match="start_layer is 2, wanted 0 to 1"):
-        rollout.class_row([A1, A2], start_layer=2)
+        attention.class_row([A1, A2], start_layer=2)
     with pytest.raises(ValueError, match=r"wanted \(2, 4\)"):
         jax.eval_shape(
-            lambda x, y: rollout.rollout(small().attentive(), x, y),
+            lambda x, y: attention.rollout(small().attentive(), x, y),
             photos(),
             jnp.ones((1, 4), bool),
         )

@@ -16,7 +16,8 @@ from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import read_levels
 from wsss_jax.errors import BadFileError
-from wsss_jax.ops import boundaries, masks
+from wsss_jax.ops import boundaries
+from wsss_jax.ops.resize import resize
 from wsss_jax.run import dense, folders
 from wsss_jax.stages import evaluate, objects, saliency
 from wsss_jax.stages.objects import ObjectTraining
@@ -177,7 +178,7 @@ def test_maps_are_saliency_and_pictures_read_back_the_same(world, tmp_path, monk
     np.testing.assert_array_equal(by_peak > 0, maps.scores > 0.5)
     pngs = saliency.write_pngs(store, tmp_path / "png", ids=source.ids)
     back = read_levels(pngs / f"{source.ids[0]}.png")
-    whole = masks.enlarge(maps.scores, (40, 40))[..., 0]
+    whole = resize(maps.scores, (40, 40))[..., 0]
     np.testing.assert_allclose(back, whole, atol=0.51 / 255)
 
 

@@ -43,7 +43,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ordinary")
     state = classifier.make(OWN, classes=CLASSES, steps=1).init(jax.random.key(9))
     Checkpoints(folder / "checkpoint").save(1, state, {})
-    record = {"settings": {"model": config.as_json(OWN)}, "classes": ["a", "b", "c"]}
+    model = config.as_json(OWN)
+    record = {"system": "vanilla", "settings": {"model": model}, "classes": ["a", "b", "c"]}
     (folder / "settings.json").write_text(json.dumps(record))
     (folder / "finished").write_text("1 steps\n")
     return folder
@@ -120,12 +121,6 @@ def test_settings_of_a_system_survive_its_record(name, run):
     assert name_of(settings.model) == name
     record = {"system": name, "settings": config.as_json(settings)}
     assert training.training_of(json.loads(json.dumps(record))) == settings
-
-
-def test_a_record_from_before_there_were_systems_is_of_a_plain_classifier():
-    chosen = config.as_json(training.Training(OWN))
-    del chosen["model"]["head"]
-    assert training.training_of({"settings": chosen}) == training.Training(OWN)
 
 
 def test_other_objects_are_no_systems():

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 from PIL import Image
 
-from wsss_jax.data import datasets, tfds_builder
+from wsss_jax.data import datasets, prepared, tfds_builder
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 
@@ -45,17 +45,17 @@ def written(tmp_path_factory):
 def test_records_hold_what_the_data_set_holds(written):
     root, folder, _ = written
     plain = datasets.open_dataset(root, split="train")
-    records = datasets.open_dataset(folder, split="train")
+    kept = datasets.open_dataset(folder, split="train")
     assert datasets.layout_of(folder) == "tfds" and datasets.splits(folder) == ("train", "val")
-    assert records.ids == ("d", "c", "b") and records.classes == plain.classes
-    assert not records.has_background
-    for id in records.ids:
-        ours, theirs = datasets.sample(records, id), datasets.sample(plain, id)
+    assert kept.ids == ("d", "c", "b") and kept.classes == plain.classes
+    assert not kept.has_background
+    for id in kept.ids:
+        ours, theirs = datasets.sample(kept, id), datasets.sample(plain, id)
         assert (ours.image == theirs.image).all() and (ours.labels == theirs.labels).all()
-        assert records.size(id) == plain.size(id)
+        assert kept.size(id) == plain.size(id)
         assert (ours.mask is None) == (theirs.mask is None)
-    assert records.encoded("c") == plain.encoded("c")
-    assert (records.mask("c") == plain.mask("c")).all() and (records.mask("c") == IGNORE).any()
+    assert kept.encoded("c") == plain.encoded("c")
+    assert (kept.mask("c") == plain.mask("c")).all() and (kept.mask("c") == IGNORE).any()
 
 
 def test_bad_images_are_left_out_only_where_someone_is_told(written, tmp_path):
@@ -93,7 +93,7 @@ def test_errors_name_the_record(written, tmp_path):
     with pytest.raises(BadFileError, match="train, val"):
         datasets.open_dataset(folder, split="test")
     with pytest.raises(BadFileError, match="wanted one"):
-        tfds_builder.open_records(tmp_path, "train")
+        prepared.open_records(tmp_path, "train")
     with pytest.raises(ValueError, match="prepared before"):
         tfds_builder.write(root, folder.parents[2])
 

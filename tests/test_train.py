@@ -12,9 +12,10 @@ import pytest
 from toy_learning import STEPS, ToyBatches, linear_system
 
 from wsss_jax.errors import CorruptCheckpointError, DivergedError
+from wsss_jax.signals import Interrupted
 from wsss_jax.train import parallel
 from wsss_jax.train.checkpoint import Checkpoints
-from wsss_jax.train.loop import Interrupted, Loop, fit
+from wsss_jax.train.loop import Loop, fit
 from wsss_jax.train.optimizers import Optim, optimizer, schedule
 
 KEY = jax.random.key(0)
@@ -65,27 +66,43 @@ def flip_a_bit_of_the_arrays(folder):
     path.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_noticed_and_the_last_good_one_serves(tmp_path):
+def test_a_damaged_checkpoint_is_noticed_and_reading_deletes_nothing(tmp_path):
     said = []
-    checkpoints = Checkpoints(tmp_path, say=said.append)
+    checkpoints = Checkpoints(tmp_path, warn=said.append)
     # Values without structure, so that no compression can hide the flipped bit.
     good = {"w": jax.random.normal(KEY, (4096,)), "n": jnp.zeros((), jnp.int32)}
     checkpoints.save(1, good, {"at": 1})
     checkpoints.save(2, {**good, "w": good["w"] + 1}, {"at": 2})
+    assert checkpoints.damage() is None
     flip_a_bit_of_the_arrays(tmp_path / "2")
-    step, state, extra = checkpoints.restore(good)
-    assert (step, extra) == (1, {"at": 1}) and said
+    assert "checksum" in (checkpoints.damage() or "")
+    with pytest.raises(CorruptCheckpointError, match="2 is damaged"):
+        checkpoints.last(good)
+    step, state, extra = checkpoints.newest_whole(good)
+    assert (step, extra) == (1, {"at": 1}) and len(said) == 1
     np.testing.assert_array_equal(state["w"], good["w"])
+    assert checkpoints.steps() == [1, 2]
     flip_a_bit_of_the_arrays(tmp_path / "1")
     with pytest.raises(CorruptCheckpointError, match="no checkpoint is whole"):
-        checkpoints.restore(good)
+        checkpoints.newest_whole(good)
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_a_run_goes_on_from_an_older_step_where_the_last_one_is_damaged(tmp_path):
+    whole = fit(linear_system(), ToyBatches(), LOOP, folder=tmp_path / "a", key=KEY)
+    fit(linear_system(), ToyBatches(), LOOP, folder=tmp_path / "b", key=KEY)
+    manifest = tmp_path / "b/checkpoint" / str(STEPS) / "manifest/metadata"
+    manifest.write_text("{}")
+    again = fit(linear_system(), ToyBatches(), LOOP, folder=tmp_path / "b", key=KEY)
+    np.testing.assert_array_equal(parameters(whole), parameters(again))
+    assert Checkpoints(tmp_path / "b/checkpoint").damage() is None
 
 
 def test_a_checkpoint_of_another_type_is_refused(tmp_path):
-    checkpoints = Checkpoints(tmp_path, say=lambda line: None)
+    checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"w": jnp.ones(4, jnp.float32)}, {})
     with pytest.raises(CorruptCheckpointError):
-        checkpoints.restore({"w": jnp.ones(4, jnp.bfloat16)})
+        checkpoints.last({"w": jnp.ones(4, jnp.bfloat16)})
 
 
 def test_two_devices_give_the_step_of_one(tmp_path):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wsss_jax.models import vit, weights
+from wsss_jax.models import vit, vit_positions, weights
 from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.models.vit import ViT
 from wsss_jax.types import Attentive
 
-COUNTS = {"vit_tiny": 5717416, "vit_small": 22050664, "vit_base": 86567656, "vit_large": 304326632}
+COUNTS = {"tiny": 5717416, "small": 22050664, "base": 86567656, "large": 304326632}
 
 
 def drawn(name, shape, salt=""):
@@ -74,10 +74,10 @@ def classifier():
     return model, run
 
 
-@pytest.mark.parametrize("name", ["vit_small", "vit_base"])
+@pytest.mark.parametrize("name", ["small", "base"])
 def test_reference_outputs_are_reproduced(shared, name):
     make = lambda: vit.build(name)(rngs=nnx.Rngs(0), grid=(6, 6))  # noqa: E731
-    path = shared / f"golden/backbones/{name}_patch16_224.npz"
+    path = shared / f"golden/backbones/vit_{name}_patch16_224.npz"
     model, _, images, stored = reference(path, make)
     compare(model, images, stored)
 
@@ -100,13 +100,13 @@ def test_images_of_any_size_give_their_own_grid():
 
 def test_positions_keep_their_values_on_their_own_grid_and_a_slope_on_another():
     position = jax.random.normal(jax.random.key(0), (5, 4, 2))
-    np.testing.assert_array_equal(vit.resampled(position, (5, 4))[0], position)
+    np.testing.assert_array_equal(vit_positions.antialiased(position, (5, 4))[0], position)
     cells = jnp.zeros((1, 7, 6), bool).at[:, :5, :4].set(True)
-    canvas = vit.resampled(position, (7, 6), cells)[0]
+    canvas = vit_positions.antialiased(position, (7, 6), cells)[0]
     np.testing.assert_allclose(canvas[:5, :4], position, atol=1e-6)
     assert not np.asarray(canvas[5:]).any() and not np.asarray(canvas[:, 4:]).any()
     slope = jnp.broadcast_to(jnp.arange(4.0)[:, None, None], (4, 4, 1))
-    finer = vit.resampled(slope, (8, 4))[0, 3:5, 0, 0]  # the border bends a cubic
+    finer = vit_positions.antialiased(slope, (8, 4))[0, 3:5, 0, 0]  # the border bends a cubic
     np.testing.assert_allclose(finer, [1.25, 1.75], atol=1e-5)
 
 
@@ -191,7 +191,7 @@ def timm_arrays(model):
     }
     names = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     for n, block in enumerate(e.blocks):
-        for name, layer in zip(names, block.weights(), strict=True):
+        for name, layer in zip(names, block.weights()[:-1], strict=True):
             out[f"blocks.{n}.{name}.weight"] = layer.kernel.T
             out[f"blocks.{n}.{name}.bias"] = layer.bias
     return {name: np.asarray(x) for name, x in out.items()}

@@ -19,6 +19,7 @@ import numpy as np
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import open_dataset
+from wsss_jax.signals import Interrupted
 from wsss_jax.systems import classifier
 from wsss_jax.train import loop
 from wsss_jax.train.optimizers import Optim
@@ -58,7 +59,7 @@ def trained(args, source, folder, signal_at):
     settings = loop.Loop(6, save_every=2, log_every=2)
     try:
         state = loop.fit(system, watched, settings, folder=folder, key=jax.random.key(0))
-    except loop.Interrupted as stop:
+    except Interrupted as stop:
         return report | {"code": stop.code}
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
     digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves))

@@ -37,7 +37,7 @@ def stored_network(folder: Path):
         if name.startswith("weights/")
     }
     make = lambda: TokenClassifier(  # noqa: E731
-        vit.build("vit_tiny")(rngs=nnx.Rngs(0), grid=(6, 6)), 6, rngs=nnx.Rngs(0)
+        vit.build("tiny")(rngs=nnx.Rngs(0), grid=(6, 6)), 6, rngs=nnx.Rngs(0)
     )
     model = nnx.eval_shape(make)
     weights.fill(model, arrays)

@@ -27,26 +27,10 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     raise UserError(f"unknown {what} {name!r}{hint} (known: {', '.join(sorted(table))})")
 
 
-def since(before: T, default: T | None = None) -> T:
-    """A field that came later: records that lack it were made as with the value ``before``.
-
-    So they go on counting as the same settings. default: of new ones, where it is another.
-    """
-    metadata = {_BEFORE: before}
-    return dataclasses.field(default=before if default is None else default, metadata=metadata)
-
-
-_BEFORE, _NEVER = "before", object()
-
-
 def as_json(settings: Any) -> Any:
-    """Settings as plain JSON values: dataclasses to objects, paths to strings, tuples to lists.
-
-    A field of ``since(value)`` is left out where it has that value.
-    """
+    """Settings as plain JSON values: dataclasses to objects, paths to strings, tuples to lists."""
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-        fields = [(f, getattr(settings, f.name)) for f in dataclasses.fields(settings)]
-        return {f.name: as_json(v) for f, v in fields if f.metadata.get(_BEFORE, _NEVER) != v}
+        return {f.name: as_json(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
     if isinstance(settings, Mapping):
         return {str(key): as_json(value) for key, value in settings.items()}
     if isinstance(settings, (list, tuple, set, frozenset)):
@@ -90,11 +74,7 @@ def from_json(kind: Any, value: Any) -> Any:
         hints = get_type_hints(kind)
         for name in value:
             lookup(hints, name, f"setting of {kind.__name__}")
-        lacking = {f.name: f.metadata for f in dataclasses.fields(kind) if f.name not in value}
-        earlier = {name: data[_BEFORE] for name, data in lacking.items() if _BEFORE in data}
-        return kind(
-            **{name: from_json(hints[name], part) for name, part in value.items()}, **earlier
-        )
+        return kind(**{name: from_json(hints[name], part) for name, part in value.items()})
     if origin in (Union, UnionType):
         inner = next(part for part in parts if part is not NoneType)
         return None if value is None else from_json(inner, value)

@@ -5,7 +5,15 @@ Every other exception is a mistake of ours and keeps its traceback (``cli``).
 
 
 class UserError(ValueError):
-    """Something that the user gave cannot be used; the message names it and what to do."""
+    """Something that the user gave cannot be used; the message names it and what to do.
+
+    >>> import wsss_jax as wj
+    >>> try:
+    ...     wj.network("resnet5O")
+    ... except wj.UserError as problem:
+    ...     print(str(problem)[:55])
+    unknown backbone 'resnet5O'; did you mean 'resnet50'? (
+    """
 
 
 class BadFileError(UserError):

@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Mapping
 
+from wsss_jax import signals
+
 VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 
@@ -29,4 +31,5 @@ def restart_with_large_pages() -> None:
     """
     wanted = environment(os.environ)
     if sys.platform.startswith("linux") and wanted != dict(os.environ):
+        signals.hold()  # Python's own start would end in a traceback
         os.execve(sys.executable, sys.orig_argv, wanted)

@@ -3,16 +3,20 @@
 Axis letters are the same everywhere: b batch, h w grid, H W image, c classes, k present classes or
 channels, s systems, p pixel pairs. Labels are 0-based over C foreground classes; masks hold
 0 = background, 1..C = class + 1, IGNORE = unknown (``wsss_jax.data.classes`` converts between the
-two numberings). Not here: anything that reads files or computes.
+two numberings). Not here: anything that reads files or computes. jax is imported with the first
+batch that is made and not before, so that what only looks at files starts at once.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
-import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 IGNORE = 255
 """Mask value of pixels that count for nothing."""
@@ -34,7 +38,6 @@ class Sample:
     mask: UInt8[np.ndarray, "H W"] | None = None
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
     """Images of one canvas size, as arrays or device arrays.
@@ -50,35 +53,8 @@ class Batch:
     real: Any
     masks: Any = None
 
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Evidence:
-    """What s systems and three cues say of b images about the k classes of each, on one grid.
-
-    images: (b,h,w,3) float32 RGB in [0, 1]. scores: (b,s,h,w,k) in [0, 1]. available: (b,s,k) bool,
-    whether a system knows a class. peak: (b,s,k) raw maxima. present: (b,k) bool, False on slots
-    that only fill up. saliency, edges: (b,h,w) in [0, 1], probe: (b,h,w,k) probability of each
-    class (``probe_maps``); cues: (b,3) bool, whether there are any. features: (b,h,w,f) of a
-    frozen network, f may be 0. inside: (b,h,w) bool, False on padding. real: (b,) bool, False on
-    rows that only fill up. target: (b,h,w,1+k) what is to be learned, background first, or None.
-    truth: (b,h,w) int32 of slots (0 background, IGNORE), or None.
-    """
-
-    images: Any
-    scores: Any
-    available: Any
-    peak: Any
-    present: Any
-    saliency: Any
-    edges: Any
-    probe: Any
-    cues: Any
-    features: Any
-    inside: Any
-    real: Any
-    target: Any = None
-    truth: Any = None
+    def __post_init__(self) -> None:
+        _register_as_pytree(type(self))
 
 
 @dataclass(frozen=True)
@@ -89,6 +65,13 @@ class ScoreMaps:
     (saliency, edges) are score maps of a single class. ``size`` is the photograph's (H, W) in
     pixels, the grid may be coarser. ``peak`` is each map's maximum before it was normalised, which
     says how sure the system was that the class is there at all.
+
+    >>> import numpy as np
+    >>> import wsss_jax as wj
+    >>> maps = np.random.default_rng(0).random((30, 40, 2), np.float32)
+    >>> found = wj.ScoreMaps(maps, np.array([4, 14]), (480, 640), maps.max(axis=(0, 1)))
+    >>> found.kind, found.classes.tolist()
+    ('activation', [4, 14])
     """
 
     scores: Float[np.ndarray, "h w k"]
@@ -131,7 +114,9 @@ class Backbone(Protocol):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __call__(self, images: Array, *, inside: Array | None = None, rngs: Any = None) -> tuple:
+    def __call__(
+        self, images: "Array", *, inside: "Array | None" = None, rngs: Any = None
+    ) -> tuple:
         """Normalised images (b,h,w,3), and which pixels are real, to one map per stride."""
         ...
 
@@ -141,11 +126,29 @@ class Scorer(NamedTuple):
 
     features: images (b,h,w,3) to (b,h',w',k); head: features to class logits (b,c);
     class_maps: features to (b,h',w',c), None unless the head is average pooling and linear.
+
+    >>> import jax.numpy as jnp
+    >>> import wsss_jax as wj
+    >>> scorer = wj.Scorer(lambda images: images[:, ::2, ::2], lambda maps: maps.mean(axis=(1, 2)))
+    >>> scorer.head(scorer.features(jnp.ones((1, 8, 8, 3)))).shape
+    (1, 3)
     """
 
-    features: Callable[[Array], Array]
-    head: Callable[[Array], Array]
-    class_maps: Callable[[Array], Array] | None = None
+    features: "Callable[[Array], Array]"
+    head: "Callable[[Array], Array]"
+    class_maps: "Callable[[Array], Array] | None" = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What families of transformers differ in, layer by layer. To jax it is static (``ops``).
+
+    epsilon: added to the variance of a LayerNorm. quick: x σ(1.702 x) in place of GELU behind a
+    linear layer, as in CLIP's own weights.
+    """
+
+    epsilon: float = 1e-6
+    quick: bool = False
 
 
 class Affine(NamedTuple):
@@ -153,13 +156,15 @@ class Affine(NamedTuple):
 
     kernel: Any
     bias: Any
+    form: Form = Form()
 
 
 class BlockWeights(NamedTuple):
     """What one pre-norm transformer block multiplies by.
 
     query_key_value: (k,3k), in this order and then by head. expand and contract are the two layers
-    of the perceptron.
+    of the perceptron. turn: cosines and sines (2,b,1,t,d) by which queries and keys are rotated,
+    None where positions were added to the tokens.
     """
 
     norm1: Affine
@@ -168,6 +173,7 @@ class BlockWeights(NamedTuple):
     norm2: Affine
     expand: Affine
     contract: Affine
+    turn: Any = None
 
 
 class BlockRecord(NamedTuple):
@@ -200,19 +206,19 @@ class Embedding(NamedTuple):
 
     linear: Affine
     token: Any
-    patches: Callable[[Array], tuple[Array, Array]]
+    patches: "Callable[[Array], tuple[Array, Array]]"
 
 
 class Attentive(NamedTuple):
     """All that an attention explanation needs from a transformer with a class token (token 0).
 
     record: images (b,H,W,3) in [0, 1] to class logits (b,c) and what each block saw. norm and head
-    make the logits from the last block's class token. The other tokens are cells of ``stride``
-    pixels, ceil(H / stride) rows of ceil(W / stride). embedding is None where pixels do not enter
-    by a linear layer.
+    make the logits from the last block's class token. The tokens after it are cells of ``stride``
+    pixels, ceil(H / stride) rows of ceil(W / stride); further ones (registers) are no place.
+    embedding is None where pixels do not enter by a linear layer.
     """
 
-    record: Callable[[Array], tuple[Array, list[BlockRecord]]]
+    record: "Callable[[Array], tuple[Array, list[BlockRecord]]]"
     norm: Affine
     head: Affine
     stride: int
@@ -223,8 +229,24 @@ class System(NamedTuple):
     """A learning problem: two pure functions over a state that is data.
 
     init: key to state. step: (state, batch, key) to (state, metrics); metrics are scalars. A batch
-    is any pytree with a field ``images``: a Batch, or Evidence.
+    is any pytree with a field ``images``, as a Batch is.
     """
 
     init: Callable[[Any], Any]
     step: Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
+
+
+_PYTREES: set[type] = set()
+_LOCK = threading.Lock()  # batches are made in threads too, and jax registers a class only once
+
+
+def _register_as_pytree(kind: type) -> None:
+    """Tell jax the fields of a class as soon as there is an instance that it may take apart."""
+    if kind in _PYTREES:
+        return
+    import jax  # not before: see the top of this file
+
+    with _LOCK:
+        if kind not in _PYTREES:
+            jax.tree_util.register_dataclass(kind)
+            _PYTREES.add(kind)

@@ -1,191 +1,173 @@
-"""What several systems say of one image, laid on one small grid.
+"""What is known of one image: maps of several systems, cues and frozen features, on one small grid.
 
-An image becomes an ``Example``: everything resized so that its long side has ``cells`` cells, one
-slot per class that is present. Scores come from stores, whoever wrote them; a system without a
-record of an image, or without one of its classes, has no say there. Into batches they are put by
-``combiner.batches``.
+Everything is resized so that the photograph's long side has ``cells`` cells, with one row for each
+class that the image shows. Scores come from stores, whoever wrote them. A map that is missing or
+damaged costs the system this image, and never the image: the other systems go on, and the record
+names who was missing.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
-from wsss_jax.combiner.probe_maps import Probe
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.external import dropped_classes
+from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, check_systems
+from wsss_jax.data.texts import read_json
 from wsss_jax.data.units import unit_of
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.ops import masks
+from wsss_jax.ops.resize import resize
 from wsss_jax.types import IGNORE, ScoreMaps, Size
 
 
 class Example(NamedTuple):
-    """One image: arrays of ``types.Evidence`` without the batch axis, and without padding.
+    """One image on its grid.
 
-    classes: (k,) of its slots. size: (H, W) of the photograph. saliency, edges, probe, last_probe
-    and target are None where there are none; truth is where no image is labelled, and IGNORE on
-    those that are not.
+    image: (h,w,3) RGB in [0, 1]. scores: (s,h,w,k) in [0, 1]. available: (s,k), whether a system
+    has a map of the class. classes: (k,) labels that the image shows. size: (H, W) of the
+    photograph. features: one array (h,w,f) for each frozen network. saliency: (h,w) in [0, 1], or
+    None. truth: (h,w) rows of ``classes`` + 1, 0 background, IGNORE; or None.
     """
 
     image: Float[np.ndarray, "h w 3"]
     scores: Float[np.ndarray, "s h w k"]
     available: Bool[np.ndarray, "s k"]
-    peak: Float[np.ndarray, "s k"]
     classes: Int[np.ndarray, " k"]
     size: Size
-    features: Float[np.ndarray, "h w f"]
+    features: tuple[Float[np.ndarray, "h w _"], ...] = ()
     saliency: Float[np.ndarray, "h w"] | None = None
-    edges: Float[np.ndarray, "h w"] | None = None
-    probe: Float[np.ndarray, "h w k"] | None = None
-    last_probe: Float[np.ndarray, "h w k"] | None = None
-    target: Float[np.ndarray, "h w n"] | None = None
     truth: Int[np.ndarray, "h w"] | None = None
-
-
-Read = Callable[[str], Example]
-"""From an id to its example; BadFileError for an image that cannot be used."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The stores that evidence is read from, and the photographs.
+    """The stores that are combined, and the photographs.
 
-    systems: score maps of classes, in any order. saliency, edges: stores of one class-agnostic
-    map. features: a store of frozen features (``stages.features``). probe: what these features and
-    colours are over the whole data set (``combiner.probe_maps``); last_probe: one that is no
-    evidence, but averaged with what is made of it. target: what a combiner is to learn, or,
-    where it fuses, what it is averaged with.
-    labelled: ids whose true masks may be read (the k-shot regime). cells: the grid's long side.
-    fitted: how many of the frozen channels, the first, go into an example; the probe sees all.
-    units: typical divides systems whose scores stay low (``data.units``), given does not.
-    Raises ValueError without a system, for one of other classes than the source's, and for a cue of
-    several.
+    systems: score maps of classes, in any order. saliency: a store of one class-agnostic map.
+    features: stores of frozen features (``stages.features``), one for each network; the random
+    walk goes along those of the first. labelled: ids whose true masks may be read. cells: the
+    grid's long side. units: see ``Combining``. missing: filled while reading: by image and system,
+    why a map is missing.
+
+    Raises UserError without a system, for one of other classes than the source's, for two systems
+    of one name, and for a saliency of several classes.
     """
 
     source: Source
     systems: tuple[Store, ...]
     saliency: Store | None = None
-    edges: Store | None = None
-    features: Store | None = None
-    probe: Probe | None = None
-    last_probe: Probe | None = None
-    target: Store | None = None
+    features: tuple[Store, ...] = ()
     labelled: frozenset[str] = frozenset()
-    cells: int = 96
-    fitted: int = 24
+    cells: int = 64
     units: Literal["typical", "given"] = "typical"
+    missing: dict[str, dict[str, str]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         check_systems(self.systems, self.source.classes.names)
-        for name, cue in (("saliency", self.saliency), ("edges", self.edges)):
-            if cue is not None and (cue.holds != "scores" or len(cue.classes) != 1):
+        for what, stores in (("systems", self.systems), ("stores of features", self.features)):
+            names = [store.folder.name for store in stores]
+            twins = sorted({name for name in names if names.count(name) > 1})
+            if twins:
                 raise UserError(
-                    f"{cue.folder} holds {cue.holds} of {len(cue.classes)} classes; wanted one "
-                    f"class-agnostic map as {name}"
+                    f"two {what} are called {', '.join(twins)}; what is learned of each is kept "
+                    "under its name, so rename the folder of one"
                 )
+        cue = self.saliency
+        if cue is not None and (cue.holds != "scores" or len(cue.classes) != 1):
+            raise UserError(
+                f"{cue.folder} holds {cue.holds} of {len(cue.classes)} classes; wanted one "
+                "class-agnostic map as saliency"
+            )
 
-    def channels(self) -> int:
-        """How many frozen channels an example has."""
-        return min(len(self.features.classes), self.fitted) if self.features else 0
+    def names(self) -> tuple[str, ...]:
+        """What the systems are called: the names of their folders."""
+        return tuple(store.folder.name for store in self.systems)
 
-    def slots(self, ids: Sequence[str]) -> dict[str, int]:
-        """How many classes each image has; images without labels are left out."""
+    def shown(self, ids: Sequence[str]) -> dict[str, int]:
+        """How many classes each image shows; images that show none are left out."""
         counts = {id: int(self.source.labels(id).sum()) for id in ids}
         return {id: count for id, count in counts.items() if count}
 
     def read(self, id: str) -> Example:
-        """The example of one image. BadFileError when something is there but damaged."""
+        """The example of one image. BadFileError where no system has a usable map of it."""
         pixels = self.source.image(id)
-        size = pixels.shape[:2]
+        size = self.source.size(id)
         grid = grid_of(size, self.cells)
         classes = np.flatnonzero(self.source.labels(id)).astype(np.int32)
-        scores, available, peak = self._systems(id, classes, size, grid)
-        image, features = shrunk(pixels, grid), self._features(id, grid)
-        names = tuple(self.source.classes.names[label] for label in classes)
-        saliency = self._cue(self.saliency, id, grid)
-        cell = (features, image, saliency)
+        scores, available = self._systems(id, classes, size, grid)
+        small = Image.fromarray(pixels).resize((grid[1], grid[0]), Image.Resampling.BOX)
         return Example(
-            image=image,
+            image=np.asarray(small, np.float32) / np.float32(255),
             scores=scores,
             available=available,
-            peak=peak,
             classes=classes,
             size=size,
-            features=np.ascontiguousarray(features[..., : self.fitted]),
-            saliency=saliency,
-            edges=self._cue(self.edges, id, grid),
-            probe=self.probe.maps(*cell, names) if self.probe else None,
-            last_probe=self.last_probe.maps(*cell, names) if self.last_probe else None,
-            target=self._target(id, classes, grid),
-            truth=self._truth(id, classes, grid) if self.labelled else None,
+            features=tuple(resize(store.get_scores(id).scores, grid) for store in self.features),
+            saliency=self._saliency(id, grid),
+            truth=self._truth(id, classes, grid) if id in self.labelled else None,
         )
-
-    def _systems(
-        self, id: str, classes: np.ndarray, size: Size, grid: Size
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        count = len(self.systems)
-        scores = np.zeros((count, *grid, len(classes)), np.float32)
-        available = np.zeros((count, len(classes)), bool)
-        peak = np.zeros((count, len(classes)), np.float32)
-        for row, store in enumerate(self.systems):
-            if not store.path(id).is_file():
-                continue
-            maps = store.get_scores(id)
-            if maps.size != size:
-                raise BadFileError(
-                    f"{store.path(id)}: scores of a photograph of {maps.size}, this one is {size}"
-                )
-            columns = {int(label): n for n, label in enumerate(maps.classes)}
-            for slot, label in enumerate(classes):
-                if int(label) in columns:
-                    one = columns[int(label)]
-                    scores[row, ..., slot] = _unit(maps, one, grid, self.divisors[row])
-                    available[row, slot], peak[row, slot] = True, maps.peak[one]
-        return scores, available, peak
 
     @cached_property
     def divisors(self) -> tuple[float, ...]:
         """What each system's scores are divided by; 1 for most."""
         return tuple(unit_of(one) if self.units == "typical" else 1.0 for one in self.systems)
 
-    def _cue(self, store: Store | None, id: str, grid: Size) -> np.ndarray | None:
-        if store is None or not store.path(id).is_file():
+    def _systems(
+        self, id: str, classes: np.ndarray, size: Size, grid: Size
+    ) -> tuple[np.ndarray, np.ndarray]:
+        scores = np.zeros((len(self.systems), *grid, len(classes)), np.float32)
+        available = np.zeros((len(self.systems), len(classes)), bool)
+        absent = {}
+        for row, store in enumerate(self.systems):
+            try:
+                maps = maps_of(store, id)
+                if maps.size != size:
+                    raise BadFileError(f"a map of a photograph of {maps.size}, this one is {size}")
+            except BadFileError as problem:
+                absent[store.folder.name] = str(problem)
+                continue
+            columns = {int(label): column for column, label in enumerate(maps.classes)}
+            for slot, label in enumerate(classes):
+                if int(label) in columns:
+                    one = maps.scores[..., columns[int(label)]]
+                    scores[row, ..., slot] = _share(maps, one, grid, self.divisors[row])
+                    available[row, slot] = True
+            lacking = [self.source.classes.names[c] for c in classes if int(c) not in columns]
+            if lacking:
+                absent[store.folder.name] = _lacking(store.folder, id, lacking)
+        if absent:
+            self.missing[id] = absent
+        if len(classes) and not available.any():
+            reasons = "; ".join(f"{name}: {why}" for name, why in sorted(absent.items()))
+            raise BadFileError(f"no system has a map of this image ({reasons})")
+        return scores, available
+
+    def _saliency(self, id: str, grid: Size) -> np.ndarray | None:
+        if self.saliency is None or not self.saliency.path(id).is_file():
             return None
-        return _unit(store.get_scores(id), 0, grid)
+        maps = self.saliency.get_scores(id)
+        return _share(maps, maps.scores[..., 0], grid)
 
-    def _features(self, id: str, grid: Size) -> np.ndarray:
-        if self.features is None:
-            return np.zeros((*grid, 0), np.float32)
-        return masks.enlarge(self.features.get_scores(id).scores, grid)
-
-    def _target(self, id: str, classes: np.ndarray, grid: Size) -> np.ndarray | None:
-        if self.target is None:
-            return None
-        maps = self.target.get_scores(id)
-        found = np.zeros((*grid, len(classes)), np.float32)
-        for slot, label in enumerate(classes):
-            for column in np.flatnonzero(maps.classes == label):
-                found[..., slot] = _unit(maps, int(column), grid)
-        rest = np.maximum(1 - found.sum(axis=-1, keepdims=True), 0)
-        return np.concatenate([rest, found], axis=-1)
-
-    def _truth(self, id: str, classes: np.ndarray, grid: Size) -> np.ndarray:
-        mask = self.source.mask(id) if id in self.labelled else None
+    def _truth(self, id: str, classes: np.ndarray, grid: Size) -> np.ndarray | None:
+        mask = self.source.mask(id)
         if mask is None:
-            return np.full(grid, IGNORE, np.int32)
+            return None
         small = np.asarray(
             Image.fromarray(mask).resize((grid[1], grid[0]), Image.Resampling.NEAREST)
         )
-        slots = np.full(256, IGNORE, np.int32)  # a class that is not labelled teaches nothing
-        slots[0] = 0
-        slots[to_mask_index(classes)] = np.arange(1, len(classes) + 1)
-        return slots[small]
+        rows = np.full(256, IGNORE, np.int32)  # a class that is not among the labels
+        rows[0] = 0
+        rows[to_mask_index(classes)] = np.arange(1, len(classes) + 1)
+        return rows[small]
 
 
 def grid_of(size: Size, cells: int) -> Size:
@@ -194,15 +176,53 @@ def grid_of(size: Size, cells: int) -> Size:
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
 
-def shrunk(pixels: np.ndarray, grid: Size) -> Float[np.ndarray, "h w 3"]:
-    """A photograph on the grid: means over areas, in [0, 1]."""
-    small = Image.fromarray(pixels).resize((grid[1], grid[0]), Image.Resampling.BOX)
-    return np.asarray(small, np.float32) / np.float32(255)
+def maps_of(store: Store, id: str) -> ScoreMaps:
+    """The record of an image. BadFileError, with the reason where the store tells one."""
+    if not store.path(id).is_file():
+        raise BadFileError(f"no record{_told(store.folder, id)}")
+    return store.get_scores(id)
 
 
-def _unit(maps: ScoreMaps, column: int, grid: Size, of: float = 1) -> Float[np.ndarray, "h w"]:
+def tell_absent(folder: Path, absent: Mapping[str, Iterable[str]]) -> None:
+    """Print which systems had no map of which images, and list it in absent.json of the store."""
+    path = folder / "absent.json"
+    if not absent:
+        path.unlink(missing_ok=True)
+        return
+    by_system: dict[str, list[str]] = {}
+    for id, names in sorted(absent.items()):
+        for name in names:
+            by_system.setdefault(name, []).append(id)
+    for name, ids in sorted(by_system.items()):
+        few = ", ".join(ids[:3]) + (" …" if len(ids) > 3 else "")
+        print(
+            f"{folder.name}: {name} lacks maps of {len(ids)} image(s), which go without it: {few}"
+        )
+    listed = {id: list(names) for id, names in sorted(absent.items())}
+    write_atomic(path, json.dumps(listed, indent=1).encode())
+
+
+def _told(folder: Path, id: str) -> str:
+    """Why the stage that made the store left an image out, where it listed that."""
+    for path in sorted(folder.glob("skipped*.json")):
+        reason = read_json(path).get(id)
+        if reason:
+            return f", refused when it was made: {reason}"
+    return ""
+
+
+def _lacking(folder: Path, id: str, names: Sequence[str]) -> str:
+    """Which classes an image has no map of, and why, where the import that left them out told."""
+    reasons = dropped_classes(folder).get(id, {})
+    told = (f"{name} (refused: {reasons[name]})" if name in reasons else name for name in names)
+    return f"no map of {', '.join(told)}"
+
+
+def _share(
+    maps: ScoreMaps, one: Float[np.ndarray, "h w"], grid: Size, of: float = 1
+) -> Float[np.ndarray, "h2 w2"]:
     """One map on the grid, in shares ``of`` a unit and in [0, 1]; logits become probabilities."""
-    one = masks.enlarge(np.ascontiguousarray(maps.scores[..., column : column + 1]), grid)[..., 0]
+    one = resize(np.ascontiguousarray(one), grid)
     if maps.kind == "logit":
         one = 1 / (1 + np.exp(-np.clip(one, -30, 30)))
     return np.clip(one / np.float32(of), 0, 1).astype(np.float32)

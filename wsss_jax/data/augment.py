@@ -25,12 +25,18 @@ Picture = Image.Image
 class Augmentation:
     """What may happen to a training image. Zero switches a step off.
 
-    crop: side of the square result in pixels. long_side: least and most length of the longer side
-    after resizing, in pixels (IRN: 320 to 640 for crops of 512). flip: probability of mirroring.
-    brightness, contrast, saturation: factors are drawn from 1 ± this. hue: shift drawn from ±
-    this, in turns (Puzzle-CAM: 0.3, 0.3, 0.3, 0.1). operations: RandAugment operations per image
-    (FixMatch and Puzzle-CAM: 2). magnitude: strengths 1 … magnitude - 1 of 10 are drawn.
-    cutout: side in pixels of the black square that RandAugment always adds.
+    Attributes:
+        crop: side of the square result in pixels.
+        long_side: least and most length of the longer side after resizing, in pixels (IRN: 320 to
+            640 for crops of 512).
+        flip: probability of mirroring.
+        brightness: factors are drawn from 1 ± this (Puzzle-CAM: 0.3).
+        contrast: the same (Puzzle-CAM: 0.3).
+        saturation: the same (Puzzle-CAM: 0.3).
+        hue: the shift is drawn from ± this, in turns (Puzzle-CAM: 0.1).
+        operations: RandAugment operations per image (FixMatch and Puzzle-CAM: 2).
+        magnitude: strengths 1 … magnitude - 1 of 10 are drawn.
+        cutout: side in pixels of the black square that RandAugment always adds.
     """
 
     crop: int = 288

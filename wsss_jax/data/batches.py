@@ -7,7 +7,7 @@ skipped by id and counted, never silently. Not here: reading (``datasets``), aug
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -21,11 +21,16 @@ from wsss_jax.config import as_json, fingerprint
 from wsss_jax.data.augment import Augmentation, augment
 from wsss_jax.data.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.types import Batch, Sample, Size
 
 T = TypeVar("T")
 MaskReader = Callable[[str], UInt8[np.ndarray, "H W"]]
+LARGE = 2**19
+"""Pixels of canvases from which on groups have fewer images than ``batch_size``: half as many
+pixels as this times ``batch_size``, those of photographs of 512×512."""
+
 Reported = Callable[[str, str], None]
 """Told the id of a skipped image and the reason."""
 
@@ -118,13 +123,15 @@ def training_batches(
 class Group(NamedTuple):
     """Images of one canvas at every scale.
 
-    ids: the b' <= b real images. sizes: (height, width) of the photographs. labels: their classes,
-    none on fill-up rows. scaled: one batch per scale, images at the top left; rows from b' on are
-    copies of the first with ``real`` False.
+    ids: the b' <= b real images. sizes: (height, width) that the photographs come with, at scale 1.
+    full: (height, width) of the photographs themselves, that of their masks. labels: their
+    classes, none on fill-up rows. scaled: one batch per scale, images at the top left; rows from b'
+    on are copies of the first with ``real`` False.
     """
 
     ids: tuple[str, ...]
     sizes: Int[np.ndarray, "b 2"]
+    full: Int[np.ndarray, "b 2"]
     labels: Bool[np.ndarray, "b c"]
     scaled: tuple[Batch, ...]
 
@@ -142,9 +149,9 @@ def inference_groups(
     """All images of ``ids`` in groups of ``batch_size``, each at all ``scales``; one group ahead.
 
     There are at most canvases × scales shapes. canvases: sizes at scale 1, by default three that
-    fit the sizes of ``ids``. multiple: canvases are rounded up to it at each scale, in pixels.
-    skip: told the id and the reason of each image that cannot be read. Raises ValueError for
-    scales that are not positive.
+    fit the working sizes of ``ids``; on those above LARGE pixels groups are smaller (``rows_for``).
+    multiple: canvases are rounded up to it at each scale, in pixels. skip: told the id and the
+    reason of each image that cannot be read. Raises ValueError for scales that are not positive.
     """
     if batch_size < 1 or not scales or min(scales) <= 0:
         raise UserError(f"batch size {batch_size}, scales {tuple(scales)}: wanted positive ones")
@@ -154,6 +161,12 @@ def inference_groups(
             skip(item.id, item.reason)
         else:
             yield item
+
+
+def rows_for(canvas: Size, batch_size: int) -> int:
+    """Images per batch on a canvas: fewer of LARGE ones, so that memory stays what it was."""
+    area = canvas[0] * canvas[1]
+    return batch_size if area <= LARGE else max(1, batch_size * LARGE // (2 * area))
 
 
 class _Skip(NamedTuple):
@@ -205,24 +218,24 @@ class _Draw:
     def _read(self, id: str) -> Sample:
         image = self.image(id)
         mask = None if self.masks is None else self.masks(id)
+        if mask is not None and working_size(mask.shape) == image.shape[:2]:
+            mask = fit_mask(mask, image.shape[:2])
         if mask is not None and mask.shape != image.shape[:2]:
             raise BadFileError(f"{id}: mask {mask.shape} for an image of {image.shape[:2]}")
         return Sample(id, image, self.labels[id], mask)
 
 
 def _labelled(source: Source) -> tuple[dict[str, Bool[np.ndarray, " c"]], dict[str, str]]:
-    """Labels of the images that have any, in the source's order, and why the others do not."""
+    """Labels of the images that have any, in the source's order, and why the others do not.
+
+    That an image shows none of the classes is a label, too.
+    """
     labels, skipped = {}, {}
     for id in source.ids:
         try:
-            shown = source.labels(id)
+            labels[id] = source.labels(id)
         except BadFileError as problem:
             skipped[id] = str(problem)
-            continue
-        if shown.any():
-            labels[id] = shown
-        else:
-            skipped[id] = "no class is labelled, so it teaches nothing"
     return labels, skipped
 
 
@@ -264,37 +277,39 @@ def _unit(pixels: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 def _grouped(
     source: Source, ids: Sequence[str], canvases: Sequence[Size] | None, plan: _Plan
 ) -> Iterator[Group | _Skip]:
-    sizes: dict[str, Size] = {}
+    full: dict[str, Size] = {}
     for id in ids:
         try:
-            sizes[id] = source.size(id)
+            full[id] = source.size(id)
         except BadFileError as problem:
             yield _Skip(id, str(problem))
+    sizes = {id: working_size(size) for id, size in full.items()}
     if canvases is None:
         canvases = choose_canvases(sizes.values(), multiple=plan.multiple) if sizes else ()
     home = {id: canvas_for(size, canvases) for id, size in sizes.items()}
     for canvas in dict.fromkeys(home.values()):
         waiting: list[Sample] = []
+        sized = plan._replace(batch_size=rows_for(canvas, plan.batch_size))
         for id in (id for id in sizes if home[id] == canvas):
             try:
                 waiting.append(_sample(source, id, sizes[id]))
             except BadFileError as problem:
                 yield _Skip(id, str(problem))
-            if len(waiting) == plan.batch_size:
-                yield _group(waiting, canvas, plan)
+            if len(waiting) == sized.batch_size:
+                yield _group(waiting, full, canvas, sized)
                 waiting = []
         if waiting:
-            yield _group(waiting, canvas, plan)
+            yield _group(waiting, full, canvas, sized)
 
 
 def _sample(source: Source, id: str, size: Size) -> Sample:
     image = source.image(id)
     if image.shape[:2] != size:
-        raise BadFileError(f"{id}: {image.shape[:2]} pixels, its header says {size}")
+        raise BadFileError(f"{id}: {image.shape[:2]} pixels, its header tells {size}")
     return Sample(id, image, source.labels(id))
 
 
-def _group(samples: list[Sample], canvas: Size, plan: _Plan) -> Group:
+def _group(samples: list[Sample], full: Mapping[str, Size], canvas: Size, plan: _Plan) -> Group:
     count = len(samples)
     rows = [*samples, *[samples[0]] * (plan.batch_size - count)]
     labels = np.stack([row.labels for row in rows])
@@ -304,7 +319,8 @@ def _group(samples: list[Sample], canvas: Size, plan: _Plan) -> Group:
         for scale in plan.scales
     )
     sizes = np.array([row.image.shape[:2] for row in rows], np.int32)
-    return Group(tuple(sample.id for sample in samples), sizes, labels, scaled)
+    whole = np.array([full[row.id] for row in rows], np.int32)
+    return Group(tuple(sample.id for sample in samples), sizes, whole, labels, scaled)
 
 
 def _scaled(

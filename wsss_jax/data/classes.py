@@ -3,6 +3,7 @@
 Labels count foreground classes from 0; masks hold 0 = background, 1..C = class + 1, 255 = ignore.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,16 +17,33 @@ from wsss_jax.types import IGNORE
 
 BACKGROUND = "background"
 
+NO_CLASS = frozenset({BACKGROUND, "_background_", "__background__"})
+"""What label files call pixels, and photographs, of no class, in small letters."""
+
+IGNORED = frozenset({"void", "ignore", "__ignore__", "unlabelled", "unlabeled"})
+"""What they call pixels without truth."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 @dataclass(frozen=True)
 class ClassList:
-    """Foreground class names in label order; at most 254, since masks are bytes with an ignore."""
+    """Foreground class names in label order; at most 254, since masks are bytes with an ignore.
+
+    >>> import wsss_jax as wj
+    >>> names = wj.ClassList(("cat", "dog"))
+    >>> names.index("dog"), names.multi_hot(["dog"]), names.mask_names()
+    (1, array([False,  True]), ('background', 'cat', 'dog'))
+    """
 
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):
             raise UserError(f"class names repeat: {', '.join(self.names)}")
+        for name in self.names:
+            if not name.strip() or _CONTROL.search(name):
+                raise UserError(f"class name {name!r} is empty or holds control characters")
         if not 0 < len(self.names) < IGNORE:
             raise UserError(f"{len(self.names)} classes, wanted 1 to {IGNORE - 1}")
 

@@ -1,20 +1,29 @@
-"""COCO: instances JSON and photographs, with masks drawn from its polygons and run lengths.
+"""COCO: instances JSON and photographs, as COCO itself, annotation tools and Roboflow write them.
 
-Polygons are filled bit for bit as in the reference code of COCO, and run lengths go down the
-columns. Not here: keypoints, captions, and the panoptic files.
+Boxes are all that image labels need; masks are drawn where objects have regions
+(``coco_regions``). Not here: keypoints, captions, and the panoptic files.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 
+from wsss_jax.data import coco_regions
 from wsss_jax.data.classes import ClassList, to_mask_index
-from wsss_jax.data.files import MAX_PIXELS, image_size, read_image
-from wsss_jax.data.labels import checked_ids, read_json, repeated
+from wsss_jax.data.files import MAX_PIXELS
+from wsss_jax.data.folders import ALL
+from wsss_jax.data.ids import id_of_name
+from wsss_jax.data.lists import checked_ids, repeated, split_named
+from wsss_jax.data.mask_files import upright
+from wsss_jax.data.photographs import header, image_size, read_image
+from wsss_jax.data.texts import MISTAKES, read_json
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import IGNORE, Size
@@ -22,16 +31,16 @@ from wsss_jax.types import IGNORE, Size
 MAX_JSON = 2**30
 """Larger annotation files are refused; that of train2017, the largest of COCO, has 448 MB."""
 
-MAX_OUTLINE = 20_000_000
-"""Longer outlines are refused, in fifths of a pixel: they take memory and enclose no object."""
-
-_FINER = 5
 _PREFIX = "instances_"
+_ROBOFLOW = "_annotations.coco.json"
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """One object or crowd: its class, and its region as polygons or run lengths, not yet drawn."""
+    """One object or crowd: its class, and its region as polygons or run lengths, not yet drawn.
+
+    area: in pixels, 0 where the file tells none. region: None where there is a box alone.
+    """
 
     label: int
     crowd: bool
@@ -43,17 +52,17 @@ class Annotation:
 class CocoSource:
     """A split of COCO. Ids are the names of the photographs without suffix.
 
-    names: file by id, relative to ``folder``. sizes: (H, W) by id, as the JSON says. objects: by
-    id; None where the JSON has no annotations (test sets). Crowds count as labels, and their
-    pixels as IGNORE; where objects overlap, the smaller one lies on top.
+    Where two photographs have one name, their folders come with it. files: (folder, name in it) by
+    id. sizes: (H, W) by id, as the JSON tells, None where it does not. objects: by id; None where
+    the JSON has no annotations (test sets). Crowds count as labels, and their pixels as IGNORE;
+    where objects overlap, the smaller one lies on top.
     """
 
     name: str
-    folder: Path
     classes: ClassList
     ids: tuple[str, ...]
-    names: Mapping[str, str]
-    sizes: Mapping[str, Size]
+    files: Mapping[str, tuple[Path, str]]
+    sizes: Mapping[str, Size | None]
     objects: Mapping[str, tuple[Annotation, ...]] | None
 
     @property
@@ -72,246 +81,221 @@ class CocoSource:
         return found
 
     def image(self, id: str) -> UInt8[np.ndarray, "H W 3"]:
-        """The photograph as RGB in raw orientation."""
-        return read_image(self._path(id))
+        """The photograph as RGB, upright, at its working size."""
+        return read_image(self.path(id))
 
     def size(self, id: str) -> Size:
-        """(height, width) from the header of the photograph."""
-        return image_size(self._path(id))
+        """(height, width) of the upright photograph, from its header."""
+        return image_size(self.path(id))
 
     def mask(self, id: str) -> UInt8[np.ndarray, "H W"] | None:
-        """The drawn mask in mask numbering, of the size the JSON says; None in test sets."""
-        if self.objects is None:
+        """The drawn mask in mask numbering, of the size the JSON tells.
+
+        None in test sets, where no object of the data set has a region, and where one of this
+        image has none: then nobody knows which pixels are background.
+        """
+        if self.objects is None or not self._has_regions:
             return None
-        self._known(id)
-        height, width = self.sizes[id]
-        if not 0 < height * width <= MAX_PIXELS or min(height, width) < 1:
-            raise BadFileError(f"{self.name}: {id} is said to have {width}×{height} pixels")
-        mask = np.zeros((height, width), np.uint8)
-        values = to_mask_index(np.arange(len(self.classes)))
-        # Crowds lie under everything, then large under small: no object hides another whole.
-        order = sorted(self.objects.get(id, ()), key=lambda thing: (not thing.crowd, -thing.area))
-        for thing in order:
-            try:
-                region = draw(thing.region, (height, width))
-            except ValueError as problem:
-                raise BadFileError(f"{self.name}: an object of {id}: {problem}") from problem
-            mask[region] = IGNORE if thing.crowd else values[thing.label]
+        things = self.objects.get(self._known(id), ())
+        if any(thing.region is None for thing in things):
+            return None
+        size = self.sizes[id] or header(self.path(id), id).raw
+        if not 0 < size[0] * size[1] <= MAX_PIXELS or min(size) < 1:
+            raise BadFileError(f"{self.name}: {id} is given {size[1]}×{size[0]} pixels")
+        try:
+            mask = _painted(things, size)
+        except ValueError as problem:
+            raise BadFileError(f"{self.name}: an object of {id}: {problem}") from problem
+        with suppress(BadFileError):  # of the photograph, named when its turn comes
+            mask = upright(mask, header(self.path(id), id))
         return mask
 
     def encoded(self, id: str) -> bytes:
         """The photograph as the bytes of its file."""
-        return read_bytes(self._path(id))
+        return read_bytes(self.path(id))
 
-    def _known(self, id: str) -> None:
-        if id not in self.names:
+    def path(self, id: str) -> Path:
+        """The file of a photograph: where the JSON tells, else of that name in its folder."""
+        folder, name = self.files[self._known(id)]
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BadFileError(f"{self.name}: file name {name!r} leaves {folder}")
+        alone = folder / path.name
+        return alone if not path.is_file() and alone.is_file() else path
+
+    def _known(self, id: str) -> str:
+        if id not in self.files:
             raise MissingFileError(f"{self.name}: no image {id}")
+        return id
 
-    def _path(self, id: str) -> Path:
-        self._known(id)
-        path = self.folder / self.names[id]
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise BadFileError(f"{self.name}: file name {self.names[id]!r} leaves {self.folder}")
-        return path
+    @cached_property
+    def _has_regions(self) -> bool:
+        things = (self.objects or {}).values()
+        return not things or any(t.region is not None for own in things for t in own)
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """Splits of a COCO folder: what stands after ``instances_`` in its annotation files."""
+    """Splits of a COCO folder: what stands after ``instances_``, or the folders of Roboflow."""
     found = sorted((root / "annotations").glob(f"{_PREFIX}*.json"))
-    return tuple(path.stem.removeprefix(_PREFIX) for path in found)
+    own = tuple(path.stem.removeprefix(_PREFIX) for path in found)
+    return own or tuple(sorted(path.parent.name for path in root.glob(f"*/{_ROBOFLOW}")))
 
 
 def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> CocoSource:
     """A split of COCO: ``annotations/instances_<split>.json`` and the photographs.
 
-    split: "val2017", or "val" where only one split starts so. The photographs lie in
-    ``<split>/``, ``images/<split>/`` or ``images/``. ids: these images instead of all. Raises
-    BadFileError.
+    split: "val2017", or "val" where only one split starts so, or "all" for all that there are. The
+    photographs lie in ``<split>/``, ``images/<split>/`` or ``images/``. Roboflow's
+    ``<split>/_annotations.coco.json`` lies with its photographs. ids: these images instead of all.
+    Raises BadFileError.
     """
-    name = _split(root, split)
-    path = root / "annotations" / f"{_PREFIX}{name}.json"
-    content = read_json(path, MAX_JSON)
-    try:
-        classes, numbers = _categories(content["categories"])
-        images = [(str(i["file_name"]), i["id"], _size(i)) for i in content["images"]]
-        given = content.get("annotations")
-        things = None if given is None else [_annotation(thing, numbers) for thing in given]
-    except (KeyError, TypeError, AttributeError, ValueError) as problem:
-        raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
-    folders = (root / name, root / "images" / name, root / "images")
-    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    stems = tuple(PurePosixPath(file).stem for file, _, _ in images)
-    checked_ids(stems, path)
-    by_number = {number: stem for stem, (_, number, _) in zip(stems, images, strict=True)}
+    known = splits(root)
+    names = known if split.lower() == ALL and known else (_split(root, split),)
+    files = [_read(root, name) for name in names]
+    if len({file.classes for file in files}) > 1:
+        raise BadFileError(f"{root}: {', '.join(names)} have different classes; open one split")
+    images = [image for file in files for image in file.images]
+    stems = _ids(images, files[0].path)
+    by_number = {(i.folder, i.number): stem for stem, i in zip(stems, images, strict=True)}
     if len(by_number) != len(stems):
-        twice = repeated(str(number) for _, number, _ in images)
-        raise BadFileError(f"{path}: {len(twice)} image numbers stand in it twice: {twice[0]}")
+        twice = repeated(str(image.number) for image in images)
+        raise BadFileError(
+            f"{files[0].path}: {len(twice)} image numbers stand in it twice: {twice[0]}"
+        )
+    objects: dict[str, list[Annotation]] = {}
+    for file in files:
+        for number, thing in file.things or ():
+            key = (file.folder, number)
+            if key not in by_number:
+                raise BadFileError(
+                    f"{file.path}: an annotation of image {number}, which is not in it"
+                )
+            objects.setdefault(by_number[key], []).append(thing)
     return CocoSource(
-        name=f"{root.name}/{name}",
-        folder=folder,
-        classes=classes,
+        name=f"{root.name}/{names[0] if len(names) == 1 else ALL}",
+        classes=files[0].classes,
         ids=stems if ids is None else ids,
-        names={stem: file for stem, (file, _, _) in zip(stems, images, strict=True)},
-        sizes={stem: size for stem, (_, _, size) in zip(stems, images, strict=True)},
-        objects=None if things is None else _by_image(things, by_number, path),
+        files={s: (image.folder, image.name) for s, image in zip(stems, images, strict=True)},
+        sizes={stem: image.size for stem, image in zip(stems, images, strict=True)},
+        objects=None
+        if any(file.things is None for file in files)
+        else {id: tuple(found) for id, found in objects.items()},
     )
 
 
-def draw(region: Any, size: Size) -> Bool[np.ndarray, "H W"]:
-    """The pixels of a region: a list of polygons, or run lengths in either form.
-
-    region: ``[[x, y, x, y, …], …]`` in pixels, or ``{"size": [H, W], "counts": […] or "…"}``.
-    size: (H, W) of the image. Raises ValueError for what is neither, or does not fit the image.
-    """
-    if isinstance(region, dict):
-        return _draw_runs(region, size)
-    if not isinstance(region, (list, tuple)):
-        raise UserError(f"a region of type {type(region).__name__}, wanted polygons or runs")
-    pixels = np.zeros(size, bool)
-    for polygon in region:
-        pixels |= fill_polygon(_corners(polygon), size)
-    return pixels
+class _Image(NamedTuple):
+    name: str
+    number: Any
+    size: Size | None
+    folder: Path
 
 
-def fill_polygon(corners: Float[np.ndarray, "n 2"], size: Size) -> Bool[np.ndarray, "H W"]:
-    """Pixels inside a polygon, bit for bit as the reference code of COCO draws them.
-
-    corners: (x, y) in pixels, pixel (0, 0) covering [0, 1) × [0, 1). The outline is walked on a
-    grid five times finer; wherever it crosses the centre line of a column, all pixels below the
-    crossing are toggled (even-odd rule). Source: rleFrPoly in maskApi.c of the COCO API. Raises
-    ValueError for an outline of absurd length.
-    """
-    height, width = size
-    across, down = _outline(np.trunc(_FINER * corners + 0.5).astype(np.int64))
-    before, after = across[:-1], across[1:]
-    column, rest = np.divmod(np.where(after < before, after, after - 1), _FINER)
-    # The middle of the five fine columns is the centre line; standing still crosses nothing.
-    crossed = (before != after) & (rest == _FINER // 2) & (0 <= column) & (column < width)
-    row = (np.minimum(down[:-1], down[1:])[crossed] + 0.5) / _FINER - 0.5
-    places = column[crossed] * height + np.ceil(np.clip(row, 0, height)).astype(np.int64)
-    toggles = np.bincount(places, minlength=height * width + 1)[: height * width]
-    return (np.cumsum(toggles) & 1).astype(bool).reshape(width, height).T
+class _File(NamedTuple):
+    path: Path
+    folder: Path
+    classes: ClassList
+    images: list[_Image]
+    things: list[tuple[Any, Annotation]] | None
 
 
-def run_lengths(text: str) -> list[int]:
-    """The run lengths that a compressed string of COCO holds.
-
-    Five bits a character from '0' on, the sixth says that more follow, the last carries the sign;
-    from the fourth number on each is the difference to the one two before. Raises ValueError.
-    """
-    counts: list[int] = []
-    value, shift = 0, 0
-    for code in text.encode("ascii"):
-        bits = code - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise UserError("characters that no compressed run lengths have")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value, shift = 0, 0
-    if shift:
-        raise UserError("compressed run lengths that are cut off")
-    return counts
+def _read(root: Path, name: str) -> _File:
+    path = root / "annotations" / f"{_PREFIX}{name}.json"
+    folders = [root / name, root / "images" / name, root / "images", root]
+    if not path.is_file():
+        path = root / name / _ROBOFLOW
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    content = read_json(path, MAX_JSON)
+    try:
+        classes, numbers = _categories(content["categories"], content.get("annotations") or ())
+        images = [_image(image, folder) for image in content["images"]]
+        given = content.get("annotations")
+        things = None if given is None else [_annotation(thing, numbers) for thing in given]
+        for number in (*(image.number for image in images), *(n for n, _ in things or ())):
+            hash(number)  # a list is no number
+    except MISTAKES as problem:
+        raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
+    return _File(path, folder, classes, images, things)
 
 
-def _outline(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All grid points (x, y) along a closed polygon of whole numbers, one edge after the other.
-
-    Each edge takes one step a point along its longer side, from its lower end, so that rounding
-    does not depend on the direction.
-    """
-    ends = np.roll(corners, -1, axis=0)
-    dx, dy = np.abs(ends - corners).T
-    flat = dx >= dy
-    flip = np.where(flat, corners[:, 0] > ends[:, 0], corners[:, 1] > ends[:, 1])
-    length = np.maximum(dx, dy)
-    if length.sum() > MAX_OUTLINE:
-        raise UserError(f"a polygon whose outline is {length.sum() / _FINER:.0f} pixels long")
-    start, stop = np.where(flip[:, None], (ends, corners), (corners, ends))
-    edge = np.repeat(np.arange(len(corners)), length + 1)
-    step = np.arange(len(edge)) - np.repeat(np.cumsum(length + 1) - length - 1, length + 1)
-    step = np.where(flip[edge], length[edge] - step, step)
-    slope = (stop - start) / np.maximum(length, 1)[:, None]
-    points = np.trunc(start[edge] + slope[edge] * step[:, None] + 0.5).astype(np.int64)
-    along = start[edge] + step[:, None]
-    flat = flat[edge]
-    return np.where(flat, along[:, 0], points[:, 0]), np.where(flat, points[:, 1], along[:, 1])
+def _ids(images: Sequence[_Image], path: Path) -> tuple[str, ...]:
+    """Names without suffix where they are all different, else with the folders before them."""
+    places = [PurePosixPath(image.name) for image in images]
+    stems = [id_of_name(place.stem) for place in places]
+    if repeated(stems):
+        stems = [id_of_name(place.with_suffix("").as_posix()) for place in places]
+    if repeated(stems):
+        stems = [f"{image.folder.name}/{stem}" for stem, image in zip(stems, images, strict=True)]
+    return checked_ids(tuple(stems), path)
 
 
-def _draw_runs(region: Mapping[str, Any], size: Size) -> np.ndarray:
-    height, width = size
-    if list(region.get("size", ())) != [height, width]:
-        raise UserError(f"runs of size {region.get('size')}, wanted [{height}, {width}]")
-    counts = region.get("counts")
-    if isinstance(counts, str):
-        counts = run_lengths(counts)
-    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
-        raise UserError("run lengths that are no list of whole numbers from 0 on")
-    if sum(counts) != height * width:
-        raise UserError(f"runs of {sum(counts)} pixels, wanted {height} × {width}")
-    inside = np.arange(len(counts)) % 2 == 1
-    return np.repeat(inside, counts).reshape(width, height).T
-
-
-def _corners(polygon: Any) -> np.ndarray:
-    flat = np.asarray(polygon, np.float64)
-    if flat.ndim != 1 or len(flat) < 6 or len(flat) % 2:
-        raise UserError(f"a polygon of shape {flat.shape}, wanted x, y of three or more corners")
-    # The bound keeps products far from overflow; no photograph is near it.
-    if not (np.abs(flat) < 1e7).all():
-        raise UserError("a polygon with corners that are not finite")
-    return flat.reshape(-1, 2)
+def _painted(things: Sequence[Annotation], size: Size) -> UInt8[np.ndarray, "H W"]:
+    """Crowds lie under everything, then large under small: no object hides another whole."""
+    runs = coco_regions.runs_of([thing.region for thing in things], size)
+    counted = coco_regions.areas(runs, len(things))
+    area = [t.area or n for t, n in zip(things, counted.tolist(), strict=True)]
+    order = sorted(range(len(things)), key=lambda n: (not things[n].crowd, -area[n]))
+    values = to_mask_index(np.array([thing.label for thing in things], np.int64))
+    values[np.array([thing.crowd for thing in things], bool)] = IGNORE
+    return coco_regions.paint(runs, np.asarray(order, np.int64), values.astype(np.uint8), size)
 
 
 def _split(root: Path, split: str) -> str:
     known = splits(root)
-    if split in known:
-        return split
-    near = [name for name in known if name.startswith(split)]
-    if len(near) == 1:
-        return near[0]
-    raise BadFileError(f"{root}: no split {split!r} (there are: {', '.join(known) or 'none'})")
+    near = [name for name in known if name.lower().startswith(split.lower())]
+    found = split_named(split, dict.fromkeys(known)) or (near[0] if len(near) == 1 else None)
+    if found is None:
+        raise BadFileError(f"{root}: no split {split!r} (there are: {', '.join(known) or 'none'})")
+    return found
 
 
-def _categories(categories: list[Mapping[str, Any]]) -> tuple[ClassList, dict[int, int]]:
-    by_number = sorted(categories, key=lambda category: category["id"])
-    classes = ClassList(tuple(category["name"] for category in by_number))
-    return classes, {category["id"]: label for label, category in enumerate(by_number)}
+def _categories(
+    categories: Sequence[Mapping[str, Any]], things: Sequence[Mapping[str, Any]]
+) -> tuple[ClassList, dict[Any, int]]:
+    """Classes in the order of their numbers, which may have gaps; one name twice is one class.
+
+    Roboflow writes the name of the project as a category that all others belong to: it is no class.
+    """
+    ordered = sorted(categories, key=lambda category: category["id"])
+    used = {thing["category_id"] for thing in things}
+    above = {category.get("supercategory") for category in ordered[1:]}
+    if ordered and above == {ordered[0]["name"]} and ordered[0]["id"] not in used:
+        ordered = ordered[1:]
+    classes = ClassList(tuple(dict.fromkeys(category["name"] for category in ordered)))
+    return classes, {category["id"]: classes.index(category["name"]) for category in ordered}
 
 
-def _size(image: Mapping[str, Any]) -> Size:
-    return int(image["height"]), int(image["width"])
+def _image(image: Mapping[str, Any], folder: Path) -> _Image:
+    name = str(image["file_name"]).replace("\\", "/")
+    height, width = image.get("height"), image.get("width")
+    size = None if height is None or width is None else (int(height), int(width))
+    return _Image(name, image["id"], size, folder)
 
 
-def _annotation(thing: Mapping[str, Any], numbers: Mapping[int, int]) -> tuple[Any, Annotation]:
+def _annotation(thing: Mapping[str, Any], numbers: Mapping[Any, int]) -> tuple[Any, Annotation]:
     if thing["category_id"] not in numbers:
         raise UserError(f"annotation {thing.get('id')} of unknown class {thing['category_id']}")
-    region = thing["segmentation"]
-    if isinstance(region, list):
-        region = [_compact(polygon) for polygon in region]
+    region = thing.get("segmentation") or None
+    if isinstance(region, list) and not isinstance(region[0], (int, float)):
+        region = [_compact(polygon) for polygon in region if not _is_empty(polygon)] or None
     label = numbers[thing["category_id"]]
-    area = float(thing.get("area", 0))
-    return thing["image_id"], Annotation(label, bool(thing.get("iscrowd", 0)), area, region)
+    return thing["image_id"], Annotation(
+        label, bool(thing.get("iscrowd", 0)), _area(thing.get("area")), region
+    )
+
+
+def _area(area: Any) -> float:
+    """The area that a file tells, 0 where it tells none that can be."""
+    known = isinstance(area, (int, float)) and math.isfinite(area) and area > 0
+    return float(area) if known else 0.0
+
+
+def _is_empty(polygon: Any) -> bool:
+    return isinstance(polygon, list) and not polygon
 
 
 def _compact(polygon: Any) -> Any:
-    """A polygon as numbers, a quarter of the memory; what is no polygon stays for draw to name."""
+    """A polygon as numbers, a quarter of the memory; what is no polygon stays for later to name."""
     try:
         return np.asarray(polygon, np.float64)
-    except (ValueError, TypeError, OverflowError):
+    except MISTAKES:
         return polygon
-
-
-def _by_image(
-    things: list[tuple[Any, Annotation]], by_number: Mapping[Any, str], path: Path
-) -> dict[str, tuple[Annotation, ...]]:
-    grouped: dict[str, list[Annotation]] = {}
-    for number, thing in things:
-        if number not in by_number:
-            raise BadFileError(f"{path}: an annotation of image {number}, which is not in it")
-        grouped.setdefault(by_number[number], []).append(thing)
-    return {id: tuple(found) for id, found in grouped.items()}

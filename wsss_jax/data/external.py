@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from wsss_jax.config import lookup
-from wsss_jax.data import file_layouts, regions
+from wsss_jax.data import file_layouts
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import path_of
+from wsss_jax.data.files import named_file
 from wsss_jax.data.planes import listed
 from wsss_jax.data.prior_readers import (
     READERS,
@@ -31,10 +31,11 @@ from wsss_jax.data.prior_readers import (
     numbered,
     per_class_files,
 )
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import MissingFileError, UserError
 from wsss_jax.formats.bounded import one_error
 from wsss_jax.formats.pickled_arrays import kind_of
-from wsss_jax.ops.shrink import shrink
+from wsss_jax.ops.resize import resize
 from wsss_jax.types import Kind, ScoreMaps, Size
 
 SALIENCY = ClassList(("saliency",))
@@ -107,7 +108,7 @@ def dropped_classes(folder: Path) -> dict[str, dict[str, str]]:
     """Classes that an import left out of the store at ``folder``: id to class name to reason."""
     found: dict[str, dict[str, str]] = {}
     for path in sorted(folder.glob(f"{DROPPED}*.json")):
-        found.update(regions.read_json(path))
+        found.update(read_json(path))
     return found
 
 
@@ -122,7 +123,7 @@ def file_of(
             start, ending = place.suffix.split("#")
             found = per_class_files(where, id, ending, count) if start == "_" else []
         else:
-            path = path_of(where, id, place.suffix)
+            path = named_file(where, id, place.suffix)
             found = [path] if path.is_file() else []
         if found:
             return found[0]
@@ -215,7 +216,7 @@ def _trusted(
         check_grid(item.shape, wanted.size, STRIDES, free=layout.free)
     fine, peak, note = _in_range(item, kind)
     target: Size = (min(fine.shape[0], wanted.grid[0]), min(fine.shape[1], wanted.grid[1]))
-    return (fine if fine.shape == target else shrink(fine, target)), peak, note
+    return (fine if fine.shape == target else resize(fine, target)), peak, note
 
 
 def _names(classes: Sequence[int], layout: Layout, wanted: Wanted) -> list[str]:
@@ -315,9 +316,18 @@ def read_maps(
     """Score maps of one file of another tool, without image labels and without the photograph.
 
     classes: names in label order, which tell how many planes and numbers there may be; None takes
-    as many as the file has. layout: a name of READERS, told from the file if "auto". The size is
-    that of the finest grid in the file, and all of its classes are kept. Raises BadFileError for a
-    file that cannot be read, or that may have several layouts (it names them).
+    as many as the file has. layout: a name of READERS, told from the file if "auto". Returns scores
+    (h,w,k) of all k classes of the file, numbered from 0, on its finest grid, which is taken as the
+    photograph's size. Nothing in the file is run. ``wsss import`` reads whole folders, and checks
+    them against photographs and labels.
+
+    Raises BadFileError for a file that cannot be read, has more classes, or may have several
+    layouts (it names them), UserError for an unknown layout.
+
+    >>> import wsss_jax as wj
+    >>> maps = wj.read_maps(irn_file)
+    >>> maps.classes.tolist(), maps.scores.shape, maps.kind
+    ([2, 14], (4, 6, 2), 'activation')
     """
     path = Path(path)
     if classes is None:

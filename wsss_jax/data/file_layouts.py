@@ -13,7 +13,8 @@ from jaxtyping import Bool
 from wsss_jax.data import planes, regions
 from wsss_jax.data import prior_readers as readers
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import colours, decode_image, decode_mask, encoded_mode, image_size
+from wsss_jax.data.files import colours, decode_mask, image_size
+from wsss_jax.data.photographs import decode_image, header
 from wsss_jax.data.planes import listed
 from wsss_jax.data.prior_readers import ARRAYS, PICTURES, READERS, Found
 from wsss_jax.errors import BadFileError, UserError
@@ -190,10 +191,10 @@ def _is_likely(name: str, reading: Found, content: Any) -> bool:
 def picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
     """The layouts that a picture may have: saliency, a mask, or both. Raises BadFileError."""
     content = read_bytes(path)
-    mode, _ = encoded_mode(content, str(path))
+    mode = header(content, path).mode
     saliency = {"saliency_png": Found((0,), ())}
     if mode in ("RGB", "RGBA"):
-        pixels = decode_image(content, str(path)).astype(np.int16)
+        pixels = decode_image(content, path, whole=True).astype(np.int16)
         if np.abs(pixels - pixels[..., 1:2]).max(initial=0) > 8:
             raise BadFileError(f"{path}: {colours(pixels.astype(np.uint8))}")
         return saliency

@@ -24,8 +24,9 @@ from wsss_jax.data.external import SALIENCY, Place
 from wsss_jax.data.file_layouts import REGIONS
 from wsss_jax.data.planes import listed
 from wsss_jax.data.prior_readers import ARRAYS, PICTURES, READERS, Found, Layout
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.types import Kind
+from wsss_jax.types import Kind, Size
 
 AUTO = "auto"
 """The layout is told from the files."""
@@ -134,7 +135,7 @@ def _of_file(
     if path.suffix.lower() != ".json":
         raise BadFileError(f"{path}: a file; wanted the folder with a file per image, or a JSON of "
                            "regions")  # fmt: skip
-    grouped = regions.by_image(regions.read_json(path))
+    grouped = regions.by_image(read_json(path, regions.MAX_JSON))
     if grouped is None:
         raise BadFileError(f"{path}: regions of no image; wanted image_id in them")
     keys = {id: regions.key_of(id, grouped) for id in ids}
@@ -178,7 +179,7 @@ def _looks(folder: Path, found: places.Found, source: Source, names: Sequence[st
         try:
             labels = source.labels(id)
             path = _example(folder, where[id], id, len(labels))
-            found_in = _readings(path, where[id], names, labels, source)
+            found_in = _readings(path, where[id], names, labels, source.size(id))
             looks.append(_Look(id, path, found_in, labels))
         except ValueError as problem:
             problems.append(str(problem))
@@ -195,7 +196,7 @@ def _example(folder: Path, place: Place, id: str, count: int) -> Path:
 
 
 def _readings(
-    path: Path, place: Place, names: Sequence[str], labels: Bool[np.ndarray, " c"], source: Source
+    path: Path, place: Place, names: Sequence[str], labels: Bool[np.ndarray, " c"], size: Size
 ) -> Mapping[str, Found]:
     """Those of the layouts that one file may have. Raises BadFileError when it is none."""
     if path.suffix.lower() in PICTURES:
@@ -204,8 +205,7 @@ def _readings(
             return {"oaa": Found(number, ())}
         return told.picture_readings(path, len(labels))
     if path.suffix.lower() == ".json":
-        name = path.name[: -len(place.suffix)]
-        return told.region_readings(path, source.size(name))
+        return told.region_readings(path, size)
     return told.array_readings(path, names, labels)
 
 

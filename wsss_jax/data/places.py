@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wsss_jax.data.external import Place
+from wsss_jax.data.ids import disk_name
 from wsss_jax.errors import BadFileError
 
 MAX_DEPTH = 4
@@ -32,12 +33,14 @@ def find(folder: Path, ids: Iterable[str], endings: Sequence[str]) -> Found:
 
     endings: of the names, with their dot. The folder's own files go before those of sub-folders.
     """
-    known = set(ids)
+    known = {name: id for id in ids for name in (disk_name(id), id)}
     for deep in (False, True):
         found: dict[Place, list[str]] = {}
         for below, name in _names(folder, MAX_DEPTH if deep else 0):
-            if (split := _split(name, known, endings)) is not None:
-                found.setdefault(Place(below, split[1]), []).append(split[0])
+            for where, whole in _cuts(below, name):
+                if (split := _split(whole, known, endings)) is not None:
+                    found.setdefault(Place(where, split[1]), []).append(split[0])
+                    break
         if found:
             break
     kept = _common({place: sorted(set(there)) for place, there in found.items()})
@@ -99,8 +102,20 @@ def _names(folder: Path, depth: int) -> Iterator[tuple[str, str]]:
         yield from ((inside, name) for name in names if not name.startswith("."))
 
 
-def _split(name: str, ids: set[str], endings: Sequence[str]) -> tuple[str, str] | None:
-    """The longest id that a name begins with and its suffix, where the suffix is one of ours."""
+def _cuts(below: str, name: str) -> Iterator[tuple[str, str]]:
+    """(sub-folder, name): ids may have folders in them, so more and more of these go to the name."""
+    yield below, name
+    while below:
+        below, last = os.path.split(below)
+        name = f"{last}/{name}"
+        yield below, name
+
+
+def _split(name: str, ids: Mapping[str, str], endings: Sequence[str]) -> tuple[str, str] | None:
+    """The id of the longest name that a file's begins with, and its suffix, if that is known.
+
+    ids: by name.
+    """
     ending = os.path.splitext(name)[1]
     if ending.lower() not in endings:
         return None
@@ -108,8 +123,8 @@ def _split(name: str, ids: set[str], endings: Sequence[str]) -> tuple[str, str] 
         if name[cut] in _SEPARATORS and name[:cut] in ids:
             suffix = name[cut:]
             if match := _NUMBER.fullmatch(suffix):
-                return name[:cut], f"_#{match[2]}"
-            return (name[:cut], suffix) if _BETWEEN.fullmatch(suffix[: -len(ending)]) else None
+                return ids[name[:cut]], f"_#{match[2]}"
+            return (ids[name[:cut]], suffix) if _BETWEEN.fullmatch(suffix[: -len(ending)]) else None
     return None
 
 

@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from wsss_jax.data import planes, regions, stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import image_size, path_of, read_levels, read_mask
+from wsss_jax.data.files import image_size, named_file, read_levels, read_mask
+from wsss_jax.data.ids import id_of_disk_name
+from wsss_jax.data.photographs import working_size
 from wsss_jax.data.planes import field_of, listed
 from wsss_jax.errors import UserError
 from wsss_jax.formats import npz
@@ -235,7 +237,9 @@ def check_grid(
 
     free: any stride will do, to a cell.
     """
-    grids = [(-(-size[0] // s), -(-size[1] // s)) for s in strides]
+    # Our own maps of a photograph that is worked on reduced are those of its working size.
+    sizes = dict.fromkeys((size, working_size(size)))
+    grids = [(-(-h // s), -(-w // s)) for h, w in sizes for s in strides]
     if shape in grids or (free and _same_aspect(shape, size)):
         return
     if shape[::-1] in grids:
@@ -261,7 +265,9 @@ def _record(path: Path, layout: Layout, wanted: Wanted) -> Found:
     for name, header in npz.headers(path).items():
         if math.prod(header.shape) > most:
             raise UserError(f"{name} of shape {header.shape} for a photograph of {wanted.size}")
-    maps = stores.open_store(path.parent.parent).get_scores(path.name.removesuffix(".npz"))
+    maps = stores.open_store(path.parent.parent).get_scores(
+        id_of_disk_name(path.name.removesuffix(".npz"))
+    )
     if maps.size != wanted.size:
         raise UserError(f"made for a photograph of {maps.size}, this one is {wanted.size}")
     return Found(tuple(maps.classes.tolist()), list(maps.scores.transpose(2, 0, 1)), "", maps.peak)
@@ -288,7 +294,7 @@ def _instances(path: Path, layout: Layout, wanted: Wanted) -> Found:
 
 def per_class_files(folder: Path, id: str, ending: str, count: int) -> list[Path]:
     """Those of ``<id>_0`` to ``<id>_count`` that are there."""
-    found = (path_of(folder, f"{id}_{number}", ending) for number in range(count + 1))
+    found = (named_file(folder, f"{id}_{number}", ending) for number in range(count + 1))
     return [path for path in found if path.is_file()]
 
 

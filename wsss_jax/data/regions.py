@@ -4,14 +4,13 @@ Read are JSON lists of run lengths or polygons (SAM's ``segmentation``, ``predic
 results with ``category_id`` and ``score``; text prompts with ``class_name`` or ``label``), arrays
 ``masks`` (n,H,W) with ``scores`` and labels in any container of ``pickled_arrays``, and our own
 records. Regions may overlap, so they are kept as run lengths, not as one map of labels. A region
-that cannot be read is left out and named in the notes. Not here: drawing polygons (``coco``), and
-what a combiner makes of regions.
+that cannot be read is left out and named in the notes. Not here: drawing polygons and decoding run
+lengths (``coco_regions``), and what a combiner makes of regions.
 
 Source of the run lengths: maskApi.c of the COCO API (column by column, beginning with zeros).
 """
 
 import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -22,15 +21,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wsss_jax.data import coco
+from wsss_jax.data import coco_regions
 from wsss_jax.data.classes import COCO, ClassList
 from wsss_jax.data.files import MAX_PIXELS, write_atomic
 from wsss_jax.data.stores import Store
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
-from wsss_jax.formats.bounded import DAMAGE, MAX_TOTAL, one_error, read_bytes, reason
+from wsss_jax.formats.bounded import DAMAGE, MAX_TOTAL, one_error, reason
 from wsss_jax.formats.pickled_arrays import kind_of, read_dictionary
-from wsss_jax.ops.shrink import shrink
+from wsss_jax.formats.run_lengths import runs as lengths_of
+from wsss_jax.ops.resize import resize
 from wsss_jax.types import Size
 
 MAX_JSON = 2**30
@@ -89,7 +90,7 @@ class Regions:
 
     def on_grid(self, grid: Size) -> Float[np.ndarray, "n h w"]:
         """The share of each cell that each region covers."""
-        shares = [shrink(self.mask(n).astype(np.float32), grid) for n in range(len(self))]
+        shares = [resize(self.mask(n).astype(np.float32), grid) for n in range(len(self))]
         return np.stack(shares) if shares else np.zeros((0, *grid), np.float32)
 
     def class_map(self, numbers: Sequence[int]) -> Float[np.ndarray, "H W"]:
@@ -108,19 +109,12 @@ def read_regions(path: Path, *, size: Size | None = None) -> Regions:
     file holds several photographs.
     """
     if path.suffix.lower() == ".json":
-        return parsed(read_json(path), path, size=size)
+        return parsed(read_json(path, MAX_JSON), path, size=size)
     if path.suffix == ".npz" and set(_FIELDS) <= set(npz.headers(path, MAX_TOTAL)):
         return _own(path)
     content = read_dictionary(path)
     with one_error(path, "cannot be read as regions"):
         return _of_arrays(content, size)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON value. Raises BadFileError."""
-    content = read_bytes(path, MAX_JSON)
-    with one_error(path, "not JSON"):
-        return json.loads(content.decode("utf-8-sig"))
 
 
 def by_image(value: Any) -> dict[str, list] | None:
@@ -292,7 +286,8 @@ def _of_arrays(content: Mapping, size: Size | None) -> Regions:
     if math.prod(own) > MAX_PIXELS:
         raise UserError(f"masks of {own[1]}×{own[0]} pixels")
     threshold = 0.5 if masks.dtype.kind == "f" and masks.min() >= 0 else 0
-    columns: dict[str, Any] = {"masks": [_encoded(mask > threshold) for mask in masks]}
+    inside = masks > threshold
+    columns: dict[str, Any] = {"masks": [lengths_of(mask.T.ravel()) for mask in inside]}
     for name in (*_COLUMNS, "scores", "iou_predictions"):
         if isinstance(content.get(name), (np.ndarray, list)):
             values = content[name]
@@ -339,51 +334,9 @@ def _runs(region: Any, size: Size) -> np.ndarray:
     """Run lengths of a region in any form. Raises the errors of ``bounded.DAMAGE``."""
     if isinstance(region, np.ndarray):
         return region
-    if not isinstance(region, Mapping):
-        return _encoded(coco.draw(region, size))
-    if _own_size({"segmentation": region}) != tuple(size):
-        raise UserError(f"of size {region.get('size')}, wanted {list(size)}")
-    counts = region.get("counts")
-    if isinstance(counts, str):
-        runs = decoded(counts)
-    elif isinstance(counts, list) and all(type(n) is int and 0 <= n < 2**31 for n in counts):
-        runs = np.asarray(counts, np.int64)
-    else:
-        raise UserError("run lengths that are no list of whole numbers from 0 on")
-    if (runs < 0).any() or runs.sum() != math.prod(size):
-        raise UserError(f"runs of {runs.sum()} pixels, wanted {size[0]} × {size[1]}")
-    return runs
-
-
-def decoded(text: str) -> np.ndarray:
-    """The run lengths of a compressed string, as ``coco.run_lengths``, but a hundred times faster.
-
-    Raises ValueError.
-    """
-    codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
-    if not len(codes):
-        return np.zeros(0, np.int64)
-    if codes.min() < 0 or codes.max() >= 64 or codes[-1] & 32:
-        raise UserError("characters that no compressed run lengths have, or cut off")
-    ends = np.flatnonzero((codes & 32) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 7:
-        raise UserError("characters that no compressed run lengths have")
-    places = np.arange(len(codes)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((codes & 31) << (5 * places), starts)
-    values -= ((codes[ends] & 16) != 0) * (np.int64(1) << (5 * lengths))
-    # From the fourth number on each is the difference to the one two before.
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
-
-
-def _encoded(mask: Bool[np.ndarray, "H W"]) -> np.ndarray:
-    flat = mask.T.ravel()
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(np.concatenate([[0], edges, [flat.size]]))
-    return np.concatenate([[0], counts]) if flat[0] else counts
+    if isinstance(region, Mapping):
+        return coco_regions.counts_of(region, size)
+    return lengths_of(coco_regions.draw(region, size).T.ravel())
 
 
 def _plain(name: str) -> str:

@@ -2,7 +2,9 @@
 
 A store is created with the settings that make it; opening it again with other settings is refused
 with the settings that differ, so a resumed run never mixes two experiments. Every record is
-written whole or not at all, and ``missing`` is all there is to resuming. No pickle, ever.
+written whole or not at all, and ``missing`` is all there is to resuming. Every record is checked
+when it is read: by the checksums of its format (zip members, PNG chunks), and for what score maps
+and masks can hold at all. No pickle, ever.
 """
 
 import io
@@ -10,25 +12,26 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 
 from wsss_jax.config import as_json, differences
+from wsss_jax.data import records
 from wsss_jax.data.classes import palette
-from wsss_jax.data.files import mask_png, path_of, read_mask, write_atomic
+from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
+from wsss_jax.data.ids import ids_in
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
-from wsss_jax.formats.bounded import DAMAGE, MAX_TOTAL, read_bytes
-from wsss_jax.types import Kind, ScoreMaps
+from wsss_jax.formats.bounded import MAX_TOTAL, read_bytes
+from wsss_jax.types import IGNORE, Kind, ScoreMaps
 
 FORMAT = 1
 Holds = Literal["scores", "masks", "regions"]
 _SUFFIX = {"scores": ".npz", "masks": ".png", "regions": ".npz"}
-MAX_INDEX = 2**26
-"""Longest index in bytes; it lists names and settings."""
-
+_PARTS = ("holds", "kind", "classes", "made_by", "parents")
 _FIELDS = {"scores": "f", "classes": "i", "size": "i", "peak": "f"}
 
 
@@ -38,6 +41,11 @@ class Store:
 
     folder: the run folder. holds: score maps, masks or regions. classes: names in label order.
     kind: what score values mean. made_by: the settings that made it. parents: stores it came from.
+
+    >>> import wsss_jax as wj
+    >>> store = wj.open_store(some_store)
+    >>> store.holds, store.ids(), store.get_scores("a").scores.shape
+    ('scores', ('a', 'b'), (2, 3, 1))
     """
 
     folder: Path
@@ -49,9 +57,7 @@ class Store:
 
     def ids(self) -> tuple[str, ...]:
         """Ids of all finished records, sorted."""
-        suffix = _SUFFIX[self.holds]
-        names = (self.folder / self.holds).glob(f"[!.]*{suffix}")
-        return tuple(sorted(path.name.removesuffix(suffix) for path in names))
+        return ids_in(self.folder / self.holds, _SUFFIX[self.holds])
 
     def missing(self, ids: Iterable[str]) -> tuple[str, ...]:
         """Those of the ids that have no record yet, in the given order."""
@@ -59,15 +65,16 @@ class Store:
         return tuple(id for id in ids if id not in done)
 
     def path(self, id: str) -> Path:
-        """Where the record of one image lies. ValueError for an id that is no safe file name."""
+        """Where the record of one image lies, named by ``ids.disk_name``."""
         return path_of(self.folder / self.holds, id, _SUFFIX[self.holds])
 
     def put_scores(self, id: str, maps: ScoreMaps) -> None:
         """Write one image's score maps, float16 on disk. ValueError if the kind is another."""
         if maps.kind != self.kind:
             raise UserError(f"{self.folder} holds {self.kind} scores, {id} came as {maps.kind}")
-        if not np.isfinite(maps.scores).all():
-            raise UserError(f"{id}: scores hold NaN or infinity; nothing was written")
+        fault = records.fault(maps, len(self.classes))
+        if fault is not None:
+            raise UserError(f"{id}: {fault}; nothing was written")
         buffer = io.BytesIO()
         np.savez(
             buffer,
@@ -79,30 +86,47 @@ class Store:
         write_atomic(self.path(id), buffer.getvalue())
 
     def get_scores(self, id: str) -> ScoreMaps:
-        """Read one image's score maps. BadFileError when it is missing, damaged or oversized."""
+        """Read one image's score maps.
+
+        Raises BadFileError when the record is missing, damaged, oversized, or holds what score maps
+        of its kind cannot hold (``records.fault``).
+        """
         path = self.path(id)
         arrays = read_npz(path, _FIELDS)
-        scores, classes = arrays["scores"].astype(np.float32), arrays["classes"].astype(np.int32)
-        if classes.size and not (0 <= classes.min() and classes.max() < len(self.classes)):
-            raise BadFileError(f"{path}: class {classes.max()} of {len(self.classes)} classes")
-        if not np.isfinite(scores).all():
-            raise BadFileError(
-                f"{path}: scores hold NaN or infinity; delete the file and run again"
-            )
         shapes = [array.shape for array in arrays.values()]
-        count = len(classes.ravel())
-        if shapes != [(*scores.shape[:2], count), (count,), (2,), (count,)]:
+        count = arrays["classes"].size
+        if shapes != [(*shapes[0][:2], count), (count,), (2,), (count,)]:
             raise BadFileError(f"{path}: arrays of shapes {shapes} do not belong together")
-        size = (int(arrays["size"][0]), int(arrays["size"][1]))
-        return ScoreMaps(scores, classes, size, arrays["peak"].astype(np.float32), self.kind)
+        maps = ScoreMaps(
+            arrays["scores"].astype(np.float32),
+            arrays["classes"].astype(np.int32),
+            (int(arrays["size"][0]), int(arrays["size"][1])),
+            arrays["peak"].astype(np.float32),
+            self.kind,
+        )
+        fault = records.fault(maps, len(self.classes))
+        if fault is not None:
+            raise BadFileError(f"{path}: {fault}; delete the file and run its stage again")
+        return maps
 
     def put_mask(self, id: str, mask: UInt8[np.ndarray, "H W"]) -> None:
         """Write one mask as a palette PNG."""
         write_atomic(self.path(id), mask_png(mask, palette()))
 
     def get_mask(self, id: str) -> UInt8[np.ndarray, "H W"]:
-        """Read one mask as class indices. BadFileError when it is missing or damaged."""
-        return read_mask(self.path(id))
+        """Read one mask as class indices.
+
+        Raises BadFileError when it is missing, when any bit of it was changed since it was written
+        (``records.check_png``), and for values that are no class.
+        """
+        path = self.path(id)
+        content = read_bytes(path)
+        records.check_png(content, path)
+        mask = decode_mask(content, str(path))
+        wrong = mask[(mask > len(self.classes)) & (mask != IGNORE)]
+        if wrong.size:
+            raise BadFileError(f"{path}: value {wrong[0]} in a mask of {len(self.classes)} classes")
+        return mask
 
 
 def create(
@@ -116,11 +140,12 @@ def create(
 ) -> Store:
     """A new store, or the same one again to go on with.
 
-    Raises ValueError that lists the differing settings where the folder was made by others.
+    A folder that holds nothing but the index of a start that failed is no store yet. Raises
+    UserError that lists the differing settings where the folder was made by others.
     """
     store = Store(folder, holds, classes, kind, as_json(made_by), parents)
     path = folder / "index.json"
-    if path.exists():
+    if path.exists() and _holds_anything(folder):
         changed = differences(_index(open_store(folder)), _index(store))
         if changed:
             raise UserError(
@@ -167,24 +192,19 @@ def open_store(folder: Path) -> Store:
     path = folder / "index.json"
     if not path.is_file():
         raise BadFileError(f"{folder}: no index.json, so no store; run the stage that makes it")
-    try:
-        index = json.loads(read_bytes(path, MAX_INDEX))
-        if index["format"] != FORMAT:
-            raise BadFileError(f"{path}: format {index['format']}, this version reads {FORMAT}")
-        if index["holds"] not in _SUFFIX or index["kind"] not in get_args(Kind):
-            raise UserError(f"holds {index['kind']} {index['holds']}")
-        return Store(
-            folder,
-            cast(Holds, index["holds"]),
-            tuple(index["classes"]),
-            cast(Kind, index["kind"]),
-            index["made_by"],
-            tuple(index["parents"]),
-        )
-    except BadFileError:
-        raise
-    except DAMAGE as problem:
-        raise BadFileError(f"{path}: not an index of this program ({problem!r})") from problem
+    index = read_json(path)
+    if isinstance(index, dict) and index.get("format", FORMAT) != FORMAT:
+        raise BadFileError(f"{path}: format {index['format']!r}, this version reads {FORMAT}")
+    if not _is_index(index):
+        raise BadFileError(f"{path}: not an index of this program")
+    return Store(
+        folder,
+        index["holds"],
+        tuple(index["classes"]),
+        index["kind"],
+        index["made_by"],
+        tuple(index["parents"]),
+    )
 
 
 def check_systems(systems: Sequence[Store], names: tuple[str, ...]) -> None:
@@ -210,6 +230,22 @@ def read_npz(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BadFileError(f"{path}: no such record; run the stage that makes it")
     return npz.read(path, fields, MAX_TOTAL)
+
+
+def _holds_anything(folder: Path) -> bool:
+    """Whether there is more than an index: records, or lists of what was skipped."""
+    names = {path.relative_to(folder) for path in folder.rglob("[!.]*") if path.is_file()}
+    return names != {Path("index.json")}
+
+
+def _is_index(index: Any) -> bool:
+    """Whether an index that was read has all that a store needs, of the right kinds."""
+    if not isinstance(index, dict) or set(index) != {"format", *_PARTS}:
+        return False
+    lists = (index["classes"], index["parents"])
+    named = all(isinstance(part, list) and all(type(v) is str for v in part) for part in lists)
+    known = index["holds"] in get_args(Holds) and index["kind"] in get_args(Kind)
+    return named and known and isinstance(index["made_by"], dict)
 
 
 def _index(store: Store) -> dict[str, Any]:

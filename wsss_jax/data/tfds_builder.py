@@ -2,30 +2,25 @@
 
 The stock ``voc`` and ``coco`` builders have no semantic masks and need TensorFlow to prepare; this
 one reads any data set of ``wsss_jax.data.datasets`` and never imports it. Photographs are stored
-as the bytes of their files, masks as PNG of class indices. Damage is found record by record: each
-has a checksum. Not here: batches, augmentation.
+as the bytes of their files, masks as PNG of class indices. Not here: reading them (``prepared``).
 """
 
 import io
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import flags
-from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import ALL, Source, open_dataset
 from wsss_jax.data.datasets import splits as splits_of
-from wsss_jax.data.files import decode_image, decode_mask, encoded_mode
-from wsss_jax.errors import BadFileError, MissingFileError, UserError
-from wsss_jax.types import IGNORE, Size
+from wsss_jax.data.photographs import decode_image, header
+from wsss_jax.data.prepared import features, metadata, parse_flags
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.types import IGNORE
 
 BadImage = Callable[[str, BadFileError], None]
 """What is told of an image that is left out: its id and why."""
@@ -73,7 +68,7 @@ class Wsss(tfds.core.GeneratorBasedBuilder):
         config = self._config()
         source = open_dataset(config.root, split=split, layout=config.layout)
         kept: list[str] = []
-        _metadata(self.info)["ids"][split] = kept
+        metadata(self.info)["ids"][split] = kept
         for id in source.ids:
             try:
                 example = encode(source, id)
@@ -90,70 +85,6 @@ class Wsss(tfds.core.GeneratorBasedBuilder):
         if not isinstance(config, WsssConfig):
             raise UserError(f"config is {config!r}, wanted a WsssConfig with the data set's root")
         return config
-
-
-@dataclass(frozen=True)
-class RecordSource:
-    """A source of prepared records; one read of a record gives its photograph, labels and mask.
-
-    records: a grain dataset of encoded features. positions: where each id lies in it.
-    """
-
-    name: str
-    classes: ClassList
-    ids: tuple[str, ...]
-    has_background: bool
-    records: grain.MapDataset
-    positions: Mapping[str, int]
-
-    def labels(self, id: str) -> Bool[np.ndarray, " c"]:
-        """Which classes the image shows."""
-        found = np.zeros(len(self.classes), bool)
-        found[np.asarray(self._record(id)["labels"], np.int64)] = True
-        return found
-
-    def image(self, id: str) -> UInt8[np.ndarray, "H W 3"]:
-        """The photograph as RGB in raw orientation."""
-        return decode_image(self.encoded(id), id)
-
-    def size(self, id: str) -> Size:
-        """(height, width) as recorded."""
-        height, width = self._record(id)["size"]
-        return int(height), int(width)
-
-    def mask(self, id: str) -> UInt8[np.ndarray, "H W"] | None:
-        """Class indices, None where there is no truth."""
-        record = self._record(id)
-        return decode_mask(record["mask"], id) if record["has_mask"] else None
-
-    def encoded(self, id: str) -> bytes:
-        """The photograph as the bytes of its file."""
-        return self._record(id)["image"]
-
-    def _record(self, id: str) -> Mapping[str, Any]:
-        if id not in self.positions:
-            raise MissingFileError(f"{self.name}: no record of {id}")
-        try:
-            record: Any = self.records[self.positions[id]]
-        except (RuntimeError, ValueError, IndexError, OSError) as problem:
-            raise BadFileError(f"{self.name}: the record of {id} is damaged ({problem})") from None
-        if record["id"].decode() != id:
-            raise BadFileError(f"{self.name}: the record of {id} holds {record['id'].decode()}")
-        return record
-
-
-def features(classes: ClassList) -> tfds.features.FeaturesDict:
-    """What a record holds, as ``Wsss`` says."""
-    return tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(classes.names))),
-            "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
-            "has_mask": tfds.features.Scalar(dtype=np.bool_),
-            "size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
-        }
-    )
 
 
 def write(
@@ -179,56 +110,15 @@ def write(
     return Path(builder.data_path)
 
 
-def splits(root: Path) -> tuple[str, ...]:
-    """Splits of prepared records. Raises BadFileError."""
-    return tuple(sorted(_builder(root).info.splits))
-
-
-def open_records(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> RecordSource:
-    """A split of what ``write`` prepared; ids: these images instead of all. Raises BadFileError.
-
-    root: the folder that ``write`` returned, or one above it that holds no other.
-    """
-    parse_flags()
-    builder = _builder(root)
-    metadata = _metadata(builder.info)
-    listed = metadata.get("ids", {}).get(split)
-    if split not in builder.info.splits or listed is None:
-        known = ", ".join(builder.info.splits)
-        raise BadFileError(f"{root}: no split {split!r} (there are: {known})")
-    if builder.info.splits[split].num_examples != len(listed):
-        raise BadFileError(f"{root}: metadata.json lists other images than the records hold")
-    skip = tfds.decode.SkipDecoding()
-    source = builder.as_data_source(split, decoders={"image": skip, "mask": skip})
-    return RecordSource(
-        name=f"{builder.info.config_name or builder.name}/{split}",
-        classes=ClassList(tuple(builder.info.features["labels"].feature.names)),
-        ids=tuple(listed) if ids is None else ids,
-        has_background=bool(metadata.get("has_background", True)),
-        records=grain.MapDataset.source(source),
-        positions={id: position for position, id in enumerate(listed)},
-    )
-
-
-def parse_flags() -> None:
-    """Let absl believe that it has read a command line, where nobody did.
-
-    The worker processes of grain read absl flags and fail in programs and notebooks that have
-    another command line, unless they were parsed once.
-    """
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(sys.argv[:1] or ["wsss"])
-
-
 def encode(source: Source, id: str) -> dict[str, Any]:
     """One record as tensorflow-datasets takes it. Raises BadFileError for damaged pictures."""
-    image, mask = source.image(id), source.mask(id)
-    size = image.shape[:2]
+    content, mask, size = source.encoded(id), source.mask(id), source.size(id)
     if mask is not None and mask.shape != size:
         raise BadFileError(f"{source.name}: mask of {id} is {mask.shape}, its image {size}")
-    content = source.encoded(id)
-    # Other tools decode records by themselves, and only RGB fits the shape that they are told.
-    if encoded_mode(content, id)[0] != "RGB":
+    about = header(content, id)
+    image = decode_image(content, id, whole=True)  # a damaged one is left out
+    # Other tools decode records by themselves: only upright RGB fits what they are told.
+    if (about.mode, about.orientation) != ("RGB", 1) or about.format not in ("JPEG", "PNG"):
         content = _png(image)
     unknown = np.full(size, IGNORE, np.uint8)
     return {
@@ -239,11 +129,6 @@ def encode(source: Source, id: str) -> dict[str, Any]:
         "has_mask": mask is not None,
         "size": np.asarray(size, np.int32),
     }
-
-
-def _metadata(info: tfds.core.DatasetInfo) -> Any:
-    """What a builder notes beside its records: ids by split, and whether masks know background."""
-    return info.metadata or {}
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -258,13 +143,3 @@ def _chosen(config: WsssConfig) -> tuple[str, ...]:
     known = splits_of(config.root, config.layout)
     usual = ("train", "val")
     return usual if set(usual) <= set(known) else tuple(s for s in known if s != ALL) or known
-
-
-def _builder(root: Path) -> Any:
-    found = sorted(root.glob("**/features.json"))
-    if len(found) != 1:
-        raise BadFileError(f"{root}: {len(found)} prepared data sets below it, wanted one")
-    try:
-        return tfds.builder_from_directory(str(found[0].parent))
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as problem:
-        raise BadFileError(f"{found[0].parent}: not prepared records ({problem})") from problem

@@ -7,21 +7,28 @@ that draw random numbers stand in the table with a fixed seed; call the function
 attention (``types.Attentive``). ``equations`` takes features at any named layer and checks what a
 score consists of; ``experimental`` holds methods without a verified reference.
 
-A network of any origin needs no more than this::
+By hand, every method is one call on a model and photographs (``by_hand``):
 
-    import jax
-    import jax.numpy as jnp
-    from wsss_jax import explain
+>>> import numpy as np
+>>> import jax, jax.numpy as jnp
+>>> from wsss_jax import explain
+>>> kernel = jax.random.normal(jax.random.key(0), (3, 8))
+>>> weights = jax.random.normal(jax.random.key(1), (8, 2))
+>>> def features(images):  # (b,H,W,3) to (b,h,w,k)
+...     return jax.nn.relu(images[:, ::4, ::4] @ kernel)
+>>> def head(features):  # (b,h,w,k) to class scores (b,c)
+...     return features.mean(axis=(1, 2)) @ weights
+>>> photograph = np.full((16, 24, 3), 128, np.uint8)
+>>> explain.grad_cam((features, head), photograph, classes=[1]).shape
+(4, 6, 1)
 
-    kernel = jax.random.normal(jax.random.key(0), (3, 8))
-    weights = jax.random.normal(jax.random.key(1), (8, 2))
-    scorer = explain.Scorer(
-        features=lambda images: jax.nn.relu(images[:, ::4, ::4] @ kernel),  # (b,H,W,3) to (b,h,w,k)
-        head=lambda features: features.mean(axis=(1, 2)) @ weights,  # (b,h,w,k) to logits (b,c)
-    )
-    images = jnp.ones((2, 16, 24, 3)) * 0.5
-    maps = explain.checked(explain.gradient.grad_cam)(scorer, images, [[0], [0, 1]])
-    shown = explain.normalise.min_max(maps)  # (2,4,6,2) in [0, 1]
+In loops and under ``jax.jit`` the same methods are functions of a scorer, images and labels:
+
+>>> scorer = explain.Scorer(features, head)
+>>> images = jnp.ones((2, 16, 24, 3)) * 0.5
+>>> maps = explain.checked(explain.gradient.grad_cam)(scorer, images, [[0], [0, 1]])
+>>> explain.normalise.min_max(maps).shape
+(2, 4, 6, 2)
 """
 
 from collections.abc import Callable
@@ -30,29 +37,63 @@ from types import MappingProxyType
 from jaxtyping import Array
 
 from wsss_jax.explain import (
+    attention,
     augmented,
-    cam,
+    class_maps,
     equations,
     experimental,
     faithfulness,
-    full_grad,
+    full_gradient,
     gradient,
     multiscale,
     normalise,
     perturb,
     relevance,
-    rollout,
     saliency,
-    score_cam,
+    score_weighted,
 )
-from wsss_jax.explain.contract import Explainer, checked, labels_of, logits_of, seeded
+from wsss_jax.explain.by_hand import (
+    ablation_cam,
+    attention_grad_cam,
+    attribution,
+    augmented_grad_cam,
+    cam,
+    d_min_max_cam,
+    d_min_max_grad_cam,
+    full_grad,
+    full_lrp,
+    fused_layer_cam,
+    grad_cam,
+    grad_cam_pp,
+    gradient_attention,
+    hires_cam,
+    integrated_gradients,
+    layer_cam,
+    lrp_rollout,
+    min_max_cam,
+    min_max_grad_cam,
+    partial_lrp,
+    raw_attention,
+    rise,
+    rollout,
+    score_cam,
+    sharpen_focus,
+    smooth_grad,
+    smooth_grad_cam_pp,
+    ss_cam,
+    token_lrp,
+    vanilla_gradient,
+    xgrad_cam,
+)
+from wsss_jax.explain.contract import Explainer, checked, logits_of, seeded
+from wsss_jax.explain.targets import labels_of
 from wsss_jax.types import Attentive, Scorer
 
 EXPLAINERS: MappingProxyType[str, Explainer] = MappingProxyType(
     {
-        "cam": cam.cam,
-        "min_max_cam": cam.min_max_cam,
-        "d_min_max_cam": cam.d_min_max_cam,
+        "cam": class_maps.cam,
+        "min_max_cam": class_maps.min_max_cam,
+        "d_min_max_cam": class_maps.d_min_max_cam,
         "grad_cam": gradient.grad_cam,
         "grad_cam_pp": gradient.grad_cam_pp,
         "sharpen_focus": gradient.sharpen_focus,
@@ -67,9 +108,9 @@ EXPLAINERS: MappingProxyType[str, Explainer] = MappingProxyType(
         "vanilla_gradient": saliency.vanilla_gradient,
         "smooth_grad": seeded(saliency.smooth_grad),
         "integrated_gradients": saliency.integrated_gradients,
-        "full_grad": full_grad.full_grad,
-        "score_cam": score_cam.score_cam,
-        "ss_cam": seeded(score_cam.ss_cam),
+        "full_grad": full_gradient.full_grad,
+        "score_cam": score_weighted.score_cam,
+        "ss_cam": seeded(score_weighted.ss_cam),
         "ablation_cam": perturb.ablation_cam,
         "rise": seeded(perturb.rise),
     }
@@ -78,9 +119,9 @@ EXPLAINERS: MappingProxyType[str, Explainer] = MappingProxyType(
 ATTENTION_EXPLAINERS: MappingProxyType[str, Callable[[Attentive, Array, Array], Array]] = (
     MappingProxyType(
         {
-            "raw_attention": rollout.raw_attention,
-            "rollout": rollout.rollout,
-            "attention_grad_cam": rollout.attention_grad_cam,
+            "raw_attention": attention.raw_attention,
+            "rollout": attention.rollout,
+            "attention_grad_cam": attention.attention_grad_cam,
             "attribution": relevance.attribution,
             "gradient_attention": relevance.gradient_attention,
             "lrp_rollout": relevance.lrp_rollout,
@@ -101,22 +142,50 @@ __all__ = [
     "Attentive",
     "Explainer",
     "Scorer",
+    "ablation_cam",
+    "attention_grad_cam",
+    "attribution",
     "augmented",
+    "augmented_grad_cam",
+    "by_hand",
     "cam",
     "checked",
+    "d_min_max_cam",
+    "d_min_max_grad_cam",
     "equations",
     "experimental",
     "faithfulness",
     "full_grad",
+    "full_lrp",
+    "fused_layer_cam",
+    "grad_cam",
+    "grad_cam_pp",
     "gradient",
+    "gradient_attention",
+    "hires_cam",
+    "integrated_gradients",
     "labels_of",
+    "layer_cam",
     "logits_of",
+    "lrp_rollout",
+    "min_max_cam",
+    "min_max_grad_cam",
     "multiscale",
     "normalise",
+    "partial_lrp",
     "perturb",
+    "raw_attention",
     "relevance",
+    "rise",
     "rollout",
     "saliency",
     "score_cam",
     "seeded",
+    "sharpen_focus",
+    "smooth_grad",
+    "smooth_grad_cam_pp",
+    "ss_cam",
+    "token_lrp",
+    "vanilla_gradient",
+    "xgrad_cam",
 ]

@@ -10,14 +10,15 @@ that ignores padding; explanations never see the mask.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.explain import targets
 from wsss_jax.types import Scorer, Size
 
 Images: TypeAlias = Float[Array, "b _ _ 3"]
@@ -42,51 +43,27 @@ def check_labels(labels: Labels, images: int, classes: int) -> None:
         )
 
 
-def labels_of(
-    wanted: Sequence[Sequence[int]], *, images: int, classes: int
-) -> Bool[Array, "images classes"]:
-    """Labels from the class numbers (from 0) of each image.
-
-    Raises ValueError for another number of images, or a class that is not there.
-    """
-    if len(wanted) != images:
-        raise ValueError(
-            f"labels of {len(wanted)} images for a batch of {images}; give one list of class "
-            "numbers per image, an empty one where there is none"
-        )
-    rows = np.zeros((images, classes), bool)
-    for row, numbers in enumerate(wanted):
-        wrong = [number for number in numbers if not 0 <= number < classes]
-        if wrong:
-            raise ValueError(
-                f"image {row} is labelled {wrong[0]}; the scorer knows {classes} classes, numbered "
-                f"0 to {classes - 1}"
-            )
-        rows[row, list(numbers)] = True
-    return jnp.asarray(rows)
-
-
-def checked(
-    explainer: Explainer,
-) -> Callable[[Scorer, Array, Array | Sequence[Sequence[int]]], Array]:
+def checked(explainer: Explainer) -> Callable[[Scorer, Array, Any], Array]:
     """The explainer for work by hand: compiled, and what goes in is looked at before.
 
-    The result takes class numbers per image (``labels_of``) as well as rows of booleans. It raises
-    ValueError where images, features or scores are not finite, saying where; a compiled explainer
-    cannot, and some of them would send a NaN to a plausible zero. One more forward pass.
+    The result takes class numbers per image or rows of flags (``targets.labels_of``), and features
+    that are tokens (b,n,k) (``targets.on_grid``). It raises ValueError where images, features or
+    scores are not finite, saying where; a compiled explainer cannot, and some of them would send a
+    NaN to a plausible zero. One more forward pass.
     """
 
-    def explain(
-        scorer: Scorer, images: Images, labels: Array | Sequence[Sequence[int]]
-    ) -> Float[Array, "b h w c"]:
+    def explain(scorer: Scorer, images: Images, labels: Any) -> Float[Array, "b h w c"]:
         check_finite(images, "images", "read the files again, or mask what is not real")
         features = jax.jit(scorer.features)(images)
         check_finite(features, "features", "look at the weights; was the training finite?")
+        if features.ndim == 3:
+            scorer = targets.on_grid(scorer, features, images)
+            features = jax.jit(scorer.features)(images)
         logits = jax.jit(scorer.head)(features)
         check_finite(logits, "class scores", "look at the weights of the head")
-        if not isinstance(labels, jax.Array):
-            labels = labels_of(labels, images=logits.shape[0], classes=logits.shape[1])
-        return jax.jit(functools.partial(explainer, scorer))(images, labels)
+        targets.check_logits(logits, images.shape[0])
+        rows = targets.labels_of(labels, images=logits.shape[0], classes=logits.shape[1])
+        return jax.jit(functools.partial(explainer, scorer))(images, rows)
 
     return explain
 

@@ -27,6 +27,7 @@ from jax.extend import core
 from jaxtyping import Array, Float
 
 from wsss_jax.config import lookup
+from wsss_jax.errors import UserError
 from wsss_jax.types import Scorer
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat"})
@@ -167,7 +168,7 @@ def at_layer(scorer: Scorer, images: Shape, name: str) -> Scorer:
         left = [values]
         (out,) = _evaluate(closed, [_UNKNOWN], partial(_after, name, left), _same, _calls)
         if out is _UNKNOWN:
-            raise ValueError(
+            raise UserError(
                 f"layer {name!r} is not the only way from the image to the scores; take one at "
                 "the end of a block"
             )

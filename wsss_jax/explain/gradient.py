@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from wsss_jax.explain import equations, normalise
-from wsss_jax.explain.cam import contrast, d_min_max_weights
+from wsss_jax.explain.class_maps import contrast, d_min_max_weights
 from wsss_jax.explain.contract import Images, Labels, Maps, check_labels, over_labels
 from wsss_jax.types import Scorer
 

@@ -1,7 +1,7 @@
 """Maps from what happens to the scores when a channel or the image is masked.
 
-Ablation-CAM and RISE; Score-CAM and SS-CAM are in ``score_cam``. No forward pass here depends on
-the class, so every class of every image of the batch comes from the same passes. Masks are made
+Ablation-CAM and RISE; Score-CAM and SS-CAM are in ``score_weighted``. No forward pass here depends
+on the class, so every class of every image of the batch comes from the same passes. Masks are made
 inside the loop, ``chunk`` of them at a time for the whole batch: memory follows the chunk, not the
 number of channels or masks. Random masks are the same for every image, so a batch equals its images
 one by one.

@@ -1,6 +1,6 @@
 """Relevance in vision transformers: transformer attribution, LRP, and attribution without LRP.
 
-All are attention explainers (see ``rollout``): pure functions of an ``Attentive``, images and
+All are attention explainers (see ``attention``): pure functions of an ``Attentive``, images and
 labels. The network runs forward once; for each label the class's relevance, and where needed its
 gradient, walk back over the records. Source: Chefer, Gur & Wolf, CVPR 2021 (attribution, LRP) and
 ICCV 2021 (gradient × attention). Their code takes one image at a time; here sums are per image,
@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from wsss_jax.explain import relevance_rules
-from wsss_jax.explain.contract import Images, Labels, Maps, over_labels
-from wsss_jax.explain.relevance_rules import BASELINE, CHEFER, Rules, clone, product
-from wsss_jax.explain.rollout import (
+from wsss_jax.explain.attention import (
     class_row,
     differentiated,
     on_grid,
     recorded,
     with_identity,
 )
+from wsss_jax.explain.contract import Images, Labels, Maps, over_labels
+from wsss_jax.explain.relevance_rules import BASELINE, CHEFER, Rules, clone, product
 from wsss_jax.ops import tokens
 from wsss_jax.types import Attentive, BlockRecord
 
@@ -142,11 +142,14 @@ def full_lrp(
     first = tokens.affine(flat, embedding.linear)
     token = jnp.broadcast_to(embedding.token.astype(first.dtype), (b, 1, first.shape[-1]))
     embedded = jnp.concatenate([token, first], axis=1)
-    position = blocks[0].tokens.astype(jnp.float32) - embedded
+    came_in = blocks[0].tokens.astype(jnp.float32)
+    further = jnp.zeros((b, came_in.shape[1] - embedded.shape[1], first.shape[-1]))
+    embedded = jnp.concatenate([embedded, further], axis=1)
+    position = came_in - embedded
 
     def explain(chosen: Chosen) -> Map:
         relevance = propagated(attentive, blocks, chosen, rules)[1]
-        relevance = rules.add(embedded, position, relevance)[0][:, 1:]
+        relevance = rules.add(embedded, position, relevance)[0][:, 1 : 1 + h * w]
         limits = jnp.broadcast_to(bounds[:, None], (b, h * w, 2))
         pixels = relevance_rules.bounded(flat, embedding.linear.kernel, relevance, limits)
         squares = pixels.reshape(b, h, w, p, p, 3).sum(axis=-1).transpose(0, 1, 3, 2, 4)
@@ -188,7 +191,7 @@ def propagated(
 def through_block(seen: BlockRecord, relevance: Tokens, rules: Rules) -> tuple[Tokens, Heads]:
     """Relevance of the tokens that entered a block, and of its attention."""
     seen = jax.tree.map(_wide, seen)
-    weights, active = seen.weights, tokens.gelu(seen.hidden)
+    weights, active = seen.weights, tokens.activate(seen.hidden, seen.weights.expand)
     kept, perceived = rules.add(seen.middle, tokens.affine(active, weights.contract), relevance)
     perceived = rules.linear(active, weights.contract.kernel, perceived)
     normed = tokens.layer_norm(seen.middle, weights.norm2)

@@ -11,7 +11,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -192,15 +192,17 @@ def cut(name: str, tensor: Tensor, values: Shaped[np.ndarray, " n"]) -> Shaped[n
     return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
 
 
-def filled(
-    tensors: Mapping[str, Tensor], values: Values, limit: int
-) -> dict[str, Shaped[np.ndarray, "..."]]:
+def filled(tensors: Mapping[str, Tensor], values: Values) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Every tensor as an array of its own; each storage is asked for once.
 
-    limit: bytes that they may hold together: views of one value can ask for any number. Raises
-    ValueError before anything is allocated.
+    Raises ValueError where the tensors are together more than MAX_SHARED times as large as the
+    storages that they view: a view of stride 0 makes gigabytes of one value.
     """
-    check_total(tensors.values(), limit)
+    views = sum(math.prod(t.shape) * width(t.storage.dtype) for t in tensors.values())
+    storages = {t.storage.key: t.storage for t in tensors.values()}.values()
+    held = sum(storage.count * width(storage.dtype) for storage in storages)
+    if views > MAX_SHARED * held:
+        raise UserError(f"tensors of {views:,} bytes in all view storages of {held:,}")
     loaded: dict[Storage, np.ndarray] = {}
     arrays = {}
     for name, tensor in tensors.items():
@@ -208,13 +210,6 @@ def filled(
             loaded[tensor.storage] = values(tensor.storage)
         arrays[name] = np.array(cut(name, tensor, loaded[tensor.storage]))
     return arrays
-
-
-def check_total(tensors: Iterable[Tensor], limit: int) -> None:
-    """UserError where the tensors hold more than ``limit`` bytes together, as arrays."""
-    total = sum(math.prod(one.shape) * width(one.storage.dtype) for one in tensors)
-    if total > limit:
-        raise UserError(f"the tensors hold {total:,} bytes together, at most {limit:,} are read")
 
 
 def width(dtype: str) -> int:

@@ -1,34 +1,58 @@
-"""Whole networks from their names: what systems ask for, and the conversion of weight files."""
+"""Whole networks from their names: what systems ask for, with their weights."""
 
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import nnx
 
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
-from wsss_jax.models import BACKBONES, import_names, weights
+from wsss_jax.models import BACKBONES, normalisation, weights
 from wsss_jax.models.heads import Classifier
-from wsss_jax.models.import_files import read_arrays
+
+
+class _OneKey(nnx.Rngs):
+    """The same key for every value: of shapes nothing is drawn.
+
+    Counting keys while shapes are traced takes ten seconds of processor time for a network of two
+    thousand values, this under one.
+    """
+
+    def params(self) -> Any:
+        """The key."""
+        return jax.random.key(0)
 
 
 def backbone(
     name: str,
     *,
     rngs: nnx.Rngs,
-    output_stride: int,
+    output_stride: int | None,
     pretrained: Path | None = None,
+    normalise: str | None = None,
     **options: Any,
 ) -> Any:
-    """The named backbone from a random start, or filled from a weight file of any layout.
+    """The named backbone from a random start, or filled from weights of any layout.
 
-    options: of the backbone's own (``grid``, ``remat``, ``norm``). Raises ValueError for an
-    unknown name or option, or a file that does not fit (naming every misfit).
+    output_stride: None takes the backbone's own. pretrained: what ``weights.resolve`` takes.
+    normalise: of its images, a name of NORMALISATIONS or six numbers; None for the network's own.
+    options: of the backbone's own (``grid``, ``remat``, ``norm``). Raises UserError for an unknown
+    name or option, weights that do not fit (naming every misfit), and weights that want another
+    normalisation than the network's own where ``normalise`` is None: a network that is built again
+    from its settings alone, to explain with its checkpoint, would not have it.
     """
     if pretrained is None:
-        return _made(name, rngs=rngs, output_stride=output_stride, **options)
-    module = _of_shapes(name, output_stride=output_stride, **options)
-    weights.load(module, pretrained)
+        module = made(name, rngs=rngs, output_stride=output_stride, **options)
+        if normalise is not None:
+            weights.normalised(module, normalisation.parsed(normalise))
+        return module
+    module = of_shapes(name, output_stride=output_stride, **options)
+    before = weights.own(module)
+    weights.load(module, pretrained, normalise=normalise)
+    after = normalisation.named(weights.own(module))
+    if normalise is None and after != normalisation.named(before):
+        raise UserError(f"{pretrained} wants images normalised by {after}: say normalise={after!r}")
     return module
 
 
@@ -37,70 +61,48 @@ def classifier(
     classes: int,
     *,
     key: Any,
-    output_stride: int,
+    output_stride: int | None,
     pretrained: Path | None = None,
+    normalise: str | None = None,
     dropout: float = 0.0,
     **options: Any,
 ) -> Classifier:
     """A classifier over ``classes`` classes on the named backbone.
 
-    key: of the random start. pretrained: weight file that fills the backbone. options: of the
-    backbone's own. Raises ValueError as ``backbone``.
+    key: of the random start. The rest, and errors, as for ``backbone``.
     """
     rngs = nnx.Rngs(key)
-    body = backbone(name, rngs=rngs, output_stride=output_stride, pretrained=pretrained, **options)
+    body = backbone(
+        name,
+        rngs=rngs,
+        output_stride=output_stride,
+        pretrained=pretrained,
+        normalise=normalise,
+        **options,
+    )
     return Classifier(body, classes, rngs=rngs, dropout=dropout)
 
 
 def lean(name: str, output_stride: int) -> float:
     """Which of its stride pixels a cell of a backbone's last map looks at (``Backbone.lean``)."""
-    return float(_of_shapes(name, output_stride=output_stride).lean)
+    return float(of_shapes(name, output_stride=output_stride).lean)
 
 
-def convert(source: Path, target: Path, name: str | None = None) -> str:
-    """Write a weight file of any layout in our own; returns the name of the backbone it fits.
-
-    name: the backbone; None takes the first in BACKBONES that the file fits exactly. Raises
-    ValueError, of one named backbone with every misfit, else with the nearest one's.
-    """
-    if name is None:
-        name = fitting(source)
-    module = _of_shapes(name)
-    weights.load(module, source)
-    weights.save(module, target)
-    return name
+def stride(name: str) -> int:
+    """Pixels per cell of a backbone's last map, where none is asked for."""
+    return of_shapes(name).strides[-1]
 
 
-def fitting(source: Path) -> str:
-    """The first backbone in BACKBONES that a weight file fits exactly, else ValueError."""
-    if source.suffix == ".params":
-        return "resnet38d"  # the only one that was published so
-    arrays, misfits = read_arrays(source), {}
-    for name in BACKBONES:
-        module = _of_shapes(name)
-        try:
-            plain, table = weights.meaning(module, arrays, called=str(source))
-        except ValueError:
-            continue  # never published: only its own files fit, and this is none
-        found = import_names.converted(import_names.values_of(module), plain, table)[1]
-        if not found:
-            return name
-        misfits[name] = found
-    nearest = min(misfits, key=lambda name: len(misfits[name]))
-    lines = misfits[nearest]
-    raise UserError(
-        f"{source} fits no backbone; nearest is {nearest}, with {len(lines)} misfits:\n  "
-        + "\n  ".join(lines[:20])
-    )
-
-
-def _of_shapes(name: str, **options: Any) -> Any:
+def of_shapes(name: str, **options: Any) -> Any:
     """A backbone with shapes in place of values; a random start takes ten seconds to compile."""
-    return nnx.eval_shape(lambda: _made(name, rngs=nnx.Rngs(0), **options))
+    return nnx.eval_shape(lambda: made(name, rngs=_OneKey(0), **options))
 
 
-def _made(name: str, **options: Any) -> Any:
+def made(name: str, **options: Any) -> Any:
+    """A backbone of BACKBONES from a random start; UserError for an option that it lacks."""
     make = lookup(BACKBONES, name, "backbone")
+    if options.get("output_stride", 0) is None:
+        del options["output_stride"]
     try:
         return make(**options)
     except TypeError as problem:

@@ -235,14 +235,18 @@ def multitask(
     key: Any,
     output_stride: int,
     pretrained: Path | None = None,
+    normalise: str | None = None,
 ) -> MultiTask:
     """Heads without a classifier on the named backbone.
 
-    key: of the random start. pretrained: weight file that then fills the backbone. ValueError for
-    an unknown name, or a file that does not fit.
+    key: of the random start. pretrained, normalise: weights that then fill the backbone, and how
+    images are normalised for them (``build.backbone``). UserError for an unknown name, or weights
+    that do not fit.
     """
     rngs = nnx.Rngs(key)
-    body = build.backbone(name, rngs=rngs, output_stride=output_stride, pretrained=pretrained)
+    body = build.backbone(
+        name, rngs=rngs, output_stride=output_stride, pretrained=pretrained, normalise=normalise
+    )
     return MultiTask(body, strides, rngs=rngs)
 
 

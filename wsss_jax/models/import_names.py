@@ -6,7 +6,7 @@ public names follow PyTorch's say what these mean (``parameter_names``); running
 values like any.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -63,6 +63,15 @@ class Named(Protocol):
 
 
 @runtime_checkable
+class Published(Protocol):
+    """A network whose public weight files name the values in several ways."""
+
+    def layouts(self) -> tuple[Mapping[str, str | None], ...]:
+        """One mapping per way, each as that of ``Named``."""
+        ...
+
+
+@runtime_checkable
 class Renamed(Protocol):
     """A network whose MXNet files name the values otherwise."""
 
@@ -71,20 +80,47 @@ class Renamed(Protocol):
         ...
 
 
-def fill(module: nnx.Module, arrays: Arrays, table: Table, *, called: str) -> None:
+def fill(module: nnx.Module, arrays: Arrays, table: Table, *, called: str, hint: str = "") -> None:
     """Set every parameter and running statistic from the arrays, in the dtype it has.
 
-    called: what errors call the arrays. Raises ValueError that lists all missing, unused and
-    mis-shaped names, the latter with both shapes; the network is then unchanged.
+    called: what errors call the arrays. hint: what the arrays are, where it is known. Raises
+    UserError that counts all missing, unused and mis-shaped names and shows three of each kind;
+    the network is then unchanged.
     """
     targets = values_of(module)
     values, problems = converted(targets, arrays, table)
     if problems:
-        raise UserError(
-            f"{called} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems)
-        )
+        raise UserError(refusal(module, problems, called=called, hint=hint))
     for path, value in values.items():
         targets[path].set_value(jnp.asarray(value, targets[path].dtype))
+
+
+def refusal(module: nnx.Module, problems: Sequence[str], *, called: str, hint: str = "") -> str:
+    """What a user reads who gave a network arrays that do not fit it, in a dozen lines."""
+    because = f" ({hint})" if hint else ""
+    lines = "\n  ".join(shortened(problems))
+    return f"{called} does not fit {type(module).__name__}{because}:\n  {lines}"
+
+
+def misnamed(arrays: Arrays, table: Table) -> int:
+    """How many names are missing or used by nothing; shapes are not looked at."""
+    wanted = {name for source in table.sources.values() for name in source.names}
+    unused = sum(1 for n in arrays if n not in wanted and not n.endswith(_COUNTER)
+                 and not table.ignored(n))  # fmt: skip
+    return unused + len(wanted - arrays.keys())
+
+
+def shortened(problems: Sequence[str], shown: int = 3) -> list[str]:
+    """Problems of ``converted`` by kind: ``shown`` of each, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.partition(": ")[2].split(" ")[0], []).append(problem)
+    lines = []
+    for found in kinds.values():
+        lines += found[:shown]
+        if len(found) > shown:
+            lines.append(f"… and {len(found) - shown} more like the last")
+    return lines
 
 
 def converted(
@@ -117,9 +153,12 @@ def own_table(module: nnx.Module) -> Table:
     return Table({path: Source((path,), as_is) for path in values_of(module)})
 
 
-def named_table(module: Named) -> Table:
-    """The table of a network that knows the names of its values."""
-    names = module.parameter_names()
+def named_table(module: Named | Published, arrays: Arrays) -> Table:
+    """The table of a network that knows the names of its values; of several the likeliest."""
+    if isinstance(module, Published):
+        names = max(module.layouts(), key=lambda layout: len(layout.keys() & arrays.keys()))
+    else:
+        names = module.parameter_names()
     sources = {path: Source((name,), from_torch) for name, path in names.items() if path}
     if len(sources) != sum(path is not None for path in names.values()):
         raise UserError(f"two names fill one value in the table of {type(module).__name__}")
@@ -148,9 +187,11 @@ def torch_names(module: nnx.Module, layers: Mapping[str, str]) -> dict[str, str 
 def from_torch(
     value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Shaped[np.ndarray, "..."]:
-    """Kernels OIHW to HWIO, or to IO where 1×1; matrices OI to IO; the rest as it is."""
+    """Kernels OIHW to HWIO, to IO where 1×1, to HWC where depthwise; matrices OI to IO."""
     if value.ndim == 4:
         value = value.transpose(2, 3, 1, 0)
+        if len(shape) == 3 and value.shape[2] == 1:
+            return value[:, :, 0]
         return value[0, 0] if len(shape) == 2 and value.shape[:2] == (1, 1) else value
     return value.T if value.ndim == 2 else value
 

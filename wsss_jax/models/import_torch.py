@@ -8,6 +8,7 @@ mean.
 Layout: torch/serialization.py of PyTorch 1.4 (stream) and 2.x (archive).
 """
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,56 +16,99 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from wsss_jax.errors import UserError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats.bounded import DAMAGE, open_file
+from wsss_jax.formats.pickled_arrays import kind_of
 from wsss_jax.formats.torch_tensors import Tensor, filled, read_archive, read_stream
+
+_NETWORKS = (
+    "state_dict", "model_state_dict", "model_state", "model", "teacher", "student", "network",
+    "net", "module", "backbone", "encoder", "state_dict_ema", "model_ema", "ema", "params",
+)  # fmt: skip
+"""What networks are called in checkpoints; DINO's teacher is what its authors judge."""
+
+_NO_NETWORKS = frozenset({"optimizer", "optimizer_state_dict", "optimizers", "optim", "scheduler",
+                          "lr_scheduler", "lr_schedulers", "scaler", "amp"})  # fmt: skip
+
+_RUNS = re.compile(r"names (os|posix|nt|subprocess|builtins|__builtin__|sys|shutil|socket)\.")
+"""What no checkpoint needs: a file that names these wants to run something."""
+
+_OBJECTS = re.compile(r"(names|uses|holds|no single) ")
+"""How the refusal of an object begins that is neither a tensor nor a container."""
 
 
 def read(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Every tensor of the file by its name; bfloat16 comes as float32.
 
-    A dictionary of tensors is taken as it is; of a training checkpoint, the one dictionary of
-    tensors inside it (``state_dict`` or ``model`` where there are several). Raises ValueError for
-    anything else: damaged files, names that are not tensors, and files that need PyTorch.
+    A dictionary of tensors is taken as it is; of a training checkpoint, the network inside it
+    (``_chosen``). Raises BadFileError for anything else: damaged files, names that are not
+    tensors, and files that need PyTorch, with the line to type in PyTorch.
     """
     try:
         with open_file(path) as file:
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
                     nest, values = read_archive(archive)
-                    return filled(_chosen(nest), values, _limit(path))
+                    return filled(_chosen(nest), values)
         return _from_stream(path)
     except DAMAGE as problem:
-        raise UserError(
-            f"{path}: cannot be read as a PyTorch file ({problem}); open it with PyTorch "
-            "(weights_only=True) and save its state_dict anew"
+        reason = str(problem) or type(problem).__name__
+        raise BadFileError(
+            f"{path}: cannot be read as a PyTorch file ({reason}){_advice(reason, path)}"
         ) from problem
+
+
+def _advice(reason: str, path: Path) -> str:
+    """What to do about a file that was refused; PyTorch 2 with weights_only=True refuses it too."""
+    if _RUNS.match(reason):
+        return "; opened with PyTorch it would run a program: do not"
+    if not _OBJECTS.match(reason):
+        return "; get the file again"
+    return (
+        "; it holds more than tensors. Where you trust the file (this runs what is in it), save "
+        "its tensors alone with PyTorch, and give tensors.pth:\n"
+        f"  python -c \"import torch; c = torch.load('{path}', map_location='cpu', "
+        "weights_only=False); c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) "
+        "else c; c = c if isinstance(c, dict) else c.state_dict(); "
+        "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'tensors.pth')\""
+    )
 
 
 def _from_stream(path: Path) -> dict[str, np.ndarray]:
     with open_file(path) as file:
         nest, loaded = read_stream(file, path.stat().st_size)
-    return filled(_chosen(nest), lambda storage: loaded[storage.key], _limit(path))
+    return filled(_chosen(nest), lambda storage: loaded[storage.key])
 
 
-def _limit(path: Path) -> int:
-    """Bytes that tensors may hold: weights that are shared by name come several times."""
-    return 4 * path.stat().st_size + 2**26
+def _chosen(nest: Any, depth: int = 4) -> dict[str, Tensor]:
+    """The tensors of the network in what the pickle holds.
 
-
-def _chosen(nest: Any) -> dict[str, Tensor]:
-    """The dictionary of tensors in what the pickle holds."""
+    Of dictionaries inside one another, the first of ``_NETWORKS`` that is there and holds more
+    tensors than stand beside it (``best_acc1`` of PyTorch's ImageNet example stands beside
+    ``state_dict``); else the only dictionary of tensors there is. Optimizers are passed over, and
+    what lies deeper than ``depth``.
+    """
     if not isinstance(nest, dict):
-        raise UserError(f"holds a {type(nest).__name__}, wanted a dictionary of tensors")
-    flat = {name: t for name, t in nest.items() if isinstance(t, Tensor)}
+        raise UserError(f"holds {kind_of(nest)}, wanted a dictionary of tensors")
+    flat = {name: t for name, t in nest.items() if isinstance(t, Tensor) and isinstance(name, str)}
+    inner = {
+        name: found
+        for name, part in nest.items()
+        if isinstance(part, dict) and name not in _NO_NETWORKS and (found := _inside(part, depth))
+    }
+    for name in (*_NETWORKS, *(inner if len(inner) == 1 else ())):
+        if name in inner and len(inner[name]) > len(flat):
+            return inner[name]
     if flat:
         return flat
-    inner = {
-        name: part
-        for name, part in nest.items()
-        if isinstance(part, dict) and any(isinstance(t, Tensor) for t in part.values())
-    }
-    for name in ("state_dict", "model", *(inner if len(inner) == 1 else ())):
-        if name in inner:
-            return {n: t for n, t in inner[name].items() if isinstance(t, Tensor)}
-    raise UserError(f"no single dictionary of tensors among {sorted(map(str, nest))}")
+    raise UserError(f"no single dictionary of tensors among {sorted(map(str, nest))[:20]}")
+
+
+def _inside(part: dict, depth: int) -> dict[str, Tensor]:
+    """The tensors of one entry of a checkpoint; empty where it holds none."""
+    if depth == 0:
+        return {}
+    try:
+        return _chosen(part, depth - 1)
+    except UserError:
+        return {}

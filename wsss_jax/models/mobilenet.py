@@ -80,7 +80,7 @@ class MobileNetV1(nnx.Module):
     std = (0.5, 0.5, 0.5)
 
     def __init__(self, *, rngs: nnx.Rngs, output_stride: int = 16):
-        plan = _dilated([stride for _, stride in _V1], output_stride)
+        plan = dilated([stride for _, stride in _V1], output_stride)
         self.strides = (2, 4, 8, 16, output_stride)
         self.lean = 1.0
         self.channels = (64, 128, 256, 512, 1024)
@@ -120,7 +120,7 @@ class MobileNetV2(nnx.Module):
 
     def __init__(self, *, rngs: nnx.Rngs, output_stride: int = 16):
         rows = [(t, c, s if n == 0 else 1) for t, c, count, s in _V2 for n in range(count)]
-        plan = _dilated([stride for _, _, stride in rows], output_stride)
+        plan = dilated([stride for _, _, stride in rows], output_stride)
         self.strides = (2, 4, 8, 16, output_stride)
         self.lean = 1.0
         self.channels = (16, 24, 32, 96, 1280)
@@ -165,7 +165,7 @@ class MobileNetV2(nnx.Module):
         return MappingProxyType(table)
 
 
-def _dilated(strides: list[int], output_stride: int) -> list[tuple[int, int]]:
+def dilated(strides: list[int], output_stride: int) -> list[tuple[int, int]]:
     """Stride and dilation of each block after the stem, for the wanted output stride."""
     if output_stride not in (16, 32):
         raise UserError(f"output_stride is {output_stride}, wanted 16 or 32")

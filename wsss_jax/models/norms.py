@@ -6,7 +6,7 @@ optimizer sees them. Scale and bias are parameters of both; the systems that fre
 does, IRN does not) leave their paths out of the optimizer. Everything is computed in float32.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 from flax import nnx
@@ -18,7 +18,7 @@ from wsss_jax.models.layers import keep
 from wsss_jax.ops.channels import scale_shift
 
 EPSILON = 1e-5
-"""Added to the variance: PyTorch's value, which all imported networks were made with."""
+"""Added to the variance: PyTorch's value; networks that were made with another one give it."""
 
 MOMENTUM = 0.1
 """Share of the batch in the new running statistics, PyTorch's convention."""
@@ -37,7 +37,8 @@ class MakeNorm(Protocol):
 class FrozenBatchNorm(nnx.Module):
     """Running statistics at all times: an affine map per channel."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, epsilon: float = EPSILON):
+        self.epsilon = epsilon
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
         self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
 
@@ -46,7 +47,7 @@ class FrozenBatchNorm(nnx.Module):
     ) -> Float[Array, "b h w k"]:
         """Normalise; the dtype stays. ``inside`` and ``training`` change nothing here."""
         del inside, training
-        return _affine(x, self.mean[...], self.var[...], self.scale[...], self.bias[...])
+        return _affine(self, x, self.mean[...], self.var[...])
 
 
 class TrainedBatchNorm(nnx.Module):
@@ -57,7 +58,8 @@ class TrainedBatchNorm(nnx.Module):
     the whole batch; under ``pmap`` each device has its own.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, epsilon: float = EPSILON):
+        self.epsilon = epsilon
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
         self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
 
@@ -71,12 +73,12 @@ class TrainedBatchNorm(nnx.Module):
             unbiased = var * count / jnp.maximum(count - 1, 1)
             self.mean.set_value(_moved(self.mean[...], mean))
             self.var.set_value(_moved(self.var[...], unbiased))
-        return _affine(x, mean, var, self.scale[...], self.bias[...])
+        return _affine(self, x, mean, var)
 
 
-def _affine(x: Array, mean: Array, var: Array, scale: Array, bias: Array) -> Array:
-    factor = scale * lax.rsqrt(var + EPSILON)
-    shift = bias - mean * factor
+def _affine(norm: Any, x: Array, mean: Array, var: Array) -> Array:
+    factor = norm.scale[...] * lax.rsqrt(var + norm.epsilon)
+    shift = norm.bias[...] - mean * factor
     return scale_shift(x.astype(jnp.float32), factor, shift).astype(x.dtype)
 
 

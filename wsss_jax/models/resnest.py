@@ -1,16 +1,19 @@
-"""ResNeSt (Zhang et al. 2020): ResNets whose 3×3 convolution is a split attention of radix 2.
+"""ResNeSt (Zhang et al. 2020): ResNets whose 3×3 convolution is a split attention.
 
 A deep stem of three 3×3 convolutions, shortcuts that average before their 1×1 convolution, and
-strides taken by an average pool behind the split attention. Below output stride 32 the last stages
-are dilated by the two schemes the authors publish: stride 16 with dilations 1, 2 in the last
-stage; stride 8 with 1, 2 and 2, 4 in the last two (first block, others). Weight files: the authors'
-``resnest*.pth`` and timm's ``resnest*d`` / ``resnest*e``, which share their names.
+strides taken by an average pool behind the split attention; in the fast variants before it, which
+no weight file tells: ``resnest50_fast_2s1x64d`` has the names and shapes of ``resnest50``.
+
+Below output stride 32 the last stages are dilated by the two schemes the authors publish: stride
+16 with dilations 1, 2 in the last stage; stride 8 with 1, 2 and 2, 4 in the last two (first block,
+others). Weight files: the authors' ``resnest*.pth`` and timm's ``resnest*d`` / ``resnest*e``, which
+share their names.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,40 +22,82 @@ from jaxtyping import Array, Bool, Float
 
 from wsss_jax.models import residual
 from wsss_jax.models.import_names import torch_names
-from wsss_jax.models.layers import Pointwise, grid_inside, keep
+from wsss_jax.models.layers import grid_inside, keep, pointwise
 from wsss_jax.models.norms import FrozenBatchNorm
 from wsss_jax.models.residual import After, Conv, Inside
 
-RADIX = 2
+
+class Splits(NamedTuple):
+    """What the authors write as 2s1x64d: splits of each of so many groups of that base width."""
+
+    radix: int = 2
+    groups: int = 1
+    base: int = 64
+
+    def width(self, width: int) -> int:
+        """Channels inside a block of ``width``."""
+        return width * self.base // 64 * self.groups
+
+
+class Grouped(nnx.Module):
+    """1×1 convolution with bias in groups; the kernel is (inputs / groups, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int, *, rngs: nnx.Rngs):
+        start = nnx.initializers.he_normal()
+        self.kernel = nnx.Param(start(rngs.params(), (inputs // groups, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.groups = groups
+
+    def __call__(self, x: Float[Array, "b h w k"]) -> Float[Array, "b h w n"]:
+        """Apply to a map; parameters follow its dtype."""
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        parts = [jnp.split(part, self.groups, axis=-1) for part in (x, kernel)]
+        biases = jnp.split(bias, self.groups)
+        maps = [pointwise(*part) for part in zip(*parts, biases, strict=True)]
+        return maps[0] if self.groups == 1 else jnp.concatenate(maps, axis=-1)
 
 
 class SplitAttention(nnx.Module):
-    """Two 3×3 convolutions of half the channels each, mixed channel by channel.
+    """A 3×3 convolution to ``radix`` maps of as many channels, mixed channel by channel.
 
-    The weights of the mixture come from the mean of their sum over the image and add up to one.
+    The weights of the mixture come from the mean of the maps' sum over the image and add up to
+    one; of a single map the weight is a sigmoid.
     """
 
-    def __init__(self, channels: int, *, dilation: int, norm: Any, rngs: nnx.Rngs):
-        inner = max(channels * RADIX // 4, 32)
-        both = channels * RADIX
-        self.conv = Conv(channels, both, 3, dilation=dilation, groups=RADIX, rngs=rngs)
+    def __init__(self, channels: int, splits: Splits, *, dilation: int, norm: Any, rngs: nnx.Rngs):
+        self.splits, both, groups = splits, channels * splits.radix, splits.groups
+        inner = max(both // 4, 32)
+        self.conv = Conv(
+            channels, both, 3, dilation=dilation, groups=groups * splits.radix, rngs=rngs
+        )
         self.bn0 = norm(both)
-        self.fc1 = Pointwise(channels, inner, rngs=rngs)
+        self.fc1 = Grouped(channels, inner, groups, rngs=rngs)
         self.bn1 = norm(inner)
-        self.fc2 = Pointwise(inner, both, rngs=rngs)
+        self.fc2 = Grouped(inner, both, groups, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b h w k"], inside: Inside, training: bool
     ) -> Float[Array, "b h w k"]:
         """Apply on one grid; there is no activation at the end."""
         y = jax.nn.relu(self.bn0(self.conv(x, inside), inside, training))
-        first, second = jnp.split(y, RADIX, axis=-1)
-        means = _mean(first + second, inside)
+        parts = jnp.split(y, self.splits.radix, axis=-1)
+        means = _mean(sum(parts[1:], start=parts[0]), inside)
         weights = self.fc2(jax.nn.relu(self.bn1(self.fc1(means), _any(inside), training)))
-        # A softmax over two is a sigmoid of the difference.
-        one, other = jnp.split(weights.astype(jnp.float32), RADIX, axis=-1)
-        share = jnp.broadcast_to(jax.nn.sigmoid(one - other).astype(x.dtype), first.shape)
-        return first * share + second * (1 - share)
+        shares = self._shares(weights.astype(jnp.float32)).astype(x.dtype)
+        terms = (
+            part * jnp.broadcast_to(shares[:, n, None, None], part.shape)
+            for n, part in enumerate(parts)
+        )
+        return sum(terms, start=jnp.zeros((), x.dtype))
+
+    def _shares(self, weights: Float[Array, "b 1 1 n"]) -> Float[Array, "b r k"]:
+        """Weights lie group by group, in each split by split."""
+        radix, groups = self.splits.radix, self.splits.groups
+        if radix == 1:
+            return jax.nn.sigmoid(weights[:, 0])
+        b, _, _, n = weights.shape
+        by_group = weights.reshape(b, groups, radix, n // radix // groups)
+        return jax.nn.softmax(by_group, axis=2).swapaxes(1, 2).reshape(b, radix, n // radix)
 
 
 class Shortcut(nnx.Module):
@@ -73,7 +118,10 @@ class Shortcut(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Bottleneck: 1×1, split attention, 1×1. ``pooled`` averages 3×3 behind the attention."""
+    """Bottleneck: 1×1, split attention, 1×1.
+
+    pooled: averages 3×3, with the stride, ``first`` before the attention or else behind it.
+    """
 
     def __init__(
         self,
@@ -82,15 +130,18 @@ class Block(nnx.Module):
         *,
         stride: int,
         dilation: int,
+        splits: Splits,
         pooled: bool,
+        first: bool,
         norm: Any,
         rngs: nnx.Rngs,
     ):
-        self.stride, self.pooled, outputs = stride, pooled, 4 * width
-        self.conv1 = Conv(inputs, width, 1, rngs=rngs)
-        self.bn1 = norm(width)
-        self.conv2 = SplitAttention(width, dilation=dilation, norm=norm, rngs=rngs)
-        self.conv3 = Conv(width, outputs, 1, rngs=rngs)
+        self.stride, self.pooled, self.first, outputs = stride, pooled, first, 4 * width
+        inner = splits.width(width)
+        self.conv1 = Conv(inputs, inner, 1, rngs=rngs)
+        self.bn1 = norm(inner)
+        self.conv2 = SplitAttention(inner, splits, dilation=dilation, norm=norm, rngs=rngs)
+        self.conv3 = Conv(inner, outputs, 1, rngs=rngs)
         self.bn3 = norm(outputs)
         make = partial(Shortcut, inputs, outputs, stride=stride, norm=norm, rngs=rngs)
         self.downsample = make() if stride > 1 or inputs != outputs else None
@@ -101,8 +152,12 @@ class Block(nnx.Module):
         """One block; ``inside`` is that of its input grid."""
         after = None if inside is None else grid_inside(inside, self.stride)
         y = jax.nn.relu(self.bn1(self.conv1(x), inside, training))
-        y = self.conv2(y, inside, training)
-        if self.pooled:
+        if self.pooled and self.first:
+            y = residual.average_pool3x3(y, inside, stride=self.stride)
+            y = self.conv2(y, after, training)
+        else:
+            y = self.conv2(y, inside, training)
+        if self.pooled and not self.first:
             y = residual.average_pool3x3(y, inside, stride=self.stride)
         y = self.bn3(self.conv3(y), after, training)
         same = x if self.downsample is None else self.downsample(x, inside, after, training)
@@ -130,11 +185,21 @@ class Stem(nnx.Module):
         return jax.nn.relu(self.bn2(self.conv2(x, cells), cells, training))
 
 
+STEM: Mapping[str, str] = MappingProxyType(
+    {
+        "conv1.0": "stem/conv0", "conv1.1": "stem/bn0", "conv1.3": "stem/conv1",
+        "conv1.4": "stem/bn1", "conv1.6": "stem/conv2", "bn1": "stem/bn2",
+    }
+)  # fmt: skip
+"""Names of the deep stem's layers in public files to our paths."""
+
+
 class ResNeSt(nnx.Module):
     """Deep stem and four stages of ``counts`` blocks.
 
     Returns the map after the stem's pooling and the outputs of the four stages. ``norm`` is a class
-    of ``norms``; ``remat`` trades time for memory in the gradient, block by block.
+    of ``norms``; ``remat`` trades time for memory in the gradient, block by block. pool_first:
+    whether strides are taken before the split attention.
     """
 
     mean = (0.485, 0.456, 0.406)
@@ -148,6 +213,8 @@ class ResNeSt(nnx.Module):
         rngs: nnx.Rngs,
         output_stride: int = 16,
         stem: int = 64,
+        splits: Splits = Splits(),  # noqa: B008 (a tuple)
+        pool_first: bool = False,
         norm: Any = FrozenBatchNorm,
         remat: bool = False,
     ):
@@ -164,7 +231,9 @@ class ResNeSt(nnx.Module):
                         width,
                         stride=stride if i == 0 else 1,
                         dilation=first if i == 0 else others,
+                        splits=splits,
                         pooled=n > 0 and i == 0,
+                        first=pool_first,
                         norm=norm,
                         rngs=rngs,
                     )
@@ -194,10 +263,7 @@ class ResNeSt(nnx.Module):
 
     def parameter_names(self) -> Mapping[str, str | None]:
         """Names in the authors' and timm's files to our paths; None for what is not imported."""
-        layers = {
-            "conv1.0": "stem/conv0", "conv1.1": "stem/bn0", "conv1.3": "stem/conv1",
-            "conv1.4": "stem/bn1", "conv1.6": "stem/conv2", "bn1": "stem/bn2",
-        }  # fmt: skip
+        layers = dict(STEM)
         for n, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
             for i, block in enumerate(stage):
                 theirs, ours = f"layer{n}.{i}", f"layer{n}/{i}"
@@ -242,3 +308,15 @@ resnest200 = partial(ResNeSt, (3, 24, 36, 3))
 
 resnest269 = partial(ResNeSt, (3, 30, 48, 8))
 """108.9 M parameters."""
+
+FAST: Mapping[str, Any] = MappingProxyType(
+    {
+        f"resnest50_fast_{radix}s{groups}x{base}d": partial(
+            resnest50, splits=Splits(radix, groups, base), pool_first=True
+        )
+        for radix, groups, base in (
+            (1, 1, 64), (2, 1, 64), (4, 1, 64), (1, 2, 40), (2, 2, 40), (4, 2, 40), (1, 4, 24)
+        )
+    }
+)  # fmt: skip
+"""The authors' fast variants of ResNeSt-50, by their names."""

@@ -27,6 +27,7 @@ class TokenBackbone(Protocol):
 
     encoder: Any
     channels: tuple[int, ...]
+    strides: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -71,6 +72,8 @@ class TokenClassifier(nnx.Module):
     def attentive(self, inside: Inside = None) -> Attentive:
         """What attention explanations need, bound to the real pixels of a batch."""
 
+        patch = self.backbone.strides[-1]
+
         def patches(images: Array) -> tuple[Array, Array]:
             x = self._normalised(images)
             real = jnp.ones(x.shape[:3], bool) if inside is None else inside
@@ -78,13 +81,13 @@ class TokenClassifier(nnx.Module):
             high = jnp.where(real[..., None], x, -jnp.inf).max(axis=(1, 2, 3))
             bounds = jnp.stack([low, high], axis=-1)
             # A row that only fills the batch up has no pixel, so no bounds.
-            return cut_patches(keep(x, inside)), jnp.where(jnp.isfinite(bounds), bounds, 0)
+            return cut_patches(keep(x, inside), patch), jnp.where(jnp.isfinite(bounds), bounds, 0)
 
         return Attentive(
             record=lambda images: self.record(images, inside),
             norm=self.backbone.encoder.norm.weights(),
             head=self._head(),
-            stride=16,
+            stride=self.backbone.strides[-1],
             embedding=self.backbone.embedding(patches),
         )
 
@@ -97,20 +100,22 @@ class TokenClassifier(nnx.Module):
         methods that change the image.
         """
         seen = self.backbone.record(self._normalised(images), inside)[1][-1]
+        patch = self.backbone.strides[-1]
         normed = tokens.layer_norm(seen.tokens, seen.weights.norm1)
 
         def head(features: Array) -> Array:
             b, h, w, k = features.shape
             patches = features.reshape(b, h * w, k)
-            token = normed[:, :1].astype(features.dtype)
-            x = jnp.concatenate([token, patches], axis=1)
+            token, further = normed[:, :1], normed[:, 1 + h * w :]
+            parts = (token.astype(features.dtype), patches, further.astype(features.dtype))
+            x = jnp.concatenate(parts, axis=1)
             mixed = tokens.attend(x, seen.weights, heads=seen.query.shape[1], keys=seen.keys)[0]
             middle = seen.tokens + tokens.affine(mixed, seen.weights.project)
             out = tokens.perceive(middle, seen.weights)[0]
             last = tokens.layer_norm(out, self.backbone.encoder.norm.weights())
             return self._logits(last[:, 0])
 
-        return Scorer(lambda _: patch_map(normed, images, inside), head)
+        return Scorer(lambda _: patch_map(normed, images, inside, patch), head)
 
     def _normalised(self, images: Images) -> Images:
         mean = jnp.asarray(self.backbone.mean, images.dtype)

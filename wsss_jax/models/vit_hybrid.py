@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from wsss_jax.errors import UserError
 from wsss_jax.models.layers import conv3x3, grid_inside, keep, max_pool3x3
-from wsss_jax.models.vit import Encoder, Linear, cells_of, patch_map
+from wsss_jax.models.vit import Encoder, Family, Linear, cells_of, patch_map
 from wsss_jax.ops import tokens
 from wsss_jax.types import BlockRecord, Size
 
@@ -164,7 +164,7 @@ class HybridViT(nnx.Module):
             raise UserError(f"output_stride is {output_stride}, wanted 16: the stem's stride")
         self.stem = Stem(remat=remat, rngs=rngs)
         self.embed = Linear(1024, 768, rngs=rngs)
-        self.encoder = Encoder(768, 12, 12, grid=grid, remat=remat, rngs=rngs)
+        self.encoder = Encoder(768, 12, 12, Family(), grid=grid, remat=remat, rngs=rngs)
 
     def __call__(
         self, images: Images, *, inside: Inside = None, rngs: object = None
@@ -173,17 +173,20 @@ class HybridViT(nnx.Module):
         del rngs
         maps = self.stem(images, inside=inside)
         embedded = tokens.affine(maps[-1], self.embed.weights())
-        return (*maps, patch_map(self.encoder(embedded, cells_of(inside)), images, inside))
+        return (*maps, patch_map(self._last(embedded, inside), images, inside, 16))
 
     def tokens(self, images: Images, inside: Inside = None) -> Float[Array, "b t k"]:
         """Tokens after the last norm (b,1+h*w,k), the class token first."""
-        return self.encoder(self._embedded(images, inside), cells_of(inside))
+        return self._last(self._embedded(images, inside), inside)
+
+    def _last(self, embedded: Map, inside: Inside) -> Float[Array, "b t k"]:
+        return self.encoder(embedded, cells_of(inside, 16))
 
     def record(
         self, images: Images, inside: Inside = None
     ) -> tuple[Float[Array, "b t k"], list[BlockRecord]]:
         """The same, and what each block saw."""
-        return self.encoder.record(self._embedded(images, inside), cells_of(inside))
+        return self.encoder.record(self._embedded(images, inside), cells_of(inside, 16))
 
     def embedding(self, patches: object) -> None:
         """None: pixels do not enter by one linear layer."""

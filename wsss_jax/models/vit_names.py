@@ -1,84 +1,265 @@
-"""What the names in public files of vision transformers mean: timm's, and Google's old and new.
+"""What the names in public files of vision transformers mean: those of PyTorch packages.
 
-The position embedding is resampled to the grid that the network was built with. Paths are those of
-``vit.ViT``, ``vit_hybrid.HybridViT`` and ``token_classifier.TokenClassifier``.
+timm's (which DINOv2, DeiT and DINO share), OpenAI's and open_clip's CLIP, torchvision's, and the
+hub's transformers. Google's are in ``vit_names_google``. The position embedding is resampled to
+the grid that the network was built with; LayerScale is folded into the layer before it. Paths are
+those of ``vit.ViT``, ``vit_hybrid.HybridViT`` and ``token_classifier.TokenClassifier``.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from wsss_jax.models import vit_names_google
 from wsss_jax.models.import_names import Source, Table, as_is
-from wsss_jax.models.vit import resampled
+from wsss_jax.models.vit_names_shapes import (
+    flat,
+    further_tokens,
+    joined_torch,
+    masked,
+    no_bias,
+    on_grid,
+    patches,
+    position,
+    rows,
+    scaled,
+    scaled_bias,
+    some_biases,
+    token_position,
+    transposed,
+)
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
-_TIMM = {
-    "norm1": "norm1", "query_key_value": "attn.qkv", "project": "attn.proj", "norm2": "norm2",
+POSITION = "encoder/position"
+"""Path of the position embedding, below the backbone."""
+
+TOKEN = "encoder/token"
+"""Path of the class token, which every transformer has."""
+
+
+class Layout(NamedTuple):
+    """How one package calls the layers of a transformer.
+
+    block: what begins the names of block {n}. layers: our layer of a block to theirs; of
+    query_key_value the name without ``weight``, or three names. scale1, scale2: LayerScale behind
+    attention and perceptron. token, position, further: the class token, the embedding of all
+    positions, and registers. ignored: what a backbone does not use.
+    """
+
+    block: str
+    layers: Mapping[str, str | tuple[str, str, str]]
+    patches: str
+    token: str
+    position: str
+    first_norm: str
+    norm: str
+    head: str
+    ignored: str
+    scale1: tuple[str, ...] = ("ls1.gamma", "gamma_1")
+    scale2: tuple[str, ...] = ("ls2.gamma", "gamma_2")
+    further: tuple[str, ...] = ("reg_token", "register_tokens", "storage_tokens")
+
+
+_BY_TIMM = {
+    "norm1": "norm1", "query_key_value": "attn.qkv.", "project": "attn.proj", "norm2": "norm2",
     "expand": "mlp.fc1", "contract": "mlp.fc2",
 }  # fmt: skip
 
-_UNUSED = re.compile(r"(head|fc_norm|pre_logits|head_dist)[./]")
-"""Layers after the last norm, which a backbone without classifier does not have."""
+_FUSED = "attn.qkv.bias"
 
+TIMM = Layout(
+    "blocks.{n}.", _BY_TIMM, "patch_embed.proj", "cls_token", "pos_embed", "norm_pre", "norm",
+    "head", 
+    r"(head|fc_norm|pre_logits|head_dist)[./]|mask_token$|rope(_embed)?\.periods$",
+)  # fmt: skip
 
-POSITION = "encoder/position"
-"""Path of the position embedding, below the backbone."""
+_BY_OPENAI = {
+    "norm1": "ln_1", "query_key_value": "attn.in_proj_", "project": "attn.out_proj",
+    "norm2": "ln_2", "expand": "mlp.c_fc", "contract": "mlp.c_proj",
+}  # fmt: skip
+
+OPENAI = Layout(
+    "visual.transformer.resblocks.{n}.", _BY_OPENAI, "visual.conv1", "visual.class_embedding",
+    "visual.positional_embedding", "visual.ln_pre", "visual.ln_post", "visual.head",
+    r"(visual\.proj|positional_embedding|text_projection|logit_scale|logit_bias|attn_mask"
+    r"|input_resolution|context_length|vocab_size)$|transformer\.|token_embedding\.|ln_final\.",
+)  # fmt: skip
+
+_BY_TORCHVISION = {
+    "norm1": "ln_1", "query_key_value": "self_attention.in_proj_",
+    "project": "self_attention.out_proj", "norm2": "ln_2", "expand": "mlp.0", "contract": "mlp.3",
+}  # fmt: skip
+
+TORCHVISION = Layout(
+    "encoder.layers.encoder_layer_{n}.", _BY_TORCHVISION, "conv_proj", "class_token",
+    "encoder.pos_embedding", "encoder.ln_pre", "encoder.ln", "heads.head", r"heads\.",
+)  # fmt: skip
+
+OLDER_TORCHVISION = TORCHVISION._replace(
+    layers=_BY_TORCHVISION | {"expand": "mlp.linear_1", "contract": "mlp.linear_2"}
+)
+
+_SELF = "attention.attention."
+_BY_TRANSFORMERS = {
+    "norm1": "norm1", "query_key_value": (f"{_SELF}query.", f"{_SELF}key.", f"{_SELF}value."),
+    "project": "attention.output.dense", "norm2": "norm2", "expand": "mlp.fc1",
+    "contract": "mlp.fc2",
+}  # fmt: skip
+
+TRANSFORMERS_DINOV2 = Layout(
+    "encoder.layer.{n}.", _BY_TRANSFORMERS, "embeddings.patch_embeddings.projection",
+    "embeddings.cls_token", "embeddings.position_embeddings", "embeddings.norm", "layernorm",
+    "classifier", r"(classifier|pooler)\.|embeddings\.mask_token$",
+    scale1=("layer_scale1.lambda1",), scale2=("layer_scale2.lambda1",),
+    further=("embeddings.register_tokens",),
+)  # fmt: skip
+
+TRANSFORMERS_VIT = TRANSFORMERS_DINOV2._replace(
+    layers=_BY_TRANSFORMERS
+    | {
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "expand": "intermediate.dense",
+        "contract": "output.dense",
+    },
+    further=(),
+)
+
+TRANSFORMERS_DINOV3 = TRANSFORMERS_DINOV2._replace(
+    block="layer.{n}.",
+    layers={
+        "norm1": "norm1", "norm2": "norm2", "expand": "mlp.up_proj", "contract": "mlp.down_proj",
+        "query_key_value": ("attention.q_proj.", "attention.k_proj.", "attention.v_proj."),
+        "project": "attention.o_proj",
+    },
+    patches="embeddings.patch_embeddings",
+    norm="norm",
+)  # fmt: skip
+
+LAYOUTS = (
+    TIMM,
+    OPENAI,
+    TORCHVISION,
+    OLDER_TORCHVISION,
+    TRANSFORMERS_DINOV2,
+    TRANSFORMERS_VIT,
+    TRANSFORMERS_DINOV3,
+)
+
+DISTILLATION = ("dist_token", "embeddings.distillation_token")
+"""DeiT's second token, in the files of timm and of the hub's transformers."""
+
+_WRAPPERS = re.compile(r"(vit|deit|dinov2|dinov2_with_registers|vision_model)\.(?=emb|enc|lay)")
 
 
 def tables(paths: Iterable[str], arrays: Arrays) -> tuple[dict[str, np.ndarray], Table]:
     """Arrays under their plain names, and the table of the layout that they have.
 
-    paths: of the network's values. Google's files are those of vision_transformer
-    (``Transformer/encoderblock_0/MultiHeadDotProductAttention_1``) and of big_vision (prefix
-    ``params/`` or ``params/img/``, modules counted from 0 each, blocks perhaps stacked into one
-    ``encoderblock``); any others are read as timm's.
+    paths: of the network's values. Of the layouts the one is taken of which the file has most
+    names; Google's are told by their own.
     """
     paths = list(paths)
-    ignored = _never if "kernel" in paths else _is_head
-    if not any("Transformer/" in name for name in arrays):
-        return dict(arrays), Table({p: s for p in paths if (s := _timm(p)) is not None}, ignored)
-    plain = _unstacked({re.sub(r"^params/(img/)?", "", name): x for name, x in arrays.items()})
-    return plain, Table({p: s for p in paths if (s := _google(p, plain)) is not None}, ignored)
+    if vit_names_google.is_ours(arrays):
+        plain, sources = vit_names_google.sources(paths, arrays)
+        return plain, Table(sources, _never if "kernel" in paths else _is_head)
+    plain = {_WRAPPERS.sub("", name, count=1): x for name, x in arrays.items()}
+    found = [
+        (layout, {p: s for p in paths if (s := _source(layout, p, plain)) is not None})
+        for layout in LAYOUTS
+    ]
+    layout, sources = max(found, key=lambda pair: _present(pair[1], plain))
+    ignored = re.compile(layout.ignored if "kernel" not in paths else r"mask_token$")
+    return plain, Table(sources, lambda name: ignored.match(name) is not None)
 
 
 def own_position(x: Float[np.ndarray, "g1 g2 k"], shape: tuple) -> np.ndarray:
     """A position embedding in our own layout, on the network's grid."""
-    return _on_grid(x, shape)
+    return on_grid(x, shape)
+
+
+def _present(sources: Mapping[str, Source], arrays: Arrays) -> int:
+    return sum(name in arrays for source in sources.values() for name in source.names)
 
 
 def _is_head(name: str) -> bool:
-    return _UNUSED.match(name) is not None
+    return re.match(r"(head|pre_logits)[./]", name) is not None
 
 
 def _never(name: str) -> bool:
     return False
 
 
-def _timm(path: str) -> Source | None:
+def _source(layout: Layout, path: str, arrays: Arrays) -> Source | None:
     path = path.removeprefix("backbone/")
     if path.startswith("encoder/blocks/"):
         _, _, n, layer, part = path.split("/")
-        return _dense(f"blocks.{n}.{_TIMM[layer]}", part)
+        return _of_block(layout, layout.block.format(n=n), layer, part, arrays)
     if path.startswith("stem/"):
         return _timm_stem(path.split("/")[1:])
-    if path == "embed/kernel":
-        return Source(("patch_embed.proj.weight",), _patches)
+    bias = f"{layout.patches}.bias"
+    no_patch_bias = bias not in arrays and f"{layout.first_norm}.weight" in arrays  # CLIP
     whole = {
-        "embed/bias": Source(("patch_embed.proj.bias",), as_is),
-        "encoder/token": Source(("cls_token",), _flat),
-        "encoder/token_position": Source(("pos_embed",), _token_position),
-        "encoder/position": Source(("pos_embed",), _position),
-        "encoder/norm/scale": Source(("norm.weight",), as_is),
-        "encoder/norm/bias": Source(("norm.bias",), as_is),
-        "kernel": Source(("head.weight",), _transposed),
-        "bias": Source(("head.bias",), as_is),
+        "embed/kernel": Source((f"{layout.patches}.weight",), patches),
+        "embed/bias": Source((), no_bias) if no_patch_bias else Source((bias,), as_is),
+        "encoder/token": Source((layout.token,), flat),
+        "encoder/token_position": Source((layout.position,), token_position),
+        "encoder/position": Source((layout.position,), position),
+        "encoder/further": _further(layout, arrays),
+        "encoder/first_norm/scale": Source((f"{layout.first_norm}.weight",), as_is),
+        "encoder/first_norm/bias": Source((f"{layout.first_norm}.bias",), as_is),
+        "encoder/norm/scale": Source((f"{layout.norm}.weight",), as_is),
+        "encoder/norm/bias": Source((f"{layout.norm}.bias",), as_is),
+        "kernel": Source((f"{layout.head}.weight",), transposed),
+        "bias": Source((f"{layout.head}.bias",), as_is),
     }
     return whole.get(path)
+
+
+def _of_block(layout: Layout, root: str, layer: str, part: str, arrays: Arrays) -> Source:
+    theirs, torch_part = layout.layers[layer], "bias" if part == "bias" else "weight"
+    if layer == "query_key_value":
+        parts = theirs if isinstance(theirs, tuple) else (theirs,)
+        names = tuple(f"{root}{name}{torch_part}" for name in parts)
+        return Source(names, joined_torch) if part == "kernel" else _three_biases(names, arrays)
+    assert isinstance(theirs, str), layer
+    scales = {"project": layout.scale1, "contract": layout.scale2}.get(layer, ())
+    for scale in (f"{root}{name}" for name in scales):
+        if scale in arrays:
+            names = (f"{root}{theirs}.{torch_part}", scale)
+            return Source(names, scaled if part == "kernel" else scaled_bias)
+    return _dense(f"{root}{theirs}", part)
+
+
+def _three_biases(names: tuple[str, ...], arrays: Arrays) -> Source:
+    """Biases of query, key and value, of which files of DINOv3 lack the key's or all.
+
+    Its authors' own file has all three and a mask (1, 0 or NaN) of those that count.
+    """
+    if len(names) == 3:
+        there = tuple(name in arrays for name in names)
+        found = tuple(name for name in names if name in arrays)
+        return Source(found, partial(some_biases, there))
+    (name,) = names
+    mask = f"{name}_mask"
+    if mask in arrays:
+        return Source((name, mask), masked)
+    if not name.endswith(_FUSED) or any(other.endswith(_FUSED) for other in arrays):
+        return Source(names, as_is)
+    root = name.removesuffix("qkv.bias")
+    return _three_biases((f"{root}q_bias", f"{root}k_bias", f"{root}v_bias"), arrays)
+
+
+def _further(layout: Layout, arrays: Arrays) -> Source:
+    """Registers as they are, or DeiT's distillation token with its position."""
+    for name in DISTILLATION:
+        if name in arrays:
+            return Source((name, layout.position), further_tokens)
+    return Source((next((n for n in layout.further if n in arrays), "register_tokens"),), rows)
 
 
 def _timm_stem(parts: list[str]) -> Source:
@@ -93,7 +274,7 @@ def _timm_stem(parts: list[str]) -> Source:
 
 def _dense(name: str, part: str) -> Source:
     if part == "kernel":
-        return Source((f"{name}.weight",), _transposed)
+        return Source((f"{name}.weight",), transposed)
     return Source((f"{name}.{'weight' if part == 'scale' else 'bias'}",), as_is)
 
 
@@ -101,122 +282,3 @@ def _convolution(name: str, part: str) -> Source:
     if part == "kernel":
         return Source((f"{name}.weight",), lambda x, _: x.transpose(2, 3, 1, 0))
     return _dense(name, part)
-
-
-def _google(path: str, plain: Arrays) -> Source | None:
-    path = path.removeprefix("backbone/")
-    if path.startswith("encoder/blocks/"):
-        return _google_block(path.split("/")[2:], plain)
-    if path.startswith("stem/"):
-        return _google_stem(path.split("/")[1:])
-    old = "Transformer/posembed_input/pos_embedding"
-    position = old if old in plain else "pos_embedding"
-    whole = {
-        "embed/kernel": Source(("embedding/kernel",), _reshaped),
-        "embed/bias": Source(("embedding/bias",), as_is),
-        "encoder/token": Source(("cls",), _flat),
-        "encoder/token_position": Source((position,), _token_position),
-        "encoder/position": Source((position,), _position),
-        "encoder/norm/scale": Source(("Transformer/encoder_norm/scale",), as_is),
-        "encoder/norm/bias": Source(("Transformer/encoder_norm/bias",), as_is),
-        "kernel": Source(("head/kernel",), as_is),
-        "bias": Source(("head/bias",), as_is),
-    }
-    return whole.get(path)
-
-
-def _google_block(parts: list[str], plain: Arrays) -> Source:
-    n, layer, part = parts
-    root = f"Transformer/encoderblock_{n}/"
-    newer = f"{root}LayerNorm_1/scale" in plain
-    attention = next(
-        (
-            a
-            for a in ("MHDPA_0", "MultiHeadDotProductAttention_0")
-            if f"{root}{a}/out/bias" in plain
-        ),
-        "MultiHeadDotProductAttention_1",
-    )
-    mlp = "MlpBlock_0" if newer else "MlpBlock_3"
-    if layer == "query_key_value":
-        names = tuple(f"{root}{attention}/{q}/{part}" for q in ("query", "key", "value"))
-        return Source(names, _joined)
-    where = {
-        "norm1": "LayerNorm_0", "norm2": "LayerNorm_1" if newer else "LayerNorm_2",
-        "project": f"{attention}/out", "expand": f"{mlp}/Dense_0", "contract": f"{mlp}/Dense_1",
-    }  # fmt: skip
-    return Source((f"{root}{where[layer]}/{part}",), _reshaped)
-
-
-def _google_stem(parts: list[str]) -> Source:
-    if parts[0] in ("root", "norm"):
-        return Source((f"{'conv_root' if parts[0] == 'root' else 'gn_root'}/{parts[1]}",), _shaped)
-    _, stage, unit, layer, part = parts
-    layer = layer.replace("norm", "gn")
-    return Source((f"block{int(stage) + 1}/unit{int(unit) + 1}/{layer}/{part}",), _shaped)
-
-
-def _unstacked(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Blocks stacked along their first axis (``encoderblock/``) as one name per block."""
-    plain = {}
-    for name, x in arrays.items():
-        if name.startswith("Transformer/encoderblock/"):
-            for n, part in enumerate(x):
-                plain[name.replace("encoderblock", f"encoderblock_{n}")] = part
-        else:
-            plain[name] = x
-    return plain
-
-
-def _flat(x: np.ndarray, shape: tuple) -> np.ndarray:
-    return x.reshape(-1)
-
-
-def _shaped(x: np.ndarray, shape: tuple) -> np.ndarray:
-    """Norms of the old files are stored as (1,1,1,k)."""
-    return x.reshape(shape) if x.ndim == 4 and len(shape) == 1 else x
-
-
-def _reshaped(x: np.ndarray, shape: tuple) -> np.ndarray:
-    """Axes split in the file are one here, such as (heads,d,k) for (k,k)."""
-    return x.reshape(shape)
-
-
-def _transposed(x: np.ndarray, shape: tuple) -> np.ndarray:
-    return x.T
-
-
-def _patches(x: np.ndarray, shape: tuple) -> np.ndarray:
-    """(k,3,p,p) to (p*p*3,k); the 1×1 embedding of the hybrid falls out of the same line."""
-    return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
-
-
-def _joined(*arrays: Any) -> np.ndarray:
-    """Query, key and value of (k,heads,d) or (heads,d) side by side."""
-    *parts, shape = arrays
-    return np.concatenate([x.reshape(*shape[:-1], -1) for x in parts], axis=-1)
-
-
-def _token_position(x: Float[np.ndarray, "1 n k"], shape: tuple) -> np.ndarray:
-    """The class token's own position; zero where the file has positions of patches only."""
-    return x[0, 0] if _with_token(x.shape[1]) else np.zeros(x.shape[2], x.dtype)
-
-
-def _position(x: Float[np.ndarray, "1 n k"], shape: tuple) -> np.ndarray:
-    """Positions of the patches as a grid of the network's size."""
-    n = x.shape[1] - _with_token(x.shape[1])
-    side = round(n**0.5)
-    grid = x[0, x.shape[1] - n :].reshape(side, side, -1)
-    return _on_grid(grid, shape)
-
-
-def _on_grid(grid: np.ndarray, shape: tuple) -> np.ndarray:
-    """Exactly the same where the grid already is the wanted one."""
-    if grid.shape == shape:
-        return grid
-    return np.asarray(resampled(jnp.asarray(grid, jnp.float32), (shape[0], shape[1]))[0])
-
-
-def _with_token(count: int) -> bool:
-    """Public files have square grids: a square number of positions leaves none for the token."""
-    return round(count**0.5) ** 2 != count

@@ -1,26 +1,11 @@
-"""From score maps to masks on the host: bilinear enlargement, the background, and the decision.
+"""From score maps to masks on the host: the background, and the decision.
 
 Background is never among stored scores, because the papers make it differently: a constant
 (IRN, Puzzle-CAM), a power (PSA), the rest of a probability, or saliency. Each is a function here.
 """
 
-from functools import lru_cache
-
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-
-from wsss_jax.types import Size
-
-
-def enlarge(scores: Float[np.ndarray, "h w k"], size: Size) -> Float[np.ndarray, "H W k"]:
-    """Bilinear resizing with half-pixel centres and clamped borders (align_corners=False)."""
-    if scores.shape[:2] == size:
-        return scores
-    rows = _weights(scores.shape[0], size[0])
-    columns = _weights(scores.shape[1], size[1])
-    # One matrix product per axis; einsum would not reach BLAS for this pair.
-    tall = np.tensordot(rows, scores, axes=(1, 0))
-    return np.ascontiguousarray(np.tensordot(tall, columns, axes=(1, 1)).transpose(0, 2, 1))
 
 
 def winners(
@@ -108,16 +93,3 @@ def shares(scores: Float[np.ndarray, "H W k"]) -> Float[np.ndarray, "H W k"]:
     """Scores >= 0 divided by their sum at each pixel, equal where all are zero."""
     tiny = np.float32(1e-6)
     return (scores + tiny) / (scores + tiny).sum(axis=-1, keepdims=True)
-
-
-@lru_cache(maxsize=512)
-def _weights(source: int, target: int) -> Float[np.ndarray, "target source"]:
-    """Row i holds the two bilinear weights of output i; rows sum to one."""
-    centre = (np.arange(target) + 0.5) * source / target - 0.5
-    low = np.floor(centre)
-    share = (centre - low).astype(np.float32)
-    matrix = np.zeros((target, source), np.float32)
-    for offset, weight in ((0, 1 - share), (1, share)):
-        index = np.clip(low + offset, 0, source - 1).astype(int)
-        np.add.at(matrix, (np.arange(target), index), weight)
-    return matrix

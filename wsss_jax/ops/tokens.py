@@ -1,6 +1,6 @@
 """The pre-norm transformer block as a pure function of its weights, and what it saw on the way.
 
-Dosovitskiy et al. 2021, equations 2 and 3, with exact GELU. Tokens are (b,t,k). Not here:
+Dosovitskiy et al. 2021, equations 2 and 3. Tokens are (b,t,k). Not here:
 parameters and patches (``models.vit``), explanations (``explain.relevance``).
 """
 
@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.ops.channels import add_bias, scale_shift
-from wsss_jax.types import Affine, BlockRecord, BlockWeights
+from wsss_jax.types import Affine, BlockRecord, BlockWeights, Form
 
-EPSILON = 1e-6
-"""Of every LayerNorm, as in timm and Google's code (torch's own default is 1e-5)."""
+jax.tree_util.register_static(Form)  # here, as types loads no jax; all who compute come by
 
 Tokens = Float[Array, "b t k"]
 
@@ -21,8 +20,8 @@ def layer_norm(x: Float[Array, "*b k"], norm: Affine) -> Float[Array, "*b k"]:
     """Normalise over the last axis in float32, return in the dtype that came."""
     y = x.astype(jnp.float32)
     y = y - y.mean(axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPSILON)
-    scale, bias = (part.astype(jnp.float32) for part in norm)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + norm.form.epsilon)
+    scale, bias = norm.kernel.astype(jnp.float32), norm.bias.astype(jnp.float32)
     return scale_shift(y, scale, bias).astype(x.dtype)
 
 
@@ -32,9 +31,11 @@ def affine(x: Float[Array, "*b k"], weights: Affine) -> Float[Array, "*b n"]:
     return add_bias(y, weights.bias.astype(x.dtype))
 
 
-def gelu(x: Float[Array, "*b k"]) -> Float[Array, "*b k"]:
-    """x Φ(x), with the error function and not its tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
+def activate(hidden: Float[Array, "*b k"], expand: Affine) -> Float[Array, "*b k"]:
+    """The perceptron's activation behind its first layer: exact GELU, or x σ(1.702 x)."""
+    if expand.form.quick:
+        return hidden * jax.nn.sigmoid(1.702 * hidden)
+    return jax.nn.gelu(hidden, approximate=False)
 
 
 def block(
@@ -54,8 +55,7 @@ def block(
     mixed, attention, parts = attend(normed, weights, heads=heads, keys=keys, nudge=nudge)
     middle = x + affine(mixed, weights.project)
     out, hidden = perceive(middle, weights)
-    query, key, value = parts[0], parts[1], parts[2]
-    record = BlockRecord(weights, keys, x, query, key, value, attention, mixed, middle, hidden)
+    record = BlockRecord(weights, keys, x, *parts, attention, mixed, middle, hidden)
     return out, record
 
 
@@ -66,27 +66,41 @@ def attend(
     heads: int,
     keys: Bool[Array, "b t"] | None = None,
     nudge: Float[Array, "b n t t"] | None = None,
-) -> tuple[Tokens, Float[Array, "b n t t"], Float[Array, "3 b n t d"]]:
+) -> tuple[Tokens, Float[Array, "b n t t"], tuple[Array, Array, Array]]:
     """Of normed tokens: the heads' results side by side, attention, and query, key and value."""
     b, t, k = x.shape
     parts = affine(x, weights.query_key_value).reshape(b, t, 3, heads, k // heads)
-    query, key, value = parts = parts.transpose(2, 0, 3, 1, 4)
+    query, key, value = parts.transpose(2, 0, 3, 1, 4)
+    if weights.turn is not None:
+        query, key = rotated(query, weights.turn), rotated(key, weights.turn)
     attention = _attention(query, key, keys)
     if nudge is not None:
         attention = attention + nudge.astype(attention.dtype)
     mixed = jnp.einsum("bnqt,bntd->bqnd", attention, value).reshape(x.shape)
-    return mixed, attention, parts
+    return mixed, attention, (query, key, value)
+
+
+def rotated(x: Float[Array, "b n t d"], turn: Float[Array, "2 _ 1 t d"]) -> Float[Array, "b n t d"]:
+    """Pairs of channels (i, i + d/2) turned by angles; their cosines and sines are given.
+
+    Su et al. 2021, in the layout of DINOv3.
+    """
+    cosine, sine = turn.astype(x.dtype)
+    first, second = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    return x * jnp.broadcast_to(cosine, x.shape) + turned * jnp.broadcast_to(sine, x.shape)
 
 
 def perceive(middle: Tokens, weights: BlockWeights) -> tuple[Tokens, Float[Array, "b t k4"]]:
-    """The second half of a block: its output, and the perceptron before GELU."""
+    """The second half of a block: its output, and the perceptron before its activation."""
     hidden = affine(layer_norm(middle, weights.norm2), weights.expand)
-    return middle + affine(gelu(hidden), weights.contract), hidden
+    return middle + affine(activate(hidden, weights.expand), weights.contract), hidden
 
 
 def output(record: BlockRecord) -> Tokens:
     """The tokens that left a recorded block."""
-    return record.middle + affine(gelu(record.hidden), record.weights.contract)
+    active = activate(record.hidden, record.weights.expand)
+    return record.middle + affine(active, record.weights.contract)
 
 
 def _attention(

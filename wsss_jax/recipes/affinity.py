@@ -46,7 +46,7 @@ class AffinityPlan:
         saliency: store of saliency maps, for P-NOC's labels only.
         others: further stores that walk along the same affinity, and are judged beside it.
         only: classes to keep, all others are background; none for all classes.
-        layout: voc, folder, coco or tfds; auto tells them apart.
+        layout: one of DATASETS; "auto" tells them apart.
         train_split: whose photographs and labels teach.
         splits: whose maps walk, and are judged where there are true masks.
         rule: which labels are certain.
@@ -61,13 +61,13 @@ class AffinityPlan:
     """
 
     data: Path
-    maps: Path
+    maps: tyro.conf.Positional[Path]
     saliency: Path | None = None
     others: tuple[Path, ...] = ()
     only: tuple[str, ...] = ()
     layout: str = "auto"
     train_split: str = "train"
-    splits: tuple[str, ...] = ("train", "val")
+    splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
     rule: Rule = field(default_factory=lambda: Irn(thresholds="otsu"))
     training: AffinityTraining = field(default_factory=light)
     walk: Walk = field(

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from wsss_jax.combiner.combiner_run import Combining
-from wsss_jax.combiner.label_free import Protocol
-from wsss_jax.combiner.network import CombinerShape
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import synthetic
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.ops import fuse
@@ -51,8 +49,6 @@ def recipe(data: Path, *, epochs: int = EPOCHS) -> Recipe:
         walk=Walk(radius=3, steps=8),
         crf=Crf(preset="thumbnail", stride=1),
         fusions=tuple(fuse.FUSIONS),
-        combiner=Combining(
-            Protocol(CombinerShape(width=16), students=3), epochs=3, distil_epochs=6, cells=24
-        ),
+        combiner=Combining(cells=24),
         gallery=40,
     )

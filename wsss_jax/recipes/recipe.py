@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from wsss_jax.combiner import combine_learned
-from wsss_jax.combiner.combiner_run import Combining
 from wsss_jax.combiner.evidence import Inputs
+from wsss_jax.combiner.fuse import fuse
+from wsss_jax.combiner.learn import learn
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import lookup
 from wsss_jax.data import views
 from wsss_jax.data.datasets import Source, open_dataset, open_together
@@ -43,7 +44,7 @@ class Recipe:
     Attributes:
         name: of the run.
         data: the data set's folder.
-        layout: voc, folder, coco or tfds; auto tells them apart.
+        layout: one of DATASETS; "auto" tells them apart.
         classes: these of the data set's classes alone, all others being background; () takes all
             as they are.
         train_split: where image labels are learned from.
@@ -54,10 +55,13 @@ class Recipe:
         walk: random walk of each system and of the fusion.
         crf: dense CRF of each system, of the fusion and of the combiner.
         refinements: which of saliency, walk and crf are done; always in that order.
-        fusions: closed forms to compare.
+        fusions: closed forms to compare, names of FUSIONS.
         combiner: the learned combiner of the systems' class maps, which then makes the
             pseudo-masks; None to do without.
-        features: frozen features that it sees; None to do without.
+        features: frozen features of the networks that its linear probes look at; () takes the
+            last maps of the systems' own networks.
+        rivals: whether each system is also refined alone as the combiner refines all of them, so
+            that what fusing gains is told from what refining gains.
         scoring: what counts, and where background begins.
         workers: processes and shards of the per-image stages.
         gallery: photographs on the report page.
@@ -68,7 +72,7 @@ class Recipe:
     layout: str = "auto"
     classes: tuple[str, ...] = ()
     train_split: str = "train"
-    splits: tuple[str, ...] = ("train", "val")
+    splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
     systems: dict[str, Training] = field(default_factory=dict)
     explanation: Explanation = field(default_factory=Explanation)
     saliency: Path | None = None
@@ -77,7 +81,8 @@ class Recipe:
     refinements: tuple[Refinement, ...] = REFINEMENTS
     fusions: tuple[str, ...] = ("mean",)
     combiner: Annotated[Combining | None, tyro.conf.AvoidSubcommands] = None
-    features: Annotated[Features | None, tyro.conf.AvoidSubcommands] = None
+    features: tuple[Features, ...] = ()
+    rivals: bool = False
     scoring: Scoring = field(default_factory=Scoring)
     workers: Workers = field(default_factory=Workers)
     gallery: int = 40
@@ -213,23 +218,27 @@ class _Steps:
     def learned(self, cams: list[Store], settings: Combining) -> Store:
         """The learned combiner, from the training images alone, on all of them."""
         recipe, ids = self.recipe, self.source.ids
-        shape = replace(
-            settings.protocol.shape, background=recipe.scoring.on(self.source).background
+        background = recipe.scoring.on(self.source).background
+        settings = replace(settings, background=background)
+        networks = recipe.features or tuple(
+            Features(run=self.out / f"run_{name}") for name in recipe.systems
         )
-        settings = replace(settings, protocol=replace(settings.protocol, shape=shape))
-        seen = None
-        if recipe.features is not None:
-            seen = features(self.source, self.out / "features", recipe.features, ids=ids)
-        inputs = Inputs(self.source, tuple(cams), saliency=self.cue, features=seen)
+        frozen = tuple(
+            features(self.source, self.out / f"features_{one.name()}", one, ids=ids)
+            for one in networks
+        )
+        inputs = Inputs(self.source, tuple(cams), saliency=self.cue, features=frozen)
         taught = opened(recipe, recipe.train_split).ids
-        run = combine_learned.learn(inputs, self.out / "run_combiner", settings, ids=taught)
-        folder, network = self.out / "combined", settings.network
-        combined = combine_learned.fuse(run, inputs, folder, ids=ids, network=network)
-        for store in combine_learned.each_mended(folder, cams):
-            self._keep(store, "single: + linear probes")
-        for store in combine_learned.by_probes(folder):
-            self._keep(store, "combined: linear probes alone")
-        self._keep(combined, "combined: learned")
+        run = learn(inputs, self.out / "run_combiner", settings, ids=taught)
+        for one in cams if recipe.rivals else ():
+            alone = replace(inputs, systems=(one,), missing={})
+            name = one.folder.name.removeprefix("cam_")
+            own = learn(alone, self.out / f"run_combiner_{name}", settings, ids=taught)
+            store = fuse(own, alone, self.out / f"combined_{name}", ids=ids).maps
+            self._keep(store, "single: refined as the combiner does")
+        combined = self._keep(
+            fuse(run, inputs, self.out / "combined", ids=ids).maps, "combined: learned"
+        )
         # It has seen saliency, and walked: only the edges of the full photograph are left to find.
         return self.refined(combined, "combined", "combined", steps=("crf",))
 

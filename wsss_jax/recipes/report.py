@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.photographs import fit_mask
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import masks, metrics
@@ -54,7 +55,7 @@ def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: So
         made.saliency,
         recipe.scoring.on(source),
         made.stores,
-        _beside(made.stores.values(), "gates"),
+        _beside(made.stores.values(), "trust"),
         _beside(made.stores.values(), "uncertainty"),
     )
     settings = {
@@ -92,7 +93,7 @@ def page_of_stores(
         None,
         scoring,
         {name: store for name, store in by_name.items() if store.holds == "scores"},
-        _beside(stores, "gates"),
+        _beside(stores, "trust"),
         _beside(stores, "uncertainty"),
     )
     report = _report(path.stem, rows, source, {}, gallery=gallery, groups={})
@@ -100,7 +101,7 @@ def page_of_stores(
 
 
 def _beside(stores: Iterable[Store], kind: str) -> dict[str, Store]:
-    """What ``combiner.learn_combiner.fuse`` wrote beside those of the stores that it made."""
+    """What ``combiner.fuse.fuse`` wrote beside those of the stores that it made."""
     found = {}
     for store in stores:
         folder = store.folder.with_name(f"{store.folder.name}_{kind}")
@@ -207,13 +208,15 @@ def _picture(id: str, gallery: Gallery, source: Source) -> Picture:
     if gallery.cue is not None:
         maps["saliency"] = gallery.cue.get_scores(id).scores
     decided = {name: _mask(store, id, gallery.scoring) for name, store in gallery.masks.items()}
+    photo, truth = source.image(id), source.mask(id)
+    decided = {name: fit_mask(mask, photo.shape[:2]) for name, mask in decided.items()}
     return Picture(
         id=id,
-        photo=source.image(id),
+        photo=photo,
         labels=tuple(source.classes.names[label] for label in present),
         maps=maps,
         masks=decided,
-        truth=source.mask(id),
+        truth=None if truth is None else fit_mask(truth, photo.shape[:2]),
         rules=rules,
         gates=_gates(id, gallery),
         doubts=_doubts(id, gallery),

@@ -29,7 +29,7 @@ class SaliencyPlan:
     Attributes:
         data: folder of the data set.
         hints: store of class scores whose large values are hints (C2AM-H); without it, C2AM.
-        layout: voc, folder, coco or tfds; auto tells them apart.
+        layout: one of DATASETS; "auto" tells them apart.
         train_split: whose photographs and hints teach.
         splits: for which saliency is made, and judged where there are true masks.
         training: the network that compares foregrounds and backgrounds.
@@ -50,7 +50,7 @@ class SaliencyPlan:
     hints: Path | None = None
     layout: str = "auto"
     train_split: str = "train"
-    splits: tuple[str, ...] = ("train", "val")
+    splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
     training: Contrasting = field(default_factory=Contrasting)
     looking: Looking = field(default_factory=Looking)
     with_network: bool = True

@@ -31,7 +31,7 @@ class SegmentPlan:
         data: folder of the data set.
         masks: store of pseudo-masks to learn from.
         truth: learn from true masks instead: the upper bound of full supervision.
-        layout: voc, folder, coco or tfds; auto tells them apart.
+        layout: one of DATASETS; "auto" tells them apart.
         train_split: whose photographs and masks teach.
         splits: which are predicted, and judged where they have true masks.
         training: the network and how it learns.
@@ -44,11 +44,11 @@ class SegmentPlan:
     """
 
     data: Path
-    masks: Path | None = None
+    masks: tyro.conf.Positional[Path | None] = None
     truth: bool = False
     layout: str = "auto"
     train_split: str = "train"
-    splits: tuple[str, ...] = ("val",)
+    splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("val",)
     training: Segmentation = field(default_factory=Segmentation)
     prediction: Prediction = field(default_factory=Prediction)
     with_crf: bool = True
@@ -81,8 +81,8 @@ class SegmentPlan:
     def _teacher(self, source: Source) -> segment.Teacher:
         if (self.masks is None) == (not self.truth):
             raise UserError(
-                "give a store of pseudo-masks (--masks) or, with --masks None, --truth, which "
-                "learns from true masks for the upper bound of full supervision"
+                "give a store of pseudo-masks or --truth, which learns from true masks for the "
+                "upper bound of full supervision, and not both"
             )
         if self.masks is None:
             return segment.truth(source)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from wsss_jax.ops import masks
+from wsss_jax.ops.resize import resize
 from wsss_jax.report.figures import fitted, heat_ramp
 
 STRENGTH = 0.65
@@ -38,7 +38,7 @@ def overlay(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The grey photograph under the colours of scores in [0, 1]."""
     height, width = photo.shape[:2]
-    large = masks.enlarge(np.clip(scores, 0, 1).astype(np.float32)[..., None], (height, width))
+    large = resize(np.clip(scores, 0, 1).astype(np.float32)[..., None], (height, width))
     colours = heat_ramp()[np.rint(255 * large[..., 0]).astype(np.uint8)]
     grey = np.asarray(Image.fromarray(photo).convert("L"), np.float32)[..., None]
     return np.rint((1 - STRENGTH) * grey + STRENGTH * colours).astype(np.uint8)

@@ -19,9 +19,7 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.explain import multiscale
 from wsss_jax.ops import images as image_ops
-from wsss_jax.run.images import Tally, settle
-from wsss_jax.run.progress import meter
-from wsss_jax.train.loop import Interrupted, stop_signals
+from wsss_jax.run.images import over_groups, settle
 from wsss_jax.types import Batch, ScoreMaps, Size
 
 
@@ -88,22 +86,21 @@ def fill(
         batch_size=asked.batch_size,
         skip=skipped.__setitem__,
     )
-    done = 0
+
+    def write(group: Group) -> int:
+        logits = answer(group)
+        for row, id in enumerate(group.ids):
+            size: Size = (int(group.full[row][0]), int(group.full[row][1]))
+            seen = (int(group.sizes[row][0]), int(group.sizes[row][1]))
+            height, width = multiscale.grid_size(seen)
+            for target, maps in outputs:
+                target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
+        return len(group.ids)
+
     title = "predict " + ", ".join(target.folder.name for target, _ in outputs)
-    with stop_signals() as stop, meter(title, len(ids)) as bar:
-        for group in groups:
-            logits = answer(group)
-            for row, id in enumerate(group.ids):
-                size: Size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
-                height, width = multiscale.grid_size(size)
-                for target, maps in outputs:
-                    target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
-                done += 1
-            bar.advance(len(group.ids), f"({len(skipped)} skipped)" if skipped else "")
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
+    tally = over_groups(title, groups, len(ids), write, skipped)
     for target, _ in outputs:
-        settle(target, Tally(done, skipped))
+        settle(target, tally)
 
 
 def _answer(network: Dense, asked: Asked) -> Callable[[Group], Float[np.ndarray, "b h w c"]]:

@@ -111,9 +111,14 @@ def shard_of_environment(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def map_unordered(
-    function: Function, ids: Iterable[str], workers: Workers
+    function: Function,
+    ids: Iterable[str],
+    workers: Workers,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Outcome, None, None]:
     """Call ``function`` once per id; yields an Outcome as each is finished, in any order.
+
+    stopped: asked while waiting; where it is true the iterator ends early.
 
     With several workers the function must be picklable (a module-level function, or
     functools.partial of one); it travels once per worker, not once per image. Closing the iterator
@@ -124,20 +129,23 @@ def map_unordered(
     """
     distinct = list(dict.fromkeys(ids))
     if workers.engine == "ray":
-        yield from _on_ray(function, distinct, workers.count)
+        yield from _on_ray(function, distinct, workers.count, stopped)
     elif workers.count == 1:
         for id in distinct:
             yield from _finished([_attempt(function, id)])
     else:
-        yield from _in_processes(function, distinct, workers.count)
+        yield from _in_processes(function, distinct, workers.count, stopped)
 
 
-def _in_processes(function: Function, ids: Sequence[str], count: int) -> Iterator[Outcome]:
-    attempt = partial(_attempt, function)
-    suspects = yield from _gathered(processes.run(attempt, deque(ids), count, ONE_THREAD))
+def _in_processes(
+    function: Function, ids: Sequence[str], count: int, stopped: Callable[[], bool]
+) -> Iterator[Outcome]:
+    run = partial(processes.run, partial(_attempt, function), environment=ONE_THREAD)
+    suspects = yield from _gathered(run(deque(ids), count, stopped=stopped))
     # Others may have taken the memory: whoever died gets a second chance, alone.
-    killers = yield from _gathered(processes.run(attempt, suspects, 1, ONE_THREAD))
-    yield from (Outcome(id, failure=KILLED) for id in killers)
+    killers = yield from _gathered(run(suspects, 1, stopped=stopped))
+    if not stopped():
+        yield from (Outcome(id, failure=KILLED) for id in killers)
 
 
 def _gathered(
@@ -163,7 +171,9 @@ def _finished(results: Sequence[Outcome | OSError]) -> Iterator[Outcome]:
             raise result
 
 
-def _on_ray(function: Function, ids: Sequence[str], count: int) -> Iterator[Outcome]:
+def _on_ray(
+    function: Function, ids: Sequence[str], count: int, stopped: Callable[[], bool]
+) -> Iterator[Outcome]:
     """Outcomes of tasks on Ray, ``count`` at once; Ray itself starts a killed task once more."""
     ray = _ray()
     ours = not ray.is_initialized()
@@ -176,11 +186,11 @@ def _on_ray(function: Function, ids: Sequence[str], count: int) -> Iterator[Outc
     shared = ray.put(function)  # travels to each machine once, not with every image
     queue, running = deque(ids), {}
     try:
-        while queue or running:
+        while (queue or running) and not stopped():
             while queue and len(running) < count:
                 id = queue.popleft()
                 running[task.remote(shared, id)] = id
-            for reference in ray.wait(list(running))[0]:
+            for reference in ray.wait(list(running), timeout=processes.PATIENCE)[0]:
                 id = running.pop(reference)
                 try:
                     yield from _finished([ray.get(reference)])

@@ -4,9 +4,13 @@ A folder belongs to one setting of everything; the same command goes on with it,
 refused with the settings that differ.
 """
 
+import errno
+import fcntl
 import json
+import os
 import platform
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,14 +19,17 @@ from typing import Any, Literal
 import jax
 
 from wsss_jax import __version__, config
-from wsss_jax.data.files import write_atomic
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.data.files import naming, write_atomic
+from wsss_jax.data.texts import read_json
+from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
+from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
 from wsss_jax.train import loop
 from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
 
+_SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
 _CHOSEN = "best"
 """Folder, within a run's, of the state that stands for it."""
 
@@ -41,25 +48,115 @@ class Course:
     engine: Literal["mesh", "pmap"] = "mesh"
 
 
-def claim(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the record into the folder, or find the same one there. ValueError for another."""
-    path = folder / "settings.json"
-    if path.exists():
-        old = {k: v for k, v in json.loads(path.read_text()).items() if k != "versions"}
-        changed = config.differences(old, config.as_json(record))
-        if changed:
-            raise UserError(
-                f"{folder} holds a run with other settings; choose another folder or delete it:\n  "
-                + "\n  ".join(changed)
-            )
+class Claim:
+    """A run's folder that this process works in, made by ``claim``; the block of ``with`` ends it.
+
+    finished: whether the run was trained to its end and its last checkpoint is whole, so that
+    nothing is left to do.
+    """
+
+    def __init__(self, folder: Path, *, finished: bool, lock: int | None) -> None:
+        self.folder, self.finished = folder, finished
+        self._lock = lock
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if self._lock is None:
+            return
+        if kind is not None and not _holds_results(self.folder):
+            for name in (_SETTINGS, _LOCK):
+                (self.folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody's own files lie there
+                self.folder.rmdir()
+        os.close(self._lock)
+        self._lock = None
+
+    def __del__(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def claim(folder: Path, record: Mapping[str, Any]) -> Claim:
+    """Take a folder for a run of these settings: ``with claim(folder, record) as run: …``.
+
+    Within the block no other process gets the folder: a lock that ends with this process, however
+    it ends (``flock``; on NFS it needs Linux 2.6.12 and a lock server, and where a file system has
+    no locks that is printed). A start that fails before it made anything leaves no trace, and a
+    folder that holds nothing but settings is no run. Of several hosts the first one takes it.
+
+    A finished run whose last checkpoint is damaged counts as not finished: it is trained on from
+    an older checkpoint. Raises UserError for a folder that another process works in, or that holds
+    a run of other settings, naming those that differ.
+    """
+    wanted = config.as_json(record)
+    _check_same(folder, wanted)
+    if is_finished(folder) and _last_damage(folder) is None:
+        return Claim(folder, finished=True, lock=None)
+    lock = _locked(folder) if jax.process_index() == 0 else None
+    found = Claim(folder, finished=False, lock=lock)
+    if lock is None:
+        return found
+    _check_same(folder, wanted)  # again: it may have been taken between the two
+    damage = _last_damage(folder) if is_finished(folder) else None
+    if damage is not None:
+        print(f"{damage}; training {folder.name} again from an older one")
+        (folder / _FINISHED).unlink()
+    content = {**wanted, "versions": versions()}
+    if not (folder / _SETTINGS).exists() or not _holds_results(folder):
+        write_atomic(folder / _SETTINGS, json.dumps(content, indent=1).encode())
+    found.finished = is_finished(folder)
+    return found
+
+
+def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
+    path = folder / _SETTINGS
+    if not path.exists() or not _holds_results(folder):
         return
-    content = {**config.as_json(record), "versions": versions()}
-    write_atomic(path, json.dumps(content, indent=1).encode())
+    old = {name: value for name, value in read_json(path).items() if name != "versions"}
+    changed = config.differences(old, wanted)
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with other settings; choose another folder or delete it:\n  "
+            + "\n  ".join(changed)
+        )
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether anything but settings is there; hidden files are no results."""
+    return any(not p.name.startswith(".") and p.name != _SETTINGS for p in folder.iterdir())
+
+
+def _last_damage(folder: Path) -> str | None:
+    return Checkpoints(folder / "checkpoint").damage()
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the folder's lock. UserError where another process has it."""
+    path = folder / _LOCK
+    with naming(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        owner = os.read(lock, 200).decode(errors="replace").strip() or "another process"
+        if problem.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(lock)
+            raise UserError(
+                f"{folder}: {owner} is at work in it; wait for it, or choose another folder"
+            ) from problem
+        print(f"{folder}: no locks here ({problem.strerror}); start nothing else in this folder")
+        return lock
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+    return lock
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the run was trained to its end."""
-    return (folder / "finished").exists()
+    return (folder / _FINISHED).exists()
 
 
 def learn(
@@ -95,19 +192,21 @@ def learn(
             resumed=bar.start_at,
             watch=watch,
         )
-    for reason, ids in _by_reason(batches.skipped).items():
+    skipped = batches.skipped
+    left_out.note(f"train {folder.name}", len(skipped))
+    for reason, ids in _by_reason(skipped).items():
         named = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
         print(f"train {folder.name}: left out {named}: {reason}")
-    write_atomic(folder / "finished", f"{plan.steps} steps\n".encode())
+    write_atomic(folder / _FINISHED, f"{plan.steps} steps\n".encode())
     return folder
 
 
 def record_of(folder: Path, how: str) -> dict[str, Any]:
     """The record of a finished run. BadFileError where there is none, with ``how`` to make it."""
-    path = folder / "settings.json"
+    path = folder / _SETTINGS
     if not path.is_file() or not is_finished(folder):
         raise BadFileError(f"{folder}: no finished run; {how} into it first")
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def choose(folder: Path, step: int, state: Any) -> None:
@@ -122,11 +221,21 @@ def chosen_state(folder: Path, template: Any) -> Any:
 
 
 def last_state(folder: Path, template: Any) -> Any:
-    """The final state of a run. BadFileError where its checkpoint is gone."""
-    found = Checkpoints(folder / "checkpoint").restore(template)
+    """The final state of a run.
+
+    Raises BadFileError where its checkpoint is gone, CorruptCheckpointError where it is damaged:
+    an older state is never taken for the final one.
+    """
+    try:
+        found = Checkpoints(folder / "checkpoint").last(template)
+    except CorruptCheckpointError as problem:
+        raise CorruptCheckpointError(
+            f"{problem}\n  train {folder.name} again by the same command: it goes on from an older "
+            "checkpoint"
+        ) from problem
     if found is None:
         raise BadFileError(f"{folder}: finished, but without a checkpoint; delete it, train again")
-    return states.settled(found[1])
+    return states.settled(found.state)
 
 
 def versions() -> dict[str, str]:

@@ -1,18 +1,22 @@
-"""What all per-image stages share: progress, interruption, and an honest tally of what failed."""
+"""What all per-image stages share: one loop with progress, signals, and a tally of what failed."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.run import left_out
 from wsss_jax.run.executors import Workers, map_unordered
 from wsss_jax.run.progress import meter
-from wsss_jax.train.loop import Interrupted, stop_signals
+from wsss_jax.signals import StopFlag, stop_signals
+
+T = TypeVar("T")
 
 SHOWN = 5
 """Failures printed one by one; the list beside the store has all of them."""
@@ -30,7 +34,9 @@ class Tally:
     shard: tuple[int, int] = (0, 1)
 
     def report(self, stage: str) -> None:
-        """Print what was skipped, so that nothing goes missing silently."""
+        """Print what was skipped, and count it for the command's last line and exit code."""
+        total = self.done + len(self.skipped)
+        left_out.note(stage, len(self.skipped), total)
         if not self.skipped:
             return
         print(f"{stage}: skipped {len(self.skipped)} image(s)")
@@ -56,35 +62,79 @@ def each(
     """
     share, shard = workers.share(ids), workers.share_number()
     skipped: dict[str, str] = {}
-    done = 0
     if shard[1] > 1:
         print(f"{title}: share {shard[0]} of {shard[1]}, {len(share)} of {len(ids)} images")
-    if not share:
-        return Tally(0, skipped, shard)
-    # Closed here and not when memory is reclaimed: no process outlives its stage.
-    with (
-        stop_signals() as stop,
-        meter(title, len(share)) as bar,
-        closing(map_unordered(function, share, workers)) as outcomes,
-    ):
-        for outcome in outcomes:
-            if outcome.failure is None:
-                collect(outcome.id, outcome.value)
-                done += 1
-            else:
-                skipped[outcome.id] = outcome.failure
-            bar.advance(1, f"({len(skipped)} skipped)" if skipped else "")
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
-    return Tally(done, skipped, shard)
+
+    def finished(stop: StopFlag) -> Generator[int, None, None]:
+        # Closed here and not when memory is reclaimed: no process outlives its stage.
+        with closing(map_unordered(function, share, workers, stop.is_set)) as outcomes:
+            for outcome in outcomes:
+                if outcome.failure is None:
+                    collect(outcome.id, outcome.value)
+                    yield 1
+                else:
+                    skipped[outcome.id] = outcome.failure
+                    yield 0
+
+    return Tally(_counted(title, len(share), finished, skipped), skipped, shard)
+
+
+def over_groups(
+    title: str,
+    groups: Iterable[T],
+    total: int,
+    function: Callable[[T], int],
+    skipped: Mapping[str, str],
+) -> Tally:
+    """Call ``function`` on every group of images, with progress and with care for signals.
+
+    groups: made one after the other (``data.batches.inference_groups``). total: how many images
+    they are of, skipped ones too. function: writes the results of a group and returns of how many
+    images; what it raises ends the work. skipped: reasons by id, filled in by whoever makes the
+    groups (``skip=skipped.__setitem__``). The tally is for ``settle``.
+
+    Raises Interrupted after SIGTERM or Ctrl-C, once the group being worked on is finished.
+    """
+
+    def finished(stop: StopFlag) -> Generator[int, None, None]:
+        for group in groups:
+            yield function(group)
+
+    return Tally(_counted(title, total, finished, skipped), skipped)
+
+
+def _counted(
+    title: str,
+    total: int,
+    finished: Callable[[StopFlag], Generator[int, None, None]],
+    skipped: Mapping[str, str],
+) -> int:
+    """The one loop: how many images ``finished`` counted, shown as they come."""
+    done = 0
+    if not total:
+        return done
+    with stop_signals() as stop, meter(title, total) as bar, closing(finished(stop)) as counts:
+        for count in counts:
+            done += count
+            note = f"({len(skipped)} skipped)" if skipped else ""
+            bar.advance(done + len(skipped) - bar.done, note)
+            stop.check()
+    return done
 
 
 def settle(store: Store, tally: Tally) -> None:
     """Print and list what a stage skipped.
 
-    Raises BadFileError when images were tried and the store is still empty: that is no bad image
-    but a bad setting, and the steps behind it would work on nothing.
+    Raises UserError when another command has meanwhile taken the store for other settings (nobody
+    is locked out of a store, so that machines may share it), and BadFileError when images were
+    tried and the store is still empty: that is no bad image but a bad setting, and the steps
+    behind it would work on nothing.
     """
+    if stores.open_store(store.folder) != store:
+        raise UserError(
+            f"{store.folder}: another command has written other settings there meanwhile; delete "
+            "the folder and give one of the commands again"
+        )
     tally.report(store.folder.name)
     record_skipped(store.folder, tally)
     if tally.skipped and not store.ids():

@@ -8,31 +8,43 @@ and can hang for ever when a worker dies while another is being started (seen on
 Not here: what is done with an image, and what happens to those that were lost (``executors``).
 """
 
+import atexit
 import multiprocessing
 import os
-import signal
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any
+
+from wsss_jax import signals
 
 IN_FLIGHT = 2
 """Items handed to each worker ahead of time, so that it need not wait for the next one."""
+
+PATIENCE = 0.2
+"""Seconds between two looks at whether to stop, while nothing comes."""
 
 Attempt = Callable[[str], Any]
 """What a worker does with an id; its result, which must be picklable, is what comes back."""
 
 
 def run(
-    attempt: Attempt, ids: deque[str], count: int, environment: Mapping[str, str]
+    attempt: Attempt,
+    ids: deque[str],
+    count: int,
+    *,
+    environment: Mapping[str, str],
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Any, None, deque[str]]:
     """Results in any order; returns the ids on which a worker died.
 
-    attempt travels to each worker once. environment: variables that workers start with. Closing
-    the generator waits for what is being worked on and drops the rest.
+    attempt travels to each worker once. environment: variables that workers start with. stopped:
+    asked while waiting; where it is true the generator ends. Ending or closing it waits for what
+    is being worked on and drops the rest; workers that are still starting are not waited for.
 
     Raises ChildProcessError when a worker dies before it could take any work.
     """
@@ -41,10 +53,10 @@ def run(
     try:
         for _ in range(min(count, len(ids))):
             workers.append(_Worker.start(attempt, environment))
-        while ids or any(worker.ids for worker in workers):
+        while (ids or any(worker.ids for worker in workers)) and not stopped():
             for worker in workers:
                 worker.feed(ids)
-            for ready in connection.wait([worker.pipe for worker in workers]):
+            for ready in connection.wait([worker.pipe for worker in workers], PATIENCE):
                 worker = next(one for one in workers if one.pipe is ready)
                 try:
                     result = worker.receive()
@@ -60,6 +72,8 @@ def run(
     finally:
         for worker in workers:
             worker.pipe.close()  # the end of its input is a worker's sign to go
+            if not worker.ready:
+                worker.process.kill()  # it has no work yet, and may take seconds to start
         for worker in workers:
             worker.process.join()
 
@@ -76,9 +90,11 @@ class _Worker:
     @classmethod
     def start(cls, attempt: Attempt, environment: Mapping[str, str]) -> "_Worker":
         context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # it would let signals through in the middle of a start
         ours, theirs = context.Pipe()
+        _pipes.add(ours)
         process = context.Process(target=_work, args=(theirs, attempt), daemon=True)
-        with _environment(environment):
+        with _environment(environment), signals.held_back():
             process.start()
         theirs.close()
         return cls(process, ours)
@@ -117,11 +133,19 @@ class _Worker:
 
 _READY = object()
 
+_pipes: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+@atexit.register
+def _dismiss() -> None:
+    """Let workers go whose generator was never closed; they heed no signal."""
+    for pipe in list(_pipes):
+        pipe.close()
+
 
 def _work(pipe: Any, attempt: Attempt) -> None:
     """The life of a worker: say that it is there, then one id after another until input ends."""
-    # Ctrl-C reaches the whole process group; the parent alone decides how to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.ignore()  # they may reach the whole process group; the parent decides how to stop
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         pipe.send(None)

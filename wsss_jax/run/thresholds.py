@@ -1,6 +1,6 @@
 """Where background begins, read off score maps alone: no mask and no label is read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +8,11 @@ from jaxtyping import Float, Int
 
 from wsss_jax.data.stores import Store
 from wsss_jax.ops import masks
+from wsss_jax.ops.resize import resize_rows
 from wsss_jax.types import ScoreMaps
+
+STRIP = 2**23
+"""Scores that are enlarged at once; those of a VOC photograph are far fewer."""
 
 BINS = 100
 """Of the histogram that a threshold is read off."""
@@ -22,9 +26,24 @@ def foreground(
     Activations are compared with a threshold as they are; probabilities as their share beside
     background's, so that a half is the more probable of the two.
     """
-    scores = masks.enlarge(maps.scores, maps.size)
-    winner, score = masks.winners(scores, maps.classes)
-    return winner, masks.against_rest(scores, score) if maps.kind == "probability" else score
+    parts = [(winner, score) for _, winner, score in strips(maps)]
+    winner, score = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return winner, score
+
+
+def strips(
+    maps: ScoreMaps,
+) -> Iterator[tuple[slice, Int[np.ndarray, "h W"], Float[np.ndarray, "h W"]]]:
+    """As ``foreground``, some rows after the other, which bounds memory for large photographs."""
+    height, width = maps.size
+    count = max(1, STRIP // (width * max(len(maps.classes), 1)))
+    for first in range(0, height, count):
+        part = slice(first, min(first + count, height))
+        scores = resize_rows(maps.scores, maps.size, part)
+        winner, score = masks.winners(scores, maps.classes)
+        if maps.kind == "probability":
+            score = masks.against_rest(scores, score)
+        yield part, winner, score
 
 
 def label_free_threshold(store: Store, ids: Sequence[str]) -> float | None:

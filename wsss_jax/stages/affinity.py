@@ -13,6 +13,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
+from wsss_jax.models import recognise
 from wsss_jax.run import folders
 from wsss_jax.stages import segment
 from wsss_jax.systems import affinity
@@ -59,6 +60,7 @@ def learn_affinity(source: Source, labels: Store, settings: AffinityTraining, fo
     when the folder holds a run of other settings, data or labels.
     """
     teacher = segment.pseudo_masks(labels, source)
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     model = settings.model
     named = replace(model, weights=None if model.weights is None else Path(model.weights.name))
     record = {
@@ -66,9 +68,15 @@ def learn_affinity(source: Source, labels: Store, settings: AffinityTraining, fo
         "data": {"name": source.name, "images": len(source.ids)},
         "learned_from": config.as_json(teacher.record),
     }
-    folders.claim(folder, record)
-    if folders.is_finished(folder):
-        return folder
+    with folders.claim(folder, record) as run:
+        if not run.finished:
+            _train(source, teacher, settings, folder)
+    return folder
+
+
+def _train(
+    source: Source, teacher: segment.Teacher, settings: AffinityTraining, folder: Path
+) -> None:
     batches = training_batches(
         source,
         settings.augmentation,
@@ -80,8 +88,8 @@ def learn_affinity(source: Source, labels: Store, settings: AffinityTraining, fo
     )
     steps = settings.epochs * batches.steps_per_epoch
     course = folders.Course(steps, settings.seed, settings.save_every)
-    folders.learn(affinity.make(model, steps=steps), batches, course, folder)
-    return folder
+    system = affinity.make(settings.model, steps=steps)
+    folders.learn(system, batches, course, folder)
 
 
 def masks_read(folder: Path) -> dict[str, list[str]]:

@@ -15,13 +15,15 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from wsss_jax.config import as_json, lookup, since
+from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
-from wsss_jax.ops import crf, masks
+from wsss_jax.ops import crf
+from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
 from wsss_jax.run.thresholds import label_free_bounds
@@ -80,7 +82,7 @@ class Irn:
     background: float = 0.05
     preset: str = "irn"
     certainty: float = 0.7
-    thresholds: Literal["given", "otsu"] = since("given")
+    thresholds: Literal["given", "otsu"] = "given"
 
     def __post_init__(self) -> None:
         lookup(crf.PRESETS, self.preset, "CRF preset")
@@ -190,14 +192,14 @@ def _check_sure(store: Store, ids: Sequence[str], high: float) -> None:
 
 
 def psa(maps: ScoreMaps, image: Image, rule: Psa) -> Mask:
-    """Mask values by PSA's rule, at the photograph's size.
+    """Mask values by PSA's rule, at the size that the photograph comes with.
 
     Foreground is what wins against (1 - max) ** low after the CRF, background where
     (1 - max) ** high wins, IGNORE the rest. Where both claim a pixel, background has it, as in the
     code of Ahn & Kwak 2018. Where we differ: decided at full resolution and before augmentation;
     they augment scores, average them over the cells of the network, and decide then.
     """
-    scores = masks.enlarge(maps.scores, maps.size)
+    scores = resize(maps.scores, image.shape[:2])
     settings = crf.PRESETS[rule.preset]
     rest = np.clip(1 - scores.max(axis=-1, keepdims=True), 0, 1)
 
@@ -213,7 +215,7 @@ def psa(maps: ScoreMaps, image: Image, rule: Psa) -> Mask:
 
 def irn(maps: ScoreMaps, image: Image, rule: Irn) -> Mask:
     """Mask values by IRN's rule (Ahn, Cho & Kwak 2019): two thresholds, each cleaned by a CRF."""
-    scores = masks.enlarge(maps.scores, maps.size)
+    scores = resize(maps.scores, image.shape[:2])
 
     def decided(threshold: float) -> Ranks:
         ranks = _ranks(scores, threshold)
@@ -231,7 +233,7 @@ def pnoc(maps: ScoreMaps, image: Image, rule: Pnoc, *, saliency: Float[np.ndarra
     neither salient nor foreground. Salient pixels of no class are unknown.
     """
     salient = _cleaned(image, (saliency > rule.salient).astype(np.int64), 2, rule)
-    ranks = _ranks(masks.enlarge(maps.scores, maps.size), rule.foreground) * salient
+    ranks = _ranks(resize(maps.scores, image.shape[:2]), rule.foreground) * salient
     foreground = _cleaned(image, ranks, len(maps.classes) + 1, rule)
     labels = np.where(foreground == 0, IGNORE, _numbered(foreground, maps))
     return np.where((foreground == 0) & (salient == 0), 0, labels).astype(np.uint8)
@@ -240,7 +242,7 @@ def pnoc(maps: ScoreMaps, image: Image, rule: Pnoc, *, saliency: Float[np.ndarra
 def _label_one(
     id: str, *, store: Store, source: Source, to: Store, rule: Rule, cue: Store | None
 ) -> None:
-    maps, size = store.get_scores(id), source.size(id)
+    maps, size = store.get_scores(id), working_size(source.size(id))
     if not len(maps.classes):
         to.put_mask(id, np.full(size, IGNORE, np.uint8))
         return
@@ -254,7 +256,7 @@ def _label_one(
         assert cue is not None
         found = cue.get_scores(id)
         check(found, image)
-        mask = pnoc(maps, image, rule, saliency=masks.enlarge(found.scores, size).max(axis=-1))
+        mask = pnoc(maps, image, rule, saliency=resize(found.scores, size).max(axis=-1))
     to.put_mask(id, mask)
 
 

@@ -1,21 +1,31 @@
-"""Fusion of several systems' score maps, by a closed-form rule and with a saliency cue."""
+"""``wsss combine``: score maps of several systems become one, by a rule or by the combiner.
+
+A rule (``FUSIONS``) looks at one image at a time and learns nothing. The combiner learns from the
+image labels of a whole split (``wsss_jax.combiner``).
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from wsss_jax.combiner.evidence import Inputs, maps_of, tell_absent
+from wsss_jax.combiner.fuse import Fused, fuse
+from wsss_jax.combiner.learn import learn
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.stores import Store
-from wsss_jax.errors import UserError
-from wsss_jax.ops import fuse, masks
+from wsss_jax.data.stores import Store, open_store
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.ops import fuse as fuse_rules
+from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
+from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.types import ScoreMaps, Size
 
 
@@ -45,11 +55,12 @@ def combine(
 ) -> Store:
     """Fuse the systems' maps of ``ids`` into a store at ``folder``.
 
-    The classes of an image are its labels; a system that lacks one has no say in it. With
-    ``saliency`` the fused scores are multiplied by 0.5 + 0.5 saliency; an image without saliency is
+    The classes of an image are its labels. An image is fused from the systems that have a readable
+    map of it; which were missing is printed and listed in absent.json. With ``saliency``
+    the fused scores are multiplied by 0.5 + 0.5 saliency; an image without saliency is
     skipped and listed, since its scores would not compare with the others'.
     """
-    lookup(fuse.FUSIONS, fusion.rule, "fusion rule")
+    lookup(fuse_rules.FUSIONS, fusion.rule, "fusion rule")
     stores.check_systems(systems, source.classes.names)
     cue = (saliency.folder.name,) if saliency else ()
     target = stores.create(
@@ -67,10 +78,90 @@ def combine(
     function = partial(
         _fuse_one, systems=tuple(systems), source=source, to=target, fusion=fusion, cue=saliency
     )
-    missing = target.missing(ids)
-    tally = each(f"fuse {folder.name}", function, missing, workers=workers or Workers())
+    absent: dict[str, tuple[str, ...]] = {}
+    tally = each(
+        f"fuse {folder.name}",
+        function,
+        target.missing(ids),
+        workers=workers or Workers(),
+        collect=lambda id, names: absent.update({id: names} if names else {}),
+    )
+    tell_absent(folder, absent)
     settle(target, tally)
     return target
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The combiner that learns, in place of a rule.
+
+    Attributes:
+        run: folder of what is learned, which is learned there first where that is not done; without
+            it a rule fuses.
+        features: stores of frozen features (``wsss features``), of one network or of several; of
+            networks of different kinds each gains.
+        learn_split: the images whose labels teach.
+        learn: False fuses by the run as it is; its systems may have been others.
+        combining: how it learns.
+    """
+
+    run: Path | None = None
+    features: tuple[Path, ...] = ()
+    learn_split: str = "train"
+    learn: bool = True
+    combining: Combining = field(default_factory=Combining)
+
+    def __post_init__(self) -> None:
+        if self.run is None and (self.features or self.combining != Combining()):
+            raise UserError(
+                "features and settings of the combiner are not for a rule; name the folder of its "
+                "run (--run), or leave them out"
+            )
+
+
+def combine_learned(
+    chosen: Learned,
+    systems: Sequence[Store],
+    saliency: Store | None,
+    source: Source,
+    teaching: Source,
+    out: Path,
+) -> Fused:
+    """Learn on ``teaching`` where that is not done, then fuse all images of ``source``.
+
+    Raises UserError where no run folder is named, and BadFileError where nothing is to be learned
+    and the run is not finished.
+    """
+    if chosen.run is None:
+        raise UserError("name the folder of the combiner's run (--run)")
+    seen = tuple(open_store(path) for path in chosen.features)
+    inputs = Inputs(source, tuple(systems), saliency=saliency, features=seen)
+    if chosen.learn:
+        taught = replace(inputs, source=teaching, missing={})
+        learn(taught, chosen.run, chosen.combining, ids=teaching.ids)
+    return fuse(chosen.run, inputs, out, ids=source.ids)
+
+
+def opened(
+    folders: Sequence[Path], source: Source, out: Path, workers: Workers | None = None
+) -> list[Store]:
+    """The stores in these folders; a folder of another tool's files is imported on the way.
+
+    It goes to ``<out>_imported/<its name>``, with its layout told from the files. Raises UserError
+    where no folder is named, BadFileError where a layout is in doubt.
+    """
+    if not folders:
+        raise UserError("no store is named; wanted the folder of at least one")
+    made = []
+    for folder in folders:
+        if (folder / "index.json").is_file() or not folder.is_dir():
+            made.append(open_store(folder))
+        else:
+            target = out.with_name(f"{out.name}_imported") / folder.name
+            made.append(
+                import_priors(Import(), folder, source, target, ids=source.ids, workers=workers)
+            )
+    return made
 
 
 def _fuse_one(
@@ -81,19 +172,34 @@ def _fuse_one(
     to: Store,
     fusion: Fusion,
     cue: Store | None,
-) -> None:
+) -> tuple[str, ...]:
     classes = np.flatnonzero(source.labels(id)).astype(np.int32)
-    maps = [store.get_scores(id) for store in systems]
+    maps, absent = _readable(systems, id)
     scores, available = stacked(maps, classes)
-    fused = scores[0] if len(maps) == 1 else fuse.apply(fusion.rule, scores, available)
+    fused = scores[0] if len(maps) == 1 else fuse_rules.apply(fusion.rule, scores, available)
     if cue is not None and len(classes):
-        saliency = masks.enlarge(cue.get_scores(id).scores, fused.shape[:2])[..., 0]
-        fused = np.asarray(fuse.with_saliency(fused, saliency), np.float32)
+        saliency = resize(cue.get_scores(id).scores, fused.shape[:2])[..., 0]
+        fused = np.asarray(fuse_rules.with_saliency(fused, saliency), np.float32)
     if fusion.renormalise and fused.size:
         peaks = fused.max(axis=(0, 1), keepdims=True)
         fused = fused / np.where(peaks > 0, peaks, 1)
     peak = _mean_peak(maps, classes)
     to.put_scores(id, ScoreMaps(fused.astype(np.float32), classes, maps[0].size, peak))
+    return absent
+
+
+def _readable(systems: Sequence[Store], id: str) -> tuple[list[ScoreMaps], tuple[str, ...]]:
+    """The maps of an image that can be read, and which systems have none. BadFileError for none."""
+    maps, absent, reasons = [], [], []
+    for store in systems:
+        try:
+            maps.append(maps_of(store, id))
+        except BadFileError as problem:
+            absent.append(store.folder.name)
+            reasons.append(f"{store.folder.name}: {problem}")
+    if not maps:
+        raise BadFileError(f"no system has a map of this image ({'; '.join(reasons)})")
+    return maps, tuple(absent)
 
 
 def stacked(
@@ -110,7 +216,7 @@ def stacked(
     scores = np.zeros((len(maps), *grid, len(classes)), np.float32)
     available = np.zeros((len(maps), len(classes)), bool)
     for row, item in enumerate(maps):
-        enlarged = masks.enlarge(item.scores, grid)
+        enlarged = resize(item.scores, grid)
         for column, label in enumerate(classes):
             found = np.flatnonzero(item.classes == label)
             if len(found):

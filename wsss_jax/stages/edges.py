@@ -16,8 +16,9 @@ from scipy.special import expit
 from wsss_jax.config import as_json
 from wsss_jax.data import stores, views
 from wsss_jax.data.batches import Group
-from wsss_jax.data.datasets import Source, open_dataset
+from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import EDGES
+from wsss_jax.data.selection import Data
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
 from wsss_jax.run import dense
@@ -78,23 +79,19 @@ def edges(
 
 def command(
     run: tyro.conf.Positional[Path],
-    data: Path,
+    data: Annotated[Data, tyro.conf.arg(name="")],
     out: Path,
     settings: Annotated[Edges, tyro.conf.arg(name="")] = Edges(),
-    layout: str = "auto",
-    split: str = "all",
 ) -> None:
     """Edges of a network that learned affinity, as a store for the learned combiner.
 
     Args:
         run: folder of the affinity network.
-        data: folder of the data set.
+        data: the data set.
         out: store to write; the same command goes on where it was stopped.
         settings: how they are read.
-        layout: voc, folder, coco or tfds; "auto" tells them apart.
-        split: name of a list of the data set, or "all".
     """
-    source = open_dataset(data, split=split, layout=layout)
+    source = data.open()
     print(edges(run, source, out, settings, ids=source.ids).folder)
 
 

@@ -8,6 +8,7 @@ is reported for, as the papers' tables have it: an upper bound, in a column of i
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,15 +18,16 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from wsss_jax.config import as_json
+from wsss_jax.data import numbering
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, masks_read
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import intervals, metrics
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import Tally, each
-from wsss_jax.run.thresholds import foreground
+from wsss_jax.run.thresholds import strips
 
 GRID = tuple(round(0.02 * step, 2) for step in range(1, 50))
 """Thresholds of the curve; the tuned threshold is one of them."""
@@ -44,6 +46,10 @@ class Scoring:
     classes: tuple[str, ...] | None = None
     background: bool = True
     threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"threshold is {self.threshold}; wanted a score in [0, 1]")
 
     def on(self, source: Source) -> "Scoring":
         """The same for this data set: without background where it has none."""
@@ -138,6 +144,7 @@ def evaluate(
         collect=keep,
     )
     tally.report(f"{store.folder.name} on {split}")
+    _check_numbering(source, found)
     return _result(
         found,
         thresholds,
@@ -167,11 +174,32 @@ def judge(
     if not len(maps.classes):
         empty = metrics.confusion(truth, np.zeros_like(truth), count).counts
         return np.broadcast_to(empty, (len(thresholds), *empty.shape))
-    winner, score = foreground(maps)
-    if not scoring.background:
-        everywhere = to_mask_index(winner).astype(np.uint8)
-        return metrics.confusion(truth, everywhere, count).counts[None]
-    return metrics.threshold_confusions(truth, winner, score, thresholds, classes=count)
+    total: Any = 0
+    for part, winner, score in strips(maps):
+        if scoring.background:
+            own = metrics.threshold_confusions(
+                truth[part], winner, score, thresholds, classes=count
+            )
+        else:
+            everywhere = to_mask_index(winner).astype(np.uint8)
+            own = metrics.confusion(truth[part], everywhere, count).counts[None]
+        total = total + own
+    return total
+
+
+def _check_numbering(source: Source, counts: Mapping[str, np.ndarray]) -> None:
+    """BadFileError where true masks and image labels number the classes differently.
+
+    Then a number would come out, and mean nothing.
+    """
+    labels: dict[str, np.ndarray] = {}
+    for id in counts:
+        with suppress(BadFileError):  # without labels there is nothing to compare
+            labels[id] = source.labels(id)
+    occur = {id: np.flatnonzero(counts[id][0].sum(axis=1)).tolist() for id in labels}
+    wrong = numbering.mistake(*numbering.table_of(occur, labels), source.classes)
+    if wrong is not None:
+        raise BadFileError(f"{source.name}: no number would mean anything: {wrong} (`wsss check`)")
 
 
 def fixed_threshold(store: Store, scoring: Scoring) -> float:

@@ -19,11 +19,9 @@ from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
 from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, multiscale, normalise
-from wsss_jax.run.images import Tally, settle
-from wsss_jax.run.progress import meter
+from wsss_jax.run.images import over_groups, settle
 from wsss_jax.stages.train import trained
 from wsss_jax.systems import SYSTEMS, Explained, name_of
-from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import Batch, ScoreMaps, Size
 
 
@@ -71,17 +69,13 @@ def explain(
         batch_size=settings.batch_size,
         skip=skipped.__setitem__,
     )
-    done = 0
-    with stop_signals() as stop, meter(f"explain {folder.name}", len(missing)) as bar:
-        for group in groups:
-            for id, maps in zip(group.ids, maps_of(group), strict=True):
-                target.put_scores(id, maps)
-                done += 1
-            bar.advance(len(group.ids), f"({len(skipped)} skipped)" if skipped else "")
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
-    tally = Tally(done, skipped)
-    settle(target, tally)
+
+    def write(group: Group) -> int:
+        for id, maps in zip(group.ids, maps_of(group), strict=True):
+            target.put_scores(id, maps)
+        return len(group.ids)
+
+    settle(target, over_groups(f"explain {folder.name}", groups, len(missing), write, skipped))
     return target
 
 
@@ -148,6 +142,6 @@ def _score_maps(
     row: int, scores: np.ndarray, peaks: np.ndarray, group: Group, grid: Size
 ) -> ScoreMaps:
     classes = np.flatnonzero(group.labels[row]).astype(np.int32)
-    height, width = int(group.sizes[row][0]), int(group.sizes[row][1])
+    height, width = int(group.full[row][0]), int(group.full[row][1])
     kept = scores[row, : grid[0], : grid[1]][..., classes]
     return ScoreMaps(np.ascontiguousarray(kept), classes, (height, width), peaks[row][classes])

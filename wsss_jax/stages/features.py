@@ -1,18 +1,20 @@
-"""Frozen features as a store: what pretrained networks see, reduced to a few channels of each.
+"""Frozen features as a store: the maps of one network, reduced to a few channels.
 
-They are evidence that no system's scores hold: a linear probe tells the classes by them over the
-whole data set (``combiner.probe``), and a combiner fits the first of them to the consensus of an
-image (``combiner.consensus.ridge``) and sees where the two contradict. The channels are principal
-components of each network's maps over a sample of images, largest first; no label is read. They are
-kept in the store, so that images that come later, here or in another store, are seen alike.
-Networks that were pretrained apart err apart, so two of them see more than one.
+Linear probes (``combiner.probes``) tell classes by them over the whole data set. The network is a
+pretrained one, or that of a trained run, which has learned from image labels alone. Networks of
+different kinds err apart, so a store of each gains (``wsss combine --features A B``). The channels
+are principal components of the maps over a sample of images, largest first; no label is read. They
+are kept in the store, so that images that come later have the same channels.
 """
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,60 +22,81 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.config import as_json, since
+from wsss_jax.config import as_json
 from wsss_jax.data import components, stores
 from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.components import Components
-from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import write_atomic
+from wsss_jax.data.resized import Resized, long_side
+from wsss_jax.data.selection import Data
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import UserError
-from wsss_jax.models import build
+from wsss_jax.models import build, recognise
 from wsss_jax.ops import images
-from wsss_jax.run.images import Tally, settle
-from wsss_jax.run.progress import meter
+from wsss_jax.run.images import over_groups, settle
+from wsss_jax.stages.train import trained
+from wsss_jax.systems import SYSTEMS, name_of
 from wsss_jax.train import state as states
-from wsss_jax.train.loop import Interrupted, stop_signals
 from wsss_jax.types import ScoreMaps
 
 
 @dataclass(frozen=True)
 class Features:
-    """Which networks look, and what is kept of them.
+    """Which network looks, and what is kept of its maps.
 
     Attributes:
-        weights: their pretrained weights, a file for each.
-        backbone: their names in BACKBONES; one name alone is that of all.
-        taps: which of their maps, counted from the finest (0); each counts alike.
-        channels: principal components that are kept of each network; the store has the first of
-            all, then the second of all.
-        stride: pixels per cell of what is kept.
+        weights: pretrained weights: a file, a name of `wsss weights list`, hub:owner/name, or auto.
+        run: a trained run in their place; its last map is taken.
+        backbone: its name in BACKBONES; auto: whichever the weights are for.
+        taps: which of its maps, counted from the finest (0); each counts alike. Of a transformer
+            1 to 4 are the tokens after each quarter of its blocks.
+        channels: principal components that are kept, or as many as the maps have.
+        stride: pixels per cell of what is kept, at ``size``.
         sample: images that the components are computed from.
         batch_size: images per step.
         like: a store of features whose components are taken, so that what has learned from it can
             be asked about other photographs; None computes them from ``sample`` images.
+        size: long side in pixels to which photographs are resized before the network, and both
+            sides are rounded to whole cells of the coarsest map; None leaves them as they are, and
+            patches at the border are filled up with the mean colour.
+        normalise: how images are normalised for weights whose file does not tell it: imagenet,
+            half, clip or six numbers.
     """
 
-    weights: tuple[Path, ...]
-    backbone: tuple[str, ...] = ("mobilenet_v2",)
+    weights: Path | None = None
+    run: Path | None = None
+    backbone: str = "auto"
     taps: tuple[int, ...] = (1, 2, 3, 4)
     channels: int = 128
     stride: int = 8
     sample: int = 64
     batch_size: int = 4
-    like: Path | None = since(None)  # noqa: RUF009
+    like: Path | None = None
+    size: int | None = None
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.weights or len(self.backbone) not in (1, len(self.weights)):
+        if (self.weights is None) == (self.run is None):
             raise UserError(
-                f"{len(self.weights)} files of weights and {len(self.backbone)} backbones; wanted "
-                "at least one file, and a backbone for each or one for all"
+                "features are of a pretrained network or of a trained run: give --weights or --run"
             )
+        if self.size is not None and self.size < 1:
+            raise UserError(f"size is {self.size}, wanted a number of pixels")
 
-    def networks(self) -> tuple[tuple[str, Path], ...]:
-        """The backbone and the weights of each."""
-        names = self.backbone if len(self.backbone) > 1 else self.backbone * len(self.weights)
-        return tuple(zip(names, self.weights, strict=True))
+    def name(self) -> str:
+        """What tells it from the features of other networks, in the names of folders."""
+        if self.run is not None:
+            return self.run.name
+        found = self.backbone if self.backbone != "auto" else str(self.weights)
+        return re.sub(r"\W+", "_", Path(found).stem)
+
+
+class Network(NamedTuple):
+    """A network that looks: (pixels, inside) to maps (b,h,w,k), and pixels per cell of its last."""
+
+    look: Callable[[np.ndarray, np.ndarray], Array]
+    stride: int
 
 
 def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str, ...]) -> Store:
@@ -83,63 +106,71 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     be read are skipped and listed. Raises ValueError for weights that do not fit, and for a store
     ``like`` that was made by another network or kept other channels.
     """
+    if settings.weights is not None:
+        file, backbone, normalise = recognise.settled_weights(
+            settings.weights, settings.backbone, settings.normalise
+        )
+        settings = replace(settings, weights=file, backbone=backbone, normalise=normalise)
     made_by = _made_by(settings)
-    channels = settings.channels * len(settings.weights)
+    if (folder / "index.json").is_file() and (folder / components.KEPT).is_file():
+        target = open_store(folder)
+        if target.made_by == made_by and not target.missing(ids):
+            return target
+    network = _pretrained(settings) if settings.run is None else _trained(settings.run, settings)
+    source, original = _at_size(source, network, settings), source
+    channels = _channels(network, source, ids, settings)
     names = tuple(f"component_{i}" for i in range(channels))
     target = stores.create(folder, holds="scores", classes=names, kind="logit", made_by=made_by)
     missing = target.missing(ids)
     if not missing:
         return target
-    looks = [_network(*network, settings) for network in settings.networks()]
-    centre, basis = _components(looks, source, target, settings, ids)
+    centre, basis = _components(network, source, target, settings, ids)
     skipped: dict[str, str] = {}
-    done = 0
-    with stop_signals() as stop, meter(f"features {folder.name}", len(missing)) as bar:
-        groups = inference_groups(
-            source, missing, scales=(1.0,), batch_size=settings.batch_size, skip=skipped.__setitem__
-        )
-        for group in groups:
-            seen = [np.asarray(look(*_inputs(group))) for look in looks]
-            maps = (np.concatenate(seen, axis=-1) - centre) @ basis
-            for row, id in enumerate(group.ids):
-                height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
-                scores = maps[row, :height, :width].astype(np.float32)
-                size = (int(group.sizes[row][0]), int(group.sizes[row][1]))
-                peak = scores.max(axis=(0, 1))
-                number = np.arange(channels, dtype=np.int32)
-                target.put_scores(id, ScoreMaps(scores, number, size, peak, "logit"))
-            done += len(group.ids)
-            bar.advance(len(group.ids))
-            if stop.is_set():
-                raise Interrupted(128 + stop.number)
-    settle(target, Tally(done, skipped))
+    groups = _groups(source, missing, network, settings, skipped.__setitem__)
+
+    def write(group: Group) -> int:
+        maps = (np.asarray(network.look(*_inputs(group))) - centre) @ basis
+        for row, id in enumerate(group.ids):
+            height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
+            scores = maps[row, :height, :width].astype(np.float32)
+            number = np.arange(channels, dtype=np.int32)
+            peak = scores.max(axis=(0, 1))
+            target.put_scores(id, ScoreMaps(scores, number, original.size(id), peak, "logit"))
+        return len(group.ids)
+
+    settle(target, over_groups(f"features {folder.name}", groups, len(missing), write, skipped))
     return target
 
 
 def command(
     settings: Annotated[Features, tyro.conf.arg(name="")],
-    data: Path,
+    data: Annotated[Data, tyro.conf.arg(name="")],
     out: Path,
-    layout: str = "auto",
-    split: str = ALL,
 ) -> None:
-    """Features of frozen pretrained networks as a store, for the learned combiner.
+    """Features of a frozen network as a store, for the linear probes of the combiner.
 
     Args:
-        settings: the networks, and what is kept.
-        data: folder of the data set.
+        settings: the network, and what is kept.
+        data: the data set.
         out: store to write; the same command goes on where it was stopped.
-        layout: voc, folder, coco or tfds; "auto" tells them apart.
-        split: name of a list of the data set, or "all".
     """
-    source = open_dataset(data, split=split, layout=layout)
+    source = data.open()
     print(features(source, out, settings, ids=source.ids).folder)
 
 
-def _network(backbone: str, weights: Path, settings: Features) -> Any:
+def _pretrained(settings: Features) -> Network:
     module = build.classifier(
-        backbone, 1, key=jax.random.key(0), output_stride=16, pretrained=weights
+        settings.backbone,
+        1,
+        key=jax.random.key(0),
+        output_stride=None,
+        pretrained=settings.weights,
+        normalise=settings.normalise,
     )
+    maps = len(module.backbone.strides)
+    if not all(-maps <= tap < maps for tap in settings.taps):
+        wanted = f"{settings.backbone} has {maps} maps, 0 to {maps - 1}"
+        raise UserError(f"taps {settings.taps}: {wanted}")
     network = states.functional(module)
 
     @jax.jit
@@ -153,7 +184,57 @@ def _network(backbone: str, weights: Path, settings: Features) -> Any:
         grid = (pixels.shape[1] // settings.stride, pixels.shape[2] // settings.stride)
         return jnp.concatenate([_standard(images.resize(taps[i], grid)) for i in settings.taps], -1)
 
-    return look
+    return Network(look, build.stride(settings.backbone))
+
+
+def _trained(run: Path, settings: Features) -> Network:
+    training, classes, state = trained(run)
+    explained = SYSTEMS[name_of(training.model)].explained(training.model)
+    weights = explained.weights(state)
+
+    @jax.jit
+    def look(
+        pixels: Float[Array, "b H W 3"], inside: Bool[Array, "b H W"]
+    ) -> Float[Array, "b h w k"]:
+        scorer = explained.scorer(explained.structure(len(classes)), *weights)(inside)
+        grid = (pixels.shape[1] // settings.stride, pixels.shape[2] // settings.stride)
+        return _standard(images.resize(scorer.features(pixels), grid))
+
+    return Network(look, 32)
+
+
+def _at_size(source: Source, network: Network, settings: Features) -> Source:
+    """The photographs as the network gets them."""
+    wanted = settings.size
+    if wanted is None:
+        return source
+    return Resized(source, partial(long_side, wanted=wanted, multiple=network.stride))
+
+
+def _groups(
+    source: Source,
+    ids: Sequence[str],
+    network: Network,
+    settings: Features,
+    skip: Callable[[str, str], None],
+) -> Iterator[Group]:
+    """Batches on canvases that hold whole cells of the network and of what is kept."""
+    whole = math.lcm(network.stride, settings.stride)
+    return inference_groups(
+        source,
+        ids,
+        scales=(1.0,),
+        batch_size=settings.batch_size,
+        multiple=32 if 32 % whole == 0 else whole,
+        skip=skip,
+    )
+
+
+def _channels(network: Network, source: Source, ids: Sequence[str], settings: Features) -> int:
+    """How many are kept: those asked for, or as many as the network's maps have."""
+    for group in _groups(source, ids, network, settings, _ignore):
+        return min(settings.channels, jax.eval_shape(network.look, *_inputs(group)).shape[-1])
+    return settings.channels
 
 
 def _standard(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
@@ -163,15 +244,13 @@ def _standard(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
 
 
 def _made_by(settings: Features) -> dict[str, Any]:
-    backbones, files = zip(*settings.networks(), strict=True)
-    parts = {"weights": [path.name for path in files], "backbone": list(backbones)}
-    if len(files) == 1:  # as stores of one network have always said it
-        parts = {name: part[0] for name, part in parts.items()}
-    return {"stage": "features", **as_json(settings), **parts}
+    names = {"weights": settings.weights, "run": settings.run, "like": settings.like}
+    by_name = {key: None if path is None else path.name for key, path in names.items()}
+    return {"stage": "features", **as_json(settings), **by_name}
 
 
 def _components(
-    looks: Sequence[Any], source: Source, target: Store, settings: Features, ids: tuple[str, ...]
+    network: Network, source: Source, target: Store, settings: Features, ids: tuple[str, ...]
 ) -> Components:
     """Those that the store keeps, of ``settings.like``, or new ones, which it then keeps."""
     path = target.folder / components.KEPT
@@ -180,7 +259,7 @@ def _components(
     if settings.like is not None:
         found = _alike(open_store(settings.like), settings)
     else:
-        found = _computed(looks, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
+        found = _computed(network, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
     buffer = io.BytesIO()
     np.savez(buffer, **found._asdict())
     write_atomic(path, buffer.getvalue())
@@ -190,74 +269,39 @@ def _components(
 def _alike(other: Store, settings: Features) -> Components:
     """The components of another store. ValueError where its features mean something else."""
     wanted = _made_by(settings)
-    for name in ("stage", "weights", "backbone", "taps", "channels", "stride"):
-        if other.made_by.get(name) != wanted[name]:
+    for name in ("weights", "run", "backbone", "taps", "channels", "stride", "size"):
+        if other.made_by.get(name) != wanted.get(name):
             raise UserError(
-                f"{other.folder}: {name} is {other.made_by.get(name)!r}, here {wanted[name]!r}; "
+                f"{other.folder}: {name} is {other.made_by.get(name)!r}, here "
+                f"{wanted.get(name)!r}; "
                 "features are alike only if that is the same"
             )
     if not components.digest(other):
         raise UserError(
-            f"{other.folder} does not keep its components (an earlier version made it); make it "
-            "again in another folder"
+            f"{other.folder} does not keep its components; make it again in another folder"
         )
     return components.read(other.folder / components.KEPT)
 
 
 def _computed(
-    looks: Sequence[Any], source: Source, ids: tuple[str, ...], settings: Features
+    network: Network, source: Source, ids: tuple[str, ...], settings: Features
 ) -> Components:
-    """Of each network the mean, and the directions of largest variance scaled to variance 1."""
-    totals: list[Any] = [0.0 for _ in looks]
-    squares: list[Any] = [0.0 for _ in looks]
+    """The mean of the maps, and the directions of largest variance scaled to variance 1."""
+    total: Any = 0.0
+    squares: Any = 0.0
     count = 0
-    size = settings.batch_size
-    groups = inference_groups(source, ids, scales=(1.0,), batch_size=size, skip=_ignore)
-    for group in groups:
-        inner = [[int(n) // settings.stride for n in whole] for whole in group.sizes]
-        count += sum(height * width for height, width in inner[: len(group.ids)])
-        for number, look in enumerate(looks):
-            maps = np.asarray(look(*_inputs(group)), np.float64)
-            for row in range(len(group.ids)):
-                height, width = inner[row]
-                cells = maps[row, :height, :width].reshape(-1, maps.shape[-1])
-                totals[number] = totals[number] + cells.sum(0)
-                squares[number] = squares[number] + cells.T @ cells
-    many, channels = max(count, 1), settings.channels
-    sums = zip(totals, squares, strict=True)
-    return _side_by_side(
-        [
-            _principal(np.asarray(total / many), np.asarray(square / many), channels)
-            for total, square in sums
-        ]
-    )
-
-
-def _principal(
-    mean: Float[np.ndarray, " k"], square: Float[np.ndarray, "k k"], channels: int
-) -> Components:
-    """Components of maps with this mean and this mean of products."""
-    if len(mean) < channels:
-        raise UserError(
-            f"{channels} channels are to be kept, the network's maps have {len(mean)}; "
-            "take fewer channels or more taps"
-        )
-    values, vectors = np.linalg.eigh(square - np.outer(mean, mean))
-    top = slice(-1, -channels - 1, -1)
+    for group in _groups(source, ids, network, settings, _ignore):
+        maps = np.asarray(network.look(*_inputs(group)), np.float64)
+        for row in range(len(group.ids)):
+            height, width = (int(n) // settings.stride for n in group.sizes[row])
+            cells = maps[row, :height, :width].reshape(-1, maps.shape[-1])
+            total, squares = total + cells.sum(0), squares + cells.T @ cells
+            count += len(cells)
+    mean = total / max(count, 1)
+    values, vectors = np.linalg.eigh(squares / max(count, 1) - np.outer(mean, mean))
+    top = slice(-1, -settings.channels - 1, -1)
     basis = vectors[:, top] / np.sqrt(np.maximum(values[top], 1e-12))
     return Components(mean.astype(np.float32), basis.astype(np.float32))
-
-
-def _side_by_side(parts: Sequence[Components]) -> Components:
-    """Those of all networks' maps together; channels take turns."""
-    rows = sum(len(part.centre) for part in parts)
-    basis = np.zeros((rows, sum(part.basis.shape[1] for part in parts)), np.float32)
-    start = 0
-    for number, part in enumerate(parts):
-        end = start + len(part.centre)
-        basis[start:end, number :: len(parts)] = part.basis
-        start = end
-    return Components(np.concatenate([part.centre for part in parts]), basis)
 
 
 def _inputs(group: Group) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,10 @@ from wsss_jax.data.external import Wanted
 from wsss_jax.data.file_layouts import REGIONS
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.layouts import AUTO, Plan
+from wsss_jax.data.photographs import working_size
 from wsss_jax.data.prior_readers import COARSE, READERS
 from wsss_jax.data.stores import Store
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale
 from wsss_jax.run.executors import Workers
@@ -139,7 +141,7 @@ def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) 
     size = source.size(id)
     if plan.layout == REGIONS:
         return _import_regions(id, plan, size, to)
-    grid: Size = multiscale.grid_size(size, stride)
+    grid: Size = multiscale.grid_size(working_size(size), stride)
     entries = None if plan.entries is None else plan.entries.get(id, [])
     wanted = Wanted(
         source.classes, source.labels(id), size, grid, plan.first, plan.kind, plan.field, entries
@@ -182,5 +184,5 @@ def _add(folder: Path, name: str, new: Mapping[str, Any], shard: tuple[int, int]
     if not new:
         return
     path = folder / (f"{name}.json" if shard[1] == 1 else f"{name}_{shard[0]}_of_{shard[1]}.json")
-    before = regions.read_json(path) if path.is_file() else {}
+    before = read_json(path) if path.is_file() else {}
     write_atomic(path, json.dumps({**before, **new}, indent=1, sort_keys=True).encode())

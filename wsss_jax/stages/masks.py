@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 
-from wsss_jax.config import as_json, since
+from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.datasets import Source
@@ -19,7 +19,7 @@ from wsss_jax.errors import UserError
 from wsss_jax.ops import masks
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
-from wsss_jax.run.thresholds import foreground, label_free_threshold
+from wsss_jax.run.thresholds import label_free_threshold, strips
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate, fixed_threshold
 from wsss_jax.types import IGNORE, ScoreMaps
 
@@ -37,7 +37,7 @@ class Masking:
     """
 
     threshold: float | Literal["otsu"] = "otsu"
-    certain: float = since(0.0)
+    certain: float = 0.0
     background: bool = True
 
     def __post_init__(self) -> None:
@@ -132,11 +132,15 @@ def mask_of(maps: ScoreMaps, settings: Masking) -> UInt8[np.ndarray, "H W"]:
         raise UserError("one image tells no threshold; give a number")
     if not len(maps.classes):
         return np.zeros(maps.size, np.uint8)
-    winner, score = foreground(maps)
-    if not settings.background:
-        return to_mask_index(winner).astype(np.uint8)
-    mask = masks.decide(winner, score, settings.threshold)
-    return np.where(np.maximum(score, 1 - score) < settings.certain, np.uint8(IGNORE), mask)
+    mask = np.empty(maps.size, np.uint8)
+    for part, winner, score in strips(maps):
+        if not settings.background:
+            mask[part] = to_mask_index(winner)
+            continue
+        decided = masks.decide(winner, score, settings.threshold)
+        unsure = np.maximum(score, 1 - score) < settings.certain
+        mask[part] = np.where(unsure, np.uint8(IGNORE), decided)
+    return mask
 
 
 def _decide_one(id: str, *, store: Store, to: Store, settings: Masking) -> None:

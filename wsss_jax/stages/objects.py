@@ -24,8 +24,10 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import Group, MaskReader, training_batches
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.external import EDGES, SALIENCY
+from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.models import recognise
 from wsss_jax.ops import boundaries
 from wsss_jax.run import dense, folders
 from wsss_jax.run.dense import Dense
@@ -84,6 +86,7 @@ def fit(
     salient = segment.pseudo_masks(proposals, views.agnostic(source))
     classed = None if classes is None else segment.pseudo_masks(classes, source)
     drawn = None if edges is None else drawn_edges(edges, source)
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     chosen = as_json(settings)
     if settings.model.weights is not None:
         chosen["model"]["weights"] = settings.model.weights.name
@@ -94,24 +97,30 @@ def fit(
         "classes": None if classed is None else classed.record,
         **({} if drawn is None else {"edges": drawn.record}),
     }
-    folders.claim(folder, record)
-    if folders.is_finished(folder):
-        return folder
     second = drawn or classed
+    masks = _both(salient.masks, None if second is None else second.masks)
+    with folders.claim(folder, record) as run:
+        if not run.finished:
+            _train(source, masks, settings, folder, drawn=drawn is not None)
+    return folder
+
+
+def _train(
+    source: Source, masks: MaskReader, settings: ObjectTraining, folder: Path, *, drawn: bool
+) -> None:
     batches = training_batches(
         views.agnostic(source),
         settings.augmentation,
         seed=settings.seed,
         batch_size=settings.batch_size,
         shard=(jax.process_index(), jax.process_count()),
-        masks=_both(salient.masks, None if second is None else second.masks),
+        masks=masks,
         cache_bytes=settings.cache_megabytes << 20,
     )
     steps = settings.epochs * batches.steps_per_epoch
     course = folders.Course(steps, settings.seed, settings.save_every)
-    system = objects.make(settings.model, steps=steps, drawn=drawn is not None)
+    system = objects.make(settings.model, steps=steps, drawn=drawn)
     folders.learn(system, batches, course, folder)
-    return folder
 
 
 def drawn_edges(store: Store, source: Source) -> Teacher:
@@ -128,7 +137,7 @@ def drawn_edges(store: Store, source: Source) -> Teacher:
 
     def read(id: str) -> UInt8[np.ndarray, "H W"]:
         maps = store.get_scores(id)
-        if maps.scores.shape[:2] != maps.size:
+        if maps.scores.shape[:2] not in (maps.size, working_size(maps.size)):
             raise BadFileError(
                 f"{store.folder}: the boundary map of {id} has {maps.scores.shape[:2]} cells for "
                 f"{maps.size} pixels, where thin lines are lost; import it with --stride 1"

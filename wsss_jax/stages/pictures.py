@@ -20,10 +20,11 @@ from PIL import Image
 
 from wsss_jax.config import lookup
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.data.files import read_image, write_atomic
+from wsss_jax.data.files import write_atomic
+from wsss_jax.data.photographs import read_image
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale
-from wsss_jax.ops.shrink import shrink
+from wsss_jax.ops.resize import resize
 from wsss_jax.report import Picture, Report, write_page
 from wsss_jax.report.overlays import Row, sheet
 from wsss_jax.run.progress import meter
@@ -92,12 +93,13 @@ def command(
         out: store of score maps to write; of photographs, the folder for explained.png and .html.
         data: the data set to explain, with its labels.
         image: photographs to explain instead.
-        method: how maps are made; photographs may have several.
+        method: how maps are made, one of EXPLAINERS or, for transformers with a class token, one
+            of ATTENTION_EXPLAINERS; photographs may have several.
         labels: of photographs, the classes to explain; those the network finds where not given.
         layer: of photographs, named layers where methods take their features, such as block6;
             the last features where not given.
         side: of photographs, the longer side that larger ones are shrunk to.
-        layout: of the data set: voc, folder, coco or tfds; "auto" tells them apart.
+        layout: of the data set, one of DATASETS; "auto" tells them apart.
         split: of the data set: name of a list of it, or "all".
         lists: folder of id lists that lie elsewhere.
         scales: of the data set's photographs, each explained and summed.
@@ -235,7 +237,7 @@ def _on_photograph(
     grid = multiscale.grid_size(size)
     if raw.shape[1] > scores.shape[1]:  # maps of pixels: a cell is the mean over its pixels
         whole = np.asarray(raw)[0, : size[0], : size[1]]
-        cells = np.stack([shrink(whole[..., label], grid) for label in labels], axis=-1)
+        cells = np.stack([resize(whole[..., label], grid) for label in labels], axis=-1)
     else:
         cells = np.asarray(scores)[0, : grid[0], : grid[1]][..., labels]
     peak = cells.max(axis=(0, 1), keepdims=True)

@@ -18,12 +18,14 @@ from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
 from wsss_jax import __version__
-from wsss_jax.config import as_json, lookup, since
+from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
 from wsss_jax.ops import affinity, crf, crf_pydensecrf, masks, walk
+from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
 from wsss_jax.stages.affinity import Learned, learned, masks_read
@@ -67,23 +69,25 @@ class Walk:
     sigma_space: float = 3.0
     beta: float = 1.0
     steps: int = 32
-    off_boundaries: bool = since(True)
-    to_activations: bool = since(False)
+    off_boundaries: bool = True
+    to_activations: bool = False
 
     def __post_init__(self) -> None:
         for name in ("radius", "sigma_colour", "sigma_space", "beta"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"walk.{name} is {getattr(self, name)}; wanted a number above 0")
+        if self.radius < 2:
+            raise UserError("walk.radius is 1, which joins no cells; wanted 2 or more (PSA: 5)")
         if self.steps < 0:
             raise UserError(f"walk.steps is {self.steps}; wanted 0 or more")
 
 
 @dataclass(frozen=True)
 class Crf:
-    """Dense CRF on the photograph at full resolution.
+    """Dense CRF on the photograph at its working size.
 
     Attributes:
-        preset: kernel widths and iterations, by the name of the code that uses them.
+        preset: kernel widths and iterations, one of PRESETS.
         background: constant score of background beside the class scores, in [0, 1]; "otsu" reads
             it off the activations of the store that is refined, all images at once; None where the
             data set has no background.
@@ -98,7 +102,7 @@ class Crf:
     background: float | Literal["otsu"] | None = BACKGROUND
     stride: int = 2
     backend: Literal["jax", "pydensecrf"] = "jax"
-    certainty: float | None = since(None)
+    certainty: float | None = None
 
     def __post_init__(self) -> None:
         lookup(crf.PRESETS, self.preset, "CRF preset")
@@ -268,7 +272,7 @@ def _along_learned(
     photograph = _on_canvas(image.astype(np.float32) / np.float32(255), canvas, 3)
     inside = _on_canvas(np.ones((*image.shape[:2], 1), np.float32), canvas, 1)[..., 0] > 0
     grid = (canvas[0] // stride, canvas[1] // stride)
-    padded = _on_canvas(_resampled(scores, (height, width)), grid, _slots(count))
+    padded = _on_canvas(resize(scores, (height, width)), grid, _slots(count))
     said = _answers(network.model, network.weights, photograph[None], inside[None])
     out = _walk_learned(said, padded, inside, model=network.model, settings=settings)
     return np.asarray(out)[:height, :width, :count]
@@ -284,20 +288,23 @@ def crf_refined(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Cr
     if settings.background == "otsu":
         raise UserError("one image tells no background; give crf.background a number")
     infer, preset = crf.BACKENDS[settings.backend], crf.PRESETS[settings.preset]
-    unary, classes_from = _unary(maps, settings.background)
+    unary, classes_from = _unary(maps, image.shape[:2], settings.background)
     if settings.certainty is not None:
         count, ranks = unary.shape[-1], unary.argmax(axis=-1)
         unary = np.exp(-crf.unary_from_labels(ranks, count, settings.certainty))
     marginals = infer(image, unary, preset)[..., classes_from:]
     kept = marginals
     if settings.stride > 1:
-        kept = _block_means(marginals, settings.stride)
+        grid = tuple(-(-n // settings.stride) for n in marginals.shape[:2])
+        kept = resize(marginals, (grid[0], grid[1]))
     return ScoreMaps(kept, maps.classes, maps.size, marginals.max(axis=(0, 1)), "probability")
 
 
-def _unary(maps: ScoreMaps, background: float | None) -> tuple[Float[np.ndarray, "H W n"], int]:
-    """Probabilities at full resolution, and from which row on they belong to the classes."""
-    scores = masks.enlarge(maps.scores, maps.size)
+def _unary(
+    maps: ScoreMaps, size: Size, background: float | None
+) -> tuple[Float[np.ndarray, "H W n"], int]:
+    """Probabilities of each pixel, and from which row on they belong to the classes."""
+    scores = resize(maps.scores, size)
     if background is None:
         return masks.shares(scores), 0
     if maps.kind == "activation":
@@ -308,9 +315,10 @@ def _unary(maps: ScoreMaps, background: float | None) -> tuple[Float[np.ndarray,
 
 def check(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Raise ValueError unless the maps are usable scores of this photograph."""
-    if maps.size != image.shape[:2]:
+    if working_size(maps.size) != image.shape[:2]:
         raise UserError(
-            f"scores are of a photograph of {maps.size}, this one is {image.shape[:2]}; "
+            f"scores are of a photograph of {maps.size}, worked on as {working_size(maps.size)}, "
+            f"this one comes as {image.shape[:2]}; "
             "explain again, or import with the right images"
         )
     if 0 in maps.scores.shape:
@@ -367,29 +375,9 @@ def _slots(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _resampled(scores: Float[np.ndarray, "h w k"], grid: Size) -> Float[np.ndarray, "h2 w2 k"]:
-    """Scores on another grid: averaged onto a coarser one, as PSA does, else enlarged."""
-    if scores.shape[0] <= grid[0] or scores.shape[1] <= grid[1]:
-        return masks.enlarge(scores, grid)
-    planes = [
-        Image.fromarray(plane).resize((grid[1], grid[0]), Image.Resampling.BOX)
-        for plane in np.moveaxis(scores, -1, 0)
-    ]
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
-
-
 def _on_canvas(
     array: Float[np.ndarray, "h w k"], canvas: Size, slots: int
 ) -> Float[np.ndarray, "H W n"]:
     padded = np.zeros((*canvas, slots), np.float32)
     padded[: array.shape[0], : array.shape[1], : array.shape[2]] = array
     return padded
-
-
-def _block_means(scores: Float[np.ndarray, "H W k"], stride: int) -> Float[np.ndarray, "h w k"]:
-    """Means over stride × stride pixels; the last row and column repeat to fill their block."""
-    height, width, count = scores.shape
-    rest = ((0, -height % stride), (0, -width % stride), (0, 0))
-    whole = np.pad(scores, rest, mode="edge")
-    blocks = whole.reshape(whole.shape[0] // stride, stride, -1, stride, count)
-    return blocks.mean(axis=(1, 3))

@@ -28,7 +28,8 @@ from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import path_of, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
-from wsss_jax.ops import masks
+from wsss_jax.models import recognise
+from wsss_jax.ops.resize import resize
 from wsss_jax.run import dense, folders
 from wsss_jax.run.dense import Dense
 from wsss_jax.run.executors import Workers
@@ -97,11 +98,16 @@ def fit(source: Source, settings: Contrasting, folder: Path, *, hints: Store | N
     ``model.hint_weight`` do not go together, where hints of some images are missing (naming them),
     and when the folder holds a run with other settings.
     """
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     record = run_record(settings, source, hints)
     reader = None if hints is None else hint_reader(hints, source)
-    folders.claim(folder, record)
-    if folders.is_finished(folder):
-        return folder
+    with folders.claim(folder, record) as run:
+        if not run.finished:
+            _train(source, reader, settings, folder)
+    return folder
+
+
+def _train(source: Source, reader: MaskReader | None, settings: Contrasting, folder: Path) -> None:
     batches = training_batches(
         views.agnostic(source),
         settings.augmentation,
@@ -114,7 +120,6 @@ def fit(source: Source, settings: Contrasting, folder: Path, *, hints: Store | N
     steps = settings.epochs * batches.steps_per_epoch
     course = folders.Course(steps, settings.seed, settings.save_every)
     folders.learn(saliency.make(settings.model, steps=steps), batches, course, folder)
-    return folder
 
 
 def run_record(settings: Contrasting, source: Source, hints: Store | None) -> dict[str, Any]:
@@ -146,7 +151,7 @@ def hint_reader(hints: Store, source: Source) -> MaskReader:
         maps = hints.get_scores(id)
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
-        most = masks.enlarge(maps.scores.max(axis=-1, keepdims=True), maps.size)[..., 0]
+        most = resize(maps.scores.max(axis=-1, keepdims=True), maps.size)[..., 0]
         return np.round(LEVELS * np.clip(most, 0, 1)).astype(np.uint8)
 
     return read
@@ -231,7 +236,7 @@ def write_pngs(
 
 def _write_png(id: str, *, store: Store, folder: Path) -> None:
     maps = store.get_scores(id)
-    whole = masks.enlarge(maps.scores, maps.size)[..., 0]
+    whole = resize(maps.scores, maps.size)[..., 0]
     buffer = io.BytesIO()
     grey = np.round(255 * np.clip(whole, 0, 1)).astype(np.uint8)
     Image.fromarray(grey).save(buffer, "PNG")

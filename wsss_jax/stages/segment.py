@@ -23,6 +23,7 @@ from wsss_jax.data.batches import Group, MaskReader, training_batches
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.models import recognise
 from wsss_jax.run import dense, folders
 from wsss_jax.run.dense import Dense
 from wsss_jax.systems import pixels
@@ -124,9 +125,14 @@ def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) 
 
     Raises ValueError when the folder holds a run of other settings, data or teacher, naming them.
     """
-    folders.claim(folder, run_record(settings, source, teacher))
-    if folders.is_finished(folder):
-        return folder
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
+    with folders.claim(folder, run_record(settings, source, teacher)) as run:
+        if not run.finished:
+            _train(source, teacher, settings, folder)
+    return folder
+
+
+def _train(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) -> None:
     batches = training_batches(
         source,
         settings.augmentation,
@@ -140,7 +146,6 @@ def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) 
     system = pixels.make(settings.model, classes=len(source.classes), steps=steps)
     course = folders.Course(steps, settings.seed, settings.save_every)
     folders.learn(system, batches, course, folder)
-    return folder
 
 
 def run_record(settings: Segmentation, source: Source, teacher: Teacher) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Training of one system into a run folder: settings.json, metrics.jsonl and checkpoint/."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import numpy as np
 import tyro
 
 from wsss_jax import config
@@ -16,10 +17,9 @@ from wsss_jax.data.batches import training_batches
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import Source
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.models import recognise
 from wsss_jax.run import folders
 from wsss_jax.systems import SYSTEMS, Classifier, Model, name_of
-from wsss_jax.train import state as states
-from wsss_jax.train.checkpoint import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Training:
     """One system and how long it learns.
 
     Attributes:
-        model: the settings of a system of SYSTEMS.
+        model: the network and its losses; other systems are chosen in an experiment file.
         augmentation: what happens to training images.
         epochs: passes over the labelled images.
         batch_size: images per step, over all hosts.
@@ -58,11 +58,15 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
     Raises ValueError when the folder holds a run with other settings, naming them, and when no
     image shows a class, naming it.
     """
-    record = run_record(settings, source)
-    folders.claim(folder, record)
-    if (folder / "finished").exists():
-        return folder
-    _check_classes(source, settings.imageless)
+    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
+    with folders.claim(folder, run_record(settings, source)) as run:
+        if not run.finished:
+            _check_classes(source, settings.imageless)
+            _train(source, settings, folder)
+    return folder
+
+
+def _train(source: Source, settings: Training, folder: Path) -> None:
     batches = training_batches(
         source,
         settings.augmentation,
@@ -81,7 +85,7 @@ def fit(source: Source, settings: Training, folder: Path) -> Path:
         compute=settings.compute,
         engine=settings.engine,
     )
-    return folders.learn(system, batches, course, folder)
+    folders.learn(system, batches, course, folder)
 
 
 def run_record(settings: Training, source: Source) -> dict[str, Any]:
@@ -98,25 +102,19 @@ def run_record(settings: Training, source: Source) -> dict[str, Any]:
 
 def trained(folder: Path) -> tuple[Training, ClassList, Any]:
     """Settings, classes and final state of a finished run. BadFileError where there is none."""
-    path = folder / "settings.json"
-    if not path.is_file() or not (folder / "finished").exists():
-        raise BadFileError(f"{folder}: no finished training run; run `wsss train` into it first")
-    record = json.loads(path.read_text())
+    record = folders.record_of(folder, "run `wsss train`")
     settings = training_of(record)
     classes = ClassList(tuple(record["classes"]))
     template = SYSTEMS[name_of(settings.model)].template(settings.model, len(classes))
-    found = Checkpoints(folder / "checkpoint").restore(template)
-    if found is None:
-        raise BadFileError(f"{folder}: finished, but without a checkpoint; delete it, train again")
-    return settings, classes, states.settled(found[1])
+    return settings, classes, folders.last_state(folder, template)
 
 
 def training_of(record: Mapping[str, Any]) -> Training:
-    """The settings in the record of a run folder. Records without a system are of plain ones.
+    """The settings in the record of a run folder.
 
     Raises ValueError for a system or a setting that does not exist.
     """
-    entry = config.lookup(SYSTEMS, record.get("system", "vanilla"), "system")
+    entry = config.lookup(SYSTEMS, record.get("system", ""), "system")
     rest = {name: value for name, value in record["settings"].items() if name != "model"}
     model = config.from_json(entry.settings, record["settings"]["model"])
     return replace(config.from_json(Training, rest), model=model)
@@ -136,15 +134,18 @@ def _check_classes(source: Source, allowed: tuple[str, ...]) -> None:
     """ValueError naming the classes that no image shows, unless they are allowed for."""
     for name in allowed:
         config.lookup(dict.fromkeys(source.classes.names), name, "class (setting imageless)")
-    seen = [False] * len(source.classes)
+    labels = []
     for id in source.ids:
-        try:
-            shown = source.labels(id)
-        except BadFileError:
-            continue  # the batches name it and say why
-        seen = [old or bool(new) for old, new in zip(seen, shown, strict=True)]
-    named = zip(source.classes.names, seen, strict=True)
-    missing = [name for name, found in named if not found and name not in allowed]
+        with suppress(BadFileError):  # the batches name it and why
+            labels.append(source.labels(id))
+    table = np.array(labels, bool).reshape(len(labels), len(source.classes))
+    names = np.asarray(source.classes.names)
+    for name in names[table.all(axis=0)] if len(table) else ():
+        print(
+            f"notice: every photograph of {source.name} shows {name}, so nothing teaches what is "
+            f"not {name}; add photographs without it, with labels that leave it out"
+        )
+    missing = [name for name in names[~table.any(axis=0)].tolist() if name not in allowed]
     if missing:
         raise UserError(
             f"{source.name}: no image shows {', '.join(missing)}, so nothing can be learned of "

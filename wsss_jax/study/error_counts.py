@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.ops import masks, metrics
+from wsss_jax.ops import metrics
+from wsss_jax.ops.resize import resize
 from wsss_jax.stages.evaluate import Scoring, evaluate, fixed_threshold
 from wsss_jax.stages.masks import Masking, mask_of
 from wsss_jax.types import IGNORE
@@ -127,7 +128,7 @@ def _believed(
     maps = combined.get_scores(id)
     sure = np.zeros(maps.size)
     if len(maps.classes):
-        sure = np.clip(masks.enlarge(maps.scores, maps.size).sum(axis=-1), 0, 1)
+        sure = np.clip(resize(maps.scores, maps.size).sum(axis=-1), 0, 1)
     sure, shown = sure[known].astype(np.float64), truth[known] > 0
     bins = np.minimum((sure * BINS).astype(int), BINS - 1)
     columns = (np.bincount(bins, weights=w, minlength=BINS) for w in (None, sure, shown))

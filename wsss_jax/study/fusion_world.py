@@ -71,12 +71,9 @@ class World:
             image=self.images[row],
             scores=scores,
             available=np.ones((len(scores), len(classes)), bool),
-            peak=scores.max(axis=(1, 2)),
             classes=classes,
             size=self.masks.shape[1:],
-            features=np.zeros((*self.masks.shape[1:], 0), np.float32),
             saliency=self.saliency[row],
-            edges=self.edges[row],
         )
 
 

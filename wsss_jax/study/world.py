@@ -13,7 +13,7 @@ from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.data import stores
 from wsss_jax.data.classes import palette
 from wsss_jax.data.datasets import ALL, open_dataset
-from wsss_jax.data.external import EDGES, SALIENCY
+from wsss_jax.data.external import SALIENCY
 from wsss_jax.data.files import mask_png, write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.study.fusion_world import CLASSES, SYSTEMS, World
@@ -39,16 +39,12 @@ def write(world: World, folder: Path, prefix: str = "w") -> Inputs:
     write_atomic(data / "labels.json", json.dumps(content).encode())
     systems = tuple(store(folder, name, CLASSES, "activation") for name in SYSTEMS)
     saliency = store(folder, "saliency", SALIENCY.names, "probability")
-    edges = store(folder, "edges", EDGES, "probability")
     for row, id in enumerate(labels):
         classes = np.flatnonzero(world.labels[row]).astype(np.int32)
         for number, system in enumerate(systems):
             _put(system, id, world.scores[row, number][..., classes], classes)
         _put(saliency, id, world.saliency[row][..., None], np.zeros(1, np.int32))
-        _put(edges, id, world.edges[row][..., None], np.zeros(1, np.int32))
-    return Inputs(
-        open_dataset(data, split=ALL), systems, saliency, edges, cells=world.masks.shape[1]
-    )
+    return Inputs(open_dataset(data, split=ALL), systems, saliency, cells=world.masks.shape[1])
 
 
 def store(folder: Path, name: str, classes: tuple[str, ...], kind: Kind) -> Store:

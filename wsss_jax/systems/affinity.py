@@ -82,12 +82,15 @@ class AffinityNet:
     Attributes:
         branch: features (AffinityNet) or boundary (IRN).
         backbone: a name in BACKBONES, convolutional.
-        weights: file of pretrained weights; None starts from random ones.
+        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
+            hub:owner/name, or auto; None starts from random ones.
         output_stride: pixels per cell of the backbone's last map.
         stride: pixels per cell of the affinity's grid (PSA 8, IRN 4).
         radius: of the pairs that are learned from, in cells (PSA 5, IRN 10).
         learns_body: whether the backbone learns too (PSA: yes, IRN: no).
         optim: how parameters are updated.
+        normalise: how images are normalised for these weights, imagenet, half, clip or six
+            numbers; None reads it from their file, and fills it in.
     """
 
     branch: str = "boundary"
@@ -98,6 +101,7 @@ class AffinityNet:
     radius: int = 10
     learns_body: bool = False
     optim: Optim = field(default_factory=Optim)
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
         lookup(BRANCHES, self.branch, "affinity branch")
@@ -180,6 +184,7 @@ def _module(settings: AffinityNet, key: Any) -> Any:
         key=key,
         output_stride=settings.output_stride,
         pretrained=settings.weights,
+        normalise=settings.normalise,
     )
 
 

@@ -29,7 +29,8 @@ class Classifier:
 
     Attributes:
         backbone: a name in BACKBONES.
-        weights: file of pretrained weights; None starts from random ones.
+        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
+            hub:owner/name, or auto; None starts from random ones.
         output_stride: pixels per cell of the last map.
         label_smoothing: in [0, 1].
         dropout: rate at which whole feature channels are dropped while training.
@@ -38,6 +39,8 @@ class Classifier:
         remat: compute blocks once more for the gradient instead of keeping what they saw. For
             accelerators: XLA's CPU backend computes twice and saves nothing
             (benchmarks/compiling.py). Not the MobileNets.
+        normalise: how images are normalised for these weights, imagenet, half, clip or six
+            numbers; None reads it from their file, and fills it in.
     """
 
     backbone: str = "mobilenet_v2"
@@ -48,6 +51,7 @@ class Classifier:
     optim: Optim = field(default_factory=Optim)
     head: str = "linear"
     remat: bool = False
+    normalise: str | None = None
 
 
 def make(settings: Classifier, *, classes: int, steps: int) -> System:
@@ -143,6 +147,7 @@ def module_of(settings: Classifier, classes: int, key: Any) -> Any:
         key=key,
         output_stride=settings.output_stride,
         pretrained=settings.weights,
+        normalise=settings.normalise,
         dropout=settings.dropout,
         **({"remat": True} if settings.remat else {}),
     )

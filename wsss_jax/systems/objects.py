@@ -37,11 +37,14 @@ class Objects:
 
     Attributes:
         backbone: a name in BACKBONES, convolutional.
-        weights: file of pretrained weights of the backbone; None starts from random ones.
+        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
+            hub:owner/name, or auto; None starts from random ones.
         output_stride: pixels per cell of the backbone's last map.
         edge_weight: of the edges' loss beside that of saliency.
         learns_body: whether the heads teach the backbone too.
         optim: how parameters are updated (PoolNet: Adam of 5e-5, weight decay 5e-4).
+        normalise: how images are normalised for these weights, imagenet, half, clip or six
+            numbers; None reads it from their file, and fills it in.
     """
 
     backbone: str = "mobilenet_v2"
@@ -52,6 +55,7 @@ class Objects:
     optim: Optim = field(
         default_factory=lambda: Optim("adamw", learning_rate=5e-5, weight_decay=5e-4)
     )
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if self.edge_weight < 0:
@@ -142,6 +146,7 @@ def _module(settings: Objects, key: Any) -> Any:
         key=key,
         output_stride=settings.output_stride,
         pretrained=settings.weights,
+        normalise=settings.normalise,
     )
 
 

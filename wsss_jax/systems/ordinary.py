@@ -4,7 +4,6 @@ Source: OC-CSE (Kweon et al. 2021). Its run folder is read once, when training s
 it is part of the state, so that a finished run does not depend on that folder.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from wsss_jax import config
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
@@ -37,9 +37,10 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
             f"{run}: no finished training run; train a plain classifier there first, it is the "
             "ordinary classifier that sees the erased images"
         )
-    record = json.loads(path.read_text())
-    if record.get("system", "vanilla") != "vanilla":
-        raise UserError(f"{run} trained {record['system']}, wanted the run of a plain classifier")
+    record = read_json(path)
+    if record.get("system") != "vanilla":
+        what = record.get("system", "no classifier")
+        raise UserError(f"{run} trained {what}, wanted the run of a plain classifier")
     found = config.from_json(Classifier, record["settings"]["model"])
     differences = [
         f"{name} {getattr(found, name)!r}, wanted {getattr(wanted, name)!r}"
@@ -53,11 +54,11 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
             f"{run} holds another network: {'; '.join(differences)}; say which with the setting "
             "ordinary_network, or train one that fits"
         )
-    restored = Checkpoints(run / "checkpoint").restore(classifier.template(found, classes))
+    restored = Checkpoints(run / "checkpoint").last(classifier.template(found, classes))
     if restored is None:
         raise UserError(f"{run}: finished, but without a checkpoint; delete it, train again")
     # As arrays without a device of their own, like those of a network that begins to learn.
-    read_back = jax.device_get((restored[1].averaged, restored[1].stats))
+    read_back = jax.device_get((restored.state.averaged, restored.state.stats))
     return Judge(*jax.tree.map(jnp.asarray, read_back))
 
 

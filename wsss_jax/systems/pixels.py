@@ -32,11 +32,14 @@ class Segmenter:
 
     Attributes:
         backbone: a name in BACKBONES, convolutional.
-        weights: file of pretrained weights of the backbone; None starts from random ones.
+        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
+            hub:owner/name, or auto; None starts from random ones.
         output_stride: pixels per cell of the backbone's last map, 8 or 16.
         width: channels behind the backbone (256 in the papers; less for light backbones).
         label_smoothing: in [0, 1] (P-NOC: 0.1).
         optim: how parameters are updated (P-NOC: SGD of 0.007 with Nesterov momentum 0.9).
+        normalise: how images are normalised for these weights, imagenet, half, clip or six
+            numbers; None reads it from their file, and fills it in.
     """
 
     backbone: str = "mobilenet_v2"
@@ -47,6 +50,7 @@ class Segmenter:
     optim: Optim = field(
         default_factory=lambda: Optim(learning_rate=0.007, nesterov=True, weight_decay=4e-5)
     )
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing <= 1:
@@ -144,6 +148,7 @@ def _module(settings: Segmenter, classes: int, key: Any) -> Any:
         output_stride=settings.output_stride,
         width=settings.width,
         pretrained=settings.weights,
+        normalise=settings.normalise,
     )
 
 

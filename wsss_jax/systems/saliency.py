@@ -44,7 +44,8 @@ class Contrast:
 
     Attributes:
         backbone: a name in BACKBONES, convolutional.
-        weights: file of pretrained weights of the backbone; None starts from random ones.
+        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
+            hub:owner/name, or auto; None starts from random ones.
         output_stride: pixels per cell of the backbone's last map.
         decay: how fast less similar pairs lose weight, by rank.
         hint_weight: of the cross-entropy with hints; 0 for C2AM, 1 for C2AM-H.
@@ -52,6 +53,8 @@ class Contrast:
         hint_smoothing: hinted cells have the target 1 less half of this.
         optim: how parameters are updated (CCAM: SGD of 0.001, practically without momentum, and
             the new layer no faster than the others).
+        normalise: how images are normalised for these weights, imagenet, half, clip or six
+            numbers; None reads it from their file, and fills it in.
     """
 
     backbone: str = "mobilenet_v2"
@@ -64,6 +67,7 @@ class Contrast:
     optim: Optim = field(
         default_factory=lambda: Optim(learning_rate=1e-3, new_layers=1.0, momentum=0.0)
     )
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if self.hint_weight < 0 or self.decay < 0:
@@ -230,6 +234,7 @@ def _module(settings: Contrast, key: Any) -> Any:
         key=key,
         output_stride=settings.output_stride,
         pretrained=settings.weights,
+        normalise=settings.normalise,
     )
 
 

@@ -1,16 +1,21 @@
-"""Checkpoints that are checked: written by orbax, verified by checksum, the last good one wins.
+"""Checkpoints that are checked: written by orbax, verified by checksum.
 
 Orbax commits a step atomically but restores a flipped bit in a data file silently, so each step
 carries a manifest (path, shape, dtype and BLAKE2 of every array) that is compared on restore.
+Reading deletes nothing. A run that goes on may do so from an older step (``newest_whole``); who
+reads a finished run gets its last step or an error (``last``).
 """
 
+import errno
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,27 +25,38 @@ from wsss_jax.errors import CorruptCheckpointError
 from wsss_jax.train.optimizers import path_name
 
 
+class Restored(NamedTuple):
+    """A step that was read back: its number, its arrays, and the JSON values saved beside them."""
+
+    step: int
+    state: Any
+    extra: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run: ``save`` a step, ``restore`` the newest that is whole.
+    """The checkpoints of one run: ``save`` a step, read one back.
 
-    folder: where they lie. keep: how many steps stay. say: receives one line for each damaged
+    folder: where they lie. keep: how many steps stay. warn: receives one line for each damaged
     step that was passed over.
     """
 
     folder: Path
     keep: int = 2
-    say: Callable[[str], None] = print
+    warn: Callable[[str], None] = print
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-        """Write one step, arrays of ``state`` and JSON values ``extra``; blocks until done."""
+        """Write one step, arrays of ``state`` and JSON values ``extra``; blocks until done.
+
+        Raises OSError that names the step's folder where the disk is full; earlier steps stay.
+        """
         arrays = flatten(state)
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
             manifest=ocp.args.JsonSave(_manifest(arrays)),
             extra=ocp.args.JsonSave({"extra": json.dumps(extra)}),
         )
-        with self._manager() as manager:
+        with _naming_full_disk(self.folder / str(step)), self._writer() as manager:
             if step in manager.all_steps():
                 return
             manager.save(step, args=content)
@@ -52,61 +68,86 @@ class Checkpoints:
             return []
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal())
 
-    def restore(self, template: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """(step, state, extra) of the newest whole step, or None when there is none at all.
+    def newest_whole(self, template: Any) -> Restored | None:
+        """The newest step that is whole, None when there is none at all.
 
-        template: a state of the wanted structure. Damaged newer steps are reported and removed.
+        template: a state of the wanted structure. Damaged newer steps are reported.
         Raises CorruptCheckpointError when steps exist and none is whole.
         """
-        damaged: dict[int, str] = {}
+        damaged = []
         for step in reversed(self.steps()):
             try:
-                state, extra = self._restore_step(step, template)
+                return self._restored(step, template)
             except CorruptCheckpointError as problem:
-                damaged[step] = f"checkpoint {self.folder / str(step)} is damaged: {problem}"
-                self.say(damaged[step])
-                continue
-            if jax.process_index() == 0:
-                for bad in damaged:  # else orbax would refuse to write these steps again
-                    shutil.rmtree(self.folder / str(bad))
-            return step, state, extra
+                damaged.append(str(problem))
+                self.warn(damaged[-1])
         if damaged:
             raise CorruptCheckpointError(
                 "no checkpoint is whole; delete the folder to start again\n  "
-                + "\n  ".join(damaged.values())
+                + "\n  ".join(damaged)
             )
         return None
 
-    def _restore_step(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
-        wanted = flatten(template)
-        like = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in wanted.items()}
-        content = ocp.args.Composite(
-            state=ocp.args.StandardRestore(like),
-            manifest=ocp.args.JsonRestore(),
-            extra=ocp.args.JsonRestore(),
-        )
+    def last(self, template: Any) -> Restored | None:
+        """The last step, None when there is none. CorruptCheckpointError where it is damaged."""
+        steps = self.steps()
+        return self._restored(steps[-1], template) if steps else None
+
+    def damage(self) -> str | None:
+        """What is wrong with the last step, None where it is whole or there is none."""
+        steps = self.steps()
+        if not steps:
+            return None
         try:
-            with self._manager() as manager:
-                found = manager.restore(step, args=content)
-            arrays, manifest = found["state"], found["manifest"]
-            extra = json.loads(found["extra"]["extra"])
+            self._read(steps[-1], None)
+        except CorruptCheckpointError as problem:
+            return str(problem)
+        return None
+
+    def drop_after(self, step: int) -> None:
+        """Delete newer steps, which are to be written again."""
+        if jax.process_index() == 0:
+            for newer in self.steps():
+                if newer > step:
+                    shutil.rmtree(self.folder / str(newer))
+
+    def _restored(self, step: int, template: Any) -> Restored:
+        arrays, extra = self._read(step, flatten(template))
+        leaves = list(arrays.values())
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(template), leaves), extra)
+
+    def _read(
+        self, step: int, wanted: Mapping[str, Any] | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arrays and extra of one step, in the order of ``wanted``; None takes what there is."""
+        try:
+            with self._reader() as manager:
+                arrays, manifest, extra = _contents(manager, step)
+            names = list(manifest if wanted is None else wanted)
+            if set(names) != set(manifest):
+                other = min(set(names) ^ set(manifest))
+                raise CorruptCheckpointError(f"it holds other arrays than wanted, {other} first")
+            for name in names:
+                _check_array(name, arrays[name], manifest[name], wanted)
         except Exception as problem:  # orbax raises eight unrelated types for damaged files
             reason = f"{type(problem).__name__}: {str(problem)[:200]}"
-            raise CorruptCheckpointError(f"unreadable ({reason})") from problem
-        for name, entry in _manifest(arrays).items():
-            if entry != manifest.get(name):
-                raise CorruptCheckpointError(f"{name} differs from its checksum")
-            if entry["dtype"] != str(wanted[name].dtype):
-                raise CorruptCheckpointError(
-                    f"{name} is {entry['dtype']}, wanted {wanted[name].dtype}"
-                )
-        leaves = [arrays[name] for name in wanted]
-        return jax.tree.unflatten(jax.tree.structure(template), leaves), extra
+            if isinstance(problem, CorruptCheckpointError):
+                reason = str(problem)
+            where = self.folder / str(step)
+            raise CorruptCheckpointError(f"checkpoint {where} is damaged: {reason}") from problem
+        return {name: arrays[name] for name in names}, extra
 
-    def _manager(self) -> ocp.CheckpointManager:
+    def _writer(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.keep, enable_async_checkpointing=False, create=True
+            max_to_keep=self.keep,
+            enable_async_checkpointing=False,
+            create=True,
+            cleanup_tmp_directories=True,  # of a run that was killed
         )
+        return ocp.CheckpointManager(self.folder.resolve(), options=options)
+
+    def _reader(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, create=False)
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
 
@@ -119,6 +160,21 @@ def flatten(tree: Any) -> dict[str, Any]:
     }
 
 
+def _contents(
+    manager: ocp.CheckpointManager, step: int
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Arrays, manifest and extra of a step, as they are on disk."""
+    parts = ocp.args.Composite(manifest=ocp.args.JsonRestore(), extra=ocp.args.JsonRestore())
+    found = manager.restore(step, args=parts)
+    manifest, extra = found["manifest"], json.loads(found["extra"]["extra"])
+    like = {
+        name: jax.ShapeDtypeStruct(entry["shape"], np.dtype(entry["dtype"]))
+        for name, entry in manifest.items()
+    }
+    content = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+    return manager.restore(step, args=content)["state"], manifest, extra
+
+
 def _manifest(arrays: dict[str, Any]) -> dict[str, Any]:
     return {name: _entry(np.asarray(array)) for name, array in arrays.items()}
 
@@ -126,3 +182,31 @@ def _manifest(arrays: dict[str, Any]) -> dict[str, Any]:
 def _entry(array: np.ndarray) -> dict[str, Any]:
     digest = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
     return {"shape": list(array.shape), "dtype": str(array.dtype), "blake2": digest}
+
+
+def _check_array(
+    name: str, array: Any, entry: Mapping[str, Any], wanted: Mapping[str, Any] | None
+) -> None:
+    if _entry(np.asarray(array)) != entry:
+        raise CorruptCheckpointError(f"{name} differs from its checksum")
+    if wanted is not None:
+        shape, dtype = list(wanted[name].shape), str(wanted[name].dtype)
+        if entry["dtype"] != dtype or entry["shape"] != shape:
+            raise CorruptCheckpointError(
+                f"{name} is {entry['dtype']} of {entry['shape']}, wanted {dtype} of {shape}"
+            )
+
+
+@contextmanager
+def _naming_full_disk(step: Path) -> Iterator[None]:
+    """One OSError for the many that orbax and tensorstore raise where the disk is full."""
+    try:
+        yield
+    except Exception as problem:
+        full = errno.ENOSPC, errno.EDQUOT
+        texts = [os.strerror(number) for number in full]
+        chain = [problem, problem.__cause__, problem.__context__]
+        for number, text in zip(full, texts, strict=True):
+            if any(text in str(one) for one in chain):
+                raise OSError(number, text, str(step)) from problem
+        raise

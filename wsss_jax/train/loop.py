@@ -6,11 +6,8 @@ several hosts (``jax.distributed``) all stop at the same step when one of them i
 """
 
 import json
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from wsss_jax.config import lookup
+from wsss_jax.data.files import naming, write_atomic
 from wsss_jax.errors import DivergedError, UserError
+from wsss_jax.signals import Interrupted, StopFlag, stop_signals
 from wsss_jax.train import parallel
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.train.utilisation import Utilisation
@@ -45,10 +44,6 @@ class Batches(Protocol):
     def set_state(self, state: Any) -> None:
         """Go to a position that ``get_state`` gave."""
         ...
-
-
-class Interrupted(SystemExit):
-    """The run was asked to stop and has saved; the exit code is 128 + signal."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,7 @@ def fit(
             if told or due:
                 save(done + 1)
             if told:
-                raise Interrupted(128 + told)
+                raise Interrupted(told)
             if due and watch is not None and watch(done + 1, engine.take(state)):
                 break
     return engine.take(state)
@@ -146,15 +141,15 @@ def in_type(step: parallel.Step, compute: str) -> parallel.Step:
 _TYPES = MappingProxyType({"float32": jnp.float32, "bfloat16": jnp.bfloat16})
 
 
-def _told(stop: "StopFlag", *, asked: bool) -> int:
+def _told(stop: StopFlag, *, asked: bool) -> int:
     """The signal that ends the run, 0 for none. One host looks at every step.
 
     Several agree at the steps where all of them ask: a host that stopped alone would leave the
     others waiting in the next step for ever.
     """
     if jax.process_count() == 1:
-        return stop.number if stop.is_set() else 0
-    return parallel.highest(stop.number if stop.is_set() else 0) if asked else 0
+        return stop.number
+    return parallel.highest(stop.number) if asked else 0
 
 
 def _advice(loop: Loop, done: int, folder: Path) -> str:
@@ -167,7 +162,7 @@ def _advice(loop: Loop, done: int, folder: Path) -> str:
 
 def _start(system: System, batches: Batches, checkpoints: Checkpoints, key: Any) -> tuple[int, Any]:
     state = system.init(key)
-    found = checkpoints.restore(state)
+    found = checkpoints.newest_whole(state)
     if found is None:
         return 0, state
     done, state, extra = found
@@ -177,6 +172,7 @@ def _start(system: System, batches: Batches, checkpoints: Checkpoints, key: Any)
             f"{checkpoints.folder} was written by {len(positions)} hosts, here are "
             f"{jax.process_count()}: the order of data would differ; go on with as many"
         )
+    checkpoints.drop_after(done)  # damaged steps, which will be written again
     batches.set_state(positions[jax.process_index()])
     return done, state
 
@@ -188,13 +184,11 @@ class _Log:
         self.path, self.loop = path, loop
         self.since, self.images, self.utilisation = time.perf_counter(), 0, Utilisation()
         self.writes = jax.process_index() == 0
-        if not self.writes:
-            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if path.exists():
-            kept = [ln for ln in path.read_text().splitlines() if _step_of(ln) <= start]
-        path.write_text("".join(line + "\n" for line in kept))
+        if self.writes and path.exists():
+            lines = path.read_text(errors="replace").splitlines()
+            kept = [line + "\n" for line in lines if _step_of(line) <= start]
+            write_atomic(path, "".join(kept).encode())
 
     def count(self, rows: int, step: Any, *arguments: Any) -> None:
         """Note a step on so many images of this host, before it is made."""
@@ -214,7 +208,7 @@ class _Log:
             shown["utilisation"] = share
         self.since, self.images = now, 0
         if self.writes:
-            with self.path.open("a") as file:
+            with naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps({"step": done, **shown}) + "\n")
         return shown
 
@@ -224,37 +218,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):
         return float("inf")  # a line cut off by kill -9
-
-
-class StopFlag(threading.Event):
-    """Set by the first SIGTERM or Ctrl-C; the second one stops at once."""
-
-    number: int = 0
-
-
-@contextmanager
-def stop_signals() -> Iterator[StopFlag]:
-    """Turn SIGTERM and Ctrl-C into a flag that long work looks at between two items.
-
-    Outside the main thread signals cannot be caught and the flag never rises.
-    """
-    flag = StopFlag()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    watched = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in watched}
-
-    def rise(number: int, frame: Any) -> None:
-        flag.number = number
-        if flag.is_set():
-            raise Interrupted(128 + number)
-        flag.set()
-
-    for number in watched:
-        signal.signal(number, rise)
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

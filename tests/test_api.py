@@ -1,0 +1,116 @@
+"""Parts by hand: right answers on small arrays, and advice that works for wrong calls."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import wsss_jax as wj
+from wsss_jax.ops.affinity import Affinity, stencil
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+PROBABILITIES = np.full((8, 12, 2), 0.5, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("image", "probabilities", "advice"),
+    [
+        (IMAGE, PROBABILITIES.transpose(2, 0, 1), "move axis 0 to the end"),
+        (IMAGE.transpose(2, 0, 1), PROBABILITIES, "move axis 0 to the end"),
+        (IMAGE / 255, PROBABILITIES, r"if it is in \[0, 1\]: \(255 \* image\)"),
+        (IMAGE.astype(float), PROBABILITIES, r"if in 0..255: image.round\(\)"),
+        (IMAGE, (PROBABILITIES * 255).astype(np.uint8), r"divide by 255"),
+        (IMAGE, PROBABILITIES - 1, "take a softmax"),
+        (IMAGE, PROBABILITIES[..., 0], r"np.eye\(k\)\[probabilities\]"),
+        (IMAGE, PROBABILITIES[:4], "enlarge them first"),
+        (IMAGE[..., 0], PROBABILITIES, "of a grey one"),
+        (np.dstack([IMAGE, IMAGE[..., :1]]), PROBABILITIES, "without the alpha channel"),
+    ],
+    ids=range(10),
+)
+def test_a_crf_of_wrong_arrays_says_what_to_write(image, probabilities, advice):
+    with pytest.raises(ValueError, match=advice):
+        wj.dense_crf(image, probabilities)
+
+
+def test_a_preset_that_is_not_there_gets_its_neighbour():
+    with pytest.raises(wj.UserError, match="did you mean 'psa'"):
+        wj.dense_crf(IMAGE, PROBABILITIES, "pas")
+
+
+def test_a_walk_along_a_given_affinity_goes_nowhere_without_pairs_and_needs_something_to_follow():
+    scores = np.random.default_rng(1).random((4, 5, 2), np.float32)
+    none = Affinity(np.zeros((len(stencil(2)), 4, 5), np.float32), 2)
+    np.testing.assert_allclose(wj.random_walk(scores, affinity=none), scores, atol=1e-5)
+    with pytest.raises(ValueError, match=r"give image= .colours. or affinity="):
+        wj.random_walk(scores)
+    with pytest.raises(ValueError, match=r"wanted ops\.affinity\.Affinity"):
+        wj.random_walk(scores, affinity=np.zeros((2, 4, 5)))
+
+
+def maps_of(value, *classes):
+    scores = np.full((2, 2, len(classes)), value, np.float32)
+    peak = scores.max(axis=(0, 1))
+    return wj.ScoreMaps(scores, np.array(classes, np.int32), (4, 4), peak)
+
+
+def test_systems_that_know_other_classes_are_fused_over_all_classes():
+    fused = wj.fuse([maps_of(0.2, 1, 3), maps_of(0.6, 3)], rule="mean")
+    assert fused.classes.tolist() == [1, 3]
+    np.testing.assert_allclose(fused.scores[0, 0], [0.2, 0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("maps", "advice"),
+    [
+        (np.zeros((2, 2, 1)), "give a list"),
+        ([np.zeros((2, 2, 1)), np.zeros((3, 2, 1))], "maps of different shapes"),
+        ([np.full((2, 2, 1), 7.0)], "divide by the maximum"),
+        ([np.zeros((2, 2, 1)), maps_of(0.5, 0)], "give all arrays"),
+    ],
+    ids=range(4),
+)
+def test_maps_that_do_not_go_together_are_refused(maps, advice):
+    with pytest.raises(ValueError, match=advice):
+        wj.fuse(maps)
+
+
+def written(folder, **masks):
+    folder.mkdir()
+    for name, values in masks.items():
+        Image.fromarray(np.array(values, np.uint8)).save(folder / f"{name}.png")
+    return str(folder)
+
+
+def test_two_folders_of_masks_are_judged_by_file_name(tmp_path):
+    truth = written(tmp_path / "truth", a=[[0, 1], [1, 255]], b=[[2, 2], [0, 0]], c=[[0, 0]])
+    guess = written(tmp_path / "guess", a=[[0, 1], [0, 0]], b=[[2, 1], [0, 0]])
+    found = wj.evaluate(guess, truth, classes=3)
+    assert found.counts.tolist() == [[3, 0, 0], [1, 1, 0], [0, 1, 1]]
+    np.testing.assert_allclose(found.iou, [3 / 4, 1 / 3, 1 / 2])
+    assert found.mean == pytest.approx(np.mean([3 / 4, 1 / 3, 1 / 2]))
+    assert found.ids == ("a", "b") and found.without_prediction == ("c",)
+    named = wj.evaluate(guess, truth, classes=["cat", "dog"])
+    assert named.per_class["dog"] == 0.5 and named.names[0] == "background"
+    with pytest.raises(wj.UserError, match=r"1 of 3 masks have no true mask .* \(c\)"):
+        wj.evaluate(truth, guess, classes=3)
+    with pytest.raises(wj.UserError, match=r"b\.png: "):
+        wj.evaluate(guess, truth, classes=2)
+    with pytest.raises(wj.UserError, match="no such folder"):
+        wj.evaluate(str(tmp_path / "none"), truth, classes=3)
+
+
+def test_files_of_other_tools_are_told_apart_by_their_fields(tmp_path):
+    low, high = np.full((2, 3), 0.25, np.float32), np.full((2, 3), 0.75, np.float32)
+    for name, content in {
+        "puzzle": {"keys": np.array([0, 5]), "cam": high[None], "hr_cam": high[None]},
+        "psa_cam": {4: high},
+        "psa_crf": {0: low, 5: high},
+    }.items():
+        np.save(tmp_path / f"{name}.npy", content)
+        found = wj.read_maps(tmp_path / f"{name}.npy")
+        assert found.classes.tolist() == [4] and float(found.scores.max()) == 0.75, name
+    np.save(tmp_path / "x.npy", {"weights": low})
+    with pytest.raises(wj.UserError, match="fields weights, of no known layout"):
+        wj.read_maps(tmp_path / "x.npy")
+    with pytest.raises(wj.UserError, match="class 4 from 0, but 3 classes"):
+        wj.read_maps(tmp_path / "puzzle.npy", classes=["a", "b", "c"])

@@ -1,0 +1,323 @@
+"""Flipped bits, full disks, two runs at once, a damaged last checkpoint: nothing passes unseen."""
+
+import errno
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+from toy_learning import STEPS, ToyBatches, linear_system
+
+from wsss_jax.cli import main
+from wsss_jax.data import files, records, stores
+from wsss_jax.data.files import write_atomic
+from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
+from wsss_jax.run import folders, left_out
+from wsss_jax.run.executors import Workers
+from wsss_jax.run.images import each, settle
+from wsss_jax.stages.masks import Masking, decide
+from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.types import ScoreMaps
+
+CLASSES = ("cat", "dog", "cow")
+RECORD = {"seed": 1, "rate": 0.5}
+
+
+def store(folder, holds="scores", kind="activation"):
+    return stores.create(folder, holds=holds, classes=CLASSES, made_by={}, kind=kind)
+
+
+def maps(**changes):
+    scores = np.random.default_rng(0).random((5, 7, 2), np.float32)
+    fields = {"scores": scores, "classes": np.array([0, 2], np.int32), "size": (20, 27)}
+    return ScoreMaps(**{**fields, "peak": scores.max((0, 1)), **changes})
+
+
+def flipped(content, rng):
+    bit = int(rng.integers(8 * len(content)))
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_no_flipped_bit_of_a_mask_is_read_as_another_mask(tmp_path):
+    rng = np.random.default_rng(0)
+    kept = store(tmp_path, "masks")
+    mask = rng.integers(0, 4, (24, 31)).astype(np.uint8)
+    kept.put_mask("a", mask)
+    whole = kept.path("a").read_bytes()
+    for _ in range(1500):
+        with pytest.raises(BadFileError, match=r"a\.png"):
+            records.check_png(flipped(whole, rng), kept.path("a"))
+    for damaged in (flipped(whole, rng), whole + b"x", whole[:-1], whole[:20], b""):
+        kept.path("a").write_bytes(damaged)
+        with pytest.raises(BadFileError, match=r"a\.png"):
+            kept.get_mask("a")
+
+
+def test_no_flipped_bit_of_score_maps_is_read_as_other_scores(tmp_path):
+    rng = np.random.default_rng(0)
+    kept = store(tmp_path)
+    kept.put_scores("a", maps())
+    whole, wanted = kept.path("a").read_bytes(), kept.get_scores("a")
+    refused = 0
+    for _ in range(1500):
+        kept.path("a").write_bytes(flipped(whole, rng))
+        try:
+            found = kept.get_scores("a")
+        except BadFileError as problem:
+            assert "a.npz" in str(problem)
+            refused += 1
+            continue
+        # What no checksum covers (dates, say) changes nothing.
+        np.testing.assert_array_equal(found.scores, wanted.scores)
+        np.testing.assert_array_equal(found.classes, wanted.classes)
+        np.testing.assert_array_equal(found.peak, wanted.peak)
+        assert found.size == wanted.size
+    assert refused > 900
+
+
+def test_a_member_that_claims_to_be_compressed_is_one_error(tmp_path):
+    kept = store(tmp_path)
+    kept.put_scores("a", maps())
+    content = bytearray(kept.path("a").read_bytes())
+    with zipfile.ZipFile(kept.path("a")) as archive:
+        for method in (8, 9, 12, 99):  # deflate without a stream, three that are not there
+            at = archive.start_dir + 10
+            content[at : at + 2] = method.to_bytes(2, "little")
+            kept.path("a").write_bytes(content)
+            with pytest.raises(BadFileError, match=r"a\.npz: damaged"):
+                kept.get_scores("a")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "{", "[]", "null", '{"format": 1}', "\xff", '{"format": ' + "9" * 5000 + "}"],
+    ids=["deep", "cut", "list", "null", "lacking", "bytes", "long"],
+)
+def test_a_damaged_index_or_settings_file_is_one_error(tmp_path, text):
+    for name in ("index.json", "settings.json"):
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadFileError, match=r"index\.json"):
+        stores.open_store(tmp_path)
+    (tmp_path / "finished").touch()
+    if text not in ('{"format": 1}', "[]", "null"):
+        with pytest.raises(BadFileError, match=r"settings\.json"):
+            folders.record_of(tmp_path, "train")
+
+
+@pytest.mark.parametrize("wrong", [{"holds": "x"}, {"kind": 1}, {"classes": "abc"}, {"parents": 0}])
+def test_an_index_of_other_kinds_is_no_index(tmp_path, wrong):
+    store(tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps(index | wrong))
+    with pytest.raises(BadFileError, match="not an index"):
+        stores.open_store(tmp_path)
+
+
+IMPLAUSIBLE = {
+    "NaN peak": {"peak": np.array([np.nan, 1], np.float32)},
+    "a class twice": {"classes": np.array([1, 1], np.int32)},
+    "height and width exchanged": {"size": (27, 20)},
+    "9 in an activation": {"scores": np.full((5, 7, 2), 9, np.float32)},
+    "below 0": {"scores": np.full((5, 7, 2), -0.5, np.float32)},
+    "no such class": {"classes": np.array([0, 3], np.int32)},
+    "a huge photograph": {"size": (2**20, 2**20)},
+    "no cells": {"scores": np.zeros((0, 7, 2), np.float32)},
+}
+
+
+@pytest.mark.parametrize("changes", IMPLAUSIBLE.values(), ids=IMPLAUSIBLE)
+def test_implausible_records_are_refused_when_read_and_never_written(tmp_path, changes):
+    kept, bad = store(tmp_path / "maps"), maps(**changes)
+    kept.put_scores("good", maps())
+    with pytest.raises(UserError, match="nothing was written"):
+        kept.put_scores("a", bad)
+    buffer = io.BytesIO()
+    size = np.asarray(bad.size, np.int32)
+    np.savez(buffer, scores=bad.scores, classes=bad.classes, size=size, peak=bad.peak)
+    kept.path("a").write_bytes(buffer.getvalue())
+    with pytest.raises(BadFileError, match=r"a\.npz"):
+        kept.get_scores("a")
+    # So a stage that looks at no photograph leaves it out, and says so last.
+    with left_out.recorded() as record:
+        decided = decide(kept, tmp_path / "masks", Masking(0.3), ids=("a", "good"))
+    assert decided.ids() == ("good",)
+    assert record.exit_code() == 3 and record.exit_code(strict=True) == 1
+    assert record.line().startswith("left out: masks 1 of 2 image(s)")
+
+
+def test_grids_of_every_stride_and_square_ones_are_plausible():
+    for height, width in ((281, 500), (500, 281), (500, 333), (33, 32), (1, 90)):
+        for stride in (1, 2, 3, 4, 8, 16, 31, 500):
+            cells = -(-height // stride), -(-width // stride)
+            for grid in (cells, (7, 7)):
+                scores = np.zeros((*grid, 2), np.float32)
+                assert records.fault(maps(scores=scores, size=(height, width)), 3) is None
+
+
+def test_masks_of_values_that_are_no_class_are_refused(tmp_path):
+    kept = store(tmp_path, "masks")
+    kept.put_mask("a", np.array([[0, 3, 255]], np.uint8))
+    assert kept.get_mask("a").tolist() == [[0, 3, 255]]
+    kept.put_mask("a", np.array([[0, 4]], np.uint8))
+    with pytest.raises(BadFileError, match="value 4 in a mask of 3 classes"):
+        kept.get_mask("a")
+
+
+def test_files_have_the_modes_of_the_users_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_temporary_files_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    dead = tmp_path / f".0-{gone.pid}-{files._HOST}.partial"
+    living = tmp_path / f".0-{os.getppid()}-{files._HOST}.partial"
+    fresh, old = tmp_path / ".0-1-elsewhere.partial", tmp_path / ".1-1-elsewhere.partial"
+    for path in (dead, living, fresh, old):
+        path.touch()
+    os.utime(old, (0, 0))
+    write_atomic(tmp_path / "a", b"x")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", living.name, fresh.name}
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*a\.npz") as caught:
+        store_at = stores.Store(tmp_path, "scores", CLASSES, "activation", {}, ())
+        store_at.put_scores("a", maps())
+    assert caught.value.filename == str(tmp_path / "scores/a.npz")
+    assert not list((tmp_path / "scores").iterdir())
+
+
+def test_a_full_disk_while_a_checkpoint_is_written_names_its_folder(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*checkpoint/4") as caught:
+        Checkpoints(tmp_path / "checkpoint").save(4, {"w": np.ones(3)}, {})
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_second_run_in_one_folder_is_refused_at_once_and_a_dead_one_leaves_no_lock(tmp_path):
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
+    wait = "f.write('process 7 on x'); f.flush(); print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold + wait, str(tmp_path / ".lock")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout and other.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match="process 7 on x is at work in it"):
+            folders.claim(tmp_path, RECORD)
+        other.kill()
+    with folders.claim(tmp_path, RECORD) as run:
+        assert not run.finished
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work"):
+            folders.claim(tmp_path, RECORD)
+    with folders.claim(tmp_path, RECORD):
+        pass
+
+
+def test_a_failed_start_leaves_no_claim_and_settings_alone_are_no_run(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError), folders.claim(folder, RECORD):
+        raise ZeroDivisionError
+    assert not folder.exists()
+    with folders.claim(folder, RECORD):
+        pass
+    with folders.claim(folder, {**RECORD, "rate": 0.1}):
+        (folder / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match=r"rate: 0\.1 -> 0\.5"):
+        folders.claim(folder, RECORD)
+    with pytest.raises(ZeroDivisionError), folders.claim(folder, {**RECORD, "rate": 0.1}):
+        raise ZeroDivisionError
+    assert (folder / "settings.json").is_file()  # of a run that began earlier
+
+
+def test_a_store_without_records_is_nobodys_and_one_that_is_taken_over_is_noticed(tmp_path):
+    first = store(tmp_path)
+    taken = stores.create(tmp_path, holds="scores", classes=CLASSES, made_by={"rule": "mean"})
+    assert stores.open_store(tmp_path) == taken
+    with pytest.raises(UserError, match="another command has written other settings"):
+        settle(first, each("toy", str, (), workers=Workers()))
+    taken.put_scores("a", maps())
+    with pytest.raises(UserError, match=r"rule: 'mean' -> None"):
+        store(tmp_path)
+
+
+def trained(folder):
+    system, course = linear_system(), folders.Course(STEPS, seed=0, save_every=2)
+    with folders.claim(folder, RECORD) as run:
+        if not run.finished:
+            batches = ToyBatches()
+            batches.skipped = {"a": "damaged"}  # type: ignore[attr-defined]
+            folders.learn(system, batches, course, folder)
+    template = jax.eval_shape(system.init, jax.random.key(0))
+    return jax.tree.leaves(folders.last_state(folder, template).params), template, run.finished
+
+
+def test_a_finished_run_with_a_damaged_last_checkpoint_is_refused_then_trained_on(tmp_path, capsys):
+    with left_out.recorded() as record:
+        whole, template, _ = trained(tmp_path)
+    assert record.stages == {f"train {tmp_path.name}": (1, 0)}
+    assert trained(tmp_path)[2]
+    manifest = tmp_path / "checkpoint" / str(STEPS) / "manifest/metadata"
+    manifest.write_text(manifest.read_text().replace("blake2", "blake3"))
+    with pytest.raises(CorruptCheckpointError, match="by the same command"):
+        folders.last_state(tmp_path, template)
+    assert len(Checkpoints(tmp_path / "checkpoint").steps()) == 2
+    again, _, finished = trained(tmp_path)
+    assert not finished and f"training {tmp_path.name} again" in capsys.readouterr().out
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_command_that_left_images_out_says_so_last_and_ends_with_code_3(tmp_path, capsys):
+    kept = store(tmp_path / "maps")
+    for id in ("bad", "good"):
+        kept.put_scores(id, maps())
+    whole = kept.path("bad").read_bytes()
+    kept.path("bad").write_bytes(whole[:-1])
+    command = ["masks", str(kept.folder), "--out", str(tmp_path / "masks"), "--threshold", "0.3"]
+    for strict, code in (([], 3), (["--strict"], 1)):
+        with pytest.raises(SystemExit) as caught:
+            main([*command, *strict])
+        assert caught.value.code == code
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("left out: masks 1 of ")
+    kept.path("bad").write_bytes(whole)
+    main(command)
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_images_left_out_are_counted_until_they_are_there(tmp_path):
+    kept = store(tmp_path / "maps")
+    kept.put_scores("good", maps())
+
+    def write(id):
+        if not (tmp_path / "there").exists():
+            raise BadFileError(f"{id} is damaged")
+        kept.put_scores(id, maps())
+
+    with left_out.recorded() as record:
+        settle(kept, each("toy", write, ("a", "b"), workers=Workers()))
+        assert record.stages == {"maps": (2, 2)} and record.exit_code() == left_out.CODE
+        (tmp_path / "there").touch()
+        settle(kept, each("toy", write, ("a", "b"), workers=Workers()))
+    assert record.exit_code(strict=True) == 0 and record.line() == ""
+    left_out.note("outside of a command", 1)  # nobody asks

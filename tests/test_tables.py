@@ -1,0 +1,181 @@
+"""Labels in the tables and folders that people have, with the photographs that go with them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsss_jax.data import datasets
+from wsss_jax.data.check import survey
+from wsss_jax.errors import BadFileError, MissingFileError
+
+IDS = ("IMG 001", "im1", "größe", "im3")
+WANTED = {"IMG 001": [1, 1], "im1": [1, 0], "größe": [0, 1], "im3": [0, 0]}
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    (tmp_path / "images").mkdir()
+    for n, id in enumerate(IDS):
+        Image.new("RGB", (8, 6), (n, 0, 0)).save(tmp_path / f"images/{id}.jpg")
+    return tmp_path
+
+
+def shown(root: Path) -> dict[str, list[int]]:
+    source = datasets.open_dataset(root, split="all")
+    assert source.classes.names == ("cat", "dog")
+    return {id: source.labels(id).astype(int).tolist() for id in source.ids}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,label\nIMG 001.jpg,cat\nIMG 001.jpg,dog\nim1.jpg,cat\ngröße.jpg,dog\nim3.jpg,\n",
+        "IMG 001.jpg,cat;dog\nim1.jpg,cat\ngröße.jpg,dog\nim3.jpg,\n",
+        "im1;cat\nIMG 001;dog,cat\ngröße;dog\nim3;\n",
+        "label\tpath\ncat|dog\timages/IMG 001.jpg\ncat\timages/im1.jpg\ndog\tgröße.JPG\n\tim3\n",
+        "id,width,labels\nIMG 001,8,\"['cat', 'dog']\"\nim1,8,\"['cat']\"\ngröße,8,dog\nim3,8,[]\n",
+        "cat,file,dog\n1,IMG 001.jpg,1\n1,im1.jpg,0\n0,größe.jpg,1\n0,im3.jpg,0\n",
+        "file;cat;dog\nIMG 001;x;x\nim1;x;\ngröße;;x\nim3;;\n",
+        "Dateiname|cat|dog\nIMG 001|1.0|1.0\nim1|1.0|0.0\ngröße|0.0|1.0\nim3|0.0|0.0\n",
+        "im1,cat\nIMG 001,cat,dog\ngröße,dog\nim3,background\n",
+        "file,label\nIMG 001,Cat;dog\nim1,cat\nIMG 001,cat\ngröße,dog\nim3,none\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_tables_of_every_form_are_read_alike(root, text, encoding):
+    (root / "labels.csv").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert shown(root) == WANTED
+
+
+def test_what_was_decided_is_told(root):
+    text = "file,label,width\nIMG 001,cat;dog,1\nim1,Cat,1\ngröße,dog,1\nim3,cat,1\n"
+    (root / "labels.csv").write_bytes(text.encode("latin-1"))
+    told = [notice.message for notice in survey(root).notices if notice.kind == "label form"]
+    assert told == ["labels.csv is read as cp1252", "label Cat is read as cat",
+                    "columns that are not read: width"]  # fmt: skip
+
+
+def test_no_entry_is_missing_and_an_empty_one_is_not(root):
+    (root / "labels.csv").write_text("im1,cat\nIMG 001,dog\nim3,\n")
+    source = datasets.open_dataset(root, split="all")
+    assert not source.labels("im3").any()
+    with pytest.raises(MissingFileError, match="größe"):
+        source.labels("größe")
+    (root / "labels.csv").write_text("file,cat,dog\nim1,1,0\nIMG 001,0,\n")
+    source = datasets.open_dataset(root, split="all")
+    with pytest.raises(BadFileError, match="no 0 or 1 of dog"):
+        source.labels("IMG 001")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a,b\nc,d\n", "no column of it names"), ("", "no column"), ("im1,\nim3,\n", "no class"),
+     ("file,size,colour\nim1,3,red\nim3,4,blue\n", "which of the columns"),
+     ("im1,cat\x01\n", "control characters")],
+)  # fmt: skip
+def test_tables_that_say_nothing_are_refused_by_name(root, text, message):
+    (root / "labels.csv").write_text(text)
+    with pytest.raises(BadFileError, match=message):
+        datasets.open_dataset(root, split="all")
+
+
+def test_classes_have_the_order_of_their_file(root):
+    (root / "labels.csv").write_text("im1,cat\nIMG 001,dog\n")
+    (root / "classes.txt").write_text("background\ndog\ncat\n")
+    assert datasets.open_dataset(root, split="all").classes.names == ("dog", "cat")
+
+
+def test_photographs_may_lie_beside_their_table(root):
+    for path in (root / "images").iterdir():
+        path.rename(root / path.name)
+    (root / "images").rmdir()
+    (root / "anything.csv").write_text("im1,cat\nIMG 001,cat;dog\ngröße,dog\nim3,\n")
+    assert shown(root) == WANTED
+
+
+def test_lists_may_lie_beside_the_photographs(root):
+    (root / "labels.csv").write_text("im1,cat\nIMG 001,cat;dog\ngröße,dog\nim3,\n")
+    (root / "Train.txt").write_text("images/im1.jpg masks/im1.png\nIMG 001.jpg\n")
+    (root / "notes.txt").write_text("nothing\n")
+    assert datasets.splits(root) == ("train", "all")
+    assert datasets.open_dataset(root, split="Train").ids == ("im1", "IMG 001")
+
+
+def test_labels_txt_may_be_a_table_or_a_list_of_classes(root):
+    (root / "labels.txt").write_text("im1\tcat\nIMG 001\tcat|dog\ngröße\tdog\nim3\t\n")
+    assert shown(root) == WANTED
+    (root / "labels.txt").write_text("dog\ncat\n")
+    (root / "table.csv").write_text("im1,cat\nIMG 001,dog\n")
+    assert datasets.open_dataset(root, split="all").classes.names == ("dog", "cat")
+
+
+def test_labels_json_takes_names_with_suffix(root):
+    (root / "labels.json").write_text(
+        '{"classes": ["cat", "dog"], "image_labels": {"im1.jpg": ["cat"], "IMG 001.JPG": [0, 1],'
+        ' "größe": ["dog"], "im3": []}}'
+    )
+    assert shown(root) == WANTED
+
+
+def picture(path: Path, colour: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), (colour, 0, 0)).save(path)
+
+
+def test_a_folder_per_class(tmp_path):
+    picture(tmp_path / "cat/siamese/1.jpg", 1)
+    picture(tmp_path / "dog/1.jpg", 2)
+    picture(tmp_path / "dog/both.jpg", 3)
+    picture(tmp_path / "cat/both.jpg", 3)
+    picture(tmp_path / "background/none.jpg", 4)
+    source = datasets.open_dataset(tmp_path, split="all")
+    assert datasets.layout_of(tmp_path) == "class_folders"
+    assert source.classes.names == ("cat", "dog")
+    found = {id: source.labels(id).astype(int).tolist() for id in source.ids}
+    assert found == {"cat/siamese/1": [1, 0], "dog/1": [0, 1], "both": [1, 1], "none": [0, 0]}
+    assert [notice.kind for notice in survey(tmp_path).notices] == [
+        "label form", "no class", "no mask"]  # fmt: skip
+
+
+def test_folders_of_splits_with_folders_of_classes(tmp_path):
+    for name in ("train/cat/1", "train/dog/2", "valid/cat/1"):
+        picture(tmp_path / f"{name}.jpg", len(name))
+    assert datasets.splits(tmp_path) == ("train", "val", "all")
+    assert datasets.open_dataset(tmp_path, split="train").ids == ("train/cat/1", "2")
+    source = datasets.open_dataset(tmp_path, split="val")
+    assert source.ids == ("valid/cat/1",) and source.labels("valid/cat/1").tolist() == [True, False]
+    assert len(datasets.open_dataset(tmp_path, split="all").ids) == 3
+
+
+def voc(root: Path) -> Path:
+    for n in range(3):
+        picture(root / f"JPEGImages/2007_00000{n}.jpg", n)
+    return root
+
+
+def test_cls_labels_npy_is_read_without_unpickling(tmp_path):
+    root = voc(tmp_path)
+    vectors = {2007000000 + n: np.eye(20, dtype=np.float32)[n] for n in range(3)}
+    np.save(root / "cls_labels.npy", np.array(vectors, dtype=object))
+    source = datasets.open_dataset(root, split="all")
+    assert [np.flatnonzero(source.labels(id)).tolist() for id in source.ids] == [[0], [1], [2]]
+    (root / "class_names.txt").write_text("cat\ndog\n")
+    with pytest.raises(BadFileError, match="class_names"):
+        datasets.open_dataset(root, split="all")
+
+
+def test_labels_from_the_class_lists_of_main(tmp_path):
+    root = voc(tmp_path)
+    main = root / "ImageSets/Main"
+    main.mkdir(parents=True)
+    (main / "Train.txt").write_text("2007_000000\n2007_000001\n")
+    (main / "cat_train.txt").write_text("2007_000000  1\n2007_000001 -1\n")
+    (main / "dog_train.txt").write_text("2007_000000 -1\n2007_000001  0\n")
+    source = datasets.open_dataset(root, split="train")
+    assert source.classes.names == ("cat", "dog") and len(source.ids) == 2
+    assert source.labels("2007_000000").tolist() == [True, False]
+    assert source.labels("2007_000001").tolist() == [False, True]
+    with pytest.raises(MissingFileError):
+        source.labels("2007_000002")

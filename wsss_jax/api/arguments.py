@@ -1,0 +1,66 @@
+"""What photographs and score maps may come as, and the advice for what they may not."""
+
+from typing import Any
+
+import numpy as np
+
+LAST = "channels come last; move axis 0 to the end: np.moveaxis({name}, 0, -1)"
+
+
+def photograph(image: Any) -> np.ndarray:
+    """RGB pixels (H,W,3) uint8. Raises ValueError with the line that makes them."""
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[-1] not in (3, 4):
+        raise ValueError(f"image is {pixels.shape}, wanted (H, W, 3); {LAST.format(name='image')}")
+    if pixels.ndim == 4:
+        raise ValueError(f"image is {pixels.shape}, wanted one photograph (H, W, 3)")
+    if pixels.ndim == 2 or pixels.shape[-1] == 1:
+        raise ValueError(
+            f"image is {pixels.shape}, wanted (H, W, 3); of a grey one: "
+            "np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)"
+        )
+    if pixels.ndim != 3 or pixels.shape[-1] != 3:
+        alpha = "; without the alpha channel: image[..., :3]" if pixels.shape[-1] == 4 else ""
+        raise ValueError(f"image is {pixels.shape}, wanted (H, W, 3){alpha}")
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind != "f":
+        raise ValueError(f"image is {pixels.dtype}, wanted uint8; image.astype(np.uint8) if 0..255")
+    raise ValueError(
+        f"image is {pixels.dtype} from {pixels.min():.3g} to {pixels.max():.3g}, wanted uint8; if "
+        "it is in [0, 1]: (255 * image).round().astype(np.uint8); if in 0..255: "
+        "image.round().astype(np.uint8)"
+    )
+
+
+def scores(values: Any, name: str, size: tuple[int, ...] | None = None) -> np.ndarray:
+    """Score maps (h,w,k) float32, finite and not negative.
+
+    name: what errors call them. size: (h, w) that they should have, to tell swapped axes. Raises
+    ValueError with the line that makes them right.
+    """
+    maps = np.asarray(values)
+    if maps.ndim == 2:
+        raise ValueError(
+            f"{name} are {maps.shape}, wanted (h, w, k): {name}[..., None] for one map, "
+            f"np.eye(k)[{name}] for a mask of k labels"
+        )
+    if maps.ndim != 3:
+        raise ValueError(f"{name} are {maps.shape}, wanted (h, w, k) of one image")
+    if size is not None and maps.shape[:2] != size and maps.shape[1:] == size:
+        raise ValueError(f"{name} are {maps.shape}, wanted (h, w, k); {LAST.format(name=name)}")
+    if maps.dtype.kind == "u":
+        raise ValueError(
+            f"{name} are {maps.dtype} where numbers in [0, 1] are wanted; divide by "
+            f"{np.iinfo(maps.dtype).max}: {name} / np.float32({np.iinfo(maps.dtype).max})"
+        )
+    if maps.dtype.kind not in "fib":
+        raise ValueError(f"{name} are {maps.dtype}, wanted floats")
+    found = maps.astype(np.float32)
+    low = found.min(initial=0)  # NaN wins a minimum, so one pass finds both faults
+    if not (low >= 0 and found.max(initial=0) < np.inf):
+        raise ValueError(
+            f"{name} go down to {low:.3g}, wanted finite numbers >= 0; of logits take a softmax or "
+            f"a sigmoid, of raw maps np.maximum({name}, 0)"
+        )
+    return found

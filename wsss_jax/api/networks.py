@@ -1,0 +1,79 @@
+"""Networks by name, with weights, and a classifier that learns from image labels."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from wsss_jax.data.selection import Data
+from wsss_jax.models import build
+from wsss_jax.stages.train import Training, fit
+from wsss_jax.systems import Classifier
+
+
+def network(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    classes: int | None = None,
+    output_stride: int = 16,
+    seed: int = 0,
+) -> Any:
+    """A backbone, or with ``classes`` a classifier on it: a ``flax.nnx`` module.
+
+    name: one of BACKBONES. weights: file of pretrained weights of the backbone, of any layout
+    (.pth, .safetensors, .npz, .params); nothing in it is run. None starts from random ones.
+    classes: of a classifier (images (b,H,W,3) in [0, 1] to logits (b,c)), which every method of
+    ``explain`` takes; None gives the backbone, which takes normalised images and returns its maps,
+    finest first. output_stride: pixels per cell of the last map. seed: of what starts at random.
+
+    Raises UserError for an unknown name, and for a file that does not fit, naming every misfit.
+
+    >>> import jax.numpy as jnp
+    >>> import wsss_jax as wj
+    >>> net = wj.network("tiny", classes=3, output_stride=8)
+    >>> net(jnp.zeros((1, 16, 16, 3))).shape
+    (1, 3)
+    """
+    path = None if weights is None else Path(weights)
+    made = build.classifier(
+        name,
+        1 if classes is None else classes,
+        key=jax.random.key(seed),
+        output_stride=output_stride,
+        pretrained=path,
+    )
+    return made.backbone if classes is None else made
+
+
+def train_classifier(
+    data: str | Path,
+    out: str | Path,
+    *,
+    split: str = "train",
+    system: Any = None,
+    backbone: str = "mobilenet_v2",
+    weights: str | Path | None = None,
+    epochs: int = 8,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Path:
+    """Train a system on image labels into a run folder, or go on with it; returns the folder.
+
+    data: folder of the data set. out: run folder, which ``wsss explain`` turns into score maps.
+    backbone, weights: as for ``network``. system: settings of a class of ``wsss_jax.systems`` (a
+    row of SYSTEMS), for a system other than the plain classifier; they name the backbone
+    themselves. The same as ``wsss train``, which has more settings.
+
+    Raises UserError for unknown names, a class without images, and a folder of another run.
+
+    >>> import wsss_jax as wj
+    >>> wj.train_classifier(scenes, "runs/x", batch_size=1000)
+    Traceback (most recent call last):
+    ...
+    wsss_jax.errors.UserError: ... not enough for one batch of 1000; take a smaller batch size
+    """
+    path = None if weights is None else Path(weights)
+    model = Classifier(backbone=backbone, weights=path) if system is None else system
+    chosen = Training(model, epochs=epochs, batch_size=batch_size, seed=seed)
+    return fit(Data(Path(data), split).open(), chosen, Path(out))

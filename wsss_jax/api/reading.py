@@ -1,0 +1,50 @@
+"""Data sets and stores by their paths."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsss_jax.data import datasets, stores
+from wsss_jax.data.datasets import Source
+from wsss_jax.data.stores import Store
+
+
+def open_dataset(
+    folder: str | Path, split: str = "all", *, layout: str = "auto", lists: str | Path | None = None
+) -> Source:
+    """One split of a data set: ``.ids``, and by id ``.image``, ``.labels``, ``.mask``, ``.size``.
+
+    folder: PASCAL VOC, COCO, prepared records, or ``images/`` with ``labels.json``. split: a name
+    of its lists, or "all". layout: a name of DATASETS; "auto" tells them apart. lists: folder of
+    lists that lie elsewhere. Images (H,W,3) uint8, labels (C,) bool, masks (H,W) uint8 or None.
+
+    Raises UserError for a folder that is none and a split that is not there, naming those that are.
+
+    >>> import wsss_jax as wj
+    >>> data = wj.open_dataset(scenes, split="val")
+    >>> len(data.ids), data.image(data.ids[0]).shape[-1], data.classes.names[:2]
+    (4, 3, ('beetle', 'fish'))
+    """
+    elsewhere = None if lists is None else Path(lists)
+    return datasets.open_dataset(Path(folder), split=split, layout=layout, lists=elsewhere)
+
+
+def open_store(folder: str | Path) -> Store:
+    """A store that a stage wrote: ``.ids()``, and by id ``.get_scores`` or ``.get_mask``.
+
+    Raises BadFileError where there is none, or its index is damaged.
+
+    >>> import wsss_jax as wj
+    >>> wj.open_store("nowhere")
+    Traceback (most recent call last):
+    ...
+    wsss_jax.errors.BadFileError: nowhere: no index.json, so no store; run the stage that makes it
+    """
+    return stores.open_store(Path(folder))
+
+
+def opened_all(given: Sequence[Any]) -> list[Store]:
+    """Stores, from stores or their folders. UserError where none is named."""
+    if not given:
+        return stores.open_stores([])
+    return [one if isinstance(one, Store) else open_store(one) for one in given]

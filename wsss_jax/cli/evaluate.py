@@ -1,0 +1,46 @@
+"""``wsss evaluate``: stores against true masks."""
+
+from pathlib import Path
+
+import tyro
+
+from wsss_jax.cli.bare import Bare
+from wsss_jax.data import views
+from wsss_jax.data.external import SALIENCY
+from wsss_jax.data.selection import Data
+from wsss_jax.data.stores import open_stores
+from wsss_jax.recipes import summary
+from wsss_jax.run.executors import Workers
+from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.masks import judged
+
+
+def command(
+    stores: tyro.conf.Positional[tuple[Path, ...]],
+    data: Bare[Data],
+    out: Path | None = None,
+    scoring: Bare[Scoring] = Scoring(),  # noqa: B008
+    workers: Workers = Workers(),  # noqa: B008
+    tuned_reference: bool = False,
+) -> None:
+    """Judge score maps or masks against true masks; the first store is the reference.
+
+    Args:
+        stores: what to judge.
+        data: the images with true masks.
+        out: folder for results.json and results.md.
+        scoring: what counts, and where background begins.
+        workers: processes and shards.
+        tuned_reference: gains over the first store at its best threshold on this truth, in its
+            favour; the other stores keep theirs.
+    """
+    source, opened = data.open(), open_stores(stores)
+    if all(store.classes == SALIENCY.names for store in opened):
+        source = views.agnostic(source)
+    scoring = scoring.on(source)
+    results = judged(opened, source, scoring, split=data.split, workers=workers)
+    rows = summary.against_first(results, tuned=tuned_reference)
+    summary.show(rows)
+    if out is not None:
+        summary.write(out, rows, source.classes)
+        print(out / "results.md")

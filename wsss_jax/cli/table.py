@@ -1,0 +1,154 @@
+"""The verbs of ``wsss``: one line each. Nothing of a verb is imported before it is chosen."""
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from wsss_jax.cli.ending import Usage
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb is found, and what its help shows.
+
+    summary: one line for the first page. target: "module:function"; the function's parameters are
+    the flags, its docstring explains them. everyday: flags that ``--help`` shows, separated by
+    spaces and without their dashes; "a.*" shows all that begin with "a."; "*" shows all.
+    ``--help-all`` shows the others too, required flags are always shown. trains: asks for large
+    pages of memory. parses: the function takes the arguments as they were typed.
+    """
+
+    summary: str
+    target: str
+    everyday: str = "*"
+    trains: bool = False
+    parses: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """Import the verb's function."""
+        module, name = self.target.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_DATA = "data split layout only"
+
+VERBS: MappingProxyType[str, Verb] = MappingProxyType(
+    {
+        "demo": Verb(
+            "the whole path on drawn scenes, in minutes", "wsss_jax.cli.demo:command", trains=True
+        ),
+        "check": Verb("list every problem of a data set", "wsss_jax.cli.check:command"),
+        "train": Verb(
+            "train a system on image labels",
+            "wsss_jax.cli.train:command",
+            f"{_DATA} out epochs batch-size seed model.backbone model.weights model.output-stride "
+            "model.optim.name model.optim.learning-rate augmentation.crop augmentation.long-side "
+            "compute imageless",
+            trains=True,
+        ),
+        "explain": Verb(
+            "a trained run to score maps, or photographs to pictures of them",
+            "wsss_jax.stages.pictures:command",
+            "data split layout run out image method labels layer scales flip batch-size",
+        ),
+        "import": Verb(
+            "score maps, masks or saliency of other tools", "wsss_jax.cli.import_maps:command"
+        ),
+        "refine": Verb(
+            "random walk or dense CRF on score maps",
+            "wsss_jax.cli.refine:command",
+            f"{_DATA} out method walk.affinity walk.beta walk.steps crf.preset crf.background "
+            "crf.stride workers.count",
+        ),
+        "affinity": Verb(
+            "learn affinity from score maps, and walk along it",
+            "wsss_jax.recipes.affinity:command",
+            "data split train-split layout only out with-crf training.epochs "
+            "training.model.backbone training.model.weights walk.steps crf.preset",
+            trains=True,
+        ),
+        "edges": Verb("edges of an affinity network as a store", "wsss_jax.stages.edges:command"),
+        "features": Verb(
+            "features of pretrained networks as a store", "wsss_jax.stages.features:command"
+        ),
+        "combine": Verb(
+            "fuse the score maps of several systems",
+            "wsss_jax.cli.combine:command",
+            f"{_DATA} out rule saliency run learn-split features learn combining.cells "
+            "combining.labelled combining.seed",
+            trains=True,
+        ),
+        "masks": Verb("score maps to pseudo-masks", "wsss_jax.stages.masks:command"),
+        "saliency": Verb(
+            "learn saliency and edges from photographs",
+            "wsss_jax.recipes.saliency:command",
+            "data split train-split layout out hints with-network training.epochs "
+            "training.model.backbone training.model.weights network.epochs network.model.weights",
+            trains=True,
+        ),
+        "segment": Verb(
+            "train a segmentation network on pseudo-masks",
+            "wsss_jax.recipes.segment:command",
+            "data split train-split layout out truth with-crf training.epochs "
+            "training.batch-size training.model.backbone training.model.weights "
+            "prediction.scales crf.preset",
+            trains=True,
+        ),
+        "evaluate": Verb(
+            "judge score maps or masks against true masks",
+            "wsss_jax.cli.evaluate:command",
+            f"{_DATA} out classes background threshold tuned-reference workers.count",
+        ),
+        "report": Verb("one HTML page about score maps", "wsss_jax.cli.report:command"),
+        "weights": Verb(
+            "pretrained weights: list, get, convert, show",
+            "wsss_jax.cli.weights:command",
+            parses=True,
+        ),
+        "export": Verb(
+            "masks or score maps in the formats of other tools", "wsss_jax.stages.export:command"
+        ),
+        "suggest": Verb("which masks to correct first", "wsss_jax.stages.suggest:command"),
+        "run": Verb(
+            "the whole recipe of an experiment file",
+            "wsss_jax.cli.run:command",
+            trains=True,
+            parses=True,
+        ),
+    }
+)
+"""What ``wsss`` can do, in the order of the path."""
+
+
+def chosen(name: str) -> Verb:
+    """The verb of this name. Raises Usage that names the nearest one."""
+    if name in VERBS:
+        return VERBS[name]
+    if not name:
+        raise Usage(f"wsss: name a verb: {', '.join(VERBS)} (wsss --help explains them)")
+    near = difflib.get_close_matches(name, VERBS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(VERBS)}"
+    what = "flag" if name.startswith("-") else "verb"
+    raise Usage(f"wsss: unknown {what} {name!r}; {hint} (wsss --help explains them)")
+
+
+def first_page() -> str:
+    """What ``wsss --help`` prints."""
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {name:{width}}{verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: wsss VERB ...",
+            "",
+            "From image labels to pixel masks: train, explain, refine, fuse, evaluate.",
+            "",
+            *lines,
+            "",
+            "wsss VERB --help shows its everyday settings, wsss VERB --help-all all of them.",
+            "Exit codes: 0 done, 1 error, 2 mistyped, 3 done but images left out, 128 + signal",
+            "stopped (the same command goes on). WSSS_DEBUG=1 shows where an error comes from.",
+        ]
+    )

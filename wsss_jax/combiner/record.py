@@ -1,0 +1,117 @@
+"""The folder of a learned combiner: how it was learned, its probes and its thresholds.
+
+settings.json holds the settings and what it was learned from; systems/<name>.npz and
+views/<name>.npz hold probes, thresholds.json where the background of each system begins. What is
+fused with a run follows its record, whatever is given otherwise.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wsss_jax import config
+from wsss_jax.combiner import probes
+from wsss_jax.combiner.evidence import Inputs
+from wsss_jax.combiner.probes import Probe
+from wsss_jax.combiner.settings import Combining
+from wsss_jax.data import components, stores
+from wsss_jax.data.files import write_atomic
+from wsss_jax.data.texts import read_json
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.run import folders
+from wsss_jax.run.folders import Claim
+
+
+@dataclass
+class Learned:
+    """What a run has learned.
+
+    systems: the probe of each system, by its name. views: the probe of each frozen network, by the
+    name of its store, in the order in which they were learned. thresholds: where each system's
+    background begins, on maps of maximum 1.
+    """
+
+    systems: dict[str, Probe]
+    views: dict[str, Probe]
+    thresholds: dict[str, float]
+
+
+def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Claim:
+    """Take the run's folder (``folders.claim``). UserError where it holds another, naming what."""
+    record = {
+        "settings": config.as_json(settings),
+        "systems": list(inputs.names()),
+        "saliency": inputs.saliency is not None,
+        "features": _features(inputs),
+        "images": images,
+        "labelled": sorted(inputs.labelled),
+        **masks_read(inputs),
+    }
+    return folders.claim(run, record)
+
+
+def masks_read(inputs: Inputs) -> dict[str, list[str]]:
+    """Of which images true masks taught what is combined, here or in an earlier stage."""
+    given = (*inputs.systems, inputs.saliency, *inputs.features)
+    return stores.masks_read(*given, {"labelled": sorted(inputs.labelled)})
+
+
+def save(run: Path, found: Learned) -> None:
+    """Write all that was learned."""
+    for kind, table in (("systems", found.systems), ("views", found.views)):
+        for name, probe in table.items():
+            probe.save(run / kind / f"{name}.npz")
+    content = {"thresholds": found.thresholds, "views": list(found.views)}
+    write_atomic(run / "thresholds.json", json.dumps(content, indent=1).encode())
+
+
+def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
+    """Settings and content of a finished run, and the inputs on its grid and in its units.
+
+    Raises BadFileError where there is no finished run or a file of it is damaged, UserError for
+    other features, or saliency where it was learned without, or the other way round.
+    """
+    record = record_of(run)
+    settings = config.from_json(Combining, record["settings"])
+    now = {"features": _features(inputs), "saliency": inputs.saliency is not None}
+    for name, given in now.items():
+        if record[name] != given:
+            raise UserError(
+                f"{run} was learned with {name} {_words(record[name])}, now it is {_words(given)}; "
+                f"give the {name} of its training, or learn in another folder"
+            )
+    path = run / "thresholds.json"
+    try:
+        content = read_json(path)
+        thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
+        views = [str(name) for name in content["views"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise BadFileError(f"{path}: {problem!r}; delete {run} and learn it again") from problem
+    systems = record["systems"] if settings.system_probes and record["features"] else []
+    found = Learned(
+        {name: probes.load(run / "systems" / f"{name}.npz") for name in systems},
+        {name: probes.load(run / "views" / f"{name}.npz") for name in views},
+        thresholds,
+    )
+    return settings, found, replace(inputs, cells=settings.cells, units=settings.units)
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    """What a finished run's folder records. BadFileError where there is no such run."""
+    return folders.record_of(run, "run `wsss combine --run`")
+
+
+def _features(inputs: Inputs) -> dict[str, Any]:
+    """Of each store of frozen features: how many channels, and what they mean."""
+    return {
+        store.folder.name: [len(store.classes), components.digest(store)]
+        for store in inputs.features
+    }
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} ({part[0]} channels)" for name, part in value.items()) or "none"
+    return "given" if value else "none"

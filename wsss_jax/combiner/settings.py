@@ -1,0 +1,66 @@
+"""The settings of the combiner. What each is worth: benchmarks/ABLATION.md."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from wsss_jax.errors import UserError
+
+WALKED_ON = 64
+"""Long side of the grid that the length of the walk is given for."""
+
+
+@dataclass(frozen=True)
+class Combining:
+    """How score maps of several systems become one.
+
+    Attributes:
+        cells: long side of the grid on which maps are combined; an image of VOC at stride 4 has
+            125.
+        background: whether a cell may show no class; False for data sets without background.
+        walk_steps: length of the random walk over each system's map, on a grid of 64 cells; on
+            others it goes with the area. 0: no walk.
+        penalty: of the squared weights of system probes, beside the mean log-likelihood; view
+            probes, whose teacher errs less, have a tenth of it.
+        system_probes: whether each system's map is averaged with a linear probe that it teaches.
+        view_probes: whether linear probes, one on the features of each frozen network, are taught
+            by what is fused so far, and join it.
+        units: typical divides a system whose scores stay low by what they usually reach
+            (``data.units``); given takes them as they are.
+        labelled: images whose true masks teach the view probes as well, drawn by the seed; a
+            regime of its own. 0 reads no mask.
+        labelled_share: weight of these images among all that teach.
+        seed: of the cells that teach, and of the labelled images.
+    """
+
+    cells: int = 64
+    background: bool = True
+    walk_steps: int = 32
+    penalty: float = 1e-2
+    system_probes: bool = True
+    view_probes: bool = True
+    units: Literal["typical", "given"] = "typical"
+    labelled: int = 0
+    labelled_share: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cells < 4 or self.walk_steps < 0 or self.penalty <= 0:
+            raise UserError(
+                f"{self.cells} cells, {self.walk_steps} steps of the walk, penalty {self.penalty}; "
+                "wanted at least 4 cells, no negative number of steps and a positive penalty"
+            )
+        if self.labelled < 0 or not 0 < self.labelled_share < 1:
+            raise UserError(
+                f"{self.labelled} labelled images with a share of {self.labelled_share}; wanted 0 "
+                "or more, and a share between 0 and 1"
+            )
+
+    def steps(self) -> int:
+        """Steps of the walk on this grid.
+
+        A walk spreads over a number of cells that grows with its steps, and has to fill objects,
+        so steps go with the area.
+        """
+        if not self.walk_steps:
+            return 0
+        return max(1, round(self.walk_steps * (self.cells / WALKED_ON) ** 2))

@@ -1,0 +1,66 @@
+"""Text and JSON files of people: of any usual encoding, of bounded size, one error if damaged."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wsss_jax.errors import BadFileError
+from wsss_jax.formats.bounded import MAX_BYTES, read_bytes
+
+MISTAKES = (
+    KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError, LookupError,
+    ArithmeticError, MemoryError,
+)  # fmt: skip
+"""What reading a value of a strange form raises: it is the file's mistake, never ours."""
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(path: Path, limit: int = MAX_BYTES) -> tuple[str, str]:
+    """A text file, and the encoding that it was read as.
+
+    UTF-8, UTF-16, and else Latin-1 as Windows has it; byte-order marks are dropped. Raises
+    BadFileError for what is no text at all.
+    """
+    content = read_bytes(path, limit)
+    for encoding in _encodings(content):
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\x00" in text:
+            break
+        return text, encoding
+    raise BadFileError(f"{path}: not a text file; save it as UTF-8 text")
+
+
+def read_json(path: Path, limit: int = MAX_BYTES, pairs: Any = None) -> Any:
+    """A JSON value of at most ``limit`` bytes. pairs: as in json.loads.
+
+    Raises MissingFileError where there is no file, BadFileError where it is no JSON.
+    """
+    content = read_bytes(path, limit)
+    try:
+        return json.loads(content.decode(next(_encodings(content))), object_pairs_hook=pairs)
+    except MISTAKES as problem:
+        reason = f"{type(problem).__name__}: {problem}"
+        raise BadFileError(f"{path}: damaged, or no JSON ({reason})") from problem
+
+
+def _encodings(content: bytes) -> Iterator[str]:
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            yield encoding
+            return
+    if content[1:2] == b"\x00" or content[:1] == b"\x00":
+        yield "utf-16-le" if content[1:2] == b"\x00" else "utf-16-be"
+        return
+    yield "utf-8"
+    yield "cp1252"
+    yield "latin-1"

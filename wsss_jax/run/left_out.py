@@ -1,0 +1,61 @@
+"""What a command left out, so that it can say so last: exit code 3 in place of 0.
+
+Stages note here how many images they skipped; whoever runs a whole command opens a record around
+it. Loads nothing, so that the command line may ask at no cost.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+CODE = 3
+"""Exit code of a command that is done, with images left out."""
+
+
+@dataclass
+class Record:
+    """Of each stage by name: how many images were left out, and of how many (0: not known)."""
+
+    stages: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def exit_code(self, *, strict: bool = False) -> int:
+        """0 where nothing was left out, else 3, or 1 where that counts as a failure."""
+        if not self.stages:
+            return 0
+        return 1 if strict else CODE
+
+    def line(self) -> str:
+        """The last line of a command that left images out; "" where none was."""
+        if not self.stages:
+            return ""
+        parts = [
+            f"{stage} {count} of {total}" if total else f"{stage} {count}"
+            for stage, (count, total) in self.stages.items()
+        ]
+        return "left out: " + ", ".join(parts) + " image(s); the reasons are above"
+
+
+_current: ContextVar[Record | None] = ContextVar("left_out", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[Record]:
+    """Collect what all stages within the block leave out."""
+    record = Record()
+    token = _current.set(record)
+    try:
+        yield record
+    finally:
+        _current.reset(token)
+
+
+def note(stage: str, count: int, total: int = 0) -> None:
+    """A stage left out so many of ``total`` images; 0 takes back what it said before."""
+    record = _current.get()
+    if record is None:
+        return
+    if count:
+        record.stages[stage] = (count, total)
+    else:
+        record.stages.pop(stage, None)
