@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from wsss_jax.data import coco, layouts, regions, stores
+from wsss_jax.data import layouts, regions, stores
 from wsss_jax.data.classes import COCO, VOC
 from wsss_jax.data.external import Wanted, read_file, read_maps
 from wsss_jax.data.prior_readers import READERS
@@ -75,14 +75,6 @@ def test_a_store_gives_back_regions_and_their_share_of_cells(tmp_path):
     np.testing.assert_allclose(back.scores, found.scores, atol=1e-3)
     np.testing.assert_allclose(back.on_grid((3, 4)), MASKS.reshape(2, 3, 2, 4, 2).mean((2, 4)))
     assert regions.read_regions(store.path("a")).size == SIZE
-
-
-def test_compressed_runs_are_those_of_the_reference():
-    counts = [0, 5, 1000, 3, 70000, 2, 1, 900, 31, 32, 33]
-    assert regions.decoded(packed(counts)).tolist() == counts == coco.run_lengths(packed(counts))
-    for text in ("\x10", "o", "ooooooooo1"):
-        with pytest.raises(ValueError, match=r"no compressed run lengths|cut off"):
-            regions.decoded(text)
 
 
 def wanted(classes, names=VOC):

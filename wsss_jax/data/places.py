@@ -103,7 +103,7 @@ def _names(folder: Path, depth: int) -> Iterator[tuple[str, str]]:
 
 
 def _cuts(below: str, name: str) -> Iterator[tuple[str, str]]:
-    """(sub-folder, name): ids may have folders in them, so more and more of these go to the name."""
+    """(sub-folder, name): ids may have folders, so more and more of these go to the name."""
     yield below, name
     while below:
         below, last = os.path.split(below)
