@@ -19,7 +19,8 @@ from typing import Any, Literal
 import jax
 
 from wsss_jax import __version__, config
-from wsss_jax.data.files import naming, read_json, write_atomic
+from wsss_jax.data.files import naming, write_atomic
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
