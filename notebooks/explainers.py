@@ -92,12 +92,12 @@ print(f"{len(methods)} methods: {', '.join(methods)}")
 # %%
 source = open_dataset(data, split="val")
 several = [id for id in source.ids if source.labels(id).sum() == 2] or list(source.ids)
-photographs = []
+picked = []
 for id in several[:2]:
-    photographs.append(work / f"{id}.png")
-    plt.imsave(photographs[-1], source.image(id))
+    picked.append(work / f"{id}.png")
+    plt.imsave(picked[-1], source.image(id))
 showing = pictures.Showing(side=96, columns=8)
-found = pictures.explained(asked, photographs, showing, methods)
+found = pictures.explained(asked, picked, showing, methods)
 sheet, page = pictures.write(work, found, asked, title="All methods", columns=showing.columns)
 figure = plt.figure(figsize=(14, 9), layout="constrained")
 plt.imshow(photographs.read_image(sheet))

@@ -92,7 +92,9 @@ def learned():
     cells = (centres[labels] + 0.5 * random.normal(size=(600, 2))).astype(np.float32)
     noisy = np.where(random.random(600) < 0.1, random.integers(0, 3, 600), labels)
     possible = np.ones((600, 3), bool)
-    probe = probes.fit(("a", "b"), cells, noisy, possible, np.ones(600), penalty=1e-3)
+    probe = probes.fit(
+        ("a", "b"), cells, noisy, possible, np.ones(600), penalty=1e-3, salient=False
+    )
     return probe, cells, labels
 
 
@@ -129,7 +131,7 @@ def test_without_background_a_probe_never_names_it():
     cells = np.eye(4, dtype=np.float32)
     possible = np.array([[False, True, True]] * 4)
     labels = np.array([1, 2, 1, 2])
-    probe = probes.fit(("a", "b"), cells, labels, possible, np.ones(4), penalty=1e-2)
+    probe = probes.fit(("a", "b"), cells, labels, possible, np.ones(4), penalty=1e-2, salient=False)
     found = probe.probabilities(cells, ("a", "b"))
     assert (found[:, 0] == 0).all() and (found.argmax(axis=1) == labels).all()
 

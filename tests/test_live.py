@@ -92,6 +92,19 @@ def clip(quick: bool) -> Any:
     )  # fmt: skip
 
 
+def eva(qkv_bias: bool) -> Any:
+    """timm's DINOv3 with four narrow blocks."""
+    from timm.models.eva import Eva
+
+    return Eva(
+        img_size=64, patch_size=16, embed_dim=48, depth=4, num_heads=3, num_classes=0,
+        qkv_bias=qkv_bias, init_values=1e-5, rope_type="dinov3", rope_temperature=100,
+        rope_rotate_half=True, use_rot_pos_emb=True, use_abs_pos_emb=False, num_reg_tokens=4,
+        use_fc_norm=False, norm_layer=partial(torch.nn.LayerNorm, eps=1e-5),
+        dynamic_img_size=True, global_pool="token",
+    )  # fmt: skip
+
+
 def torch_vit() -> Any:
     return torchvision.models.VisionTransformer(
         image_size=64, patch_size=16, num_layers=4, num_heads=3, hidden_dim=48, mlp_dim=192
@@ -152,6 +165,8 @@ PAIRS = {
         ),
         size=(98, 140),
     ),
+    "dinov3": Pair(small_vit(vit.DINOV3), partial(eva, qkv_bias=False), size=WIDE),
+    "dinov3 with biases": Pair(small_vit(vit.DINOV3), partial(eva, qkv_bias=True), size=WIDE),
     "clip": Pair(
         small_vit(vit.CLIP._replace(patch=32, grid=3)), partial(clip, False), size=(96, 128)
     ),

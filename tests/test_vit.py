@@ -191,7 +191,7 @@ def timm_arrays(model):
     }
     names = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     for n, block in enumerate(e.blocks):
-        for name, layer in zip(names, block.weights(), strict=True):
+        for name, layer in zip(names, block.weights()[:-1], strict=True):
             out[f"blocks.{n}.{name}.weight"] = layer.kernel.T
             out[f"blocks.{n}.{name}.bias"] = layer.bias
     return {name: np.asarray(x) for name, x in out.items()}

@@ -150,7 +150,7 @@ def timm_names(module, *, scale):
     }
     names = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     for n, block in enumerate(encoder.blocks):
-        for name, layer in zip(names, block.weights(), strict=True):
+        for name, layer in zip(names, block.weights()[:-1], strict=True):
             gamma = np.ones(1, np.float32)
             if scale and name in ("attn.proj", "mlp.fc2"):
                 gamma = np.exp(0.1 * draw.standard_normal(WIDTH)).astype(np.float32)

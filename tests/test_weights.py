@@ -32,6 +32,7 @@ from wsss_jax.models import (
 from wsss_jax.models.import_files import read, read_arrays
 from wsss_jax.models.known_weights import WEIGHTS, Weights
 from wsss_jax.models.normalisation import HALF, IMAGENET, NORMALISATIONS
+from wsss_jax.stages import weights as verbs
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -68,7 +69,7 @@ def one(tmp_path, monkeypatch):
         "resnet18", path.name, "CC0", HALF, known_weights.IMAGE_LABELS,
         wheel="nobody-has-this-package", size=path.stat().st_size, sha256=sources._sha256(path),
     )  # fmt: skip
-    for module in (sources, weights, recognise):
+    for module in (sources, weights, recognise, verbs):
         monkeypatch.setattr(module, "WEIGHTS", {"one": entry})
     monkeypatch.setattr(sources, "AUTO", ("one",))
     monkeypatch.setenv(sources.VARIABLE, str(folder))

@@ -163,7 +163,8 @@ class BlockWeights(NamedTuple):
     """What one pre-norm transformer block multiplies by.
 
     query_key_value: (k,3k), in this order and then by head. expand and contract are the two layers
-    of the perceptron.
+    of the perceptron. turn: cosines and sines (2,b,1,t,d) by which queries and keys are rotated,
+    None where positions were added to the tokens.
     """
 
     norm1: Affine
@@ -172,6 +173,7 @@ class BlockWeights(NamedTuple):
     norm2: Affine
     expand: Affine
     contract: Affine
+    turn: Any = None
 
 
 class BlockRecord(NamedTuple):

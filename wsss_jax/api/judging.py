@@ -123,7 +123,7 @@ def otsu_threshold(maps: Any) -> float:
     >>> import numpy as np
     >>> import wsss_jax as wj
     >>> wj.otsu_threshold(np.array([[[0.1], [0.2], [0.8], [0.9]]]))
-    0.51
+    0.505
     """
     if isinstance(maps, Store):
         found = label_free_threshold(maps, maps.ids())

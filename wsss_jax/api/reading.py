@@ -31,7 +31,7 @@ def open_dataset(
     >>> import wsss_jax as wj
     >>> data = wj.open_dataset(scenes, split="val")
     >>> len(data.ids), data.image(data.ids[0]).shape[-1], data.classes.names[:2]
-    (4, 3, ('ladybird', 'beetle'))
+    (4, 3, ('beetle', 'fish'))
     """
     elsewhere = None if lists is None else Path(lists)
     return datasets.open_dataset(Path(folder), split=split, layout=layout, lists=elsewhere)

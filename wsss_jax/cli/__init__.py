@@ -8,21 +8,32 @@ import os
 import sys
 from collections.abc import MutableMapping, Sequence
 
-from wsss_jax import __version__, memory, xla
+from wsss_jax import __version__, memory, signals, xla
 from wsss_jax.cli import ending
 from wsss_jax.cli.table import VERBS, chosen, first_page
+from wsss_jax.run import left_out
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
 """Notes and warnings of XLA's C++ code are of no use on a terminal; its errors are."""
+
+STRICT = "--strict"
+"""Images that are left out make a command fail (1) in place of ending with 3."""
 
 HELP, HELP_ALL = ("-h", "--help"), ("-H", "--help-all")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script ``wsss``; raises SystemExit unless all was done."""
+    alone = arguments is None
+    if alone:
+        signals.catch()
     args = list(sys.argv[1:] if arguments is None else arguments)
-    with ending.as_exit_code():
-        code = _run(args, alone=arguments is None)
+    strict = STRICT in args
+    with ending.as_exit_code(), left_out.recorded() as record:
+        code = _run([arg for arg in args if arg != STRICT], alone=alone)
+        if code == ending.DONE and record.stages:
+            print(record.line(), flush=True)
+            code = record.exit_code(strict=strict)
     if code:
         raise SystemExit(code)
 

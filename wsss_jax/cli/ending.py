@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from wsss_jax.errors import UserError
+from wsss_jax.signals import Interrupted
 
 DONE, FAILED, USAGE, LEFT_OUT = 0, 1, 2, 3
 """All is done; the user's data, files or settings stop it; the command is mistyped; all is done but
@@ -38,9 +39,9 @@ def as_exit_code() -> Iterator[None]:
     except Usage as problem:
         _say(str(problem))
         raise SystemExit(USAGE) from problem
-    except KeyboardInterrupt as problem:
-        _say("stopped; the same command goes on from here")
-        raise SystemExit(STOPPED + signal.SIGINT) from problem
+    except Interrupted as problem:
+        _say(str(problem))
+        raise
     except BrokenPipeError as problem:
         # Whoever read our output has seen enough; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -33,6 +33,9 @@ NAMES: MappingProxyType[str, str] = MappingProxyType(
 )
 """Tables whose names help texts list where they ask for ``one of FUSIONS``, by their modules."""
 
+MOST_NAMES = 14
+"""So many names of a table stand in the short help."""
+
 _NOTHING = inspect.Parameter.empty
 _POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 _TABLE = re.compile(r"\b(?:an? name|one|names?) (?:of|in) ([A-Z][A-Z_]+)\b")
@@ -61,17 +64,22 @@ def show(verb: str, command: Callable[..., Any], everyday: str | None, default: 
     raise AssertionError("tyro exits after its help")
 
 
-def with_names(text: str | None) -> str | None:
-    """A help text that lists the names of every table it asks a name of."""
-    return text if text is None else _TABLE.sub(_listed, text)
+def with_names(text: str | None, *, most: int | None = None) -> str | None:
+    """A help text that lists the names of every table it asks a name of.
+
+    most: of a table that is longer than this, so many names and how many there are.
+    """
+    return text if text is None else _TABLE.sub(partial(_listed, most), text)
 
 
-def _listed(found: re.Match[str]) -> str:
+def _listed(most: int | None, found: re.Match[str]) -> str:
     name = found.group(1)
     if name not in NAMES:
         return found.group(0)
     table = getattr(importlib.import_module(NAMES[name]), name)
-    return "one of " + ", ".join(table)
+    if most is None or len(table) <= most:
+        return f"one of {', '.join(table)}"
+    return f"one of {', '.join([*table][:most])}, … ({len(table)} names: --help-all)"
 
 
 class _Parameter(NamedTuple):
@@ -104,7 +112,8 @@ class _Copies:
             else:
                 made = dataclasses.field(default_factory=partial(_given, start))
                 fields.append((one.name, hint, made))
-        space = {"__doc__": with_names(kind.__doc__), "__module__": kind.__module__}
+        text = with_names(kind.__doc__, most=None if self.patterns is None else MOST_NAMES)
+        space = {"__doc__": text, "__module__": kind.__module__}
         copy = dataclasses.make_dataclass(kind.__name__, fields, namespace=space, kw_only=True)
         return copy, copy() if complete else _NOTHING
 

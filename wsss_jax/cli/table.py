@@ -52,7 +52,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
         "explain": Verb(
             "a trained run to score maps, or photographs to pictures of them",
             "wsss_jax.stages.pictures:command",
-            f"{_DATA} run out image method labels layer scales flip batch-size",
+            "data split layout run out image method labels layer scales flip batch-size",
         ),
         "import": Verb(
             "score maps, masks or saliency of other tools", "wsss_jax.cli.import_maps:command"
@@ -104,8 +104,14 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
         ),
         "report": Verb("one HTML page about score maps", "wsss_jax.cli.report:command"),
         "weights": Verb(
-            "convert pretrained weights of any layout", "wsss_jax.stages.weights:command"
+            "pretrained weights: list, get, convert, show",
+            "wsss_jax.cli.weights:command",
+            parses=True,
         ),
+        "export": Verb(
+            "masks or score maps in the formats of other tools", "wsss_jax.stages.export:command"
+        ),
+        "suggest": Verb("which masks to correct first", "wsss_jax.stages.suggest:command"),
         "run": Verb(
             "the whole recipe of an experiment file",
             "wsss_jax.cli.run:command",

@@ -7,7 +7,8 @@
    once more; what comes out is the system's refined map.
 3. The geometric mean over the refined systems is fused. *View probes* follow, one for each frozen
    network, the first network last: each is taught by hard labels of what is fused so far (no
-   threshold again) and joins the mean. Networks of different kinds so teach one another.
+   saliency and no threshold again) and joins the mean. Networks of different kinds so teach one
+   another.
 
 Everything is learned from a sample of cells that one pass over the images collects, so memory does
 not grow with the data set. Source of the last step: Blum & Mitchell 1998 (co-training). What each
@@ -37,7 +38,7 @@ from wsss_jax.ops import masks
 from wsss_jax.run.thresholds import BINS
 from wsss_jax.types import IGNORE
 
-CELLS, MAX_CELLS = 128, 200_000
+CELLS, MAX_CELLS = 600, 250_000
 """Cells of an image that teach, at random, and of all images together."""
 
 MORE = 4
@@ -147,7 +148,7 @@ def _learn_system(
         maps = partial(members.mean_map, row=row, probe=probe)
         threshold = found.thresholds[name] if settings.background else -1.0
         labels = partial(_at_threshold, maps=maps, threshold=threshold)
-        probe = _taught(images, labels, inputs, settings)
+        probe = _taught(images, labels, inputs, settings, salient=inputs.saliency is not None)
         found.thresholds[name] = _threshold(images, row, probe, settings)
     assert probe is not None
     found.systems[name] = probe
@@ -165,7 +166,14 @@ def _learn_views(
         labels = {
             id: members.geometric_mean(opinions).argmax(axis=1) for id, opinions in so_far.items()
         }
-        probe = _taught(sample, lambda c, known=labels: known[c.id], inputs, settings, number)
+        probe = _taught(
+            sample,
+            lambda c, known=labels: known[c.id],
+            inputs,
+            settings,
+            network=number,
+            salient=False,
+        )
         found.views[inputs.features[number].folder.name] = probe
         for cells in sample:
             view = members.by_probe(cells, probe, number)
@@ -184,7 +192,9 @@ def _taught(
     labels_of: Callable[[Cells], Int[np.ndarray, " m"]],
     inputs: Inputs,
     settings: Combining,
+    *,
     network: int = 0,
+    salient: bool,
 ) -> Probe:
     """A probe on the features of one network, taught by hard labels of the cells.
 
@@ -205,10 +215,10 @@ def _taught(
         here = np.zeros(len(names) + 1, bool)
         here[columns] = True
         here[0] = settings.background
-        rows.append(members.inputs_of(cells, network)[used])
+        rows.append(members.inputs_of(cells, network, salient=salient)[used])
         labels.append(found[used])
         possible.append(np.broadcast_to(here, (int(used.sum()), len(here))))
         weight = 1.0 if cells.truth is None else worth
         weights.append(np.full(int(used.sum()), weight / max(int(used.sum()), 1)))
     parts = (np.concatenate(part) for part in (rows, labels, possible, weights))
-    return probes.fit(names, *parts, penalty=settings.penalty)
+    return probes.fit(names, *parts, penalty=settings.penalty, salient=salient)

@@ -60,9 +60,10 @@ def cells_of(seen: Seen, inputs: Inputs, chosen: Int[np.ndarray, " m"] | None = 
     )
 
 
-def inputs_of(cells: Cells, network: int) -> Float[np.ndarray, "m d"]:
+def inputs_of(cells: Cells, network: int, *, salient: bool) -> Float[np.ndarray, "m d"]:
     """What a probe on the features of one network is given of each cell."""
-    return probes.cells_of(cells.features[network], cells.image, cells.saliency)
+    saliency = cells.saliency if salient else None
+    return probes.cells_of(cells.features[network], cells.image, saliency)
 
 
 def mean_map(
@@ -102,4 +103,4 @@ def by_probe(cells: Cells, probe: Probe | None, network: int) -> Float[np.ndarra
     """The probe's probabilities; None without one, or for classes that it has not learned."""
     if probe is None:
         return None
-    return probe.probabilities(inputs_of(cells, network), cells.names)
+    return probe.probabilities(inputs_of(cells, network, salient=probe.salient), cells.names)

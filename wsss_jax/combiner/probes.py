@@ -33,12 +33,14 @@ class Probe:
     """Logits of a cell are ``offset + cells @ kernel``, column 0 background.
 
     classes: names, in the order of the columns after the first. kernel: (d, 1 + c), of what
-    ``cells_of`` gives. offset: (1 + c,), -inf for background where there is none.
+    ``cells_of`` gives. offset: (1 + c,), -inf for background where there is none. salient: whether
+    it is given saliency.
     """
 
     classes: tuple[str, ...]
     kernel: Float[np.ndarray, "d n"]
     offset: Float[np.ndarray, " n"]
+    salient: bool
 
     @cached_property
     def _column(self) -> dict[str, int]:
@@ -68,13 +70,14 @@ class Probe:
         """Write it, whole or not at all."""
         buffer = io.BytesIO()
         names = np.frombuffer("\n".join(self.classes).encode(), np.uint8)
-        np.savez(buffer, classes=names, kernel=self.kernel, offset=self.offset)
+        salient = np.array(self.salient)
+        np.savez(buffer, classes=names, kernel=self.kernel, offset=self.offset, salient=salient)
         write_atomic(path, buffer.getvalue())
 
 
 def load(path: Path) -> Probe:
     """A probe that ``Probe.save`` wrote. BadFileError for a file that is none."""
-    arrays = read_npz(path, {"classes": "u", "kernel": "f", "offset": "f"})
+    arrays = read_npz(path, {"classes": "u", "kernel": "f", "offset": "f", "salient": "b"})
     kernel, offset = arrays["kernel"], arrays["offset"]
     classes = tuple(arrays["classes"].astype(np.uint8).tobytes().decode().split("\n"))
     wanted = (len(classes) + 1,)
@@ -83,7 +86,7 @@ def load(path: Path) -> Probe:
             f"{path}: kernel {kernel.shape} and offset {offset.shape} for {len(classes)} classes; "
             "wanted a column for each and one for background; learn the combiner again"
         )
-    return Probe(classes, kernel, offset)
+    return Probe(classes, kernel, offset, bool(arrays["salient"]))
 
 
 def cells_of(
@@ -117,12 +120,13 @@ def fit(
     weights: Float[np.ndarray, " n"],
     *,
     penalty: float,
+    salient: bool,
 ) -> Probe:
     """The probe that maximises the mean log-likelihood of ``labels`` less a penalty.
 
     labels: column of each cell (0 background, class + 1), one of its ``possible`` ones. weights: of
-    the cells, > 0. penalty: of the squared kernel, in standard deviations of ``cells``. Raises
-    UserError where there is no cell.
+    the cells, > 0. salient: whether they hold saliency. penalty: of the squared kernel, in
+    standard deviations of ``cells``. Raises UserError where there is no cell.
     """
     if not len(cells):
         raise UserError("no image can be used, so there is nothing that a probe could learn")
@@ -138,7 +142,7 @@ def fit(
     offset = np.asarray(offset) - centre @ kernel
     if not possible[:, 0].any():
         offset[0] = -np.inf
-    return Probe(classes, kernel.astype(np.float32), offset.astype(np.float32))
+    return Probe(classes, kernel.astype(np.float32), offset.astype(np.float32), salient)
 
 
 @jax.jit

@@ -34,7 +34,7 @@ class Combining:
     cells: int = 64
     background: bool = True
     walk_steps: int = 32
-    penalty: float = 1e-2
+    penalty: float = 1e-3
     system_probes: bool = True
     view_probes: bool = True
     units: Literal["typical", "given"] = "typical"

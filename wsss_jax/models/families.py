@@ -25,7 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("CLIP of the library transformers", r"(vision_model|text_model)\..*self_attn\.q_proj",
            _TIMM),
     Family("SAM (Segment Anything)", r"(image|mask|prompt)_(encoder|decoder)\.", _TRANSFORMER),
-    Family("BEiT or EVA", r"blocks\.\d+\.(attn\.relative_position_bias_table$|gamma_1$)",
+    Family("BEiT or EVA", r"^blocks\.\d+\.(attn\.relative_position_bias_table$|gamma_1$)",
            _TRANSFORMER),
     Family("Swin", r"\.relative_position_bias_table$", _TRANSFORMER),
     Family("MaxViT", r"stages\.\d+\.blocks\.\d+\.attn_(block|grid)\.", _TRANSFORMER),

@@ -47,6 +47,10 @@ VALUES: Mapping[str, int] = MappingProxyType({
     "clip_vit_b32_quick": 87_456_768, "clip_vit_l14": 303_180_800,
     "clip_vit_l14_quick": 303_180_800, "resnet34": 21_301_696, "resnet152": 58_295_232,
     "wide_resnet50_2": 66_902_464, "resnext50": 23_048_128, "resnet50d": 23_580_512,
+    "resnest50_fast_1s1x64d": 24_224_128, "resnest50_fast_2s1x64d": 25_498_816,
+    "resnest50_fast_4s1x64d": 29_947_168, "resnest50_fast_1s2x40d": 23_957_136,
+    "resnest50_fast_2s2x40d": 24_965_976, "resnest50_fast_4s2x40d": 28_463_376,
+    "resnest50_fast_1s4x24d": 23_691_680,
 })  # fmt: skip
 """Parameters and statistics of each backbone without a classifier. One that is not here is found
 all the same, after those that are."""

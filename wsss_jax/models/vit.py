@@ -1,7 +1,9 @@
 """Vision transformers with square patches, and what their families differ in.
 
 ViT (Dosovitskiy et al. 2021), DeiT (Touvron et al. 2021), CLIP's visual transformer (Radford et
-al. 2021), DINOv2 (Oquab et al. 2024) with and without registers (Darcet et al. 2024).
+al. 2021), DINOv2 (Oquab et al. 2024) with and without registers (Darcet et al. 2024), and DINOv3
+(Siméoni et al. 2025), whose positions are rotary: relevance that reaches its queries and keys is
+not turned back.
 
 Images of any size: patches at the right and lower border are filled up with the mean colour, and
 the position embedding is resampled from its own grid to that of each image. On a canvas the grid
@@ -51,7 +53,8 @@ class Family(NamedTuple):
     """What transformers of one origin have in common, beside their size.
 
     patch: side in pixels. grid: side of the stored position embedding. further: tokens that are
-    no place in the image, beside the class token: registers, or DeiT's distillation token.
+    no place in the image, beside the class token: registers, or DeiT's distillation token. rotary:
+    attention turns queries and keys by their place, and nothing is added to the tokens.
     normed_first: a LayerNorm before the first block. resample: a function of ``vit_positions``.
     colours: mean and standard deviation that its usual checkpoints want.
     """
@@ -60,6 +63,7 @@ class Family(NamedTuple):
     grid: int = 14
     further: int = 0
     normed_first: bool = False
+    rotary: bool = False
     form: Form = Form()
     resample: Callable[..., Array] = vit_positions.antialiased
     colours: tuple = HALF
@@ -68,6 +72,7 @@ class Family(NamedTuple):
 DEIT = Family(colours=IMAGENET)
 DINOV2 = Family(patch=14, grid=37, resample=vit_positions.torch_cubic, colours=IMAGENET)
 DINOV2_REGISTERS = DINOV2._replace(further=4, resample=vit_positions.antialiased)
+DINOV3 = Family(further=4, rotary=True, form=Form(epsilon=1e-5), colours=IMAGENET)
 CLIP = Family(normed_first=True, form=Form(epsilon=1e-5), colours=OPENAI)
 CLIP_QUICK = CLIP._replace(form=Form(epsilon=1e-5, quick=True))
 
@@ -112,7 +117,8 @@ class Block(nnx.Module):
 
     def weights(self) -> BlockWeights:
         """The arrays."""
-        return BlockWeights(*(getattr(self, name).weights() for name in BlockWeights._fields))
+        layers = BlockWeights._fields[:-1]
+        return BlockWeights(*(getattr(self, name).weights() for name in layers))
 
 
 class Encoder(nnx.Module):
@@ -136,8 +142,9 @@ class Encoder(nnx.Module):
     ):
         start = nnx.initializers.truncated_normal(0.02)
         self.token = nnx.Param(start(rngs.params(), (width,)))
-        self.token_position = nnx.Param(start(rngs.params(), (width,)))
-        self.position = nnx.Param(start(rngs.params(), (*grid, width)))
+        placed = not family.rotary
+        self.token_position = nnx.Param(start(rngs.params(), (width,))) if placed else None
+        self.position = nnx.Param(start(rngs.params(), (*grid, width))) if placed else None
         further = family.further
         self.further = nnx.Param(start(rngs.params(), (further, width))) if further else None
         self.first_norm = Norm(width, family.form) if family.normed_first else None
@@ -161,8 +168,8 @@ class Encoder(nnx.Module):
 
         step = jax.checkpoint(run) if self.remat else run
         between = [x]
-        for part in self.blocks:
-            between.append(step(part.weights(), between[-1], keys))
+        for part in self._weights(patches, cells):
+            between.append(step(part, between[-1], keys))
         depth, norm = len(self.blocks), self.norm.weights()
         quarters = (-(-depth * quarter // 4) for quarter in (1, 2, 3, 4))
         return [x, *(tokens.layer_norm(between[n], norm) for n in quarters)]
@@ -171,17 +178,20 @@ class Encoder(nnx.Module):
         """Tokens after the last norm, and what each block saw."""
         x, keys = self.first(patches, cells)
         records = []
-        for part in self.blocks:
-            x, seen = tokens.block(part.weights(), x, heads=self.heads, keys=keys)
+        for part in self._weights(patches, cells):
+            x, seen = tokens.block(part, x, heads=self.heads, keys=keys)
             records.append(seen)
         return tokens.layer_norm(x, self.norm.weights()), records
 
     def first(self, patches: Map, cells: Cells) -> tuple[Tokens, Bool[Array, "b t"] | None]:
         """The tokens that the first block sees, and which of them may be attended to."""
         b, h, w, k = patches.shape
-        position = self.resample(self.position[...], (h, w), cells).astype(patches.dtype)
-        x = keep(patches + jnp.broadcast_to(position, patches.shape), cells).reshape(b, h * w, k)
-        parts = [(self.token[...] + self.token_position[...])[None]]
+        x, token = patches, self.token[...]
+        if self.position is not None and self.token_position is not None:
+            position = self.resample(self.position[...], (h, w), cells).astype(x.dtype)
+            x, token = x + jnp.broadcast_to(position, x.shape), token + self.token_position[...]
+        x = keep(x, cells).reshape(b, h * w, k)
+        parts = [token[None]]
         parts += [] if self.further is None else [self.further[...]]
         token, *further = (
             jnp.broadcast_to(part.astype(patches.dtype), (b, *part.shape)) for part in parts
@@ -194,6 +204,16 @@ class Encoder(nnx.Module):
         always = jnp.ones((b, x.shape[1] - h * w), bool)
         keys = [always[:, :1], cells.reshape(b, h * w), always[:, 1:]]
         return x, jnp.concatenate(keys, axis=1)
+
+    def _weights(self, patches: Map, cells: Cells) -> list[BlockWeights]:
+        """Those of each block, with the turns of rotary positions."""
+        found = [part.weights() for part in self.blocks]
+        if self.position is not None:
+            return found
+        _, h, w, k = patches.shape
+        others = 0 if self.further is None else self.further[...].shape[0]
+        turn = vit_positions.turns((h, w), k // self.heads, others=others, cells=cells)
+        return [part._replace(turn=turn) for part in found]
 
 
 class ViT(nnx.Module):
@@ -300,6 +320,7 @@ NETWORKS: Mapping[str, Callable[..., ViT]] = MappingProxyType(
         f"dinov2_vit{size[0]}14_reg": build(size, DINOV2_REGISTERS)
         for size in ("small", "base", "large")
     }
+    | {f"dinov3_vit{size[0]}16": build(size, DINOV3) for size in ("small", "base", "large")}
     | {
         f"clip_vit_{size[0]}{patch}{end}": build(size, family._replace(patch=patch, grid=grid))
         for size, patch, grid in (("base", 16, 14), ("base", 32, 7), ("large", 14, 16))

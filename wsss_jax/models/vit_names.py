@@ -8,6 +8,7 @@ those of ``vit.ViT``, ``vit_hybrid.HybridViT`` and ``token_classifier.TokenClass
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from wsss_jax.models.vit_names_shapes import (
     flat,
     further_tokens,
     joined_torch,
+    masked,
     no_bias,
     on_grid,
     patches,
@@ -26,6 +28,7 @@ from wsss_jax.models.vit_names_shapes import (
     rows,
     scaled,
     scaled_bias,
+    some_biases,
     token_position,
     transposed,
 )
@@ -34,6 +37,9 @@ Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
 POSITION = "encoder/position"
 """Path of the position embedding, below the backbone."""
+
+TOKEN = "encoder/token"
+"""Path of the class token, which every transformer has."""
 
 
 class Layout(NamedTuple):
@@ -54,9 +60,9 @@ class Layout(NamedTuple):
     norm: str
     head: str
     ignored: str
-    scale1: str = "ls1.gamma"
-    scale2: str = "ls2.gamma"
-    further: tuple[str, ...] = ("reg_token", "register_tokens")
+    scale1: tuple[str, ...] = ("ls1.gamma", "gamma_1")
+    scale2: tuple[str, ...] = ("ls2.gamma", "gamma_2")
+    further: tuple[str, ...] = ("reg_token", "register_tokens", "storage_tokens")
 
 
 _BY_TIMM = {
@@ -64,9 +70,12 @@ _BY_TIMM = {
     "expand": "mlp.fc1", "contract": "mlp.fc2",
 }  # fmt: skip
 
+_FUSED = "attn.qkv.bias"
+
 TIMM = Layout(
     "blocks.{n}.", _BY_TIMM, "patch_embed.proj", "cls_token", "pos_embed", "norm_pre", "norm",
-    "head", r"(head|fc_norm|pre_logits|head_dist)[./]|mask_token$",
+    "head", 
+    r"(head|fc_norm|pre_logits|head_dist)[./]|mask_token$|rope(_embed)?\.periods$",
 )  # fmt: skip
 
 _BY_OPENAI = {
@@ -106,7 +115,7 @@ TRANSFORMERS_DINOV2 = Layout(
     "encoder.layer.{n}.", _BY_TRANSFORMERS, "embeddings.patch_embeddings.projection",
     "embeddings.cls_token", "embeddings.position_embeddings", "embeddings.norm", "layernorm",
     "classifier", r"(classifier|pooler)\.|embeddings\.mask_token$",
-    scale1="layer_scale1.lambda1", scale2="layer_scale2.lambda1",
+    scale1=("layer_scale1.lambda1",), scale2=("layer_scale2.lambda1",),
     further=("embeddings.register_tokens",),
 )  # fmt: skip
 
@@ -121,7 +130,26 @@ TRANSFORMERS_VIT = TRANSFORMERS_DINOV2._replace(
     further=(),
 )
 
-LAYOUTS = (TIMM, OPENAI, TORCHVISION, OLDER_TORCHVISION, TRANSFORMERS_DINOV2, TRANSFORMERS_VIT)
+TRANSFORMERS_DINOV3 = TRANSFORMERS_DINOV2._replace(
+    block="layer.{n}.",
+    layers={
+        "norm1": "norm1", "norm2": "norm2", "expand": "mlp.up_proj", "contract": "mlp.down_proj",
+        "query_key_value": ("attention.q_proj.", "attention.k_proj.", "attention.v_proj."),
+        "project": "attention.o_proj",
+    },
+    patches="embeddings.patch_embeddings",
+    norm="norm",
+)  # fmt: skip
+
+LAYOUTS = (
+    TIMM,
+    OPENAI,
+    TORCHVISION,
+    OLDER_TORCHVISION,
+    TRANSFORMERS_DINOV2,
+    TRANSFORMERS_VIT,
+    TRANSFORMERS_DINOV3,
+)
 
 DISTILLATION = ("dist_token", "embeddings.distillation_token")
 """DeiT's second token, in the files of timm and of the hub's transformers."""
@@ -174,9 +202,10 @@ def _source(layout: Layout, path: str, arrays: Arrays) -> Source | None:
     if path.startswith("stem/"):
         return _timm_stem(path.split("/")[1:])
     bias = f"{layout.patches}.bias"
+    no_patch_bias = bias not in arrays and f"{layout.first_norm}.weight" in arrays  # CLIP
     whole = {
         "embed/kernel": Source((f"{layout.patches}.weight",), patches),
-        "embed/bias": Source((bias,), as_is) if bias in arrays else Source((), no_bias),
+        "embed/bias": Source((), no_bias) if no_patch_bias else Source((bias,), as_is),
         "encoder/token": Source((layout.token,), flat),
         "encoder/token_position": Source((layout.position,), token_position),
         "encoder/position": Source((layout.position,), position),
@@ -193,16 +222,36 @@ def _source(layout: Layout, path: str, arrays: Arrays) -> Source | None:
 
 def _of_block(layout: Layout, root: str, layer: str, part: str, arrays: Arrays) -> Source:
     theirs, torch_part = layout.layers[layer], "bias" if part == "bias" else "weight"
-    if isinstance(theirs, tuple):
-        return Source(tuple(f"{root}{name}{torch_part}" for name in theirs), joined_torch)
     if layer == "query_key_value":
-        name = f"{root}{theirs}{torch_part}"
-        return Source((name,), transposed if part == "kernel" else as_is)
-    scale = {"project": layout.scale1, "contract": layout.scale2}.get(layer)
-    if scale is not None and f"{root}{scale}" in arrays:
-        names = (f"{root}{theirs}.{torch_part}", f"{root}{scale}")
-        return Source(names, scaled if part == "kernel" else scaled_bias)
+        parts = theirs if isinstance(theirs, tuple) else (theirs,)
+        names = tuple(f"{root}{name}{torch_part}" for name in parts)
+        return Source(names, joined_torch) if part == "kernel" else _three_biases(names, arrays)
+    assert isinstance(theirs, str), layer
+    scales = {"project": layout.scale1, "contract": layout.scale2}.get(layer, ())
+    for scale in (f"{root}{name}" for name in scales):
+        if scale in arrays:
+            names = (f"{root}{theirs}.{torch_part}", scale)
+            return Source(names, scaled if part == "kernel" else scaled_bias)
     return _dense(f"{root}{theirs}", part)
+
+
+def _three_biases(names: tuple[str, ...], arrays: Arrays) -> Source:
+    """Biases of query, key and value, of which files of DINOv3 lack the key's or all.
+
+    Its authors' own file has all three and a mask (1, 0 or NaN) of those that count.
+    """
+    if len(names) == 3:
+        there = tuple(name in arrays for name in names)
+        found = tuple(name for name in names if name in arrays)
+        return Source(found, partial(some_biases, there))
+    (name,) = names
+    mask = f"{name}_mask"
+    if mask in arrays:
+        return Source((name, mask), masked)
+    if not name.endswith(_FUSED) or any(other.endswith(_FUSED) for other in arrays):
+        return Source(names, as_is)
+    root = name.removesuffix("qkv.bias")
+    return _three_biases((f"{root}q_bias", f"{root}k_bias", f"{root}v_bias"), arrays)
 
 
 def _further(layout: Layout, arrays: Arrays) -> Source:

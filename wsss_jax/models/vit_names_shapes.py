@@ -57,6 +57,19 @@ def scaled_bias(x: np.ndarray, gamma: np.ndarray, shape: tuple) -> np.ndarray:
     return x.astype(np.float32) * gamma.astype(np.float32)
 
 
+def some_biases(there: tuple[bool, ...], *arrays: Any) -> np.ndarray:
+    """Biases of query, key and value side by side, zero for those that are not there."""
+    *found, shape = arrays
+    left, width = list(found), shape[0] // len(there)
+    nothing = np.zeros(width, np.float32)
+    return np.concatenate([left.pop(0) if here else nothing for here in there])
+
+
+def masked(x: np.ndarray, mask: np.ndarray, shape: tuple) -> np.ndarray:
+    """A bias where its mask is one, zero elsewhere."""
+    return np.where(mask == 1, x, np.zeros((), x.dtype))
+
+
 def no_bias(shape: tuple) -> np.ndarray:
     """Of layers that have none in the file."""
     return np.zeros(shape, np.float32)

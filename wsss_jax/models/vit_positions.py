@@ -1,4 +1,4 @@
-"""The position embedding of a transformer on the grid of each image: the two rules in use.
+"""Positions of patches: an embedding resampled to the grid of each image, or rotary angles.
 
 Each gives one embedding for all images or, told the real cells of a canvas, one per image: the
 image of row i has as many rows and columns as its real cells span, and the rest is zero.
@@ -48,6 +48,29 @@ def torch_cubic(position: Position, grid: Size, cells: Cells = None) -> Float[Ar
             return position[None]
         return _cubic(position, jnp.asarray(grid, jnp.float32), grid)[None]
     return jax.vmap(partial(_cubic, position, grid=grid))(_spans(cells))
+
+
+def turns(
+    grid: Size, channels: int, *, others: int, cells: Cells = None
+) -> Float[Array, "2 _ 1 t d"]:
+    """Cosines and sines of DINOv3's rotary positions for heads of so many channels.
+
+    Cell centres lie in [-1, 1] along each axis of the image; periods rise from 1 to almost 100.
+    Tokens stand in the order class token, patches, others; all but the patches are not turned.
+    """
+    spans = jnp.asarray([grid], jnp.float32) if cells is None else _spans(cells)
+    periods = 100.0 ** (jnp.arange(channels // 4, dtype=jnp.float32) * 4 / channels)
+    angles = []
+    for axis, count in enumerate(grid):
+        place = (jnp.arange(count, dtype=jnp.float32) + 0.5)[None] / spans[:, axis, None] * 2 - 1
+        shape = (len(spans), *grid, channels // 4)
+        along = 2 * jnp.pi * place[..., None] / periods[None, None]
+        along = along[:, :, None] if axis == 0 else along[:, None]
+        angles.append(jnp.broadcast_to(along, shape).reshape(len(spans), -1, channels // 4))
+    half = jnp.concatenate(angles, axis=-1)
+    whole = jnp.concatenate([half, half], axis=-1)
+    whole = jnp.pad(whole, ((0, 0), (1, others), (0, 0)))[:, None]
+    return jnp.stack([jnp.cos(whole), jnp.sin(whole)])
 
 
 def _spans(cells: Bool[Array, "b h w"]) -> Float[Array, "b 2"]:

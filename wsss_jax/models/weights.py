@@ -189,7 +189,7 @@ def _meaning(
         return arrays, import_names.named_table(module, arrays)
     if isinstance(module, import_folded.Folded):
         return arrays, import_folded.table(module, arrays)
-    if any(path.endswith(vit_names.POSITION) for path in paths):
+    if any(path.endswith(vit_names.TOKEN) for path in paths):
         return vit_names.tables(paths, arrays)
     raise UserError(
         f"{type(module).__name__} has no public weights, and {called} is not ours; train it from "

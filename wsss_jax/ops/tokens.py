@@ -55,8 +55,7 @@ def block(
     mixed, attention, parts = attend(normed, weights, heads=heads, keys=keys, nudge=nudge)
     middle = x + affine(mixed, weights.project)
     out, hidden = perceive(middle, weights)
-    query, key, value = parts[0], parts[1], parts[2]
-    record = BlockRecord(weights, keys, x, query, key, value, attention, mixed, middle, hidden)
+    record = BlockRecord(weights, keys, x, *parts, attention, mixed, middle, hidden)
     return out, record
 
 
@@ -67,16 +66,29 @@ def attend(
     heads: int,
     keys: Bool[Array, "b t"] | None = None,
     nudge: Float[Array, "b n t t"] | None = None,
-) -> tuple[Tokens, Float[Array, "b n t t"], Float[Array, "3 b n t d"]]:
+) -> tuple[Tokens, Float[Array, "b n t t"], tuple[Array, Array, Array]]:
     """Of normed tokens: the heads' results side by side, attention, and query, key and value."""
     b, t, k = x.shape
     parts = affine(x, weights.query_key_value).reshape(b, t, 3, heads, k // heads)
-    query, key, value = parts = parts.transpose(2, 0, 3, 1, 4)
+    query, key, value = parts.transpose(2, 0, 3, 1, 4)
+    if weights.turn is not None:
+        query, key = rotated(query, weights.turn), rotated(key, weights.turn)
     attention = _attention(query, key, keys)
     if nudge is not None:
         attention = attention + nudge.astype(attention.dtype)
     mixed = jnp.einsum("bnqt,bntd->bqnd", attention, value).reshape(x.shape)
-    return mixed, attention, parts
+    return mixed, attention, (query, key, value)
+
+
+def rotated(x: Float[Array, "b n t d"], turn: Float[Array, "2 _ 1 t d"]) -> Float[Array, "b n t d"]:
+    """Pairs of channels (i, i + d/2) turned by angles; their cosines and sines are given.
+
+    Su et al. 2021, in the layout of DINOv3.
+    """
+    cosine, sine = turn.astype(x.dtype)
+    first, second = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    return x * jnp.broadcast_to(cosine, x.shape) + turned * jnp.broadcast_to(sine, x.shape)
 
 
 def perceive(middle: Tokens, weights: BlockWeights) -> tuple[Tokens, Float[Array, "b t k4"]]:

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Union
+from typing import Annotated
 
 import tyro
 
@@ -105,26 +105,6 @@ COMMANDS: Mapping[str, Callable[..., None]] = MappingProxyType(
     {"list": list_, "get": get, "convert": convert, "show": show}
 )
 """The verbs below ``wsss weights``."""
-
-Action = Union[  # noqa: UP007 - built from a table
-    tuple(
-        Annotated[None, tyro.conf.subcommand(name, constructor=verb, prefix_name=False)]
-        for name, verb in COMMANDS.items()
-    )
-]
-
-
-def command(
-    action: Annotated[Action, tyro.conf.arg(name="")],  # pyright: ignore[reportInvalidTypeForm] - built from COMMANDS
-) -> None:
-    """Pretrained weights: list those that can be got, get, convert or show some."""
-    del action  # the parser calls the verb
-
-
-def _beside(target: Path) -> Path:
-    """Where the configuration of a weight file lies (``import_hub.configured``)."""
-    return target.with_suffix(".json")
-
 
 def _copy(source: Path, target: Path) -> None:
     """Whole or not at all; nothing where source and target are one file."""
