@@ -19,18 +19,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from wsss_jax.combiner.combiner_run import Combining
+from wsss_jax.combiner.few_shot import FewShot
+from wsss_jax.study.baselines import Agreeing
 
 from wsss_jax.combiner import consensus as ops
 from wsss_jax.combiner import few_shot, learn_combiner
 from wsss_jax.combiner.batches import evidence_groups
-from wsss_jax.combiner.combiner_run import Combining
 from wsss_jax.combiner.evidence import Inputs
-from wsss_jax.combiner.few_shot import FewShot
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.ops import metrics
 from wsss_jax.ops.intervals import bootstrap_difference
 from wsss_jax.study import baselines, fusion_world, world
-from wsss_jax.study.baselines import Agreeing
 from wsss_jax.study.fusion_world import CLASSES, SYSTEMS
 
 THRESHOLDS = tuple(np.arange(0.1, 0.9, 0.04))

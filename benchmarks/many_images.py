@@ -59,8 +59,9 @@ WORK = ("fuse", "probe")
 
 def taught(folder: Path, cells: int) -> None:
     """A world of a few images, and a combiner that has seen them once."""
-    from wsss_jax.combiner import learn_combiner
     from wsss_jax.combiner.combiner_run import Combining
+
+    from wsss_jax.combiner import learn_combiner
     from wsss_jax.study import fusion_world, world
 
     made = fusion_world.make(BASE, seed=5, size=cells)
@@ -109,8 +110,9 @@ def linked(folder: Path, count: int) -> None:
 
 def measured(folder: Path, count: int, work: str) -> dict[str, float]:
     """Combine them all in this process, or learn the probe from them."""
-    from wsss_jax.combiner import combine_probes, combiner_run, learn_combiner
     from wsss_jax.combiner.combiner_run import Combining
+
+    from wsss_jax.combiner import combine_probes, combiner_run, learn_combiner
     from wsss_jax.combiner.evidence import Inputs
     from wsss_jax.data.datasets import ALL, open_dataset
     from wsss_jax.data.stores import open_store

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-
 from wsss_jax.combiner.combiner_run import Combining
 from wsss_jax.combiner.label_free import Protocol
 from wsss_jax.combiner.network import CombinerShape
+
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import open_dataset

@@ -106,6 +106,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = MappingProxyType(
 )
 """The verbs below ``wsss weights``."""
 
+
 def _copy(source: Path, target: Path) -> None:
     """Whole or not at all; nothing where source and target are one file."""
     target.parent.mkdir(parents=True, exist_ok=True)
