@@ -152,7 +152,7 @@ def least_certain(uncertainty: Store, source: Source) -> list[tuple[str, float]]
 
 
 def gained(before: Result, after: Result, corrected: Corrected, plan: Plan) -> str:
-    """What corrected masks changed in the other photographs: mIoU where true masks are, or pixels."""
+    """What corrected masks changed in other photographs: mIoU where true masks are, else pixels."""
     others = tuple(id for id in plan.source.ids if id not in corrected.files)
     judged_by = tuple(id for id in others if plan.masks and plan.source.mask(id) is not None)
     if judged_by:
@@ -162,8 +162,8 @@ def gained(before: Result, after: Result, corrected: Corrected, plan: Plan) -> s
         new = evaluate(after.masks, source, scoring, split="corrected")
         gain = new.gain(old)
         return (
-            f"corrected: {len(corrected.files)} masks gained {100 * float(gain.estimate):+.1f} mIoU "
-            f"(95 %: {100 * float(gain.low):+.1f} … {100 * float(gain.high):+.1f}) on "
+            f"corrected: {len(corrected.files)} masks gained {100 * float(gain.estimate):+.1f} "
+            f"mIoU (95 %: {100 * float(gain.low):+.1f} … {100 * float(gain.high):+.1f}) on "
             f"{len(judged_by)} other photographs with true masks: "
             f"{100 * old.miou():.1f} before, {100 * new.miou():.1f} now"
         )

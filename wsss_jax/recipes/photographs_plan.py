@@ -88,8 +88,8 @@ class Sizes:
 class Plan:
     """What was found.
 
-    root: of the data set. source: every usable photograph. teaching: those that teach. splits: names of the data set's
-    own lists, () where it has none. imageless: classes that no photograph shows. unjudged:
+    root: of the data set. source: every usable photograph. teaching: those that teach. splits:
+    names of the data set's own lists, () where it has none. imageless: classes that no photograph shows. unjudged:
     photographs whose true mask is damaged. scale: of ``Sizes.side`` in the photographs' own size.
     """
 
