@@ -30,10 +30,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from wsss_jax.data import photographs
 from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import open_dataset
+from wsss_jax.data.photographs import read_image
 from wsss_jax.explain import experimental, perturb, score_weighted
 from wsss_jax.explain.contract import seeded
 from wsss_jax.recipes import demo
@@ -100,7 +100,7 @@ showing = pictures.Showing(side=96, columns=8)
 found = pictures.explained(asked, picked, showing, methods)
 sheet, page = pictures.write(work, found, asked, title="All methods", columns=showing.columns)
 figure = plt.figure(figsize=(14, 9), layout="constrained")
-plt.imshow(photographs.read_image(sheet))
+plt.imshow(read_image(sheet))
 plt.axis("off")
 if OUT:
     figure.savefig(Path(OUT) / "explainers.png", dpi=100)

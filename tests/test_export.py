@@ -10,7 +10,8 @@ import pytest
 import toy_exports as toy
 from PIL import Image
 
-from wsss_jax.data.coco import fill_polygon, open_coco
+from wsss_jax.data.coco import open_coco
+from wsss_jax.data.coco_regions import fill_polygon
 from wsss_jax.data.writers import WRITERS
 from wsss_jax.formats import run_lengths
 from wsss_jax.formats.pickled_arrays import read_dictionary

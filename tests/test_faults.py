@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from toy_learning import STEPS, ToyBatches, linear_system
 
+from wsss_jax.cli import main
 from wsss_jax.data import files, records, stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
@@ -275,7 +276,7 @@ def test_a_finished_run_with_a_damaged_last_checkpoint_is_refused_then_trained_o
         whole, template, _ = trained(tmp_path)
     assert record.stages == {f"train {tmp_path.name}": (1, 0)}
     assert trained(tmp_path)[2]
-    manifest = next((tmp_path / "checkpoint" / str(STEPS)).glob("manifest/*"))
+    manifest = tmp_path / "checkpoint" / str(STEPS) / "manifest/metadata"
     manifest.write_text(manifest.read_text().replace("blake2", "blake3"))
     with pytest.raises(CorruptCheckpointError, match="by the same command"):
         folders.last_state(tmp_path, template)
@@ -284,6 +285,24 @@ def test_a_finished_run_with_a_damaged_last_checkpoint_is_refused_then_trained_o
     assert not finished and f"training {tmp_path.name} again" in capsys.readouterr().out
     for one, other in zip(whole, again, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_command_that_left_images_out_says_so_last_and_ends_with_code_3(tmp_path, capsys):
+    kept = store(tmp_path / "maps")
+    for id in ("bad", "good"):
+        kept.put_scores(id, maps())
+    whole = kept.path("bad").read_bytes()
+    kept.path("bad").write_bytes(whole[:-1])
+    command = ["masks", str(kept.folder), "--out", str(tmp_path / "masks"), "--threshold", "0.3"]
+    for strict, code in (([], 3), (["--strict"], 1)):
+        with pytest.raises(SystemExit) as caught:
+            main([*command, *strict])
+        assert caught.value.code == code
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("left out: masks 1 of ")
+    kept.path("bad").write_bytes(whole)
+    main(command)
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_images_left_out_are_counted_until_they_are_there(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss_jax.data.coco import fill_polygon
+from wsss_jax.data.coco_regions import fill_polygon
 from wsss_jax.ops import outlines
 
 

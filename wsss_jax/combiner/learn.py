@@ -7,8 +7,8 @@
    once more; what comes out is the system's refined map.
 3. The geometric mean over the refined systems is fused. *View probes* follow, one for each frozen
    network, the first network last: each is taught by hard labels of what is fused so far (no
-   saliency and no threshold again) and joins the mean. Networks of different kinds so teach one
-   another.
+   threshold again) and joins the mean. Networks of different kinds so teach one another. Probes on
+   other networks than the first are not given saliency again.
 
 Everything is learned from a sample of cells that one pass over the images collects, so memory does
 not grow with the data set. Source of the last step: Blum & Mitchell 1998 (co-training). What each
@@ -38,8 +38,11 @@ from wsss_jax.ops import masks
 from wsss_jax.run.thresholds import BINS
 from wsss_jax.types import IGNORE
 
-CELLS, MAX_CELLS = 600, 250_000
+CELLS, MAX_CELLS = 400, 250_000
 """Cells of an image that teach, at random, and of all images together."""
+
+OTHER = 10
+"""Times weaker a penalty of probes on other networks than the first."""
 
 MORE = 4
 """Times as many cells of an image whose true mask is read."""
@@ -148,7 +151,14 @@ def _learn_system(
         maps = partial(members.mean_map, row=row, probe=probe)
         threshold = found.thresholds[name] if settings.background else -1.0
         labels = partial(_at_threshold, maps=maps, threshold=threshold)
-        probe = _taught(images, labels, inputs, settings, salient=inputs.saliency is not None)
+        probe = _taught(
+            images,
+            labels,
+            inputs,
+            settings,
+            salient=inputs.saliency is not None,
+            penalty=settings.penalty,
+        )
         found.thresholds[name] = _threshold(images, row, probe, settings)
     assert probe is not None
     found.systems[name] = probe
@@ -158,7 +168,7 @@ def _learn_views(
     found: Learned, sample: Sequence[Cells], inputs: Inputs, settings: Combining
 ) -> None:
     """One probe for each frozen network, each taught by all members before it."""
-    names = inputs.names()
+    names, salient = inputs.names(), inputs.saliency is not None
     so_far = {
         cells.id: [members.geometric_mean(system_members(cells, found, names))] for cells in sample
     }
@@ -172,7 +182,8 @@ def _learn_views(
             inputs,
             settings,
             network=number,
-            salient=False,
+            salient=salient if number == 0 else False,
+            penalty=settings.penalty if number == 0 else settings.penalty / OTHER,
         )
         found.views[inputs.features[number].folder.name] = probe
         for cells in sample:
@@ -195,6 +206,7 @@ def _taught(
     *,
     network: int = 0,
     salient: bool,
+    penalty: float,
 ) -> Probe:
     """A probe on the features of one network, taught by hard labels of the cells.
 
@@ -221,4 +233,4 @@ def _taught(
         weight = 1.0 if cells.truth is None else worth
         weights.append(np.full(int(used.sum()), weight / max(int(used.sum()), 1)))
     parts = (np.concatenate(part) for part in (rows, labels, possible, weights))
-    return probes.fit(names, *parts, penalty=settings.penalty, salient=salient)
+    return probes.fit(names, *parts, penalty=penalty, salient=salient)

@@ -17,7 +17,7 @@ from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import components, stores
-from wsss_jax.data.files import write_atomic
+from wsss_jax.data.files import read_json, write_atomic
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
@@ -83,7 +83,7 @@ def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
             )
     path = run / "thresholds.json"
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
         views = [str(name) for name in content["views"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:

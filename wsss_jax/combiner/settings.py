@@ -19,7 +19,8 @@ class Combining:
         background: whether a cell may show no class; False for data sets without background.
         walk_steps: length of the random walk over each system's map, on a grid of 64 cells; on
             others it goes with the area. 0: no walk.
-        penalty: of the probes' squared weights, beside the mean log-likelihood.
+        penalty: of the probes' squared weights, beside the mean log-likelihood; those on other
+            networks than the first, whose teacher errs in other ways, have a tenth of it.
         system_probes: whether each system's map is averaged with a linear probe that it teaches.
         view_probes: whether linear probes, one on the features of each frozen network, are taught
             by what is fused so far, and join it.
@@ -34,7 +35,7 @@ class Combining:
     cells: int = 64
     background: bool = True
     walk_steps: int = 32
-    penalty: float = 1e-3
+    penalty: float = 1e-2
     system_probes: bool = True
     view_probes: bool = True
     units: Literal["typical", "given"] = "typical"

@@ -96,6 +96,11 @@ def draw(region: Any, size: Size) -> Bool[np.ndarray, "H W"]:
     return paint(runs, np.zeros(1, np.int64), np.ones(1, np.uint8), size).astype(bool)
 
 
+def fill_polygon(corners: Float[np.ndarray, "n 2"], size: Size) -> Bool[np.ndarray, "H W"]:
+    """The pixels inside one polygon (x, y). Raises ValueError for an outline of absurd length."""
+    return draw([corners.ravel()], size)
+
+
 def run_lengths(text: str) -> list[int]:
     """The run lengths that a compressed string of COCO holds.
 

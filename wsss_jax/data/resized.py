@@ -60,6 +60,10 @@ class Resized:
         mask = self.source.mask(id)
         return None if mask is None else _resized(mask, self.size(id), Image.Resampling.NEAREST)
 
+    def encoded(self, id: str) -> bytes:
+        """The photograph as the bytes of its file, at its own size."""
+        return self.source.encoded(id)
+
 
 def long_side(size: Size, wanted: int, *, multiple: int) -> Size:
     """The size with a long side of about ``wanted`` pixels, both sides multiples of ``multiple``.
