@@ -302,6 +302,7 @@ class _Steps:
                 Features(
                     network.path,
                     backbone=network.backbone,
+                    taps=network.taps,
                     stride=8 if network.convolutional else 14,
                     size=self.plan.sizes.side if network.convolutional else 392,
                 ),
@@ -339,6 +340,7 @@ class _Steps:
                 name: {
                     "weights": str(Path(str(asked.weights)).resolve()),
                     "backbone": asked.backbone,
+                    "taps": asked.taps,
                     "stride": asked.stride,
                     "size": asked.size,
                 }

@@ -50,13 +50,14 @@ class Network(NamedTuple):
     """Pretrained weights and the network that they are for.
 
     name: of the folders that are made with it. convolutional: whether it can be trained as a
-    classifier here; a transformer gives features alone.
+    classifier here; a transformer gives features alone. taps: its maps but the finest.
     """
 
     name: str
     path: Path
     backbone: str
     convolutional: bool
+    taps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ class Plan:
     """What was found.
 
     root: of the data set. source: every usable photograph. teaching: those that teach. splits:
-    names of the data set's own lists, () where it has none. imageless: classes that no photograph shows. unjudged:
-    photographs whose true mask is damaged. scale: of ``Sizes.side`` in the photographs' own size.
+    names of the data set's own lists, () where it has none. imageless: classes that no photograph
+    shows. unjudged: photographs whose true mask is damaged. scale: of ``Sizes.side`` in the
+    photographs' own size.
     """
 
     root: Path
@@ -180,7 +182,9 @@ def found_networks(weights: Sequence[str]) -> tuple[Network, ...]:
         names = [network.name for network in found.values()]
         name = f"{name}_{len(names)}" if name in names else name
         safe = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in name)
-        found[known.path] = Network(safe, known.path, known.network, strides[0] != strides[-1])
+        taps = tuple(range(1, len(strides)))
+        convolutional = strides[0] != strides[-1]
+        found[known.path] = Network(safe, known.path, known.network, convolutional, taps)
     networks = tuple(found.values())
     if not any(network.convolutional for network in networks):
         names = ", ".join(network.backbone for network in networks)
@@ -192,9 +196,9 @@ def sizes_for(photographs: int, *, quick: bool) -> Sizes:
     """Sizes for so many photographs that teach: fewer are looked at more often."""
     batch = max(1, min(8, photographs))
     if quick:
-        epochs = _between(2, round(700 / photographs), 16)
+        epochs = _between(2, round(640 / photographs), 40)
         return Sizes(320, 192, epochs, batch, (1.0,), False, 48, 0)
-    epochs = _between(4, round(6000 / photographs), 24)
+    epochs = _between(4, round(6000 / photographs), 40)
     return Sizes(448, 256, epochs, batch, (0.75, 1.25), True, 64, epochs)
 
 

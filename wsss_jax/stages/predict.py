@@ -195,6 +195,7 @@ def _by_classifiers(
             Features(
                 _weights(Path(one["weights"])),
                 backbone=one["backbone"],
+                taps=tuple(one["taps"]),
                 stride=one["stride"],
                 size=one["size"],
                 like=base / f"features_{name}",
