@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -135,7 +135,7 @@ def make(settings: Photographs) -> Path:
     again = None if corrected is None else steps.with_masks(corrected)
     _tell(steps, result, order, page)
     if corrected is not None and again is not None:
-        print(gained(result, again, corrected, plan))
+        print(gained(result.masks, again.masks, tuple(corrected.files), plan.source, plan.opened))
     print(f"this took {clock(time.monotonic() - started)}")
     return out
 
@@ -151,30 +151,40 @@ def least_certain(uncertainty: Store, source: Source) -> list[tuple[str, float]]
     return sorted(found, key=lambda pair: -pair[1])
 
 
-def gained(before: Result, after: Result, corrected: Corrected, plan: Plan) -> str:
-    """What corrected masks changed in other photographs: mIoU where true masks are, else pixels."""
-    others = tuple(id for id in plan.source.ids if id not in corrected.files)
-    judged_by = tuple(id for id in others if plan.masks and plan.source.mask(id) is not None)
+def gained(
+    before: Store,
+    after: Store,
+    known: tuple[str, ...],
+    source: Source,
+    opened: Callable[[tuple[str, ...]], Source],
+) -> str:
+    """What corrected masks changed in other photographs: mIoU where true masks are, else pixels.
+
+    before, after: masks. known: corrected photographs. opened: the data set with some of its
+    photographs alone.
+    """
+    others = tuple(id for id in source.ids if id not in known)
+    judged_by = tuple(id for id in others if source.mask(id) is not None)
     if judged_by:
-        source = plan.opened(judged_by)
-        scoring = Scoring().on(source)
-        old = evaluate(before.masks, source, scoring, split="before")
-        new = evaluate(after.masks, source, scoring, split="corrected")
+        judging = opened(judged_by)
+        scoring = Scoring().on(judging)
+        old = evaluate(before, judging, scoring, split="before")
+        new = evaluate(after, judging, scoring, split="corrected")
         gain = new.gain(old)
         return (
-            f"corrected: {len(corrected.files)} masks gained {100 * float(gain.estimate):+.1f} "
-            f"mIoU (95 %: {100 * float(gain.low):+.1f} … {100 * float(gain.high):+.1f}) on "
-            f"{len(judged_by)} other photographs with true masks: "
-            f"{100 * old.miou():.1f} before, {100 * new.miou():.1f} now"
+            f"corrected: {len(known)} masks gained {100 * float(gain.estimate):+.1f} mIoU (95 %: "
+            f"{100 * float(gain.low):+.1f} … {100 * float(gain.high):+.1f}) on {len(judged_by)} "
+            f"other photographs with true masks: {100 * old.miou():.1f} before, "
+            f"{100 * new.miou():.1f} now"
         )
     changed = pixels = 0
     for id in others:
-        old_mask, new_mask = before.masks.get_mask(id), after.masks.get_mask(id)
+        old_mask, new_mask = before.get_mask(id), after.get_mask(id)
         changed += int((old_mask != new_mask).sum())
         pixels += old_mask.size
     share = changed / max(pixels, 1)
     return (
-        f"corrected: {len(corrected.files)} masks changed {changed:,} pixels ({share:.1%}) of the "
+        f"corrected: {len(known)} masks changed {changed:,} pixels ({share:.1%}) of the "
         f"{len(others)} other photographs; no true masks of those tell what that gained"
     )
 
@@ -198,7 +208,7 @@ class _Steps:
         """Everything from image labels alone."""
         plan, sizes = self.plan, self.plan.sizes
         cams = []
-        for system in systems_of(plan):
+        for system in systems_of(plan.networks):
             run = fit(plan.teaching, self._training(system), self.out / f"run_{system.name}")
             folder = self.out / f"cam_{system.name}"
             cams.append(explain(run, self.source, folder, self._explanation(), ids=self.ids))
@@ -255,7 +265,7 @@ class _Steps:
 
     def _segmented(self, masks: Store, folder: Path) -> Path:
         """A light segmentation network that learns from masks (experiments/…_segment.py)."""
-        sizes, network = self.plan.sizes, systems_of(self.plan)[0]
+        sizes, network = self.plan.sizes, systems_of(self.plan.networks)[0]
         model = Segmenter(
             network.network.backbone,
             network.network.path,
@@ -335,7 +345,7 @@ class _Steps:
             "background": self.scoring.background,
             "segmenter": "segmenter" if sizes.segmenter else None,
             "base": base,
-            "systems": [system.name for system in systems_of(self.plan)],
+            "systems": [system.name for system in systems_of(self.plan.networks)],
             "features": {
                 name: {
                     "weights": str(Path(str(asked.weights)).resolve()),
@@ -443,7 +453,7 @@ def _judged_sources(plan: Plan) -> dict[str, Source]:
 
 def _lead(steps: _Steps, result: Result) -> tuple[str, str]:
     plan = steps.plan
-    names = " and ".join(system.name for system in systems_of(plan))
+    names = " and ".join(system.name for system in systems_of(plan.networks))
     classes = len(plan.source.classes)
     return (
         f"Image labels of {len(plan.teaching.ids)} photographs ({classes} classes) taught two "
@@ -461,7 +471,7 @@ def _shown_settings(steps: _Steps) -> dict[str, str]:
         "explanation": str(steps._explanation()),
         "combining": str(steps._combining()),
     }
-    for system in systems_of(steps.plan):
+    for system in systems_of(steps.plan.networks):
         settings[system.name] = str(steps._training(system))
     return settings
 

@@ -250,7 +250,8 @@ def describe(plan: Plan) -> list[str]:
     if plan.imageless:
         lines.append(f"no photograph shows {', '.join(plan.imageless)}: never found")
     systems = ", ".join(
-        f"{name} ({about})" for name, about in ((one.name, one.about) for one in systems_of(plan))
+        f"{name} ({about})"
+        for name, about in ((one.name, one.about) for one in systems_of(plan.networks))
     )
     lines.append(f"two systems are trained, {sizes.epochs} epochs each: {systems}")
     features = ", ".join(network.name for network in plan.networks)
@@ -275,9 +276,9 @@ class System(NamedTuple):
     about: str
 
 
-def systems_of(plan: Plan) -> tuple[System, System]:
+def systems_of(networks: Sequence[Network]) -> tuple[System, System]:
     """Two systems of different kinds: of two networks, or of one at another stride and loss."""
-    able = [network for network in plan.networks if network.convolutional]
+    able = [network for network in networks if network.convolutional]
     first = able[0]
     fine = _stride(first)
     if len(able) > 1:
