@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.exported import photograph_names
 from wsss_jax.data.photographs import fit_mask
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import BadFileError, UserError
@@ -66,7 +67,51 @@ def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: So
         "dense CRF": str(recipe.crf),
     }
     report = _report(recipe.name, rows, source, settings, gallery=gallery, groups=made.groups)
-    return write_page(path, report, _pictures(gallery, source, recipe.gallery))
+    return write_page(path, report, _pictures(gallery, source, source.ids[: recipe.gallery]))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run on somebody's own photographs, to be shown.
+
+    rows: numbers, none without true masks. order: photographs and their uncertainty in [0, 1], the
+    least certain first.
+    """
+
+    made: Made
+    rows: Sequence[Row]
+    source: Source
+    scoring: Scoring
+    order: Sequence[tuple[str, float]]
+
+
+def page_of_photographs(
+    path: Path, shown: Shown, *, lead: Sequence[str], count: int, settings: Mapping[str, str]
+) -> Path:
+    """The page of a run on somebody's own photographs: the least certain pictures first.
+
+    lead: sentences that open the page. count: of photographs on it.
+    """
+    made = shown.made
+    final = made.stores[made.final]
+    gallery = Gallery(
+        {name: store for name, store in made.stores.items() if name.startswith("cam_")},
+        {made.masks.folder.name: made.masks},
+        made.saliency,
+        shown.scoring,
+        {made.final: final},
+        doubts=_beside([store for store in made.stores.values()], "uncertainty"),
+    )
+    report = _report(
+        path.parent.name, shown.rows, shown.source, settings, gallery=gallery, groups=made.groups
+    )
+    chosen = dict(shown.order[:count])
+    names = photograph_names(shown.source, chosen)
+    pictures = (
+        replace(one, name=str(names.get(one.id, one.id)), uncertainty=chosen[one.id])
+        for one in _pictures(gallery, shown.source, tuple(chosen))
+    )
+    return write_page(path, replace(report, lead=tuple(lead)), pictures)
 
 
 def page_of_stores(
@@ -97,7 +142,7 @@ def page_of_stores(
         _beside(stores, "uncertainty"),
     )
     report = _report(path.stem, rows, source, {}, gallery=gallery, groups={})
-    return write_page(path, report, _pictures(gallery, source, count))
+    return write_page(path, report, _pictures(gallery, source, source.ids[:count]))
 
 
 def _beside(stores: Iterable[Store], kind: str) -> dict[str, Store]:
@@ -187,8 +232,7 @@ def _per_class(counts: np.ndarray, scored: Sequence[int], size: int) -> np.ndarr
     return values
 
 
-def _pictures(gallery: Gallery, source: Source, count: int) -> Iterator[Picture]:
-    ids = source.ids[:count]
+def _pictures(gallery: Gallery, source: Source, ids: Sequence[str]) -> Iterator[Picture]:
     with meter("report", len(ids)) as bar:
         for id in ids:
             try:

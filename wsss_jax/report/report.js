@@ -12,10 +12,12 @@
   const mapNames = names("maps"), maskNames = names("masks");
   const present = names("labels").sort((a, b) => a - b);
   const anyTruth = pictures.some((picture) => picture.truth);
+  const anyDoubt = pictures.some((picture) => picture.uncertainty !== null);
   const MANY = 8; // panels of one kind that are shown unasked
   const hidden = new Set([
     ...mapNames.slice(MANY).map((name) => `map:${name}`),
     ...maskNames.map((name) => `mask:${name}`),
+    ...(anyDoubt ? ["whatif"] : []), // pictures to look at first, not to try rules on
   ]);
   let trusted = null; // the one system whose share of trust is shown; null for all in their colours
   const cards = pictures.map((picture, place) => makeCard(picture, place));
@@ -71,13 +73,13 @@
     card.element.append(header, card.row);
     const add = (kind, name) => card.panels.push(makePanel(card, kind, name, card.row));
     add("photo", "Photo");
+    if (picture.masks.length) add("chosen", "Mask");
+    if (picture.truth) add("truth", "Truth");
+    if (picture.truth && picture.masks.length) add("errors", "Errors");
     picture.maps.forEach((name) => add("map", name));
     picture.trust.forEach((name) => add("trust", name));
     picture.doubts.forEach((name) => add("doubt", name));
     picture.masks.forEach((name) => add("mask", name));
-    if (picture.masks.length) add("chosen", "Mask");
-    if (picture.truth) add("truth", "Truth");
-    if (picture.truth && picture.masks.length) add("errors", "Errors");
     if (picture.rules.length) addWhatIf(card);
     return card;
   }
@@ -239,8 +241,8 @@
       chip.setAttribute("aria-pressed", String(card.only === k));
       chip.firstChild.style.backgroundColor = css(colours()[card.picture.labels[k]]);
     });
-    const value = score(card.picture);
-    card.score.textContent = "";
+    const value = score(card.picture), doubt = card.picture.uncertainty;
+    card.score.textContent = doubt === null ? "" : `uncertain ${percent(doubt)} `;
     if (value !== null) {
       const what = control.class.value ? classes[Number(control.class.value)] : "mean IoU";
       card.score.append(percent(value), make("small", what));
@@ -286,9 +288,11 @@
     const wanted = control.class.value ? Number(control.class.value) : null;
     const how = control.sort.value, sign = how === "best" ? -1 : 1;
     const shown = cards.filter((card) => wanted === null || card.picture.labels.includes(wanted));
+    const doubt = (card) => card.picture.uncertainty ?? -1;
     shown.sort((a, b) => {
+      if (how === "doubt" && doubt(a) !== doubt(b)) return doubt(b) - doubt(a);
       const x = score(a.picture), y = score(b.picture);
-      if (how === "id" || x === y) return a.picture.id < b.picture.id ? -1 : 1;
+      if (how === "id" || how === "doubt" || x === y) return a.picture.id < b.picture.id ? -1 : 1;
       if (x === null || y === null) return x === null ? 1 : -1; // unknown last, either way
       return sign * (x - y);
     });
@@ -431,8 +435,11 @@
     }));
     addOptions(control.palette, Object.keys(palettes).map((name) => [name, name]));
     control.mask.parentElement.hidden = maskNames.length === 0;
-    if (!anyTruth) control.sort.value = "id";
-    for (const option of control.sort.options) option.disabled = !anyTruth && option.value !== "id";
+    const possible = { doubt: anyDoubt, worst: anyTruth, best: anyTruth, id: true };
+    for (const option of control.sort.options) option.disabled = !possible[option.value];
+    control.sort.value = Object.keys(possible).find((name) => possible[name]);
+    byId("error-key").hidden = !anyTruth;
+    byId("more").open = window.innerWidth > 700; // on a telephone the pictures come first
     addSwitches();
     showSystems();
     drawRamp();
