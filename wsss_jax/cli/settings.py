@@ -145,7 +145,8 @@ def _parameters(kind: Callable[..., Any], default: Any) -> list[_Parameter]:
     """What a function or a class of settings is called with, and the defaults."""
     hints = get_type_hints(kind, include_extras=True)
     if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
-        found = inspect.signature(kind).parameters.items()
+        function: Callable[..., Any] = kind
+        found = inspect.signature(function).parameters.items()
         return [_Parameter(name, hints[name], one.default) for name, one in found]
     given = isinstance(default, kind)
     return [

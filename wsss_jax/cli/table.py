@@ -113,10 +113,14 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
         ),
         "suggest": Verb("which masks to correct first", "wsss_jax.stages.suggest:command"),
         "run": Verb(
-            "the whole recipe of an experiment file",
+            "photographs and labels to masks, in one command; or an experiment file",
             "wsss_jax.cli.run:command",
             trains=True,
             parses=True,
+        ),
+        "predict": Verb(
+            "masks of photographs without labels, by what a run learned",
+            "wsss_jax.stages.predict:command",
         ),
     }
 )

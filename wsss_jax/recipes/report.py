@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from wsss_jax.data.datasets import Source
+from wsss_jax.data.exported import photograph_names
 from wsss_jax.data.photographs import fit_mask
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import BadFileError, UserError
@@ -28,7 +29,7 @@ class Gallery:
     """What the pictures show.
 
     maps: by name. masks: decided, by name, the best last. rules: what the reader may switch
-    between, by name. gates, doubts: who is trusted and how unsure it is, by the name of the
+    between, by name. trust, doubts: who is trusted and how unsure it is, by the name of the
     combination they belong to.
     """
 
@@ -37,12 +38,12 @@ class Gallery:
     cue: Store | None
     scoring: Scoring
     rules: Mapping[str, Store] = field(default_factory=dict)
-    gates: Mapping[str, Store] = field(default_factory=dict)
+    trust: Mapping[str, Store] = field(default_factory=dict)
     doubts: Mapping[str, Store] = field(default_factory=dict)
 
     def systems(self) -> tuple[str, ...]:
         """All systems that any combination trusts, in order."""
-        return tuple(dict.fromkeys(n for store in self.gates.values() for n in store.classes))
+        return tuple(dict.fromkeys(n for store in self.trust.values() for n in store.classes))
 
 
 def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: Source) -> Path:
@@ -66,7 +67,51 @@ def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: So
         "dense CRF": str(recipe.crf),
     }
     report = _report(recipe.name, rows, source, settings, gallery=gallery, groups=made.groups)
-    return write_page(path, report, _pictures(gallery, source, recipe.gallery))
+    return write_page(path, report, _pictures(gallery, source, source.ids[: recipe.gallery]))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run on somebody's own photographs, to be shown.
+
+    rows: numbers, none without true masks. order: photographs and their uncertainty in [0, 1], the
+    least certain first.
+    """
+
+    made: Made
+    rows: Sequence[Row]
+    source: Source
+    scoring: Scoring
+    order: Sequence[tuple[str, float]]
+
+
+def page_of_photographs(
+    path: Path, shown: Shown, *, lead: Sequence[str], count: int, settings: Mapping[str, str]
+) -> Path:
+    """The page of a run on somebody's own photographs: the least certain pictures first.
+
+    lead: sentences that open the page. count: of photographs on it.
+    """
+    made = shown.made
+    final = made.stores[made.final]
+    gallery = Gallery(
+        {name: store for name, store in made.stores.items() if name.startswith("cam_")},
+        {made.masks.folder.name: made.masks},
+        made.saliency,
+        shown.scoring,
+        {made.final: final},
+        doubts=_beside([store for store in made.stores.values()], "uncertainty"),
+    )
+    report = _report(
+        path.parent.name, shown.rows, shown.source, settings, gallery=gallery, groups=made.groups
+    )
+    chosen = dict(shown.order[:count])
+    names = photograph_names(shown.source, chosen)
+    pictures = (
+        replace(one, name=str(names.get(one.id, one.id)), uncertainty=chosen[one.id])
+        for one in _pictures(gallery, shown.source, tuple(chosen))
+    )
+    return write_page(path, replace(report, lead=tuple(lead)), pictures)
 
 
 def page_of_stores(
@@ -74,14 +119,14 @@ def page_of_stores(
 ) -> Path:
     """The page of any stores of score maps; judged where the source has true masks.
 
-    Gates and uncertainty that lie beside a learned combination come along. Raises ValueError for a
+    Trust and uncertainty that lie beside a learned combination come along. Raises ValueError for a
     store of other classes than the data set's.
     """
     for store in stores:
         if store.classes != source.classes.names:
             raise UserError(
                 f"{store.folder} holds {', '.join(store.classes[:3])}, not the classes of "
-                f"{source.name}; gates and uncertainty are shown with the store they belong to"
+                f"{source.name}; trust and uncertainty are shown with the store they belong to"
             )
     rows: list[Row] = []
     if any(source.mask(id) is not None for id in source.ids[:1]):
@@ -97,7 +142,7 @@ def page_of_stores(
         _beside(stores, "uncertainty"),
     )
     report = _report(path.stem, rows, source, {}, gallery=gallery, groups={})
-    return write_page(path, report, _pictures(gallery, source, count))
+    return write_page(path, report, _pictures(gallery, source, source.ids[:count]))
 
 
 def _beside(stores: Iterable[Store], kind: str) -> dict[str, Store]:
@@ -187,8 +232,7 @@ def _per_class(counts: np.ndarray, scored: Sequence[int], size: int) -> np.ndarr
     return values
 
 
-def _pictures(gallery: Gallery, source: Source, count: int) -> Iterator[Picture]:
-    ids = source.ids[:count]
+def _pictures(gallery: Gallery, source: Source, ids: Sequence[str]) -> Iterator[Picture]:
     with meter("report", len(ids)) as bar:
         for id in ids:
             try:
@@ -218,7 +262,7 @@ def _picture(id: str, gallery: Gallery, source: Source) -> Picture:
         masks=decided,
         truth=None if truth is None else fit_mask(truth, photo.shape[:2]),
         rules=rules,
-        gates=_gates(id, gallery),
+        trust=_trust(id, gallery),
         doubts=_doubts(id, gallery),
     )
 
@@ -239,10 +283,10 @@ def _rows(store: Store, id: str, present: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _gates(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
+def _trust(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
     """Shares of trust in the order of the gallery's systems; nothing where the image has none."""
     names, found = gallery.systems(), {}
-    for name, store in gallery.gates.items():
+    for name, store in gallery.trust.items():
         if store.path(id).is_file():
             maps = store.get_scores(id)
             shares = np.zeros((*maps.scores.shape[:2], len(names)), np.float32)

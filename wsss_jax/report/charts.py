@@ -16,6 +16,8 @@ from wsss_jax.report.content import Gain, StageScore
 _WIDTH, _LABELS, _VALUES = 760, 210, 130
 _ROW = 26
 _SERIES = 8
+CURVES = 6
+"""Lines of the chart over the threshold; more cannot be told apart."""
 
 Number = int | float
 
@@ -66,6 +68,19 @@ def counted(stages: Sequence[StageScore], classes: Sequence[str]) -> list[int]:
     return [at for at in range(len(classes)) if np.isfinite(values[:, at]).any()]
 
 
+def few(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], most: int = CURVES
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """At most ``most`` curves, in their order: the first, the last, and of the rest the highest.
+
+    The last one is the result, the first one what it started from.
+    """
+    names = list(curves)
+    best = sorted(names[1:-1], key=lambda name: -_top(curves[name][1]))
+    kept = {*names[:1], *names[-1:], *best[: max(most - 2, 0)]}
+    return {name: curves[name] for name in names if name in kept}
+
+
 def threshold_curves(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> str:
@@ -90,6 +105,10 @@ def threshold_curves(
             f'<polyline points="{points}"/>{dot}</g>'
         )
     return _legend(list(curves)) + _svg("mIoU over the threshold", height, marks)
+
+
+def _top(values: np.ndarray) -> float:
+    return float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
 
 
 def stage_table(stages: Sequence[StageScore]) -> str:

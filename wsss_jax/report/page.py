@@ -53,7 +53,8 @@ def summary(picture: Picture, report: Report) -> dict[str, Any]:
         (picture.photo.shape[0], picture.photo.shape[1]), figures.PHOTO_SIDE
     )
     return {
-        "id": picture.id,
+        "id": picture.name or picture.id,
+        "uncertainty": None if picture.uncertainty is None else round(picture.uncertainty, 4),
         "labels": [classes.index(label) for label in picture.labels],
         "size": [width, height],
         "ious": _ious(picture, report),
@@ -61,7 +62,7 @@ def summary(picture: Picture, report: Report) -> dict[str, Any]:
         "maps": list(picture.maps),
         "masks": list(picture.masks),
         "rules": list(picture.rules),
-        "gates": list(picture.gates),
+        "trust": list(picture.trust),
         "doubts": list(picture.doubts),
     }
 
@@ -73,7 +74,7 @@ def record(picture: Picture) -> dict[str, Any]:
         "photo": figures.photo_uri(picture.photo),
         "maps": _planes(picture.maps),
         "rules": _planes({n: s for n, s in picture.rules.items() if n not in shared}),
-        "gates": _planes(picture.gates),
+        "trust": _planes(picture.trust),
         "doubts": _planes(picture.doubts),
         "masks": {name: figures.mask_values(mask) for name, mask in picture.masks.items()},
         "truth": None if picture.truth is None else figures.mask_values(picture.truth),
@@ -106,10 +107,10 @@ def _check_names(picture: Picture, report: Report) -> None:
             f"{picture.id}: rule {strange[0]!r} is none of the report's rules "
             f"({', '.join(report.rules)})"
         )
-    for name, shares in picture.gates.items():
+    for name, shares in picture.trust.items():
         if shares.shape[-1] != len(report.systems):
             raise ValueError(
-                f"{picture.id}: gates {name!r} are of {shares.shape[-1]} systems, the report has "
+                f"{picture.id}: trust {name!r} is of {shares.shape[-1]} systems, the report has "
                 f"{len(report.systems)}"
             )
 
@@ -146,9 +147,11 @@ def _page(report: Report, index: list[dict[str, Any]], records: list[str]) -> st
         "policy": _policy(style, scripts),
         "style": style,
         "title": escape(report.title),
+        "lead": "".join(f"<p>{escape(sentence)}</p>" for sentence in report.lead),
         "notes": "".join(f"<p>{escape(note)}</p>" for note in report.notes),
         "settings": _settings(report.settings),
         "results": _results(report),
+        "details": _details(report),
         "pictures": str(len(index)),
         "data": "\n".join([json_tag(data, "report"), *records]),
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
@@ -177,9 +180,9 @@ def _look(report: Report) -> dict[str, Any]:
 
 
 def _results(report: Report) -> str:
-    """Charts for each split and way of choosing thresholds, then the numbers of all stages."""
+    """Charts for each split and way of choosing thresholds, and the curves over the threshold."""
     if not report.stages:
-        return "<p>No scores: nothing was compared with truth.</p>"
+        return "<p>There are no true masks to judge by.</p>"
     panels = []
     sources = dict.fromkeys((stage.split, stage.threshold_source) for stage in report.stages)
     for split, source in sources:
@@ -189,13 +192,24 @@ def _results(report: Report) -> str:
     if report.curves:
         parts.append(
             _figure(
-                "mIoU over the threshold", charts.threshold_curves(report.curves), kind="curves"
+                "mIoU over the threshold",
+                charts.threshold_curves(charts.few(report.curves)),
+                kind="curves",
             )
         )
-    parts.append(_figure("All stages", charts.stage_table(report.stages)))
-    table = charts.class_table(report.stages, report.classes)
-    parts.append(f"<details><summary>IoU of every class</summary>{table}</details>")
     return "".join(parts)
+
+
+def _details(report: Report) -> str:
+    """The numbers of all stages and of every class, folded away."""
+    if not report.stages:
+        return ""
+    stages = _figure("All stages", charts.stage_table(report.stages))
+    table = charts.class_table(report.stages, report.classes)
+    return (
+        f"<details><summary>All stages in numbers</summary>{stages}</details>"
+        f"<details><summary>IoU of every class</summary>{table}</details>"
+    )
 
 
 def _panel(stages: list[StageScore], classes: tuple[str, ...], name: str) -> str:

@@ -12,10 +12,12 @@
   const mapNames = names("maps"), maskNames = names("masks");
   const present = names("labels").sort((a, b) => a - b);
   const anyTruth = pictures.some((picture) => picture.truth);
+  const anyDoubt = pictures.some((picture) => picture.uncertainty !== null);
   const MANY = 8; // panels of one kind that are shown unasked
   const hidden = new Set([
     ...mapNames.slice(MANY).map((name) => `map:${name}`),
     ...maskNames.map((name) => `mask:${name}`),
+    ...(anyDoubt ? ["whatif"] : []), // pictures to look at first, not to try rules on
   ]);
   let trusted = null; // the one system whose share of trust is shown; null for all in their colours
   const cards = pictures.map((picture, place) => makeCard(picture, place));
@@ -71,13 +73,13 @@
     card.element.append(header, card.row);
     const add = (kind, name) => card.panels.push(makePanel(card, kind, name, card.row));
     add("photo", "Photo");
-    picture.maps.forEach((name) => add("map", name));
-    picture.gates.forEach((name) => add("gates", name));
-    picture.doubts.forEach((name) => add("doubt", name));
-    picture.masks.forEach((name) => add("mask", name));
     if (picture.masks.length) add("chosen", "Mask");
     if (picture.truth) add("truth", "Truth");
     if (picture.truth && picture.masks.length) add("errors", "Errors");
+    picture.maps.forEach((name) => add("map", name));
+    picture.trust.forEach((name) => add("trust", name));
+    picture.doubts.forEach((name) => add("doubt", name));
+    picture.masks.forEach((name) => add("mask", name));
     if (picture.rules.length) addWhatIf(card);
     return card;
   }
@@ -144,7 +146,7 @@
     const y = Math.min(height - 1, Math.max(0, Math.floor((event.clientY - box.top) / box.height * height)));
     const at = y * width + x;
     if (panel.plane) return (panel.plane[at] / 255).toFixed(2);
-    if (panel.kind === "gates") return mostTrusted(panel.card.view.gates[panel.name], at);
+    if (panel.kind === "trust") return mostTrusted(panel.card.view.trust[panel.name], at);
     if (!panel.mask) return "";
     const value = panel.mask[at];
     return value === paint.IGNORE ? "ignored" : value === paint.UNNAMED ? "object" : classes[value] ?? `value ${value}`;
@@ -162,7 +164,7 @@
       return panel.card.picture.masks.includes(chosen) && !hidden.has(panel.kind);
     }
     if (panel.kind.startsWith("if-")) return !hidden.has("whatif");
-    const named = ["map", "mask", "gates", "doubt"].includes(panel.kind);
+    const named = ["map", "mask", "trust", "doubt"].includes(panel.kind);
     return !hidden.has(named ? `${panel.kind}:${panel.name}` : panel.kind);
   }
 
@@ -172,7 +174,7 @@
     panel.plane = null; panel.mask = null; panel.note = "";
     if (kind === "photo") paint.compose(panel.canvas, view, null, 1, false);
     else if (kind === "map") paintMap(panel, opacity);
-    else if (kind === "gates") paintGates(panel, opacity);
+    else if (kind === "trust") paintTrust(panel, opacity);
     else if (kind === "doubt") paintHeat(panel, view.doubts[panel.name][0], opacity);
     else if (kind === "errors") paintErrors(panel, chosen, opacity);
     else if (kind === "if-errors") paintErrors(panel, card.cut, opacity);
@@ -201,8 +203,8 @@
   }
 
   /** Every system in its colour, mixed by their shares; or the share of one as heat. */
-  function paintGates(panel, opacity) {
-    const { view } = panel.card, shares = view.gates[panel.name];
+  function paintTrust(panel, opacity) {
+    const { view } = panel.card, shares = view.trust[panel.name];
     if (trusted !== null) return void paintHeat(panel, shares[trusted], opacity);
     const mixed = paint.blend(shares, systems.map((system) => system.colour));
     // Nearer to opaque than asked for: a colour dimmed by the photo is not that of the legend.
@@ -239,8 +241,8 @@
       chip.setAttribute("aria-pressed", String(card.only === k));
       chip.firstChild.style.backgroundColor = css(colours()[card.picture.labels[k]]);
     });
-    const value = score(card.picture);
-    card.score.textContent = "";
+    const value = score(card.picture), doubt = card.picture.uncertainty;
+    card.score.textContent = doubt === null ? "" : `uncertain ${percent(doubt)} `;
     if (value !== null) {
       const what = control.class.value ? classes[Number(control.class.value)] : "mean IoU";
       card.score.append(percent(value), make("small", what));
@@ -286,9 +288,11 @@
     const wanted = control.class.value ? Number(control.class.value) : null;
     const how = control.sort.value, sign = how === "best" ? -1 : 1;
     const shown = cards.filter((card) => wanted === null || card.picture.labels.includes(wanted));
+    const doubt = (card) => card.picture.uncertainty ?? -1;
     shown.sort((a, b) => {
+      if (how === "doubt" && doubt(a) !== doubt(b)) return doubt(b) - doubt(a);
       const x = score(a.picture), y = score(b.picture);
-      if (how === "id" || x === y) return a.picture.id < b.picture.id ? -1 : 1;
+      if (how === "id" || how === "doubt" || x === y) return a.picture.id < b.picture.id ? -1 : 1;
       if (x === null || y === null) return x === null ? 1 : -1; // unknown last, either way
       return sign * (x - y);
     });
@@ -342,7 +346,7 @@
     };
     group("Maps", mapNames.map((name) => [`map:${name}`, name]));
     group("Trust and doubt", [
-      ...names("gates").map((name) => [`gates:${name}`, name]), ...names("doubts").map((name) => [`doubt:${name}`, name]),
+      ...names("trust").map((name) => [`trust:${name}`, name]), ...names("doubts").map((name) => [`doubt:${name}`, name]),
     ]);
     group("More masks", maskNames.map((name) => [`mask:${name}`, name]));
     group("And", [["photo", "Photo"], ["chosen", "Chosen mask"], ["truth", "Truth"], ["errors", "Errors"], ...(Object.keys(rules).length ? [["whatif", "What if"]] : [])]);
@@ -364,7 +368,7 @@
   /** One colour per system; a click shows where that one alone is trusted. */
   function showSystems() {
     const box = byId("systems");
-    box.hidden = !names("gates").length;
+    box.hidden = !names("trust").length;
     box.replaceChildren("trusted:", ...systems.map((system, k) => {
       const chip = make("button", "", "chip"), swatch = make("i");
       chip.type = "button";
@@ -431,8 +435,11 @@
     }));
     addOptions(control.palette, Object.keys(palettes).map((name) => [name, name]));
     control.mask.parentElement.hidden = maskNames.length === 0;
-    if (!anyTruth) control.sort.value = "id";
-    for (const option of control.sort.options) option.disabled = !anyTruth && option.value !== "id";
+    const possible = { doubt: anyDoubt, worst: anyTruth, best: anyTruth, id: true };
+    for (const option of control.sort.options) option.disabled = !possible[option.value];
+    control.sort.value = Object.keys(possible).find((name) => possible[name]);
+    byId("error-key").hidden = !anyTruth;
+    byId("more").open = window.innerWidth > 700; // on a telephone the pictures come first
     addSwitches();
     showSystems();
     drawRamp();

@@ -103,8 +103,8 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     """Compute the features of ``ids`` into a store at ``folder``; finished images are kept.
 
     Scores are standardised components, kind logit, one "class" per component. Images that cannot
-    be read are skipped and listed. Raises ValueError for weights that do not fit, and for a store
-    ``like`` that was made by another network or kept other channels.
+    be read are skipped and listed. Raises UserError for weights that do not fit, for a run that is
+    read at a class token, and for a store ``like`` of another network or other channels.
     """
     if settings.weights is not None:
         file, backbone, normalise = recognise.settled_weights(
@@ -190,6 +190,11 @@ def _pretrained(settings: Features) -> Network:
 def _trained(run: Path, settings: Features) -> Network:
     training, classes, state = trained(run)
     explained = SYSTEMS[name_of(training.model)].explained(training.model)
+    if explained.attentive:
+        raise UserError(
+            f"{run}: its network is read at a class token and has no last map; give features of "
+            "pretrained weights (--weights)"
+        )
     weights = explained.weights(state)
 
     @jax.jit
@@ -261,13 +266,13 @@ def _components(
     else:
         found = _computed(network, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
     buffer = io.BytesIO()
-    np.savez(buffer, **found._asdict())
+    np.savez(buffer, centre=found.centre, basis=found.basis)
     write_atomic(path, buffer.getvalue())
     return found
 
 
 def _alike(other: Store, settings: Features) -> Components:
-    """The components of another store. ValueError where its features mean something else."""
+    """The components of another store. UserError where its features mean something else."""
     wanted = _made_by(settings)
     for name in ("weights", "run", "backbone", "taps", "channels", "stride", "size"):
         if other.made_by.get(name) != wanted.get(name):

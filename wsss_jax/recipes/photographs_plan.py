@@ -1,0 +1,351 @@
+"""Before a run on somebody's own photographs: what is there, what will be done, how long it takes.
+
+Nothing is learned here. The data set is read and checked, weights are found, sizes are chosen from
+the number of photographs, and one look of each network is measured for the estimate of time.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from wsss_jax.data import datasets, folders
+from wsss_jax.data.check import Findings, survey
+from wsss_jax.data.datasets import ALL, Source, open_dataset
+from wsss_jax.data.photographs import working_size
+from wsss_jax.data.views import View
+from wsss_jax.errors import UserError
+from wsss_jax.models import build, recognise, sources
+from wsss_jax.models.known_weights import AUTO, WEIGHTS
+from wsss_jax.run import left_out
+from wsss_jax.run.progress import meter
+from wsss_jax.stages import check as checking
+
+STOPPING = frozenset({"data set", "bad list", "duplicate id", "empty list", "masks and labels"})
+"""Kinds of problems with which no number would mean anything."""
+
+UNUSABLE = frozenset({"bad image", "missing image", "missing labels", "bad labels", "unsafe id"})
+"""Kinds of problems that cost the run one photograph."""
+
+UNJUDGED = frozenset({"bad mask", "mask size", "mask values", "mask and labels"})
+"""Kinds of problems that cost the true mask of one photograph, and not the photograph."""
+
+MOST = 2
+"""Weights that ``auto`` takes, of those that are at hand."""
+
+_START, _EACH = 60.0, 0.4
+"""Seconds that compiling takes for each network, and that a photograph takes outside of networks:
+reading, probes, masks, the page. Two CPU cores."""
+
+
+class Network(NamedTuple):
+    """Pretrained weights and the network that they are for.
+
+    name: of the folders that are made with it. convolutional: whether it can be trained as a
+    classifier here; a transformer gives features alone. taps: its maps but the finest.
+    """
+
+    name: str
+    path: Path
+    backbone: str
+    convolutional: bool
+    taps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is done, chosen from the number of photographs.
+
+    Attributes:
+        side: long side in pixels at which networks look at photographs.
+        crop: of training.
+        epochs: of each system.
+        batch: photographs of a step.
+        scales: of ``side``, at which class maps are made.
+        flip: whether the mirror image is asked too.
+        cells: of the combiner's grid.
+        segmenter: epochs of the segmentation network; 0 trains none.
+    """
+
+    side: int
+    crop: int
+    epochs: int
+    batch: int
+    scales: tuple[float, ...]
+    flip: bool
+    cells: int
+    segmenter: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was found.
+
+    root: of the data set. source: every usable photograph. teaching: those that teach. splits:
+    names of the data set's own lists, () where it has none. imageless: classes that no photograph
+    shows. unjudged: photographs whose true mask is damaged. scale: of ``Sizes.side`` in the
+    photographs' own size.
+    """
+
+    root: Path
+    source: Source
+    teaching: Source
+    splits: tuple[str, ...]
+    layout: str
+    networks: tuple[Network, ...]
+    sizes: Sizes
+    scale: float
+    imageless: tuple[str, ...]
+    unjudged: frozenset[str]
+    saliency: Path | None
+    masks: int
+
+    def opened(self, ids: Sequence[str]) -> Source:
+        """The data set with these photographs alone."""
+        source = open_dataset(self.root, split=ALL, layout=self.layout, ids=tuple(ids))
+        return _judgeable(source, self.unjudged)
+
+
+def look(root: Path, layout: str, weights: Sequence[str], *, quick: bool) -> Plan:
+    """Read and check the data set, find weights, and choose sizes; prints what was found.
+
+    Raises UserError for problems with which no number would mean anything, where no photograph
+    shows a class, and MissingFileError where no weights are at hand.
+    """
+    networks = found_networks(weights)
+    with meter("check", 1) as bar:
+        findings = survey(root, layout, progress=bar.reach)
+    for line in checking.lines(findings):
+        print(line)
+    _refuse(root, findings)
+    lost = {one.where for one in findings.problems if one.kind in UNUSABLE}
+    unjudged = frozenset(one.where for one in findings.problems if one.kind in UNJUDGED)
+    layout = findings.layout
+    splits, taught = _lists(root, layout)
+    everything = open_dataset(root, split=ALL, layout=layout)
+    lost &= set(everything.ids)
+    if lost:
+        left_out.note("check", len(lost), len(everything.ids))
+    ids = tuple(id for id in everything.ids if id not in lost)
+    teaches = set(open_dataset(root, split=taught, layout=layout).ids)
+    source = _judgeable(open_dataset(root, split=ALL, layout=layout, ids=ids), unjudged)
+    teaching = open_dataset(
+        root, split=ALL, layout=layout, ids=tuple(id for id in ids if id in teaches)
+    )
+    shown = np.sum([teaching.labels(id) for id in teaching.ids], axis=0, dtype=int)
+    if not np.any(shown):
+        raise UserError(f"{root}: no photograph shows any class, so there is nothing to find")
+    names = source.classes.names
+    sides = [max(working_size(source.size(id))) for id in source.ids]
+    sizes = sizes_for(len(teaching.ids), quick=quick)
+    return Plan(
+        root=root,
+        source=source,
+        teaching=teaching,
+        splits=splits,
+        layout=layout,
+        networks=networks,
+        sizes=sizes,
+        scale=min(sizes.side / float(np.median(sides)), 2.0),
+        imageless=tuple(name for name, count in zip(names, shown, strict=True) if not count),
+        unjudged=unjudged,
+        saliency=root / "saliency" if (root / "saliency").is_dir() else None,
+        masks=findings.masks,
+    )
+
+
+def found_networks(weights: Sequence[str]) -> tuple[Network, ...]:
+    """The networks of these weights; ``auto`` means at most MOST of those that are at hand.
+
+    Raises MissingFileError where weights are not there, UserError without a convolutional one.
+    """
+    wanted: list[str] = []
+    for given in weights:
+        if given != "auto":
+            wanted.append(given)
+            continue
+        held = [name for name in AUTO if sources.at_hand(WEIGHTS[name]) is not None]
+        wanted += held[:MOST] or [given]  # the error that names what to install
+    found: dict[Path, Network] = {}
+    for given in wanted:
+        known = recognise.known(given)
+        strides = build.of_shapes(known.network).strides
+        name = known.network if known.weights is None else known.weights
+        names = [network.name for network in found.values()]
+        name = f"{name}_{len(names)}" if name in names else name
+        safe = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in name)
+        taps = tuple(range(1, len(strides)))
+        convolutional = strides[0] != strides[-1]
+        found[known.path] = Network(safe, known.path, known.network, convolutional, taps)
+    networks = tuple(found.values())
+    if not any(network.convolutional for network in networks):
+        names = ", ".join(network.backbone for network in networks)
+        raise UserError(f"{names}: a classifier is trained from a convolutional network; add one")
+    return networks
+
+
+def sizes_for(photographs: int, *, quick: bool) -> Sizes:
+    """Sizes for so many photographs that teach: fewer are looked at more often."""
+    batch = max(1, min(8, photographs))
+    if quick:
+        epochs = _between(2, round(640 / photographs), 40)
+        return Sizes(320, 192, epochs, batch, (1.0,), False, 48, 0)
+    epochs = _between(4, round(6000 / photographs), 40)
+    return Sizes(448, 256, epochs, batch, (0.75, 1.25), True, 64, epochs)
+
+
+def seconds(plan: Plan) -> float:
+    """About how long the run will take, from one look of each network, measured here."""
+    sizes, count = plan.sizes, len(plan.source.ids)
+    trained = plan.sizes.epochs * len(plan.teaching.ids) * sizes.crop**2
+    area = 0.75 * sizes.side**2
+    looks = sum(scale**2 for scale in sizes.scales) * (1 + sizes.flip)
+    total = _EACH * count
+    for network in plan.networks:
+        pixel = seconds_per_pixel(network, sizes)
+        systems = 1 if len(plan.networks) > 1 else 2
+        total += _START + pixel * area * count  # features
+        if network.convolutional:
+            # A step of training costs about three looks: forwards once and backwards twice.
+            total += systems * pixel * (3 * trained + looks * area * count)
+    if sizes.segmenter:
+        first = seconds_per_pixel(plan.networks[0], sizes)
+        total += _START + 4 * first * sizes.segmenter * len(plan.teaching.ids) * sizes.crop**2
+    return total
+
+
+def seconds_per_pixel(network: Network, sizes: Sizes) -> float:
+    """How long a network looks at one pixel on this machine: the faster of two measured looks."""
+    patch = 1 if network.convolutional else build.of_shapes(network.backbone).strides[-1]
+    side = max(round(sizes.crop / patch), 1) * patch
+    module = build.classifier(
+        network.backbone, 1, key=jax.random.key(0), output_stride=None, pretrained=network.path
+    )
+    ask = jax.jit(lambda pixels, inside: module(pixels, inside))
+    batch = (jnp.zeros((2, side, side, 3)), jnp.ones((2, side, side), bool))
+    ask(*batch).block_until_ready()
+    times = []
+    for _ in range(2):
+        start = time.monotonic()
+        ask(*batch).block_until_ready()
+        times.append(time.monotonic() - start)
+    return min(times) / (2 * side * side)
+
+
+def describe(plan: Plan) -> list[str]:
+    """What will be done, in sentences for the terminal."""
+    sizes, count = plan.sizes, len(plan.source.ids)
+    lists = f"its lists {', '.join(plan.splits)}" if plan.splits else "all photographs"
+    lines = [
+        f"{len(plan.teaching.ids)} of {count} photographs teach ({lists}); masks are made of all"
+    ]
+    if plan.imageless:
+        lines.append(f"no photograph shows {', '.join(plan.imageless)}: never found")
+    systems = ", ".join(
+        f"{name} ({about})"
+        for name, about in ((one.name, one.about) for one in systems_of(plan.networks))
+    )
+    lines.append(f"two systems are trained, {sizes.epochs} epochs each: {systems}")
+    features = ", ".join(network.name for network in plan.networks)
+    lines.append(f"features of: {features}; saliency: {'given' if plan.saliency else 'none'}")
+    if sizes.segmenter:
+        lines.append(f"a segmentation network learns from their masks, {sizes.segmenter} epochs")
+    else:
+        lines.append("--quick: no segmentation network, one scale, few epochs")
+    few = len(plan.teaching.ids)
+    if few < 20:
+        lines.append(f"{few} photographs teach little: look at the masks, and label more")
+    return lines
+
+
+class System(NamedTuple):
+    """One of the two systems: its network, stride and label smoothing, and how it differs."""
+
+    name: str
+    network: Network
+    stride: int
+    smoothing: float
+    about: str
+
+
+def systems_of(networks: Sequence[Network]) -> tuple[System, System]:
+    """Two systems of different kinds: of two networks, or of one at another stride and loss."""
+    able = [network for network in networks if network.convolutional]
+    first = able[0]
+    fine = _stride(first)
+    if len(able) > 1:
+        second, stride = able[1], _stride(able[1])
+        return (
+            System(first.name, first, fine, 0.0, f"stride {fine}"),
+            System(second.name, second, stride, 0.1, f"stride {stride}, smoothed labels"),
+        )
+    own = build.stride(first.backbone)
+    coarse = own if own != fine else 2 * fine
+    return (
+        System(first.name, first, fine, 0.0, f"stride {fine}"),
+        System(
+            f"{first.name}_coarse",
+            first,
+            coarse,
+            0.1,
+            f"the same network, as only one is at hand: stride {coarse}, smoothed labels",
+        ),
+    )
+
+
+def clock(length: float) -> str:
+    """A length of time in words: 40 seconds, 12 minutes, 1.5 hours."""
+    if length < 90:
+        return f"{max(5, 5 * round(length / 5))} seconds"
+    if length < 90 * 60:
+        return f"{math.ceil(length / 60)} minutes"
+    return f"{length / 3600:.1f} hours"
+
+
+def _stride(network: Network) -> int:
+    return 8 if network.backbone == "tiny" else 16
+
+
+def _between(least: int, value: int, most: int) -> int:
+    return max(least, min(value, most))
+
+
+def _lists(root: Path, layout: str) -> tuple[tuple[str, ...], str]:
+    """Names of the data set's own splits, and the one that teaches (all where it has no train)."""
+    if layout in ("coco", "tfds"):
+        own = tuple(name for name in datasets.splits(root, layout) if name != ALL)
+    elif layout == "class_folders":
+        own = folders.splits_in_folders(root)
+    else:
+        own = tuple(datasets.list_files(root, layout))
+    teaching = [name for name in own if name.lower().startswith("train")]
+    if not teaching:
+        return own, ALL
+    exact = [name for name in teaching if name.lower() == "train"]
+    return own, (exact or teaching)[0]
+
+
+def _refuse(root: Path, findings: Findings) -> None:
+    stopping = [problem for problem in findings.problems if problem.kind in STOPPING]
+    if stopping:
+        told = "; ".join(list(checking.grouped(stopping))[:3])
+        raise UserError(f"{root}: as it is, no result would mean anything: {told}")
+
+
+def _judgeable(source: Source, unjudged: frozenset[str]) -> Source:
+    """The source without the true masks that are damaged."""
+    if not unjudged:
+        return source
+    return View(source, source.classes, source.labels, partial(_truth, source, unjudged))
+
+
+def _truth(source: Source, unjudged: frozenset[str], id: str) -> UInt8[np.ndarray, "H W"] | None:
+    return None if id in unjudged else source.mask(id)
