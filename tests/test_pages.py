@@ -1,5 +1,6 @@
 """Pages name only what is there: files of the repository, verbs, and public names."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -60,3 +61,13 @@ def test_a_page_names_only_verbs_and_public_names_that_are_there(page):
     assert public <= {*wsss_jax.__all__}, public - {*wsss_jax.__all__}
     methods = set(re.findall(r"\bwj\.explain\.([a-z_]+)\(", text))
     assert methods <= {*EXPLAINERS}, methods - {*EXPLAINERS}
+
+
+def test_the_reference_holds_what_is_there_and_all_that_is_public():
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: ([\w.]+)\.(\w+)$", text, re.MULTILINE)
+    assert named
+    for module, name in named:
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    lacking = [name for name in wsss_jax.__all__ if not re.search(rf"\b{name}\b", text)]
+    assert lacking == []
