@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_world
@@ -11,17 +10,14 @@ from flax import nnx
 from wsss_jax.combiner import record
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data import components, stores, synthetic
+from wsss_jax.data import stores, synthetic
 from wsss_jax.data.components import digest
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import decode_image
 from wsss_jax.data.resized import Resized, long_side
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.models import build, weights
-from wsss_jax.recipes import demo
 from wsss_jax.stages.features import Features, features
-from wsss_jax.stages.train import fit, trained
-from wsss_jax.systems import SYSTEMS, name_of
 
 KEPT = "components.npz"
 
@@ -113,47 +109,6 @@ def test_a_resized_data_set_differs_in_size_alone(scenes):
     assert (small.ids, small.classes, small.name) == (scenes.ids, scenes.classes, scenes.name)
     assert small.has_background == scenes.has_background
     np.testing.assert_array_equal(small.labels(id), scenes.labels(id))
-
-
-@pytest.fixture(scope="module")
-def run(scenes, tmp_path_factory):
-    """A tiny classifier after one epoch."""
-    training = demo.recipe(tmp_path_factory.mktemp("none")).systems["coarse"]
-    training = replace(training, epochs=1, batch_size=4, imageless=scenes.classes.names)
-    return fit(scenes, training, tmp_path_factory.mktemp("runs") / "run_coarse")
-
-
-def test_features_of_a_trained_run_are_its_last_map(scenes, run, tmp_path):
-    asked = Features(run=run, channels=4, stride=16, batch_size=1)
-    assert asked.name() == "run_coarse"
-    id = next(id for id in scenes.ids if all(side % 32 == 0 for side in scenes.size(id)))
-    store = features(scenes, tmp_path / "f", asked, ids=(id,))
-    training, classes, state = trained(run)
-    explained = SYSTEMS[name_of(training.model)].explained(training.model)
-    pixels = jnp.asarray(scenes.image(id), jnp.float32)[None] / 255
-    structure = explained.structure(len(classes))
-    scorer = explained.scorer(structure, *explained.weights(state))
-    last = scorer(jnp.ones(pixels.shape[:3], bool)).features(pixels)[0]
-    last = np.asarray(last / jnp.sqrt(jnp.square(last).sum(-1, keepdims=True) + 1e-6))
-    kept = components.read(store.folder / KEPT)
-    found = store.get_scores(id).scores
-    assert found.shape == last.shape and store.made_by["run"] == "run_coarse"
-    np.testing.assert_allclose(found, (last - kept.centre) @ kept.basis, atol=0.01)
-
-
-def test_a_run_that_is_read_at_a_class_token_has_no_last_map(scenes, run, tmp_path, monkeypatch):
-    name = name_of(trained(run)[0].model)
-    entry = SYSTEMS[name]
-    tokens = entry._replace(explained=lambda model: entry.explained(model)._replace(attentive=True))
-    monkeypatch.setattr("wsss_jax.stages.features.SYSTEMS", {name: tokens})
-    with pytest.raises(UserError, match="class token and has no last map"):
-        features(scenes, tmp_path / "f", Features(run=run), ids=scenes.ids)
-
-
-def test_features_are_of_one_network(run, settings):
-    for given in ({}, {"weights": settings.weights, "run": run}):
-        with pytest.raises(UserError, match="give --weights or --run"):
-            Features(**given)
 
 
 def test_a_store_that_cannot_be_alike_is_refused(made, scenes, settings, tmp_path):

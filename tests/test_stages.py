@@ -117,16 +117,6 @@ def test_systems_refined_alone_are_rivals_of_the_combiner(small, made, capsys):
     assert shown.count("n" * 10) and not re.search(r"\d…", shown)  # no number is cut for a name
 
 
-def test_a_recipe_without_features_takes_those_of_its_own_systems(small, made, tmp_path):
-    old = shutil.ignore_patterns("combined*", "run_combiner*", "pseudo_masks", "fuse*", "*_crf")
-    begun = shutil.copytree(made[0], tmp_path / "run", ignore=old)
-    settings = Combining(cells=12, walk_steps=0, system_probes=False)
-    own = replace(small, features=(), combiner=settings, refinements=(), fusions=(), rivals=False)
-    assert recipe.make(own, begun).final == "combined"
-    views = json.loads((begun / "run_combiner" / "thresholds.json").read_text())["views"]
-    assert views == ["features_run_coarse", "features_run_fine"]
-
-
 def test_other_settings_in_the_same_folder_are_refused_by_name(small, made):
     out, _ = made
     changed = replace(small, explanation=replace(small.explanation, flip=False))

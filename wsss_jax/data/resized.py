@@ -81,4 +81,4 @@ def long_side(size: Size, wanted: int, *, multiple: int) -> Size:
 def _resized(pixels: np.ndarray, size: Size, how: Image.Resampling) -> np.ndarray:
     if size == pixels.shape[:2]:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size[::-1], how))
+    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), how))

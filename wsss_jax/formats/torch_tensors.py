@@ -22,6 +22,9 @@ from wsss_jax.errors import UserError
 from wsss_jax.formats import pickles
 from wsss_jax.formats.npz import MAX_VALUES
 
+MAX_SHARED = 8
+"""How often one stored value may be used; tied layers use theirs two or three times."""
+
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 """The number that opens a stream."""
 

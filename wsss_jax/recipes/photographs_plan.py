@@ -217,7 +217,7 @@ def seconds(plan: Plan) -> float:
             # A step of training costs about three looks: forwards once and backwards twice.
             total += systems * pixel * (3 * trained + looks * area * count)
     if sizes.segmenter:
-        first = seconds_per_pixel(plan.networks[0], sizes)
+        first = seconds_per_pixel(next(iter(plan.networks)), sizes)
         total += _START + 4 * first * sizes.segmenter * len(plan.teaching.ids) * sizes.crop**2
     return total
 
