@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
@@ -28,7 +28,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.corrected import Corrected, read_corrected, with_corrected
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.exported import photograph_names
-from wsss_jax.data.files import write_atomic
+from wsss_jax.data.files import read_json, write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.errors import UserError
 from wsss_jax.recipes import photographs_plan as planning
@@ -55,6 +55,8 @@ from wsss_jax.train.optimizers import Optim
 CRF_FROM = 400
 """Long side in pixels from which a dense CRF gains: on photographs of 320 it costs 5 mIoU, on those
 of 500 it gains 2 (benchmarks/RESULTS.md)."""
+
+_SETTINGS = "photographs_settings.json"
 
 FIRST = 5
 """Photographs that are named last, the least certain ones."""
@@ -96,7 +98,7 @@ class Result(NamedTuple):
     folder: Path
 
 
-def command(settings: tyro.conf.OmitArgPrefixes[Photographs]) -> None:
+def command(settings: Annotated[Photographs, tyro.conf.arg(name="")]) -> None:
     """Make masks from a folder of photographs and their labels; nothing else is needed.
 
     `wsss run EXPERIMENT.py --data DATA` runs the recipe of an experiment file instead.
@@ -114,7 +116,7 @@ def make(settings: Photographs) -> Path:
     """
     started = time.monotonic()
     out = settings.out or Path("runs") / settings.data.resolve().name
-    _claim(out, settings)
+    _refuse_others(out, settings)
     plan = planning.look(settings.data, settings.layout, settings.weights, quick=settings.quick)
     corrected = None
     if settings.corrected is not None:
@@ -127,6 +129,7 @@ def make(settings: Photographs) -> Path:
         print(
             f"about {estimate} on this machine, from one measured look of each network", flush=True
         )
+    write_atomic(out / _SETTINGS, json.dumps(_identity(settings), indent=1).encode())
     steps = _Steps(settings, plan, out)
     result = steps.without_masks()
     order = least_certain(result.uncertainty, plan.source)
@@ -209,16 +212,16 @@ class _Steps:
         plan, sizes = self.plan, self.plan.sizes
         cams = []
         for system in systems_of(plan.networks):
-            run = fit(plan.teaching, self._training(system), self.out / f"run_{system.name}")
+            run = fit(plan.teaching, self.training(system), self.out / f"run_{system.name}")
             folder = self.out / f"cam_{system.name}"
-            cams.append(explain(run, self.source, folder, self._explanation(), ids=self.ids))
+            cams.append(explain(run, self.source, folder, self.explanation(), ids=self.ids))
         self.systems = tuple(cams)
         frozen = tuple(
             features(self.source, self.out / f"features_{name}", asked, ids=self.ids)
             for name, asked in self._features()
         )
         self.inputs = Inputs(self.source, self.systems, saliency=self._saliency(), features=frozen)
-        result = self._combined(self.inputs, self._combining(), plan.teaching.ids, self.out)
+        result = self._combined(self.inputs, self.combining(), plan.teaching.ids, self.out)
         if sizes.segmenter:
             self._segmented(result.masks, self.out / "segmenter")
         self._record(self.out)
@@ -233,7 +236,7 @@ class _Steps:
         shown = sum(bool(self.source.labels(id).any()) for id in corrected.files)
         if not shown:
             raise UserError("no corrected photograph has a class; label or correct another one")
-        settings = replace(self._combining(), labelled=shown)
+        settings = replace(self.combining(), labelled=shown)
         inputs = replace(self.inputs, source=known, missing={})
         result = self._combined(inputs, settings, taught, folder, corrected)
         if self.plan.sizes.segmenter:
@@ -282,7 +285,8 @@ class _Steps:
         usable = self.plan.opened(tuple(id for id in teaching.ids if id in ids))
         return segment.fit(usable, segment.pseudo_masks(masks, usable), settings, folder)
 
-    def _training(self, system: System) -> Training:
+    def training(self, system: System) -> Training:
+        """How one of the systems is trained."""
         sizes = self.plan.sizes
         model = Classifier(
             system.network.backbone,
@@ -300,7 +304,8 @@ class _Steps:
         crop = self.plan.sizes.crop
         return Augmentation(crop=crop, long_side=(crop, 3 * crop // 2), hue=0.0)
 
-    def _explanation(self) -> Explanation:
+    def explanation(self) -> Explanation:
+        """Scales in the photographs' own size."""
         sizes = self.plan.sizes
         scales = tuple(round(scale * self.plan.scale, 3) for scale in sizes.scales)
         return Explanation("cam", scales, sizes.flip, sizes.batch)
@@ -320,7 +325,8 @@ class _Steps:
             for network in self.plan.networks
         ]
 
-    def _combining(self) -> Combining:
+    def combining(self) -> Combining:
+        """How maps are combined."""
         return Combining(
             cells=self.plan.sizes.cells,
             background=self.scoring.background,
@@ -366,27 +372,30 @@ class _Steps:
         write_atomic(folder / RECORD, json.dumps(content, indent=1).encode())
 
 
-def _claim(out: Path, settings: Photographs) -> None:
-    """UserError for a folder of other photographs, or of the other speed; else note them there."""
-    path = out / "photographs_settings.json"
-    content = {
+def _identity(settings: Photographs) -> dict[str, object]:
+    """What must stay the same for the same folder."""
+    return {
         "data": str(settings.data.resolve()),
         "quick": settings.quick,
         "weights": list(settings.weights),
         "seed": settings.seed,
     }
-    if path.is_file():
-        held = json.loads(path.read_text())
-        changed = [f"{name}: {held.get(name)} → {content[name]}" for name in content
-                   if held.get(name) != content[name]]  # fmt: skip
-        if changed:
-            raise UserError(
-                f"{out} holds another run ({'; '.join(changed)}); choose another folder with --out"
-            )
-        return
+
+
+def _refuse_others(out: Path, settings: Photographs) -> None:
+    """UserError where the folder holds another run."""
     if not settings.data.is_dir():
         raise UserError(f"{settings.data}: no such folder")
-    write_atomic(path, json.dumps(content, indent=1).encode())
+    path = out / _SETTINGS
+    if not path.is_file():
+        return
+    held, now = read_json(path), _identity(settings)
+    changed = [f"{name}: {held.get(name)} → {now[name]}" for name in now
+               if held.get(name) != now[name]]  # fmt: skip
+    if changed:
+        raise UserError(
+            f"{out} holds another run ({'; '.join(changed)}); choose another folder with --out"
+        )
 
 
 def _adam(rate: float) -> Optim:
@@ -468,11 +477,11 @@ def _shown_settings(steps: _Steps) -> dict[str, str]:
     """Everything that was chosen, by name."""
     settings = {
         "sizes": str(steps.plan.sizes),
-        "explanation": str(steps._explanation()),
-        "combining": str(steps._combining()),
+        "explanation": str(steps.explanation()),
+        "combining": str(steps.combining()),
     }
     for system in systems_of(steps.plan.networks):
-        settings[system.name] = str(steps._training(system))
+        settings[system.name] = str(steps.training(system))
     return settings
 
 
