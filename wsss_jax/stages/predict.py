@@ -72,7 +72,8 @@ class Predicted(NamedTuple):
     """One class of one photograph.
 
     confidence: mean probability over its pixels, in [0, 1], times that of the label where a
-    classifier told it; None for background of which no network told it. share: of the photograph's pixels, in [0, 1].
+    classifier told it; None for background of which no network told it. share: of the photograph's
+    pixels, in [0, 1].
     """
 
     name: str
