@@ -65,9 +65,9 @@ def print_tables(given: argparse.Namespace) -> None:
         span = f"{number / error_counts.BINS:.1f} … {(number + 1) / error_counts.BINS:.1f}"
         share = f"{100 * pixels / found.believed[:, 0].sum():.1f} %"
         row(span, share, *(f"{value / max(pixels, 1):.2f}" for value in (sure, shown)))
-    gates = given.combined.with_name(f"{given.combined.name}_gates")
-    if gates.is_dir():
-        trust = open_store(gates)
+    beside = given.combined.with_name(f"{given.combined.name}_trust")
+    if beside.is_dir():
+        trust = open_store(beside)
         maps = (trust.get_scores(id) for id in source.ids if trust.path(id).is_file())
         shares = np.mean([each.scores.mean(axis=(0, 1)) for each in maps], axis=0)
         said = (f"{name} {100 * s:.0f} %" for name, s in zip(trust.classes, shares, strict=True))

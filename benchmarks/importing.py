@@ -4,9 +4,8 @@
 
 Writes images of 375 by 500 pixels with two classes in each layout (pickled dictionaries, masks and
 saliency; PyTorch's tensors are left out, whose maps at stride 4 are only copied), imports them at
-stride 4 with one worker, and prints images per second in wall and in processor time. That is
-reading, checking, reducing, writing and flushing to disk. The last row imports ``hr_cam`` without
-the grid of stride 4 beside it, so that 47,000 cells are reduced from 375,000 pixels.
+the default stride with one worker, and prints images per second in wall and in processor time. That
+is reading, checking, reducing, writing and flushing to disk; masks stay at stride 1.
 """
 
 import argparse
@@ -85,13 +84,21 @@ def dictionary(content: Callable[[np.ndarray], dict]) -> Callable[[np.ndarray, P
     return write
 
 
+def planes(scores: np.ndarray) -> np.ndarray:
+    """Logits of background and all classes (21,H,W), at stride 4 as ToCo and WeCLIP save them."""
+    whole = np.full((len(VOC) + 1, 94, 125), -9, np.float32)
+    whole[NUMBERS + 1] = 4 * scores[:, ::4, ::4]
+    whole[0] = 1
+    return whole
+
+
 SHIFTED = np.array([0, *(n + 1 for n in CLASSES)])
 WRITERS: dict[str, tuple[str, Callable[[np.ndarray, Path], None]]] = {
-    "irn, cam at stride 4": (
+    "irn, high_res": (
         "irn",
         dictionary(lambda s: {"keys": NUMBERS, "cam": s[:, ::4, ::4], "high_res": s}),
     ),
-    "puzzle, cam at stride 4": (
+    "puzzle, hr_cam": (
         "puzzle",
         dictionary(lambda s: {"keys": SHIFTED, "cam": s[:, ::4, ::4], "hr_cam": s}),
     ),
@@ -103,7 +110,8 @@ WRITERS: dict[str, tuple[str, Callable[[np.ndarray, Path], None]]] = {
     "puzzle_rw": ("puzzle_rw", dictionary(lambda s: {"keys": SHIFTED, "rw": s})),
     "mask_png": ("mask_png", lambda s, path: png(SHIFTED[(s > 0.6).argmax(0) + 1], path)),
     "saliency_png": ("saliency_png", lambda s, path: png(s[0] * 255, path)),
-    "puzzle, hr_cam alone": ("puzzle", dictionary(lambda s: {"keys": SHIFTED, "hr_cam": s})),
+    "msc_seg": ("msc_seg", dictionary(lambda s: {"msc_seg": planes(s)[None]})),
+    "array": ("array", lambda s, path: np.save(path, planes(s))),
 }
 
 
@@ -135,7 +143,9 @@ def main() -> None:
             rows.append((name, rates(layout, folder, ids, settings.repeats)))
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f}, Python {sys.version.split()[0]}")
-    print(f"{settings.images} images of {SIZE}, {len(CLASSES)} classes, to stride 4, one process")
+    print(
+        f"{settings.images} images of {SIZE}, {len(CLASSES)} classes, default stride, one process"
+    )
     print(f"{'layout':<26}{'images/s wall':>14}{'images/s cpu':>14}")
     for name, found in rows:
         wall, cpu = (statistics.median(rate) for rate in zip(*found, strict=True))

@@ -1,11 +1,10 @@
 """Is the memory of the combiner flat in the number of images?
 
 Command: python benchmarks/many_images.py [--images 500 2000 10000]
-A combiner is taught on a few images of the small world, with frozen features of 128 channels, then
-sets of growing size are combined, each in a process of its own; the sets are links to the same
-files under new names, so that making them costs nothing. Another process learns the linear probes
-of one system from the whole set, which it reads seven times. Prints the peak of resident memory and
-the rate of each.
+A combiner is learned on a few images of the small world, with frozen features of 128 channels, then
+sets of growing size are fused, each in a process of its own; the sets are links to the same files
+under new names, so that making them costs nothing. Another process learns a combiner from the whole
+set. Prints the peak of resident memory and the rate of each.
 """
 
 import argparse
@@ -39,7 +38,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         taught(Path(folder), given.cells)
-        print("| images | fusing: peak, MiB | images/s | learning probes: peak, MiB | images/s |")
+        print("| images | fusing: peak, MiB | images/s | learning: peak, MiB | images/s |")
         print("|--:|--:|--:|--:|--:|", flush=True)
         for count in given.images:
             linked(Path(folder), count)
@@ -53,22 +52,20 @@ def main() -> None:
             print(f"| {count} | {' | '.join(cells)} |", flush=True)
 
 
-WORK = ("fuse", "probe")
-"""What is measured: fusing with the network, and learning one system's probes."""
+WORK = ("fuse", "learn")
+"""What is measured."""
 
 
 def taught(folder: Path, cells: int) -> None:
-    """A world of a few images, and a combiner that has seen them once."""
-    from wsss_jax.combiner.combiner_run import Combining
-
-    from wsss_jax.combiner import learn_combiner
+    """A world of a few images, and a combiner that has learned from them."""
+    from wsss_jax.combiner.learn import learn
+    from wsss_jax.combiner.settings import Combining
     from wsss_jax.study import fusion_world, world
 
     made = fusion_world.make(BASE, seed=5, size=cells)
     inputs = world.write(made, folder / "world")
-    inputs = replace(inputs, features=featured(made.images, folder / "world" / "features"))
-    settings = Combining(epochs=1, distil_epochs=1, cells=cells)
-    learn_combiner.learn(inputs, folder / "run", settings, ids=inputs.source.ids)
+    inputs = replace(inputs, features=(featured(made.images, folder / "world" / "features"),))
+    learn(inputs, folder / "run", Combining(cells=cells), ids=inputs.source.ids)
 
 
 def featured(images: np.ndarray, folder: Path) -> Any:
@@ -109,11 +106,11 @@ def linked(folder: Path, count: int) -> None:
 
 
 def measured(folder: Path, count: int, work: str) -> dict[str, float]:
-    """Combine them all in this process, or learn the probe from them."""
-    from wsss_jax.combiner.combiner_run import Combining
-
-    from wsss_jax.combiner import combine_probes, combiner_run, learn_combiner
+    """Fuse them all in this process, or learn from them."""
+    from wsss_jax.combiner import record
     from wsss_jax.combiner.evidence import Inputs
+    from wsss_jax.combiner.fuse import fuse
+    from wsss_jax.combiner.learn import learn
     from wsss_jax.data.datasets import ALL, open_dataset
     from wsss_jax.data.stores import open_store
     from wsss_jax.study.fusion_world import SYSTEMS
@@ -121,17 +118,14 @@ def measured(folder: Path, count: int, work: str) -> dict[str, float]:
     many = folder / f"many{count}"
     source = open_dataset(many / "data", split=ALL)
     systems = tuple(open_store(many / name) for name in SYSTEMS)
-    saliency, edges, seen = (open_store(many / n) for n in ("saliency", "edges", "features"))
-    inputs, run = Inputs(source, systems, saliency, edges, seen), folder / "run"
+    saliency, frozen = (open_store(many / name) for name in ("saliency", "features"))
+    inputs, run = Inputs(source, systems, saliency, (frozen,)), folder / "run"
     began = time.perf_counter()
     if work == "fuse":
-        learn_combiner.fuse(run, inputs, many / "combined", ids=source.ids)
+        fuse(run, inputs, many / "combined", ids=source.ids)
     else:
-        settings = Combining(network=False, cells=combiner_run.finished(run)[0].cells)
-        one = replace(inputs, systems=systems[:1])
-        combine_probes.learn(one, many / "run", settings, ids=source.ids)
-    spent = time.perf_counter() - began
-    return {"memory": peak_of_memory(), "rate": count / spent}
+        learn(inputs, many / "run", record.load(run, inputs)[0], ids=source.ids)
+    return {"memory": peak_of_memory(), "rate": count / (time.perf_counter() - began)}
 
 
 def peak_of_memory() -> float:

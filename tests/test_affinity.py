@@ -161,13 +161,6 @@ def test_gradient_is_that_of_finite_differences(kind):
     np.testing.assert_allclose(np.sum(gradient * direction), numeric, rtol=2e-2, atol=2e-3)
 
 
-def test_full_stencils_only_starts_where_psa_does():
-    ones = jnp.ones((34, 56, 56))
-    kept = affinity.full_stencils_only(affinity.Affinity(ones, 5)).values
-    assert int(kept.sum()) == 84_864  # 2496 sources of 34 pairs, PSA's 56 by 56 training grid
-    assert bool((kept[:, 52:] == 0).all()) and bool((kept[:, :, :4] == 0).all())
-
-
 def test_compact_takes_the_power_before_it_rounds():
     values = jnp.full((34, 2, 2), 0.9, jnp.float32)
     small = affinity.compact(affinity.Affinity(values, 5), beta=8)

@@ -110,7 +110,7 @@ def test_files_of_other_tools_are_told_apart_by_their_fields(tmp_path):
         found = wj.read_maps(tmp_path / f"{name}.npy")
         assert found.classes.tolist() == [4] and float(found.scores.max()) == 0.75, name
     np.save(tmp_path / "x.npy", {"weights": low})
-    with pytest.raises(wj.UserError, match="fields weights, of no known layout"):
+    with pytest.raises(wj.UserError, match="fields weights, which no known layout has"):
         wj.read_maps(tmp_path / "x.npy")
-    with pytest.raises(wj.UserError, match="class 4 from 0, but 3 classes"):
+    with pytest.raises(wj.UserError, match="class number 5, but 3 classes"):
         wj.read_maps(tmp_path / "puzzle.npy", classes=["a", "b", "c"])

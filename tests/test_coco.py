@@ -105,7 +105,7 @@ def test_both_forms_of_run_lengths_come_back():
     for density in (0.0, 0.1, 0.5, 0.99, 1.0):
         mask = random.random((40, 70)) < density
         counts = runs(mask)
-        assert coco_regions.run_lengths(compress(counts)) == counts
+        assert coco_regions.run_lengths(compress(counts)).tolist() == counts
         for form in (counts, compress(counts)):
             region = {"size": [40, 70], "counts": form}
             assert (coco_regions.draw(region, (40, 70)) == mask).all()
@@ -113,9 +113,9 @@ def test_both_forms_of_run_lengths_come_back():
 
 def test_compressed_runs_by_hand():
     # 6 -> '6'; 1 -> '1'; 40 = 8 + 1*32 -> 'X' (8 | 32) then '1'; the fourth is 3 - 1 = 2 -> '2'.
-    assert coco_regions.run_lengths("61X12") == [6, 1, 40, 3]
+    assert coco_regions.run_lengths("61X12").tolist() == [6, 1, 40, 3]
     # A negative difference: 1 - 6 = -5 is 27 in five bits with the sign bit set.
-    assert coco_regions.run_lengths("060K") == [0, 6, 0, 1]
+    assert coco_regions.run_lengths("060K").tolist() == [0, 6, 0, 1]
 
 
 @pytest.mark.parametrize(

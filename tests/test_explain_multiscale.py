@@ -102,11 +102,21 @@ def test_sizes_follow_the_mask_and_the_stride():
 
 
 def test_by_peak_divides_each_class_by_its_maximum():
-    maps = jnp.array([[[2.0, -1], [4, -3]]])[None]
+    maps = np.array([[[2, -1], [4, -3]]], np.float32)[None]
     scores, peaks = normalise.by_peak(maps)
     np.testing.assert_allclose(peaks, [[4, 0]])
     np.testing.assert_allclose(scores[0, 0, :, 0], [0.5, 1], atol=1e-5)
     assert not scores[..., 1].any()
+
+
+def test_summing_and_dividing_on_the_host_give_what_jax_gives():
+    parts = [jax.random.normal(jax.random.key(n), (2, 5, 7, 3)) for n in range(3)]
+    scores, peaks = normalise.by_peak(multiscale.sum_of(parts))
+    positive = jax.nn.relu(jnp.stack(parts).sum(axis=0))
+    peak = positive.max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(scores, positive / (peak + 1e-5), rtol=1e-6)
+    np.testing.assert_array_equal(peaks, peak[:, 0, 0])
+    assert scores.dtype == peaks.dtype == np.float32
 
 
 def test_fused_layers_take_the_largest_value():

@@ -11,7 +11,7 @@ import toy_exports as toy
 from PIL import Image
 
 from wsss_jax.data.coco import open_coco
-from wsss_jax.data.coco_regions import fill_polygon
+from wsss_jax.data.coco_regions import draw
 from wsss_jax.data.writers import WRITERS
 from wsss_jax.formats import run_lengths
 from wsss_jax.formats.pickled_arrays import read_dictionary
@@ -134,7 +134,7 @@ def test_yolo_polygons_fill_back_to_the_masks(source, stores, tmp_path):
             label, *shares = line.split()
             corners = np.array(shares, np.float64).reshape(-1, 2)
             assert corners.min() >= 0 and corners.max() <= 1 and len(corners) >= 4
-            pixels = fill_polygon(corners * mask.shape[::-1], mask.shape)
+            pixels = draw([(corners * mask.shape[::-1]).ravel()], mask.shape)
             found[pixels] = int(label) + 1
         np.testing.assert_array_equal(found, without_ignore(mask))
 

@@ -1,5 +1,6 @@
 """Other tools' files come as score maps with the right numbers, range, size and kind."""
 
+import io
 import re
 
 import numpy as np
@@ -9,14 +10,16 @@ from PIL import Image
 
 from wsss_jax.data import external, stores
 from wsss_jax.data.classes import VOC
-from wsss_jax.data.external import READERS, Wanted
+from wsss_jax.data.external import READERS, Place, Wanted
 from wsss_jax.errors import BadFileError, MissingFileError
+from wsss_jax.ops.resize import resize
 from wsss_jax.types import ScoreMaps
 
 SIZE = (9, 14)
 CLASSES = (4, 7)
-FILES = [name for name in READERS if "store" not in name]
-DICTIONARIES = [name for name in FILES if READERS[name].suffixes[0] == ".npy"]
+FILES = [name for name in READERS if "store" not in name and name != "instances"]
+PLANES = ("msc_seg", "weclip", "array")  # of all classes, so they have no numbers to be wrong
+DICTIONARIES = [name for name in FILES if READERS[name].endings[0] == ".npy" and name not in PLANES]
 
 
 def wanted(classes=CLASSES, *, size=SIZE, grid=SIZE, **more):
@@ -30,14 +33,15 @@ def scores(size=SIZE, count=2, seed=0):
 
 
 def read(folder, layout, *, want=None, id="a"):
-    return external.read_prior(layout, folder, id, want or wanted())
+    places = [Place("", "_#.png")] if layout == "oaa" else ()
+    return external.read_prior(layout, folder, id, want or wanted(), places)
 
 
 @pytest.mark.parametrize("layout", FILES)
 def test_every_layout_gives_back_what_was_written(tmp_path, layout):
     truth = scores()
     toy_priors.write(layout, tmp_path, "a", CLASSES, truth)
-    maps, notes = read(tmp_path, layout)
+    maps, notes, _ = read(tmp_path, layout)
     got = maps.scores.transpose(2, 0, 1)
     assert maps.size == SIZE and maps.kind == READERS[layout].kind and notes == ()
     if READERS[layout].agnostic:
@@ -48,30 +52,38 @@ def test_every_layout_gives_back_what_was_written(tmp_path, layout):
         np.testing.assert_array_equal(got, np.stack([rows == 1, rows == 2]))
     else:
         assert maps.classes.tolist() == list(CLASSES)
-        half = layout == "clipes"
-        np.testing.assert_array_equal(got, truth.astype(np.float16) if half else truth)
+        half = layout in ("clipes", "dhr")
+        close = {"msc_seg": 1e-5, "weclip": 1e-5, "oaa": 1 / 255}.get(layout, 0)
+        expected = truth.astype(np.float16) if half else truth
+        np.testing.assert_allclose(got, expected, atol=close, rtol=0)
     np.testing.assert_allclose(maps.peak, maps.scores.max((0, 1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", FILES)
 def test_every_layout_is_reduced_to_the_wanted_grid(tmp_path, layout):
     toy_priors.write(layout, tmp_path, "a", CLASSES, scores())
-    maps, _ = read(tmp_path, layout, want=wanted(grid=(3, 4)))
+    maps, _, _ = read(tmp_path, layout, want=wanted(grid=(3, 4)))
     assert maps.scores.shape[:2] == (3, 4) and maps.size == SIZE
     assert np.all((maps.scores >= 0) & (maps.scores <= 1))
 
 
 @pytest.mark.parametrize("layout", ["irn", "puzzle"])
-def test_a_grid_that_the_file_has_is_taken_as_it_is(tmp_path, layout):
+def test_the_field_that_is_read_does_not_depend_on_the_grid(tmp_path, layout):
     truth = scores()
     toy_priors.write(layout, tmp_path, "a", CLASSES, truth)
-    maps, _ = read(tmp_path, layout, want=wanted(grid=(3, 4)))
-    np.testing.assert_array_equal(maps.scores.transpose(2, 0, 1), truth[:, ::4, ::4])
+    maps, _, _ = read(tmp_path, layout, want=wanted(grid=(3, 4)))
+    expected = [resize(one, (3, 4)) for one in truth]
+    np.testing.assert_array_equal(maps.scores.transpose(2, 0, 1), expected)
+    for grid in ((3, 4), SIZE):
+        maps, _, _ = read(tmp_path, layout, want=wanted(grid=grid, field="cam"))
+        np.testing.assert_array_equal(maps.scores.transpose(2, 0, 1), truth[:, ::4, ::4])
+    with pytest.raises(BadFileError, match="wanted keys and rw"):
+        read(tmp_path, layout, want=wanted(field="rw"))
 
 
 @pytest.mark.parametrize("layout", sorted(READERS))
 def test_every_reader_refuses_what_is_no_such_file(tmp_path, layout):
-    suffix = READERS[layout].suffixes[0]
+    suffix = "_4.png" if layout == "oaa" else READERS[layout].endings[0]
     (tmp_path / f"a{suffix}").write_bytes(b"nonsense")
     with pytest.raises(BadFileError, match=f"a{suffix}"):
         read(tmp_path, layout)
@@ -117,14 +129,14 @@ def test_the_background_plane_of_amn_and_the_name_of_orandnet(tmp_path):
     plane = np.concatenate([np.ones_like(truth[:1]), truth])
     content = {"keys": np.array(CLASSES), "cam": truth[:, ::4, ::4], "high_res": plane}
     toy_priors.save(tmp_path / "a_1.npy", content)
-    maps, _ = read(tmp_path, "irn")
+    maps, _, _ = external.read_prior("irn", tmp_path, "a", wanted(), [Place("", "_1.npy")])
     np.testing.assert_array_equal(maps.scores.transpose(2, 0, 1), truth)
 
 
 def test_saliency_of_any_size_keeps_its_grid(tmp_path):
     values = np.array([[0, 51], [102, 204]], np.uint8)
     Image.fromarray(values).save(tmp_path / "a.png")
-    maps, _ = read(tmp_path, "saliency_png", want=wanted(size=(30, 40), grid=(30, 40)))
+    maps, _, _ = read(tmp_path, "saliency_png", want=wanted(size=(30, 40), grid=(30, 40)))
     assert maps.kind == "probability" and maps.size == (30, 40)
     np.testing.assert_allclose(maps.scores[..., 0], [[0, 0.2], [0.4, 0.8]], rtol=1e-6)
     np.testing.assert_allclose(maps.peak, [0.8], rtol=1e-6)
@@ -134,7 +146,7 @@ def test_real_saliency_keeps_its_own_grid(shared):
     root = shared / "data/voc12_animals/saliency_csnet"
     id = min(root.glob("*.png")).stem
     want = wanted(size=(375, 500), grid=(375, 500))
-    maps, _ = external.read_prior("saliency_png", root, id, want)
+    maps, _, _ = external.read_prior("saliency_png", root, id, want)
     assert maps.scores.shape == (224, 224, 1) and 0.5 < maps.peak[0] <= 1
 
 
@@ -162,13 +174,19 @@ ONE = scores(count=1)[0]
         (ONE - 3, "scores down to -.*logits"),
         (ONE.astype(complex), "type complex128|type 'c16'"),
         (np.zeros((0, 14), np.float32), "wanted the photograph's"),
-        (ONE[None], "values are no maps"),
-        (0.5, "values are no maps"),
+        (ONE[None], r"a map of shape \(1, 9, 14\)"),
+        (0.5, "a float, wanted a map"),
+        (None, "a NoneType, wanted a map"),
+        (io.BytesIO(), "_io.BytesIO, wanted a map"),
     ],
 )
-def test_maps_that_cannot_be_trusted_are_refused(tmp_path, item, message):
-    with pytest.raises(BadFileError, match=message) as problem:
-        flat(tmp_path, {4: item, 7: ONE})
+def test_maps_that_cannot_be_trusted_are_left_out_and_the_others_kept(tmp_path, item, message):
+    maps, notes, dropped = flat(tmp_path, {4: item, 7: ONE})
+    assert maps.classes.tolist() == [7] and list(dropped) == ["bottle"]
+    assert re.search(message, dropped["bottle"]) and dropped["bottle"] in notes[0]
+    np.testing.assert_array_equal(maps.scores[..., 0], ONE)
+    with pytest.raises(BadFileError, match=message + "|values are no maps") as problem:
+        flat(tmp_path, {4: item})
     assert "a.npy" in str(problem.value)
 
 
@@ -184,7 +202,7 @@ def test_maps_that_cannot_be_trusted_are_refused(tmp_path, item, message):
     ],
 )
 def test_what_can_be_put_right_is_told(tmp_path, item, expected, note):
-    maps, notes = flat(tmp_path, {4: item, 7: ONE})
+    maps, notes, _ = flat(tmp_path, {4: item, 7: ONE})
     np.testing.assert_allclose(
         maps.scores[..., 0], expected, atol=1 / 255 if note else 0, rtol=1e-6
     )
@@ -205,7 +223,7 @@ def test_probabilities_above_one_are_refused_not_scaled(tmp_path):
 
 
 def test_classes_that_the_image_does_not_show(tmp_path):
-    maps, notes = flat(tmp_path, {4: ONE, 9: ONE})
+    maps, notes, _ = flat(tmp_path, {4: ONE, 9: ONE})
     assert maps.classes.tolist() == [4] and maps.scores.shape[-1] == 1
     assert notes == (
         "left out class 9, which the image's labels do not have",
@@ -227,12 +245,12 @@ def test_a_numbering_off_by_one_is_named_with_its_mend(tmp_path, layout, shift):
     first = READERS[layout].first + shift
     with pytest.raises(BadFileError, match=f"off by one. --first-class {first} would fit"):
         read(tmp_path, layout)
-    maps, notes = read(tmp_path, layout, want=wanted(first=first))
+    maps, notes, _ = read(tmp_path, layout, want=wanted(first=first))
     assert maps.classes.tolist() == list(CLASSES) and notes == ()
 
 
 def test_an_image_without_classes_has_an_empty_record(tmp_path):
-    maps, notes = flat(tmp_path, {}, want=wanted((), grid=(3, 4)))
+    maps, notes, _ = flat(tmp_path, {}, want=wanted((), grid=(3, 4)))
     assert maps.scores.shape == (3, 4, 0) and notes == ()
 
 
@@ -245,7 +263,7 @@ def test_an_image_without_classes_has_an_empty_record(tmp_path):
         ({"keys": np.array([4, 4]), "high_res": scores()}, "repeat"),
         ({"high_res": scores()}, "wanted keys"),
         ({"keys": np.array([4, 7]), "high_res": scores()[0]}, "2 keys for maps of shape"),
-        ({"keys": np.array([], int), "high_res": 5}, "0 keys for maps of shape"),
+        ({"keys": np.array([], int), "high_res": 5}, "high_res is a int, wanted maps"),
         ({4: ONE}, "fields 4, wanted keys and high_res or cam"),
     ],
 )
@@ -266,17 +284,16 @@ def test_masks_are_checked_before_maps_are_made(tmp_path):
     picture(tmp_path, np.full(SIZE, 200))
     with pytest.raises(BadFileError, match="value 200, but 20 classes; a saliency map"):
         read(tmp_path, "mask_png")
-    for layout in ("mask_png", "saliency_png"):
-        picture(tmp_path, np.full(SIZE, 5), "RGB")
-        with pytest.raises(BadFileError, match="mode RGB"):
-            read(tmp_path, layout)
+    picture(tmp_path, np.full(SIZE, 5), "RGB")
+    with pytest.raises(BadFileError, match=r"mode RGB.*colours of classes \(1 of them.*segs"):
+        read(tmp_path, "mask_png")
 
 
 def test_unknown_pixels_of_a_mask_favour_nobody_and_absent_classes_go(tmp_path):
     values = np.zeros(SIZE)
     values[0], values[1], values[2], values[3] = 5, 8, 255, 12
     picture(tmp_path, values)
-    maps, notes = read(tmp_path, "mask_png")
+    maps, notes, _ = read(tmp_path, "mask_png")
     assert maps.classes.tolist() == [4, 7] and "left out class 11" in notes[0]
     column = maps.scores[:, 0]
     np.testing.assert_allclose(column[:5], [[1, 0], [0, 1], [0.25, 0.25], [0, 0], [0, 0]])
@@ -293,7 +310,7 @@ def test_a_file_cut_at_any_kilobyte_is_one_error(tmp_path, layout):
     else:
         folder = tmp_path
         toy_priors.write(layout, folder, "a", CLASSES, scores(size))
-    path = folder / f"a{READERS[layout].suffixes[0]}"
+    path = folder / f"a{'.npz' if layout == 'store' else READERS[layout].endings[0]}"
     whole = path.read_bytes()
     read(folder, layout, want=want)
     for end in range(0, len(whole) - 12, 1024):  # a PNG without its last chunk is whole
@@ -310,7 +327,7 @@ def own(tmp_path, size=SIZE):
 
 
 def test_our_own_records_keep_their_peaks(tmp_path):
-    maps, _ = read(own(tmp_path), "store", want=wanted((7,)))
+    maps, _, _ = read(own(tmp_path), "store", want=wanted((7,)))
     assert maps.peak.tolist() == [7] and maps.classes.tolist() == [7]
     np.testing.assert_allclose(maps.scores[..., 0], scores()[1], atol=1e-3)
 

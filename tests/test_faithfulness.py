@@ -8,7 +8,7 @@ from toy_scorers import net_t, photos, t_image
 
 from wsss_jax.explain import faithfulness as seeing
 from wsss_jax.explain import logits_of, normalise
-from wsss_jax.ops import classification, faithfulness, localisation, metrics
+from wsss_jax.ops import faithfulness, localisation, metrics
 from wsss_jax.ops.components import Box
 from wsss_jax.types import IGNORE
 
@@ -159,52 +159,6 @@ def test_average_precision_ranks_object_and_rest_together():
     empty = np.full((2, 2), IGNORE, np.uint8)
     assert localisation.foreground_precision(scores[:2, :2], empty) == 0.0
     assert localisation.foreground_f1(np.array([[4, 0], [0, 0]])) == 0.0
-
-
-# Image labels.
-
-
-def test_confusion_of_classes_has_truth_in_its_rows():
-    counts = classification.class_counts(np.array([0, 0, 2, 0]), np.array([1, 0, 2, 1]), 3)
-    np.testing.assert_array_equal(counts, [[1, 2, 0], [0, 0, 0], [0, 0, 1]])
-    shares = classification.row_shares(counts)
-    np.testing.assert_allclose(shares, [[1 / 3, 2 / 3, 0], [np.nan] * 3, [0, 0, 1]])
-    with pytest.raises(ValueError, match="3 to 3"):
-        classification.class_counts(np.array([0]), np.array([3]), 3)
-
-
-def test_f1_of_labels():
-    predicted = np.array([[True, False], [True, False], [False, False]])
-    labels = np.array([[True, False], [False, False], [True, False]])
-    counts = classification.label_counts(predicted, labels)
-    np.testing.assert_array_equal(counts[0], [[0, 1], [1, 1]])
-    np.testing.assert_allclose(metrics.f1(counts)[:, 1], [0.5, np.nan])
-
-
-def test_area_under_roc_counts_pairs():
-    random = np.random.default_rng(1)
-    scores = random.integers(0, 6, (30, 4)) / 5
-    labels = random.random((30, 4)) < 0.4
-    labels[:, 3] = False
-    found = classification.auc(scores, labels)
-    for c in range(3):
-        pairs = scores[labels[:, c], c][:, None] - scores[~labels[:, c], c][None]
-        assert found[c] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
-        curve = classification.roc(scores[:, c], labels[:, c])
-        area = np.trapezoid(curve.true_positive, curve.false_positive)
-        assert found[c] == pytest.approx(area)
-    assert np.isnan(found[3])
-    assert metrics.mean_over(found) == pytest.approx(found[:3].mean())
-
-
-def test_the_best_threshold_is_nearest_to_the_corner():
-    scores = np.array([0.9, 0.8, 0.4, 0.3])
-    curve = classification.roc(scores, np.array([True, True, False, False]))
-    assert classification.nearest_threshold(curve) == 0.4
-    assert (scores > 0.4).sum() == 2
-    assert curve.true_positive[0] == 0 and curve.false_positive[-1] == 1
-    with pytest.raises(ValueError, match="of each kind"):
-        classification.roc(scores, np.ones(4, bool))
 
 
 # Masks and forwards.

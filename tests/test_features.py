@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import toy_evidence
+import toy_world
 from flax import nnx
-from toy_evidence import IDS
-from wsss_jax.combiner.combiner_run import Combining
-from wsss_jax.combiner.label_free import Protocol
 
-from wsss_jax.combiner import combine_probes, combiner_run
+from wsss_jax.combiner import record
+from wsss_jax.combiner.learn import learn
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.components import digest
 from wsss_jax.data.datasets import open_dataset
+from wsss_jax.data.files import decode_image
 from wsss_jax.data.resized import Resized, long_side
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.models import build, weights
 from wsss_jax.stages.features import Features, features
 
@@ -33,7 +33,7 @@ def settings(tmp_path_factory):
     """A network of random weights in a file."""
     path = tmp_path_factory.mktemp("weights") / "tiny.npz"
     weights.save(build.backbone("tiny", rngs=nnx.Rngs(0), output_stride=16), path)
-    return Features((path,), ("tiny",), taps=(1, 2, 3), channels=5, batch_size=2)
+    return Features(path, backbone="tiny", taps=(1, 2, 3), channels=5, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -102,34 +102,13 @@ def test_a_resized_data_set_differs_in_size_alone(scenes):
     height, width = scenes.size(id)
     half = (height // 2, width // 2)
     assert small.size(id) == half and small.image(id).shape == (*half, 3)
+    np.testing.assert_array_equal(decode_image(small.encoded(id), id), small.image(id))
     assert small.mask(id).shape == half and set(np.unique(small.mask(id))) <= set(
         np.unique(scenes.mask(id))
     )
     assert (small.ids, small.classes, small.name) == (scenes.ids, scenes.classes, scenes.name)
     assert small.has_background == scenes.has_background
     np.testing.assert_array_equal(small.labels(id), scenes.labels(id))
-
-
-def test_two_networks_take_turns_and_each_is_as_it_is_alone(
-    made, scenes, settings, tmp_path_factory
-):
-    path = tmp_path_factory.mktemp("weights") / "other.npz"
-    weights.save(build.backbone("tiny", rngs=nnx.Rngs(1), output_stride=16), path)
-    folder = tmp_path_factory.mktemp("stores")
-    other = features(scenes, folder / "other", replace(settings, weights=(path,)), ids=scenes.ids)
-    both = replace(settings, weights=(*settings.weights, path))
-    seen = features(scenes, folder / "both", both, ids=scenes.ids)
-    assert len(seen.classes) == 10 and seen.made_by["weights"] == ["tiny.npz", "other.npz"]
-    first, second = all_of(made), all_of(other)
-    for id, scores in all_of(seen).items():
-        np.testing.assert_allclose(scores[..., ::2], first[id], atol=0.01)
-        np.testing.assert_allclose(scores[..., 1::2], second[id], atol=0.01)
-    with pytest.raises(ValueError, match="2 files of weights and 3 backbones"):
-        replace(both, backbone=("tiny",) * 3)
-    with pytest.raises(
-        ValueError, match=r"weights is \['tiny.npz', 'other.npz'\], here 'tiny.npz'"
-    ):
-        features(scenes, folder / "alike", replace(settings, like=seen.folder), ids=scenes.ids)
 
 
 def test_a_store_that_cannot_be_alike_is_refused(made, scenes, settings, tmp_path):
@@ -144,20 +123,20 @@ def test_a_store_that_cannot_be_alike_is_refused(made, scenes, settings, tmp_pat
     np.savez(old.folder / KEPT, centre=np.zeros(3, np.float32), basis=np.zeros((4, 5), np.float32))
     with pytest.raises(BadFileError, match=r"components\.npz: centre \(3,\) and basis \(4, 5\)"):
         features(scenes, tmp_path / "c", replace(settings, like=old.folder), ids=ids)
-    with pytest.raises(ValueError, match="500 channels are to be kept, the network's maps have"):
-        features(scenes, tmp_path / "d", replace(settings, channels=500), ids=ids)
 
 
-def test_a_combiner_is_asked_with_the_channels_that_it_learned_from(tmp_path):
-    inputs = toy_evidence.looked(toy_evidence.written(tmp_path), tmp_path / "features")
-    kept = {"centre": np.zeros(3, np.float32), "basis": np.ones((3, 2), np.float32)}
-    np.savez(inputs.features.folder / KEPT, **kept)
-    settings = Combining(Protocol(walk_steps=9, probes=1), cells=24, network=False)
-    run = combine_probes.learn(inputs, tmp_path / "run", settings, ids=IDS)
-    assert combiner_run.alike(run, inputs, network=False)[1].cells == 24
-    np.savez(inputs.features.folder / KEPT, **kept | {"basis": 2 * kept["basis"]})
-    with pytest.raises(ValueError, match=r"features: its channels mean something else .*--like"):
-        combiner_run.alike(run, inputs, network=False)
-    (inputs.features.folder / KEPT).unlink()
-    with pytest.raises(ValueError, match="mean something else"):
-        combiner_run.alike(run, inputs, network=False)
+def test_a_combiner_refuses_features_of_another_meaning(tmp_path):
+    inputs = toy_world.written(tmp_path, count=2)
+    inputs = replace(inputs, features=inputs.features[:1])
+    first = inputs.features[0].folder
+    kept = {"centre": np.zeros(3, np.float32), "basis": np.eye(3, dtype=np.float32)}
+    np.savez(first / KEPT, **kept)
+    settings = Combining(cells=24, walk_steps=0, system_probes=False)
+    run = learn(inputs, tmp_path / "run", settings, ids=inputs.source.ids)
+    assert record.load(run, inputs)[2].cells == 24
+    np.savez(first / KEPT, **kept | {"basis": 2 * kept["basis"]})
+    with pytest.raises(UserError, match="give the features of its training"):
+        record.load(run, inputs)
+    (first / KEPT).unlink()
+    with pytest.raises(UserError, match="give the features of its training"):
+        record.load(run, inputs)

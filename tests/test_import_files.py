@@ -121,7 +121,7 @@ def test_the_state_dict_is_found_inside_a_checkpoint(tmp_path):
         (b"cos\nsystem\n(" + text("true") + b"tR", "names os.system"),
         (nest(w=b"cbuiltins\neval\n(" + text("1") + b"tR"), "names builtins.eval"),
         (b"\x8c\x02os\x8c\x06system\x93", "names os.system"),
-        (nest(w=tensor(kind="UntypedStorage")), "names torch.UntypedStorage"),
+        (nest(w=tensor(kind="UntypedStorage")), "type torch.UntypedStorage"),
         (b"(ios\nsystem\n", "uses INST"),
         (nest(w=tensor(shape=(3, 5))), "reaches value 12 of a storage of 12"),
         (nest(w=tensor(strides=(4, -1))), "strides"),

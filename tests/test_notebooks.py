@@ -31,19 +31,16 @@ def test_walk_and_crf_runs_without_a_photograph(headless, tmp_path, monkeypatch,
     assert (found & truth).sum() / (found | truth).sum() > 0.3
 
 
-def test_combiner_inputs_runs_at_its_smallest(headless, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("MODE", "tiny")
+def test_combiner_inputs_makes_a_table_and_pictures(headless, tmp_path, monkeypatch, capsys):
+    for name, value in {"IMAGES": "6", "SIDE": "24", "SYSTEMS": "2", "ROWS": "2"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("OUT", str(tmp_path))
     cells = runpy.run_path(str(NOTEBOOKS / "combiner_inputs.py"))
-    assert (tmp_path / "trust.png").is_file() and (tmp_path / "ablation.png").is_file()
-    text, said = (tmp_path / "ablation.md").read_text(), capsys.readouterr().out
-    for table in cells["tables"]:
-        assert f"## {table.title}" in text and f"## {table.title}" in said
-        for row in table.rows:
-            assert f"| {row.name} |" in text
-    # One training and one fine-tuning; the other rows are that combiner, or none that learns.
-    assert [path.parts[-3] for path in tmp_path.glob("variants/*/seed_0/run")] == ["all"]
-    assert (tmp_path / "variants" / "k_1" / "seed_0" / "tuned" / "finished").is_file()
+    assert (tmp_path / "trust.png").stat().st_size > 10_000
+    text = (tmp_path / "ablation.md").read_text()
+    assert text in capsys.readouterr().out
+    assert list(cells["found"]) == ["all", "without system probes"]
+    assert all(f"| {name} |" in text for name in cells["found"])
     assert cells["shares"].sum(axis=1) == pytest.approx(1, abs=1e-2)
 
 

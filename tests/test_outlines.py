@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss_jax.data.coco_regions import fill_polygon
+from wsss_jax.data.coco_regions import draw
 from wsss_jax.ops import outlines
 
 
@@ -31,7 +31,7 @@ def test_an_outline_fills_back_to_its_region(seed):
     total = np.zeros_like(mask)
     for region, box in outlines.regions(mask):
         line = outlines.bridged(outlines.outline(region))
-        filled = fill_polygon(line, region.shape)
+        filled = draw([line.ravel()], region.shape)
         np.testing.assert_array_equal(filled, region)
         total[box] |= filled
     np.testing.assert_array_equal(total, mask)

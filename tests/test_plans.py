@@ -31,6 +31,16 @@ def test_experiments_give_plans(name, kind):
         recipe(Path("data"), None)
 
 
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_experiment_gives_a_plan_or_has_a_command_line(path):
+    module = runpy.run_path(str(path))
+    if "recipe" not in module:
+        assert callable(module["main"])
+        return
+    plan = module["recipe"](Path("data"), Path("weights"))
+    assert plan.name == path.stem and as_json(plan)
+
+
 def test_an_experiment_may_be_any_plan(tmp_path, capsys):
     file = tmp_path / "small.py"
     file.write_text(

@@ -20,7 +20,7 @@ def inputs(tmp_path_factory):
 
 
 def learned(inputs, folder):
-    """What a combiner writes: probabilities, gates and uncertainty; one image has no gates."""
+    """What a combiner writes: probabilities, trust and uncertainty; one image has no trust."""
     classes = inputs.source.classes.names
     systems = tuple(store.folder.name for store in inputs.systems[:2])
 
@@ -29,13 +29,13 @@ def learned(inputs, folder):
         return stores.create(path, holds="scores", classes=names, kind="probability", made_by={})
 
     fused = made("", classes)
-    gates, doubt = made("_gates", systems), made("_uncertainty", ("entropy", "disagreement"))
+    trust, doubt = made("_trust", systems), made("_uncertainty", ("entropy", "disagreement"))
     for id in inputs.source.ids:
         labels = np.flatnonzero(inputs.source.labels(id)).astype(np.int32)
         put(fused, id, np.full((6, 6, len(labels)), 0.25), labels)
         put(doubt, id, np.full((6, 6, 2), 0.25), np.arange(2, dtype=np.int32))
         if id == inputs.source.ids[0]:
-            put(gates, id, np.full((6, 6, 2), (0.75, 0.25)), np.arange(2, dtype=np.int32))
+            put(trust, id, np.full((6, 6, 2), (0.75, 0.25)), np.arange(2, dtype=np.int32))
     return fused
 
 
@@ -70,7 +70,7 @@ def test_a_learned_store_brings_its_trust_and_doubt(inputs, tmp_path):
     assert thresholds == {"part": 0.3, "vote": 0.5, "combined": 0.5}
     assert [system["name"] for system in data["systems"]] == ["part", "overctx"]
     first, second = data["pictures"]
-    assert first["gates"] == ["combined: trust"] and second["gates"] == []
+    assert first["trust"] == ["combined: trust"] and second["trust"] == []
     assert first["doubts"] == ["combined: entropy", "combined: disagreement ×2"]
 
 

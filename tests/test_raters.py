@@ -3,14 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from wsss_jax.ops import fuse, metrics, raters
 
 S, H, W = 5, 40, 40
 STAPLE = jax.jit(raters.staple, static_argnames=("threshold", "steps"))
-FIT_STAPLE, POOLED_RATES = jax.jit(raters.fit_staple), jax.jit(raters.pooled_rates)
-WITH_RATES, DAWID_SKENE = jax.jit(raters.staple_with_rates), jax.jit(raters.fit_dawid_skene)
+FIT_STAPLE = jax.jit(raters.fit_staple)
+DAWID_SKENE = jax.jit(raters.fit_dawid_skene)
 
 
 def independent(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -74,38 +73,6 @@ def test_counting_patterns_or_pixels_is_the_same(monkeypatch):
     monkeypatch.setattr(raters, "MAX_POOLED_SYSTEMS", 3)
     pixels = jax.jit(lambda *given: raters.staple(*given))(scores, available, inside)
     np.testing.assert_allclose(np.asarray(patterns), np.asarray(pixels), atol=1e-5)
-
-
-def test_pooling_one_image_is_staple_of_that_image():
-    scores = as_scores(independent(2)[1][:3, :8, :8])
-    scores = np.concatenate([scores, 1 - scores], axis=-1)
-    available = np.array([[True, True], [True, False], [True, True]])
-    named = np.asarray(raters.votes(jnp.asarray(scores), jnp.asarray(available), threshold=0.3))
-    counts = raters.count_patterns(named, available)
-    assert counts.shape == (2, 27)
-    assert (counts.sum(1) == 64).all()
-    rates = POOLED_RATES(jnp.asarray(counts, jnp.float32))
-    pooled = WITH_RATES(jnp.asarray(scores), jnp.asarray(available), rates)
-    alone = STAPLE(jnp.asarray(scores), jnp.asarray(available))
-    np.testing.assert_allclose(np.asarray(pooled), np.asarray(alone), atol=1e-4)
-
-
-def test_pooling_many_images_is_staple_of_their_pixels_together():
-    images = [independent(seed)[1][:3, :10, : 8 + seed] for seed in range(3)]
-    everyone = np.ones((3, 1), bool)
-    counts = sum(raters.count_patterns(image[..., None], everyone) for image in images)
-    rates = POOLED_RATES(jnp.asarray(counts, jnp.float32))
-    pixels = np.concatenate([image.reshape(3, -1) for image in images], axis=1)
-    together = FIT_STAPLE(
-        jnp.asarray(pixels[..., None]), jnp.ones((pixels.shape[1], 1)), jnp.ones((3, 1, 1), bool)
-    )
-    for pooled, whole in zip(rates, together, strict=True):
-        np.testing.assert_allclose(np.asarray(pooled), np.asarray(whole), atol=1e-4)
-
-
-def test_too_many_systems_to_pool_are_refused():
-    with pytest.raises(ValueError, match="at most 10"):
-        raters.count_patterns(np.zeros((11, 2, 2, 1), bool), np.ones((11, 1), bool))
 
 
 def test_dawid_skene_recovers_the_confusion_of_independent_raters():

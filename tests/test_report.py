@@ -144,18 +144,18 @@ def switched(**more):
     plain = picture()
     sure = np.linspace(0, 1, 96, dtype=np.float32).reshape(8, 12, 1)
     rules = {"cam": plain.maps["cam"], "fused": sure}
-    gates = {"fused: trust": np.concatenate([sure, 1 - sure], axis=-1)}
-    return replace(plain, rules=rules, gates=gates, doubts={"fused: entropy": sure}, **more)
+    trust = {"fused: trust": np.concatenate([sure, 1 - sure], axis=-1)}
+    return replace(plain, rules=rules, trust=trust, doubts={"fused: entropy": sure}, **more)
 
 
 RULES = {"cam": Rule("systems", 0.3), "fused": Rule("learned", 0.5)}
 
 
-def test_rules_gates_and_doubts_are_shipped_and_maps_only_once():
+def test_rules_trust_and_doubts_are_shipped_and_maps_only_once():
     made = page.record(switched())
     assert list(made["rules"]) == ["fused"] and list(made["maps"]) == ["cam", "saliency"]
-    shares = unpacked(made["gates"]["fused: trust"]["values"], (2, 8, 12)).astype(int)
-    assert abs(shares.sum(axis=0) - 255).max() <= 1 and made["gates"]["fused: trust"]["count"] == 2
+    shares = unpacked(made["trust"]["fused: trust"]["values"], (2, 8, 12)).astype(int)
+    assert abs(shares.sum(axis=0) - 255).max() <= 1 and made["trust"]["fused: trust"]["count"] == 2
     doubt = unpacked(made["doubts"]["fused: entropy"]["values"], (8, 12))
     assert doubt[0, 0] == 0 and doubt[-1, -1] == 255
     told = page.summary(switched(), report(rules=RULES, systems=("a", "b")))

@@ -46,10 +46,10 @@ def picture(id, found, *, labels=("cat",)):
     rules = {"cam": maps["cam"], HOSTILE: maps["cam"][:, ::-1]}
     left = np.arange(60) < 30  # the first system is trusted on the left, the second on the right
     shares = np.stack([left, ~left], axis=-1).astype(np.float32)
-    gates = {"trust": np.tile(shares, (40, 1, 1))}
+    trust = {"trust": np.tile(shares, (40, 1, 1))}
     photo = np.full((40, 60, 3), 120, np.uint8)
     masks = {"all": truth, "fused": mask}
-    return Picture(id, photo, labels, maps, masks, truth, rules, gates, {"doubt": ramp[..., None]})
+    return Picture(id, photo, labels, maps, masks, truth, rules, trust, {"doubt": ramp[..., None]})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from wsss_jax.data.augment import Augmentation
 from wsss_jax.data.batches import training_batches
 from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.external import SALIENCY
-from wsss_jax.data.files import read_grey
+from wsss_jax.data.files import read_levels
 from wsss_jax.errors import BadFileError
 from wsss_jax.ops import boundaries
 from wsss_jax.ops.resize import resize
@@ -177,9 +177,9 @@ def test_maps_are_saliency_and_pictures_read_back_the_same(world, tmp_path, monk
     assert by_peak.max() == pytest.approx(1, abs=1e-3) and by_peak.min() == 0
     np.testing.assert_array_equal(by_peak > 0, maps.scores > 0.5)
     pngs = saliency.write_pngs(store, tmp_path / "png", ids=source.ids)
-    back = read_grey(pngs / f"{source.ids[0]}.png")
+    back = read_levels(pngs / f"{source.ids[0]}.png")
     whole = resize(maps.scores, (40, 40))[..., 0]
-    np.testing.assert_allclose(back / 255, whole, atol=0.51 / 255)
+    np.testing.assert_allclose(back, whole, atol=0.51 / 255)
 
 
 def test_saliency_is_judged_against_every_class_at_once(world, tmp_path):

@@ -9,10 +9,8 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from wsss_jax.combiner.combiner_run import Combining
-from wsss_jax.combiner.label_free import Protocol
-from wsss_jax.combiner.network import CombinerShape
 
+from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.datasets import open_dataset
@@ -37,17 +35,20 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def small(scenes):
+def small(scenes, tmp_path_factory):
     """The demo's recipe, cut down to one step of two systems, two rules and a tiny combiner."""
     whole = demo.recipe(scenes, epochs=1)
-    protocol = Protocol(CombinerShape(("own",), 4), students=2, walk_steps=0, average_steps=0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.npz"
+    weights.save(build.backbone("tiny", rngs=nnx.Rngs(0), output_stride=16), path)
     systems = {name: whole.systems[name] for name in ("fine", "coarse")}
     return replace(
         whole,
         systems=systems,
         explanation=Explanation(scales=(1.0,), batch_size=16),
         fusions=("mean", "staple"),
-        combiner=Combining(protocol, epochs=1, distil_epochs=1, cells=12),
+        combiner=Combining(cells=12, walk_steps=0),
+        features=(Features(path, backbone="tiny", taps=(1, 2), channels=4, batch_size=16),),
+        rivals=True,
         gallery=3,
     )
 
@@ -99,26 +100,13 @@ def test_refinements_that_a_recipe_leaves_out_are_not_done(small, made, tmp_path
     assert left_out and stores_made.stores.keys() - without.stores.keys() == left_out
 
 
-def test_single_systems_with_probes_are_rivals_of_a_combiner_that_has_them(
-    small, made, tmp_path, capsys
-):
-    out, _ = made
-    old = shutil.ignore_patterns("combined*", "run_combiner", "pseudo_masks", "fuse*", "*_crf")
-    begun = shutil.copytree(out, tmp_path / "run", ignore=old)
-    path = tmp_path / "tiny.npz"
-    weights.save(build.backbone("tiny", rngs=nnx.Rngs(0), output_stride=16), path)
-    probes = replace(
-        small,
-        features=Features((path,), ("tiny",), taps=(1, 2, 3), channels=5, batch_size=16),
-        combiner=Combining(cells=12, network=False),
-        refinements=(),
-        fusions=(),
-    )
-    steps = recipe.make(probes, begun)
-    theirs = [name for name, group in steps.groups.items() if group == "single: + linear probes"]
-    assert theirs == ["combined_cam_fine", "combined_cam_coarse"] and steps.final == "combined"
-    results = [r for r in recipe.judge_all(probes, steps) if r.split == "val"]
-    rivals = [r for r in results if r.name in {*theirs, "cam_fine", "cam_coarse"}]
+def test_systems_refined_alone_are_rivals_of_the_combiner(small, made, capsys):
+    _, steps = made
+    alone = "single: refined as the combiner does"
+    theirs = [name for name, group in steps.groups.items() if group == alone]
+    assert theirs == ["combined_fine", "combined_coarse"]
+    results = [r for r in recipe.judge_all(small, steps) if r.split == "val"]
+    rivals = [r for r in results if steps.groups[r.name].startswith("single")]
     rows = {row.result.name: row for row in summary.rows(steps, results)}
     assert rows["combined"].reference == max(rivals, key=lambda r: r.miou()).name
     assert all(rows[name].gain is None for name in theirs)

@@ -5,7 +5,7 @@ import pytest
 
 from wsss_jax.data import synthetic
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.data.files import read_grey, read_mask
+from wsss_jax.data.files import read_levels, read_mask
 from wsss_jax.data.synthetic import CLASSES, Scenes, saliency, scene, write
 
 SMALL = Scenes(size=48)
@@ -106,8 +106,8 @@ def test_a_written_folder_is_read_back_as_it_was_drawn(tmp_path):
             np.testing.assert_array_equal(source.image(id), drawn.image)
             np.testing.assert_array_equal(source.mask(id), drawn.mask)
             np.testing.assert_array_equal(source.labels(id), drawn.labels)
-            cue = read_grey(tmp_path / "saliency" / f"{id}.png")
-            np.testing.assert_array_equal(cue, saliency(drawn.image))
+            cue = read_levels(tmp_path / "saliency" / f"{id}.png")
+            np.testing.assert_array_equal(np.rint(cue * 255), saliency(drawn.image))
     assert sizes == {"train": 4, "val": 2}
 
 

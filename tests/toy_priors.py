@@ -85,6 +85,10 @@ def save(path, content):
         np.save(path.with_suffix(""), content)
 
 
+VOC = 20
+"""Classes of the data set whose planes networks of segmentation write."""
+
+
 def background(scores):
     """What is missing to 1, so that all of it are probabilities."""
     return 1 - scores.sum(0)
@@ -95,7 +99,18 @@ def content(layout, classes, scores, coarse):
     numbers = np.asarray(classes, np.int64)
     shifted = np.concatenate([[0], numbers + 1])
     flat = {int(n): m for n, m in zip(classes, scores, strict=True)}
+    whole = np.zeros((VOC, *scores.shape[1:]), np.float32)
+    whole[np.clip(numbers, 0, VOC - 1)] = scores
+    planes = np.concatenate([background(scores)[np.newaxis], whole])
+    logits = np.log(np.maximum(planes, 1e-9))[np.newaxis]
+    behind = {k + 1: n + 1 for k, n in enumerate(classes)}
     return {
+        "dhr": {"keys": shifted, "masks": planes[[0, *behind.values()]].astype(np.float16)}
+        if max(behind.values(), default=0) <= VOC
+        else {},
+        "msc_seg": {"msc_seg": logits},
+        "weclip": {"segs": logits[:, :, ::2, ::2], "msc_segs": logits},
+        "array": whole,
         "psa_cam": flat,
         "mctformer": flat,
         "psa_crf": {0: background(scores)} | {n + 1: m for n, m in flat.items()},
@@ -112,6 +127,9 @@ def write(layout, folder, id, classes, scores):
     folder.mkdir(exist_ok=True, parents=True)
     if layout == "saliency_png":
         Image.fromarray((scores[0] * 255).astype(np.uint8)).save(folder / f"{id}.png")
+    elif layout == "oaa":
+        for number, one in zip(classes, scores, strict=True):
+            Image.fromarray((one * 255).astype(np.uint8)).save(folder / f"{id}_{number}.png")
     elif layout == "mask_png":
         rows = np.concatenate([np.full_like(scores[:1], 0.3), scores])
         values = np.array([0, *(n + 1 for n in classes)], np.uint8)[rows.argmax(0)]

@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from wsss_jax.api.networks import train_classifier as train_classifier
     from wsss_jax.api.reading import open_dataset as open_dataset
     from wsss_jax.api.reading import open_store as open_store
-    from wsss_jax.api.reading import read_maps as read_maps
     from wsss_jax.api.refining import dense_crf as dense_crf
     from wsss_jax.api.refining import random_walk as random_walk
     from wsss_jax.data.classes import ClassList as ClassList
     from wsss_jax.data.datasets import DATASETS as DATASETS
-    from wsss_jax.data.external import READERS as READERS
+    from wsss_jax.data.external import read_maps as read_maps
+    from wsss_jax.data.prior_readers import READERS as READERS
     from wsss_jax.data.stores import Store as Store
     from wsss_jax.errors import UserError as UserError
     from wsss_jax.explain import EXPLAINERS as EXPLAINERS
@@ -95,7 +95,7 @@ _HOMES = MappingProxyType(
         "EXPLAINERS": "wsss_jax.explain",
         "FUSIONS": "wsss_jax.ops.fuse",
         "IGNORE": "wsss_jax.types",
-        "READERS": "wsss_jax.data.external",
+        "READERS": "wsss_jax.data.prior_readers",
         "SYSTEMS": "wsss_jax.systems",
         "ClassList": "wsss_jax.data.classes",
         "ScoreMaps": "wsss_jax.types",
@@ -112,7 +112,7 @@ _HOMES = MappingProxyType(
         "open_store": "wsss_jax.api.reading",
         "otsu_threshold": "wsss_jax.api.judging",
         "random_walk": "wsss_jax.api.refining",
-        "read_maps": "wsss_jax.api.reading",
+        "read_maps": "wsss_jax.data.external",
         "train_classifier": "wsss_jax.api.networks",
     }
 )

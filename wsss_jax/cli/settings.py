@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -145,7 +145,7 @@ def _parameters(kind: Callable[..., Any], default: Any) -> list[_Parameter]:
     """What a function or a class of settings is called with, and the defaults."""
     hints = get_type_hints(kind, include_extras=True)
     if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
-        found = inspect.signature(kind).parameters.items()
+        found = inspect.signature(cast(Callable[..., Any], kind)).parameters.items()
         return [_Parameter(name, hints[name], one.default) for name, one in found]
     given = isinstance(default, kind)
     return [

@@ -19,8 +19,10 @@ from PIL import Image
 
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.files import read_json, write_atomic
+from wsss_jax.data.external import dropped_classes
+from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, check_systems
+from wsss_jax.data.texts import read_json
 from wsss_jax.data.units import unit_of
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops.resize import resize
@@ -141,7 +143,7 @@ class Inputs:
                     available[row, slot] = True
             lacking = [self.source.classes.names[c] for c in classes if int(c) not in columns]
             if lacking:
-                absent[store.folder.name] = f"no map of {', '.join(lacking)}"
+                absent[store.folder.name] = _lacking(store.folder, id, lacking)
         if absent:
             self.missing[id] = absent
         if len(classes) and not available.any():
@@ -207,6 +209,13 @@ def _told(folder: Path, id: str) -> str:
         if reason:
             return f", refused when it was made: {reason}"
     return ""
+
+
+def _lacking(folder: Path, id: str, names: Sequence[str]) -> str:
+    """Which classes an image has no map of, and why, where the import that left them out told."""
+    reasons = dropped_classes(folder).get(id, {})
+    told = (f"{name} (refused: {reasons[name]})" if name in reasons else name for name in names)
+    return f"no map of {', '.join(told)}"
 
 
 def _share(

@@ -17,7 +17,8 @@ from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import components, stores
-from wsss_jax.data.files import read_json, write_atomic
+from wsss_jax.data.files import write_atomic
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wsss_jax.data.classes import ClassList, to_mask_index
-from wsss_jax.data.labels import read_json
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError
 from wsss_jax.formats.run_lengths import brush_region
 from wsss_jax.types import Size

@@ -96,34 +96,53 @@ def draw(region: Any, size: Size) -> Bool[np.ndarray, "H W"]:
     return paint(runs, np.zeros(1, np.int64), np.ones(1, np.uint8), size).astype(bool)
 
 
-def fill_polygon(corners: Float[np.ndarray, "n 2"], size: Size) -> Bool[np.ndarray, "H W"]:
-    """The pixels inside one polygon (x, y). Raises ValueError for an outline of absurd length."""
-    return draw([corners.ravel()], size)
-
-
-def run_lengths(text: str) -> list[int]:
+def run_lengths(text: str) -> Int[np.ndarray, " r"]:
     """The run lengths that a compressed string of COCO holds.
 
     Five bits a character from '0' on, the sixth says that more follow, the last carries the sign;
     from the fourth number on each is the difference to the one two before. Raises ValueError.
     """
-    counts: list[int] = []
-    value, shift = 0, 0
-    for code in text.encode("ascii"):
-        bits = code - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise UserError("characters that no compressed run lengths have")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value, shift = 0, 0
-    if shift:
+    codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    if not len(codes):
+        return np.zeros(0, np.int64)
+    if codes.min() < 0 or codes.max() >= 64:
+        raise UserError("characters that no compressed run lengths have")
+    if codes[-1] & 32:
         raise UserError("compressed run lengths that are cut off")
-    return counts
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        raise UserError("characters that no compressed run lengths have")
+    places = np.arange(len(codes)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & 31) << (5 * places), starts)
+    values -= ((codes[ends] & 16) != 0) * (np.int64(1) << (5 * lengths))
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def counts_of(region: Mapping[str, Any], size: Size) -> Int[np.ndarray, " r"]:
+    """Run lengths of ``{"size": [H, W], "counts": […] or "…"}``, down the columns of the image.
+
+    Raises ValueError where they do not cover the image.
+    """
+    height, width = size
+    given = region.get("size")
+    if not isinstance(given, (list, tuple)) or list(given) != [height, width]:
+        raise UserError(f"runs of size {str(given)[:40]}, wanted [{height}, {width}]")
+    counts = region.get("counts")
+    if isinstance(counts, str):
+        found = run_lengths(counts)
+    elif isinstance(counts, list) and all(type(n) is int and 0 <= n < 2**31 for n in counts):
+        found = np.asarray(counts, np.int64)
+    else:
+        raise UserError("run lengths that are no list of whole numbers from 0 on")
+    if (found < 0).any():
+        raise UserError("run lengths below 0")
+    if found.sum() != height * width:
+        raise UserError(f"runs of {found.sum()} pixels, wanted {height} × {width}")
+    return found
 
 
 def _polygons(region: Any) -> Sequence[Any]:
@@ -222,19 +241,8 @@ def _outline(
 
 
 def _runs_of_lengths(region: Mapping[str, Any], size: Size, owner: int) -> Runs:
-    height, width = size
-    given = region.get("size")
-    if not isinstance(given, (list, tuple)) or list(given) != [height, width]:
-        raise UserError(f"runs of size {str(given)[:40]}, wanted [{height}, {width}]")
-    counts = region.get("counts")
-    if isinstance(counts, str):
-        counts = run_lengths(counts)
-    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
-        raise UserError("run lengths that are no list of whole numbers from 0 on")
-    if sum(counts) != height * width:
-        raise UserError(f"runs of {sum(counts)} pixels, wanted {height} × {width}")
-    ends = np.cumsum(np.asarray(counts, np.int64))
-    stop = ends[1::2]
-    start = stop - np.asarray(counts, np.int64)[1::2]
+    counts = counts_of(region, size)
+    stop = np.cumsum(counts)[1::2]
+    start = stop - counts[1::2]
     real = start < stop
     return Runs(np.full(int(real.sum()), owner), start[real], stop[real])

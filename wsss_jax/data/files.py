@@ -8,24 +8,21 @@ here: photographs as people see them (``photographs``), masks in other people's 
 
 import io
 import itertools
-import json
 import os
 import re
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from wsss_jax.data.ids import check_id, disk_name
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
-from wsss_jax.formats.bounded import read_bytes
+from wsss_jax.formats.bounded import DAMAGE
 from wsss_jax.types import Size
 
 MAX_PIXELS = 128_000_000
@@ -36,12 +33,8 @@ FORMATS = (
 )  # fmt: skip
 """What is read, whatever the name of the file says; decoders that run programs stay shut."""
 
-DAMAGE = (
-    OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError, TypeError,
-    OverflowError, AttributeError, ZeroDivisionError, RuntimeError, MemoryError,
-)  # fmt: skip
-"""What decoders raise for damaged pictures."""
-
+_GREY_SLACK = 8  # levels by which JPEG may part the channels of a grey picture
+_MOST_COLOURS = 90  # more than any picture of classes has
 _PARTIAL = ".partial"
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", os.uname().nodename)[:64]
 _TEMPORARY = re.compile(rf"\.\d+-(\d+)-([A-Za-z0-9._]+){re.escape(_PARTIAL)}")
@@ -80,12 +73,42 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
         return _indices(picture, path)
 
 
-def read_grey(path: Path) -> UInt8[np.ndarray, "H W"]:
-    """An 8-bit grey picture, such as saliency; colour is refused. Raises BadFileError."""
+def read_levels(path: Path) -> Float[np.ndarray, "H W"]:
+    """A picture of grey levels, such as saliency, in [0, 1]: white is 1, whatever its depth.
+
+    8 or 16 bits, with alpha (which is left out), in grey colours, PNG or JPEG. Raises BadFileError,
+    for real colours too: nothing tells their values.
+    """
     with opened(path, path) as picture:
-        if picture.mode not in ("L", "1"):
-            raise BadFileError(f"{path}: mode {picture.mode}, wanted 8-bit grey")
-        return np.asarray(decoded(picture, path).convert("L"))
+        picture = decoded(picture, path)
+        if picture.mode in ("1", "L", "LA"):
+            return np.asarray(picture.convert("L"), np.float32) / np.float32(255)
+        if picture.mode.startswith("I"):
+            return np.asarray(picture, np.float32) / np.float32(65535)
+        if picture.mode not in ("RGB", "RGBA", "P", "PA"):
+            raise BadFileError(f"{path}: mode {picture.mode}, wanted grey levels")
+        channels = np.asarray(picture.convert("RGB"))
+    grey = channels[..., 1]
+    apart = np.abs(channels.astype(np.int16) - grey[..., np.newaxis]).max(initial=0)
+    if apart > _GREY_SLACK:
+        raise BadFileError(f"{path}: {colours(channels)}")
+    return grey.astype(np.float32) / np.float32(255)
+
+
+def colours(pixels: UInt8[np.ndarray, "H W 3"]) -> str:
+    """What a picture of colours is, where scores were wanted, and the file that helps."""
+    numbers = pixels.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    count = len(np.unique(numbers))
+    if count <= _MOST_COLOURS:
+        return (
+            f"colours of classes ({count} of them, as in *_cmap.png and segs_rgb), not class "
+            "numbers; wanted the grey or palette PNG beside it (segs, prediction), or the logits "
+            "(<id>.npy with msc_seg or segs)"
+        )
+    return (
+        "colours of a heat map (as infer_cam and cam_on_img draw them): no scores can be read from "
+        "them; wanted the .npy of the same run (logits with msc_seg or segs, or the CAM dictionary)"
+    )
 
 
 def decode_mask(content: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
@@ -131,17 +154,6 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         raise OSError(problem.errno, problem.strerror or str(problem), str(path)) from problem
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. MissingFileError; BadFileError for anything that is no JSON."""
-    try:
-        return json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as problem:
-        if isinstance(problem, UserError):
-            raise
-        reason = f"{type(problem).__name__}: {problem}"
-        raise BadFileError(f"{path}: damaged, or no JSON ({reason})") from problem
 
 
 @cache
@@ -210,10 +222,11 @@ def decoded(picture: Image.Image, name: Path | str) -> Image.Image:
 
 def _indices(picture: Image.Image, name: Path | str) -> np.ndarray:
     if picture.mode not in ("P", "L"):
-        raise BadFileError(
-            f"{name}: a mask of mode {picture.mode}, wanted class indices (palette or 8-bit "
-            "grey); colours say nothing about classes without their table"
-        )
+        told = f"a mask of mode {picture.mode}, wanted class indices (palette or 8-bit grey)"
+        if picture.mode in ("RGB", "RGBA"):
+            told += "; these are "
+            told += colours(np.asarray(decoded(picture, name).convert("RGB")))
+        raise BadFileError(f"{name}: {told}")
     return np.asarray(decoded(picture, name))
 
 

@@ -2,29 +2,31 @@
 
 Some files of the folder are looked at. What is inside leaves few layouts; where it leaves several
 (PSA numbers the same dictionary from 0 for maps and from 1 for results of its CRF), the image-level
-labels decide, and where they do not, the folder is refused with the layouts that remain. Not here:
-reading the maps (``external``).
+labels decide, and where they do not, the folder is refused with the layouts that remain. A file
+that fits none is refused with the reason of the layouts whose fields it has. Not here: reading the
+maps (``external``), and finding the files (``places``).
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
 from wsss_jax.config import lookup
-from wsss_jax.data import external, stores
+from wsss_jax.data import external, places, regions, stores
+from wsss_jax.data import file_layouts as told
+from wsss_jax.data import prior_readers as readers
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.external import READERS, SALIENCY, Found, Layout
-from wsss_jax.data.files import decode_mask
-from wsss_jax.data.ids import disk_name
-from wsss_jax.data.photographs import header
-from wsss_jax.errors import BadFileError
-from wsss_jax.formats.bounded import read_bytes
-from wsss_jax.formats.pickled_arrays import read_dictionary
-from wsss_jax.types import IGNORE, Kind
+from wsss_jax.data.external import SALIENCY, Place
+from wsss_jax.data.file_layouts import REGIONS
+from wsss_jax.data.planes import listed
+from wsss_jax.data.prior_readers import ARRAYS, PICTURES, READERS, Found, Layout
+from wsss_jax.data.texts import read_json
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.types import Kind, Size
 
 AUTO = "auto"
 """The layout is told from the files."""
@@ -33,19 +35,26 @@ LOOK = 32
 """Files that are looked at, evenly spread over the images."""
 
 _STORES = ("store", "saliency_store")
-_TOLD = tuple(name for name, how in READERS.items() if how.told)
-_OWN_FIELDS = frozenset(how.fields[0] for how in READERS.values() if how.fields)
-_PNG = (".png",)
+_TOLD = (*(name for name, how in READERS.items() if how.told), REGIONS)
+_ENDINGS = (*ARRAYS, *PICTURES, ".json")
 
 
 class Plan(NamedTuple):
-    """How a folder is read: layout, where the files lie, number of the first class, kind, names."""
+    """How a folder is read.
+
+    layout: a name of READERS, or REGIONS. folder: where the files lie; places: where in it. first:
+    number of the first class. field: which one is read, where files have several. entries: regions
+    by image id, where one file holds those of all images.
+    """
 
     layout: str
     folder: Path
     first: int
     kind: Kind
     classes: tuple[str, ...]
+    places: tuple[Place, ...] = ()
+    field: str | None = None
+    entries: Mapping[str, Any] | None = None
 
 
 class _Look(NamedTuple):
@@ -64,29 +73,43 @@ def survey(
     *,
     layout: str = AUTO,
     first: int | None = None,
+    field: str | None = None,
+    suffix: str | None = None,
 ) -> Plan:
     """Decide how the files of ``folder`` are read as maps of the images ``ids``.
 
-    layout: a name of READERS, or AUTO. first: number of the first class where it is not the
-    layout's own. Raises BadFileError for a folder that has no file of the images, mixes layouts,
-    leaves several possible, or numbers its classes otherwise; ValueError for an unknown layout.
+    folder: or one JSON file with the regions of all images. layout: a name of READERS, REGIONS, or
+    AUTO. first: number of the first class where it is not the layout's own. field: which field is
+    read, None for the finest that the files have. suffix: what follows the id in the names, where
+    images have several files. Raises BadFileError for a folder that has no file of the images,
+    mixes layouts, leaves several possible, or numbers its classes otherwise; ValueError for an
+    unknown layout or field.
     """
-    if layout != AUTO:
-        lookup(READERS, layout, "layout (or auto)")
+    if layout not in (AUTO, REGIONS):
+        how = lookup(READERS, layout, "layout (or auto)")
+        if field is not None and field not in how.fields:
+            raise UserError(f"field {field}; layout {layout} has {', '.join(how.fields) or 'none'}")
+    if folder.is_file():
+        return _of_file(folder, source, ids, layout, first)
     if not folder.is_dir():
         raise BadFileError(f"{folder}: no such folder")
     if layout in _STORES or (layout == AUTO and (folder / "index.json").is_file()):
         return _of_store(folder, source)
     names = _TOLD if layout == AUTO else (layout,)
-    looks = _looks(_files(folder, ids, names), source, names)
+    found = _found(folder, ids, _ENDINGS if layout == AUTO else _endings(layout))
+    where = places.one_each(folder, found, suffix)
+    looks = _looks(folder, {place: found[place] for place in where}, source, names)
     name = _decided(folder, looks) if layout == AUTO else layout
+    if name == REGIONS:
+        return Plan(name, folder, 0, "probability", source.classes.names, where)
     how = READERS[name]
     start = how.first if first is None else first
     readings = [(look, look.readings[name]) for look in looks if name in look.readings]
     if first is None and not how.agnostic:
         _check_numbering(folder, readings, start, name)
     classes = SALIENCY.names if how.agnostic else source.classes.names
-    return Plan(name, folder, start, _kind(how, readings), classes)
+    field = _field(how, readings) if field is None else field
+    return Plan(name, folder, start, _kind(how, readings), classes, where, field)
 
 
 def _of_store(folder: Path, source: Source) -> Plan:
@@ -98,42 +121,66 @@ def _of_store(folder: Path, source: Source) -> Plan:
         )
     if store.holds == "masks":
         return Plan("mask_png", folder / "masks", 1, "probability", store.classes)
+    if store.holds == "regions":
+        here = (Place("", ".npz"),)
+        return Plan(REGIONS, folder / "regions", 0, "probability", store.classes, here)
     layout = "store" if store.classes == source.classes.names else "saliency_store"
     return Plan(layout, folder / "scores", 0, store.kind, store.classes)
 
 
-def _files(folder: Path, ids: Sequence[str], layouts: Sequence[str]) -> dict[str, Path]:
-    """Files of up to LOOK of the images. An image with two files is refused."""
-    suffixes = tuple(dict.fromkeys(s for name in layouts for s in READERS[name].suffixes))
-    there = {path.name for path in folder.iterdir()}
-    names = {id: dict.fromkeys((id, disk_name(id))) for id in ids}
-    found = {id: [n + s for n in names[id] for s in suffixes if n + s in there] for id in ids}
-    found = {id: names for id, names in found.items() if names}
-    if not found:
-        some = ", ".join(sorted(there)[:3]) or "nothing"
-        example = ", ".join(f"{ids[0]}{s}" for s in suffixes) if ids else "no image"
+def _of_file(
+    path: Path, source: Source, ids: Sequence[str], layout: str, first: int | None
+) -> Plan:
+    """One file with the regions of all images, as detectors write their results."""
+    if path.suffix.lower() != ".json":
+        raise BadFileError(f"{path}: a file; wanted the folder with a file per image, or a JSON of "
+                           "regions")  # fmt: skip
+    grouped = regions.by_image(read_json(path, regions.MAX_JSON))
+    if grouped is None:
+        raise BadFileError(f"{path}: regions of no image; wanted image_id in them")
+    keys = {id: regions.key_of(id, grouped) for id in ids}
+    entries = {id: grouped[key] for id, key in keys.items() if key is not None}
+    if not entries:
         raise BadFileError(
-            f"{folder}: no file of any of the {len(ids)} images; it holds {some} …, wanted names "
-            f"such as {example}"
+            f"{path}: no regions of any of the {len(ids)} images; it has images "
+            f"{listed(list(grouped)[:3])}, wanted such as {ids[0] if ids else 'none'}"
         )
-    chosen = list(found)[:: -(-len(found) // LOOK)]
-    for id in chosen:
-        if len(found[id]) > 1:
-            raise BadFileError(f"{folder}: both {' and '.join(found[id])}; say which with --layout")
-    return {id: folder / found[id][0] for id in chosen}
+    some = [entry for found in list(entries.values())[:LOOK] for entry in found]
+    classed = any(name in entry for entry in some for name in regions.CLASSES)
+    name = ("instances" if classed else REGIONS) if layout == AUTO else layout
+    start = READERS["instances"].first if first is None else first
+    classes = source.classes.names
+    return Plan(name, path, start, "probability", classes, entries=entries)
 
 
-def _looks(paths: Mapping[str, Path], source: Source, names: Sequence[str]) -> list[_Look]:
+def _endings(layout: str) -> tuple[str, ...]:
+    return READERS[layout].endings if layout in READERS else (".json", *ARRAYS)
+
+
+def _found(folder: Path, ids: Sequence[str], endings: Sequence[str]) -> places.Found:
+    found = places.find(folder, ids, endings)
+    if not found:
+        example = ", ".join(f"{ids[0]}{s}" for s in endings) if ids else "no image"
+        raise BadFileError(
+            f"{folder}: no file of any of the {len(ids)} images; it holds "
+            f"{places.listing(folder)}, wanted names such as {example}"
+        )
+    return found
+
+
+def _looks(folder: Path, found: places.Found, source: Source, names: Sequence[str]) -> list[_Look]:
     """What the files may be; those that cannot be read are left to the import to report.
 
     Raises BadFileError when none can be read and their layout is asked for.
     """
+    where = {id: place for place, ids in found.items() for id in ids}
     looks, problems = [], []
-    for id, path in paths.items():
+    for id in list(where)[:: -(-len(where) // LOOK)]:
         try:
             labels = source.labels(id)
-            readings = _readings(path, names, len(labels))
-            looks.append(_Look(id, path, readings, labels))
+            path = _example(folder, where[id], id, len(labels))
+            found_in = _readings(path, where[id], names, labels, source.size(id))
+            looks.append(_Look(id, path, found_in, labels))
         except ValueError as problem:
             problems.append(str(problem))
     if not looks and len(names) > 1:
@@ -144,59 +191,28 @@ def _looks(paths: Mapping[str, Path], source: Source, names: Sequence[str]) -> l
     return looks
 
 
-def _readings(path: Path, names: Sequence[str], classes: int) -> Mapping[str, Found]:
+def _example(folder: Path, place: Place, id: str, count: int) -> Path:
+    return external.file_of(folder, id, READERS["oaa"], (place,), count)
+
+
+def _readings(
+    path: Path, place: Place, names: Sequence[str], labels: Bool[np.ndarray, " c"], size: Size
+) -> Mapping[str, Found]:
     """Those of the layouts that one file may have. Raises BadFileError when it is none."""
-    if path.suffix == ".png":
-        return _picture_readings(path, classes)
-    content = read_dictionary(path)
-    found, reasons = {}, []
-    for name in names:
-        if READERS[name].suffixes == _PNG:
-            continue
-        try:
-            found[name] = external.maps_of(content, READERS[name])
-        except ValueError as problem:
-            reasons.append(f"{name}: {problem}")
-    if len(names) > 1:
-        found = {name: f for name, f in found.items() if _is_likely(name, f, content)}
-    if not found:
-        fields = ", ".join(str(key)[:40] for key in list(content)[:12])
-        raise BadFileError(f"{path}: fields {fields}, which no known layout has")
-    return found
-
-
-def _is_likely(name: str, reading: Found, content: Mapping) -> bool:
-    """Whether the tool of this layout would write just such a file."""
-    how = READERS[name]
-    if not how.fields:
-        return name != "psa_crf" or 0 in reading.keys
-    keys = tuple(content["keys"])
-    if name == "ccam" and not (len(reading.keys) == 1 and keys == (0, 1)):
-        return False
-    if any(field in content for field in _OWN_FIELDS):
-        return how.fields[0] in content
-    # Only the grid of stride 4 is there, which IRN and Puzzle-CAM call alike: the leading number
-    # of the background, which has no map, tells them apart.
-    return (reading.keys == keys) == (how.first == 0)
-
-
-def _picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
-    content = read_bytes(path)
-    mode = header(content, path).mode
-    saliency = {"saliency_png": Found((0,), ())}
-    if mode == "1":
-        return saliency
-    values = external.values_of(decode_mask(content, str(path)))
-    inner = tuple(value for value in values if value not in (0, IGNORE))
-    mask = {"mask_png": Found(inner, ())}
-    if mode == "P":
-        return mask
-    return saliency if inner and inner[-1] > classes else mask | saliency
+    if path.suffix.lower() in PICTURES:
+        if "#" in place.suffix:
+            number = external.numbers_of(path, len(labels))
+            return {"oaa": Found(number, ())}
+        return told.picture_readings(path, len(labels))
+    if path.suffix.lower() == ".json":
+        return told.region_readings(path, size)
+    return told.array_readings(path, names, labels)
 
 
 def _decided(folder: Path, looks: Sequence[_Look]) -> str:
     """The one layout that all files may have and the labels agree with."""
-    left = [name for name in READERS if all(name in look.readings for look in looks)]
+    known = (*READERS, REGIONS)
+    left = [name for name in known if all(name in look.readings for look in looks)]
     if not left:
         examples = {tuple(look.readings): look.path.name for look in reversed(looks)}
         listed = "; ".join(f"{file} is {' or '.join(names)}" for names, file in examples.items())
@@ -223,13 +239,13 @@ def _evidence(name: str, looks: Sequence[_Look]) -> tuple[int, int]:
         return 0, 0
     pairs = [
         (
-            set(external.numbered(look.readings[name], how, how.first)),
+            set(readers.numbered(look.readings[name], how, how.first)),
             set(np.flatnonzero(look.labels).tolist()),
         )
         for look in looks
     ]
-    if how.hard:  # no value above the number of classes is evidence, whatever they are
-        count = sum(bool(classes) for classes, _ in pairs)
+    if how.hard:  # values from 2 on; a picture of 0 and 1 may be saliency as well as one class
+        count = sum(bool(classes - {0}) for classes, _ in pairs)
         return count, count
     equal = sum(bool(classes) and classes == present for classes, present in pairs)
     return equal, sum(bool(classes) and classes <= present for classes, present in pairs)
@@ -242,7 +258,7 @@ def _check_numbering(
     shifts = Counter(
         external.shift_of(classes, look.labels)
         for look, found in readings
-        if (classes := external.numbered(found, READERS[layout], first))
+        if (classes := readers.numbered(found, READERS[layout], first))
     )
     best = max((1, -1), key=lambda shift: shifts[shift])
     if shifts[best] > shifts[0]:
@@ -256,8 +272,16 @@ def _check_numbering(
 
 def _kind(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> Kind:
     """What values mean; a dictionary with background that does not sum to 1 is no CRF's result."""
-    if how.kind != "probability" or how.agnostic or how.hard:
+    if how is not READERS["psa_crf"]:
         return how.kind
-    sums = [external.sums_to_one(found) for _, found in readings]
+    sums = [readers.sums_to_one(found) for _, found in readings]
     known = [value for value in sums if value is not None]
     return "activation" if known and 2 * sum(known) < len(known) else how.kind
+
+
+def _field(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> str | None:
+    """The field that most files have; the others are refused one by one, not read from another."""
+    if len(how.fields) < 2 or not readings:
+        return None
+    counts = Counter(found.field for _, found in readings)
+    return max(how.fields, key=lambda name: counts[name])

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from wsss_jax.data.files import DAMAGE, decoded, opened
+from wsss_jax.data.files import decoded, opened
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.formats.bounded import DAMAGE
 from wsss_jax.types import Size
 
 WORKING_PIXELS = 2**20

@@ -1,5 +1,6 @@
 """A data set whose photographs and masks are resized when they are read."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,6 +52,12 @@ class Resized:
         """The photograph at its new size."""
         return _resized(self.source.image(id), self.size(id), Image.Resampling.BICUBIC)
 
+    def encoded(self, id: str) -> bytes:
+        """The photograph at its new size as the bytes of a PNG."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.image(id)).save(buffer, "PNG")
+        return buffer.getvalue()
+
     def size(self, id: str) -> Size:
         """The new size, at most the working size of a photograph so large."""
         return working_size(self.new_size(self.source.size(id)))
@@ -59,10 +66,6 @@ class Resized:
         """The true mask at the new size."""
         mask = self.source.mask(id)
         return None if mask is None else _resized(mask, self.size(id), Image.Resampling.NEAREST)
-
-    def encoded(self, id: str) -> bytes:
-        """The photograph as the bytes of its file, at its own size."""
-        return self.source.encoded(id)
 
 
 def long_side(size: Size, wanted: int, *, multiple: int) -> Size:
@@ -78,4 +81,4 @@ def long_side(size: Size, wanted: int, *, multiple: int) -> Size:
 def _resized(pixels: np.ndarray, size: Size, how: Image.Resampling) -> np.ndarray:
     if size == pixels.shape[:2]:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size[::-1], how))
+    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), how))

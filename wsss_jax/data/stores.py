@@ -9,7 +9,6 @@ and masks can hold at all. No pickle, ever.
 
 import io
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +20,18 @@ from jaxtyping import UInt8
 from wsss_jax.config import as_json, differences
 from wsss_jax.data import records
 from wsss_jax.data.classes import palette
-from wsss_jax.data.files import decode_mask, mask_png, path_of, read_json, write_atomic
+from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
 from wsss_jax.data.ids import ids_in
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
-from wsss_jax.formats.bounded import read_bytes
+from wsss_jax.formats.bounded import MAX_TOTAL, read_bytes
 from wsss_jax.types import IGNORE, Kind, ScoreMaps
 
 FORMAT = 1
-Holds = Literal["scores", "masks"]
-_SUFFIX = {"scores": ".npz", "masks": ".png"}
+Holds = Literal["scores", "masks", "regions"]
+_SUFFIX = {"scores": ".npz", "masks": ".png", "regions": ".npz"}
 _PARTS = ("holds", "kind", "classes", "made_by", "parents")
-_DAMAGE = (ValueError, OSError, RuntimeError, ArithmeticError, LookupError, EOFError, zlib.error)
-"""What reading a damaged zip file raises (NotImplementedError is a RuntimeError)."""
 _FIELDS = {"scores": "f", "classes": "i", "size": "i", "peak": "f"}
 
 
@@ -41,7 +39,7 @@ _FIELDS = {"scores": "f", "classes": "i", "size": "i", "peak": "f"}
 class Store:
     """One folder of records: ``put`` and ``get`` one image, ``missing`` the ids still to make.
 
-    folder: the run folder. holds: score maps or masks. classes: their names in label order.
+    folder: the run folder. holds: score maps, masks or regions. classes: names in label order.
     kind: what score values mean. made_by: the settings that made it. parents: stores it came from.
 
     >>> import wsss_jax as wj
@@ -231,11 +229,7 @@ def read_npz(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise BadFileError(f"{path}: no such record; run the stage that makes it")
-    try:
-        return npz.read(path, fields)
-    except _DAMAGE as problem:
-        text = str(problem) if isinstance(problem, UserError) else f"{path}: damaged ({problem})"
-        raise BadFileError(text) from problem
+    return npz.read(path, fields, MAX_TOTAL)
 
 
 def _holds_anything(folder: Path) -> bool:

@@ -40,13 +40,17 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> tuple[str, str]:
     raise BadFileError(f"{path}: not a text file; save it as UTF-8 text")
 
 
-def read_json(path: Path, limit: int, pairs: Any = None) -> Any:
-    """A JSON value of at most ``limit`` bytes. Raises BadFileError. ``pairs``: as in json.loads."""
+def read_json(path: Path, limit: int = MAX_BYTES, pairs: Any = None) -> Any:
+    """A JSON value of at most ``limit`` bytes. pairs: as in json.loads.
+
+    Raises MissingFileError where there is no file, BadFileError where it is no JSON.
+    """
     content = read_bytes(path, limit)
     try:
         return json.loads(content.decode(next(_encodings(content))), object_pairs_hook=pairs)
     except MISTAKES as problem:
-        raise BadFileError(f"{path}: not JSON ({problem})") from problem
+        reason = f"{type(problem).__name__}: {problem}"
+        raise BadFileError(f"{path}: damaged, or no JSON ({reason})") from problem
 
 
 def _encodings(content: bytes) -> Iterator[str]:

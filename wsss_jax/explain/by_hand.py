@@ -195,8 +195,9 @@ def _labels(classes: Any, images: int, count: int) -> tuple[Bool[Array, "b c"], 
     """Which classes of each image, and their order where all images have the same."""
     if isinstance(classes, int | np.integer):
         classes = [classes]
-    same = classes is not None and all(np.isscalar(one) or not np.shape(one) for one in classes)
-    if not same or not len(classes):
+    if classes is None:
+        return targets.labels_of(None, images=images, classes=count), None
+    if not len(classes) or not all(np.isscalar(one) or not np.shape(one) for one in classes):
         return targets.labels_of(classes, images=images, classes=count), None
     numbers = [one.item() for one in map(np.asarray, classes)]
     if len(set(numbers)) == len(numbers) and all(type(one) is int for one in numbers):

@@ -62,11 +62,6 @@ def is_added(rest: Rest) -> bool:
     return rest.equation in equations.ADDITIONS
 
 
-def is_any(rest: Rest) -> bool:
-    """Every rest, also what curved or capped activations and normalisations imply."""
-    return True
-
-
 @dataclass(frozen=True)
 class FullGrad:
     """How the parts of a score become a map; the fields are functions of this module.

@@ -2,10 +2,12 @@
 
 All work on maps (..., h, w, c), every class of every image for itself, and send a map that is
 constant or nowhere positive to finite values, never to NaN. Resizing is ``ops.images.resize``.
+``by_peak`` is for the host, since photographs have many shapes and each would be compiled.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from wsss_jax.ops import images as image_ops
@@ -13,13 +15,16 @@ from wsss_jax.ops import images as image_ops
 Maps = Float[Array, "*b h w c"]
 
 
-def by_peak(maps: Maps) -> tuple[Maps, Float[Array, "*b c"]]:
+def by_peak(
+    maps: Float[np.ndarray, "*b h w c"],
+) -> tuple[Float[np.ndarray, "*b h w c"], Float[np.ndarray, "*b c"]]:
     """Divide by the maximum + 1e-5, after a ReLU (IRN, P-NOC); also returns the maxima.
 
     The maximum before normalising tells how sure the classifier was that the class is there.
     """
-    positive = jax.nn.relu(maps)
-    return image_ops.max_normalise(positive, axis=(-3, -2)), positive.max(axis=(-3, -2))
+    positive = np.maximum(maps, 0)
+    peak = positive.max(axis=(-3, -2), keepdims=True)
+    return positive / (peak + np.float32(1e-5)), peak[..., 0, 0, :]
 
 
 def min_max(maps: Maps) -> Maps:

@@ -1,22 +1,76 @@
-"""Files read whole, of a size that is bounded before anything is allocated."""
+"""Files opened and read within bounds, and one error for everything that damage can cause."""
 
+import io
+import lzma
 import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 
-from wsss_jax.errors import BadFileError, MissingFileError
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
 
 MAX_BYTES = 256 * 2**20
 """Larger files are refused before they are read, where no other limit is named."""
 
+MAX_TOTAL = 256 * 2**20
+"""Bytes that all arrays of one file may hold together, where no other limit is named."""
 
-def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The whole content of a file of at most ``limit`` bytes. Raises BadFileError."""
+DAMAGE = (
+    ValueError, LookupError, TypeError, ArithmeticError, AttributeError, EOFError, OSError,
+    MemoryError, NotImplementedError, RecursionError, RuntimeError, SyntaxError, TokenError,
+    struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+)  # fmt: skip
+"""What the readers of the standard library and of NumPy raise for damaged or hostile bytes."""
+
+
+@contextmanager
+def one_error(path: Path | str, what: str) -> Iterator[None]:
+    """Turn every error of DAMAGE inside the block into one BadFileError: ``path: what: reason``."""
     try:
-        with path.open("rb") as file:
-            # A buffer of the limit's size would cost more than reading a small file.
-            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+        yield
+    except BadFileError:
+        raise
+    except DAMAGE as problem:
+        raise BadFileError(f"{path}: {what}: {reason(problem)}") from problem
+
+
+def reason(problem: BaseException) -> str:
+    """The first line of a message; of other errors than ours the kind is told as well."""
+    text = str(problem).split("\n")[0][:300]
+    plain = isinstance(problem, (UserError, EOFError)) and text
+    return text if plain else f"damaged ({type(problem).__name__} {text})"
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """A regular file, opened for reading.
+
+    Pipes, devices, sockets and folders are refused, not waited for. Raises MissingFileError or
+    BadFileError.
+    """
+    try:
+        # Without O_NONBLOCK the opening of a pipe waits for somebody who writes.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as problem:
         raise MissingFileError(f"{path}: no such file") from problem
+    except (OSError, ValueError) as problem:
+        raise BadFileError(f"{path}: cannot be read ({problem})") from problem
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise BadFileError(f"{path}: a folder, pipe, device or socket; wanted a file")
+    return open(handle, "rb")
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The whole content of a regular file of at most ``limit`` bytes. Raises BadFileError."""
+    try:
+        with open_file(path) as file:
+            # A buffer of the limit's size would cost more than reading a small file.
+            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as problem:
         raise BadFileError(f"{path}: cannot be read ({problem})") from problem
     if len(content) > limit:

@@ -1,77 +1,145 @@
-"""Reading npz files from anywhere: sizes are checked from the headers, nothing is unpickled."""
+"""Reading npy and npz files from anywhere: sizes are checked first, nothing is unpickled.
 
+The header of an array is a Python dictionary in text; it is matched, not evaluated.
+"""
+
+import math
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 
 from wsss_jax.errors import UserError
+from wsss_jax.formats.bounded import one_error, open_file
 
 MAX_VALUES = 256_000_000
 """Larger arrays are refused from their header: a small archive can unpack to many gigabytes."""
 
-Header = tuple[tuple[int, ...], np.dtype]
+MAX_ARCHIVE = 4 * 2**30
+"""Bytes that all arrays of one npz may hold together, where no other limit is named."""
+
+MAGIC = b"\x93NUMPY"
+_MAX_HEADER = 10_000
+_DESCRIPTION = re.compile(r"""['"]descr['"]\s*:\s*(?:['"]([^'"]*)['"]|[\[(].*[\])])\s*,""")
+_ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
+_SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(([\d,\sL]*)\)""")  # Python 2 wrote 5L
+_TYPE = re.compile(r"[<>|=]?[biufcSUVOmM?](\d{0,9})(\[\w+\])?")
 
 
-def headers(path: Path) -> dict[str, Header]:
-    """Shape and dtype of every array in the file, without reading one.
+class Header(NamedTuple):
+    """What stands before the values of an array; a compound type is told as ``V``."""
 
-    Raises ValueError when the file is damaged or is no npz.
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of all values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def headers(path: Path, limit: int = MAX_ARCHIVE) -> dict[str, Header]:
+    """Header of every array in the file, without reading one.
+
+    limit: bytes that the arrays may hold together. Raises BadFileError when the file is damaged,
+    is no npz, or holds more.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            if len(set(names)) != len(names):
-                raise UserError("two arrays of one name")
-            return {name: _header(archive, name)[:2] for name in names}
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as problem:
-        raise UserError(f"{path}: damaged or no npz ({problem})") from problem
+    with (
+        one_error(path, "damaged or no npz"),
+        open_file(path) as file,
+        zipfile.ZipFile(file) as archive,
+    ):
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if len(set(names)) != len(names):
+            raise UserError("two arrays of one name")
+        found = {}
+        for name in names:
+            with archive.open(f"{name}.npy") as member:
+                found[name] = parsed(member, name)
+        check_total(found, limit)
+        return found
 
 
-def read(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
+def read(path: Path, fields: Mapping[str, str], limit: int = MAX_ARCHIVE) -> dict[str, np.ndarray]:
     """Named arrays of the file.
 
     fields: name to the wanted dtype kinds ("f", "i", "uif" …); object arrays are always refused.
-    Raises ValueError when the file is damaged, lacks a name, or holds another kind.
+    limit: bytes that they may hold together. Raises BadFileError when the file is damaged, lacks a
+    name, holds another kind, or more.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name: _array(archive, name, kinds) for name, kinds in fields.items()}
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as problem:
-        raise UserError(f"{path}: damaged or not ours ({problem})") from problem
+    with (
+        one_error(path, "damaged or not ours"),
+        open_file(path) as file,
+        zipfile.ZipFile(file) as archive,
+    ):
+        return read_members(archive, fields, limit)
 
 
-def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype, bool]:
-    with archive.open(f"{name}.npy") as file:
-        return parsed(file, name)
+def read_members(
+    archive: zipfile.ZipFile, fields: Mapping[str, str], limit: int = MAX_ARCHIVE
+) -> dict[str, np.ndarray]:
+    """As ``read``, from an open archive. Raises the errors of ``bounded.DAMAGE``."""
+    arrays, left = {}, limit
+    for name, kinds in fields.items():
+        with archive.open(f"{name}.npy") as file:
+            header = parsed(file, name)
+            if header.dtype.kind not in kinds or header.dtype.kind in "OV":
+                raise UserError(f"{name} has dtype {header.dtype}, wanted kind {kinds}")
+            left -= header.size
+            if left < 0:
+                raise UserError(f"the arrays hold more than {limit:,} bytes together")
+            content = file.read(header.size)
+            if file.read(1):  # the end must be reached, where the archive's checksum is compared
+                raise UserError(f"{name} goes on behind its {header.size:,} bytes")
+            arrays[name] = filled(header, content, name)
+    return arrays
 
 
-def parsed(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype, bool]:
-    """Shape, dtype and Fortran order from an array's header; ValueError above MAX_VALUES."""
-    version = npy.read_magic(file)
-    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    try:
-        shape, fortran, dtype = reader(file)
-    except (SyntaxError, TokenError, RecursionError, MemoryError, TypeError) as problem:
-        raise UserError(f"{name} has a damaged header ({type(problem).__name__})") from problem
-    count = int(np.prod(shape, dtype=np.float64)) if all(n >= 0 for n in shape) else -1
-    if not 0 <= count <= MAX_VALUES:
+def check_total(found: Mapping[str, Header], limit: int) -> None:
+    """UserError where the arrays hold more than ``limit`` bytes together."""
+    total = sum(header.size for header in found.values())
+    if total > limit:
+        raise UserError(f"the arrays hold {total:,} bytes together, at most {limit:,} are read")
+
+
+def parsed(file: Any, name: str) -> Header:
+    """The header of an array; ValueError for a damaged one, and above MAX_VALUES."""
+    start = file.read(8)
+    if start[:6] != MAGIC or start[6:7] not in (b"\x01", b"\x02", b"\x03"):
+        raise UserError(f"{name} has a damaged header (no magic of NumPy)")
+    length = int.from_bytes(file.read(2 if start[6] == 1 else 4), "little")
+    if length > _MAX_HEADER:
+        raise UserError(f"{name} has a damaged header ({length:,} bytes)")
+    text = file.read(length).decode("latin-1")
+    kind, order, sides = _DESCRIPTION.search(text), _ORDER.search(text), _SHAPE.search(text)
+    if len(text) != length or not (kind and order and sides):
+        raise UserError(f"{name} has a damaged header ({text[:60].strip()!r})")
+    if any(len(side) > 20 for side in sides[1].split(",")):
+        raise UserError(f"{name} has a damaged header (a side of many digits)")
+    shape = tuple(int(side.strip(" L")) for side in sides[1].split(",") if side.strip())
+    count = math.prod(shape)
+    if count > MAX_VALUES or len(shape) > 32:
         raise UserError(f"{name} has shape {shape}, above {MAX_VALUES:,} values")
-    return shape, dtype, fortran
+    return Header(shape, _dtype(kind[1], name), order[1] == "True")
 
 
-def _array(archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as file:
-        shape, dtype, fortran = parsed(file, name)
-        if dtype.kind not in kinds or dtype.kind == "O":
-            raise UserError(f"{name} has dtype {dtype}, wanted kind {kinds}")
-        count = int(np.prod(shape, dtype=np.int64))
-        content = file.read(count * dtype.itemsize)
-        rest = file.read(1)  # a checksum is compared when the end is reached
-    if len(content) != count * dtype.itemsize or rest:
-        raise UserError(f"{name} has not the size that its header says")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+def _dtype(text: str | None, name: str) -> np.dtype:
+    if text is None:
+        return np.dtype("V1")
+    if not _TYPE.fullmatch(text):
+        raise UserError(f"{name} has a damaged header (type {text[:20]!r})")
+    return np.dtype(text)
+
+
+def filled(header: Header, content: bytes, name: str) -> np.ndarray:
+    """The array of a header and its values. Raises ValueError where they are cut off."""
+    if len(content) != header.size:
+        raise UserError(f"{name} is cut off at {len(content)} bytes")
+    order = "F" if header.fortran else "C"
+    if not header.size:
+        return np.zeros(header.shape, header.dtype, order)
+    return np.frombuffer(content, header.dtype).reshape(header.shape, order=order)

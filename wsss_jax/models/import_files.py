@@ -126,7 +126,7 @@ def _kind_of_zip(path: Path) -> str:
 
 def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
     found = npz.headers(path)
-    total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in found.values())
+    total = sum(header.size for header in found.values())
     if total > MAX_RATIO * path.stat().st_size:
         raise BadFileError(
             f"{path}: {total:,} bytes of arrays in a file of {path.stat().st_size:,}; no weights "

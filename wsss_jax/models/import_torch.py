@@ -9,7 +9,6 @@ Layout: torch/serialization.py of PyTorch 1.4 (stream) and 2.x (archive).
 """
 
 import re
-import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.formats import pickles
-from wsss_jax.formats.torch_tensors import (
-    NAMES,
-    Storage,
-    Tensor,
-    decoded,
-    filled,
-    read_stream,
-    stored,
-    width,
-)
-
-_MAX_PICKLE = 100_000_000  # bytes
+from wsss_jax.formats.bounded import DAMAGE, open_file
+from wsss_jax.formats.pickled_arrays import kind_of
+from wsss_jax.formats.torch_tensors import Tensor, filled, read_archive, read_stream
 
 _NETWORKS = (
     "state_dict", "model_state_dict", "model_state", "model", "teacher", "student", "network",
@@ -44,7 +33,7 @@ _NO_NETWORKS = frozenset({"optimizer", "optimizer_state_dict", "optimizers", "op
 _RUNS = re.compile(r"names (os|posix|nt|subprocess|builtins|__builtin__|sys|shutil|socket)\.")
 """What no checkpoint needs: a file that names these wants to run something."""
 
-_OBJECTS = re.compile(r"(names|calls|uses) ")
+_OBJECTS = re.compile(r"(names|uses|holds|no single) ")
 """How the refusal of an object begins that is neither a tensor nor a container."""
 
 
@@ -56,11 +45,13 @@ def read(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     tensors, and files that need PyTorch, with the line to type in PyTorch.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return _from_archive(archive)
+        with open_file(path) as file:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    nest, values = read_archive(archive)
+                    return filled(_chosen(nest), values)
         return _from_stream(path)
-    except (*pickles.PROBLEMS, zipfile.BadZipFile, OSError, struct.error) as problem:
+    except DAMAGE as problem:
         reason = str(problem) or type(problem).__name__
         raise BadFileError(
             f"{path}: cannot be read as a PyTorch file ({reason}){_advice(reason, path)}"
@@ -83,33 +74,8 @@ def _advice(reason: str, path: Path) -> str:
     )
 
 
-def _from_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    names = set(archive.namelist())
-    found = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
-    if len(found) != 1:
-        raise UserError(f"{len(found)} data.pkl in the archive, wanted one")
-    root = found[0].removesuffix("data.pkl")
-    order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
-    if order != b"little":
-        raise UserError(f"byte order {order!r}, wanted little")
-    if archive.getinfo(found[0]).file_size > _MAX_PICKLE:
-        raise UserError(f"{found[0]} has more than {_MAX_PICKLE:,} bytes")
-    with archive.open(found[0]) as file:
-        tensors = _chosen(pickles.run(file, NAMES, stored))
-
-    def values(storage: Storage) -> np.ndarray:
-        name = f"{root}data/{storage.key}"
-        size, packed = (info := archive.getinfo(name)).file_size, info.compress_type
-        wanted = storage.count * width(storage.dtype)
-        if size != wanted or packed != zipfile.ZIP_STORED:
-            raise UserError(f"{name} has {size} bytes, wanted {wanted}, not compressed")
-        return decoded(archive.read(name), storage.dtype)
-
-    return filled(tensors, values)
-
-
 def _from_stream(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         nest, loaded = read_stream(file, path.stat().st_size)
     return filled(_chosen(nest), lambda storage: loaded[storage.key])
 
@@ -123,7 +89,7 @@ def _chosen(nest: Any, depth: int = 4) -> dict[str, Tensor]:
     what lies deeper than ``depth``.
     """
     if not isinstance(nest, dict):
-        raise UserError(f"holds a {type(nest).__name__}, wanted a dictionary of tensors")
+        raise UserError(f"holds {kind_of(nest)}, wanted a dictionary of tensors")
     flat = {name: t for name, t in nest.items() if isinstance(t, Tensor) and isinstance(name, str)}
     inner = {
         name: found

@@ -65,7 +65,9 @@ class Family(NamedTuple):
     std: tuple[float, float, float]
 
 
-TENSORFLOW = Family(True, 1e-3, 0.5, (127 / 255,) * 3, (128 / 255,) * 3)
+TENSORFLOW = Family(
+    True, 1e-3, 0.5, (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
+)
 PYTORCH = Family(False, 1e-5, 0.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -96,8 +98,8 @@ class Windows(nnx.Module):
         """Apply to the part of a map that is inside; the kernel follows its dtype."""
         kernel = self.kernel[...].astype(x.dtype)
         size, x = kernel.shape[0], keep(x, inside)
-        reach = (size - 1) * self.dilation
-        margins = ((reach // 2, reach // 2),) * 2
+        half = (size - 1) * self.dilation // 2
+        margins = ((half, half), (half, half))
         if self.same:
             x, margins = layers.same(
                 x, inside, size=size, stride=self.stride, dilation=self.dilation

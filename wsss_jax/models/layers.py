@@ -125,7 +125,8 @@ def same(
     """
     reach, counts = (size - 1) * dilation, x.shape[1:3]
     if stride == 1:
-        return x, ((reach // 2, reach // 2),) * 2
+        half = (reach // 2, reach // 2)
+        return x, (half, half)
     if inside is None:
         before = [(reach - 1 + n % 2) // 2 for n in counts]
     else:

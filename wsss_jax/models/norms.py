@@ -6,7 +6,7 @@ optimizer sees them. Scale and bias are parameters of both; the systems that fre
 does, IRN does not) leave their paths out of the optimizer. Everything is computed in float32.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -24,14 +24,6 @@ MOMENTUM = 0.1
 """Share of the batch in the new running statistics, PyTorch's convention."""
 
 Inside = Bool[Array, "b h w"] | None
-
-
-class MakeNorm(Protocol):
-    """A class of this file: number of channels to a normalisation."""
-
-    def __call__(self, channels: int) -> nnx.Module:
-        """The normalisation of a map with so many channels."""
-        ...
 
 
 class FrozenBatchNorm(nnx.Module):

@@ -3,7 +3,7 @@
 Weights stay arguments of what is compiled: as constants they would be folded for minutes.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from flax import nnx
 from jaxtyping import Array
@@ -46,7 +46,7 @@ class HasAttention(Protocol):
         ...
 
 
-def is_module(model: Any) -> bool:
+def is_module(model: Any) -> TypeGuard[nnx.Module]:
     """Whether this is a Flax module."""
     return isinstance(model, nnx.Module)
 

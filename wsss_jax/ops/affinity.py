@@ -164,20 +164,6 @@ def from_boundary(
     return Affinity(jnp.moveaxis(values, 0, -3), radius)
 
 
-def full_stencils_only(affinity: Affinity) -> Affinity:
-    """Keep only pairs that start where the whole stencil fits into the grid.
-
-    PSA links its border pixels this sparsely; IRN, and everything else here, links them all.
-    Needed to reproduce PSA's own numbers; a grid narrower than the stencil keeps no pair at all.
-    """
-    height, width = affinity.values.shape[-2:]
-    margin = affinity.radius - 1
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
-    fits = (rows < height - margin) & (margin <= columns) & (columns < width - margin)
-    zeros = jnp.zeros_like(affinity.values)
-    return replace(affinity, values=jnp.where(_like(fits, zeros), affinity.values, zeros))
-
-
 def compact(affinity: Affinity, *, beta: float | int) -> Affinity:
     """The affinity to the power ``beta``, stored as bfloat16: half the memory, walked with beta 1.
 

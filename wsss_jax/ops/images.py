@@ -47,24 +47,6 @@ def resize(
     return jax.image.resize(x, shape, method, antialias=antialias, precision=_EXACT)
 
 
-def resize_within(
-    maps: Float[Array, "b h w c"],
-    from_sizes: Int[Array, "b 2"],
-    to_sizes: Int[Array, "b 2"],
-    canvas: Size,
-) -> Float[Array, "b H W c"]:
-    """Resize the top-left ``from_sizes`` of each map to the top-left ``to_sizes`` of a canvas.
-
-    Bilinear, align_corners=False, no antialias, edges repeated: equal to ``resize`` of the cut-out
-    map, but sizes are data, so one compilation serves all images of a canvas. Zero elsewhere;
-    cells outside ``from_sizes`` are not read. Sizes are (height, width), each at least 1, and
-    within the maps and the canvas.
-    """
-    ratio = from_sizes.astype(jnp.float32) / to_sizes.astype(jnp.float32)
-    start = 0.5 * ratio - 0.5
-    return sample_within(maps, from_sizes, to_sizes, canvas, start=start, step=ratio)
-
-
 def sample_within(
     maps: Float[Array, "b h w c"],
     from_sizes: Int[Array, "b 2"],
@@ -107,16 +89,6 @@ def flip_within(
     width = sizes[:, 1:].astype(columns.dtype)
     source = jnp.where(columns < width, width - 1 - columns, columns)
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
-
-
-def max_normalise(
-    maps: Float[Array, "*s"], axis: int | tuple[int, ...], eps: float = 1e-5
-) -> Float[Array, "*s"]:
-    """Non-negative maps divided by their maximum over ``axis``, so that they lie in [0, 1).
-
-    Source: PSA, IRN and P-NOC divide by max + 1e-5, over the image and for each class apart.
-    """
-    return maps / (maps.max(axis=axis, keepdims=True) + eps)
 
 
 def background(scores: Float[Array, "*b h w c"], alpha: float) -> Float[Array, "*b h w 1"]:

@@ -51,37 +51,6 @@ def binary(logits: Float[Array, "b h w"], labels: Int[Array, "b h w"]) -> Float[
     return _mean_where(cost, labels != IGNORE)
 
 
-def generalised_cross_entropy(
-    logits: Float[Array, "*b n"], labels: Int[Array, "*b"], *, q: float
-) -> Float[Array, "*b"]:
-    """(1 - p_y^q) / q, robust to labels that err; its limit at q = 0 is cross-entropy.
-
-    Source: Zhang & Sabuncu 2018, equation 6; q = 1 is half the mean absolute error.
-    """
-    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
-    return -picked if q == 0 else (1 - jnp.exp(q * picked)) / q
-
-
-def share_divergence(
-    background: Float[Array, "*b"], labels: Int[Array, "*b"], counted: Bool[Array, "*b"]
-) -> Float[Array, ""]:
-    """Kullback-Leibler divergence of the share of background that is predicted from that of labels.
-
-    background: its probability. labels: 0 background. Shares are over all cells that count, of all
-    images together; where none counts, 0. Robust losses follow the more frequent label where they
-    doubt, so background grows; this keeps its share. Source: Tanaka et al. 2018 ("Joint
-    optimization framework for learning with noisy labels"), equation 5, over two classes, as which
-    others there are differs from image to image.
-    """
-    number = jnp.maximum(counted.sum().astype(background.dtype), 1)
-    wanted, found = (
-        jnp.clip(jnp.where(counted, part, 0).sum() / number, _TINY, 1 - _TINY)
-        for part in ((labels == 0).astype(background.dtype), background)
-    )
-    cost = wanted * jnp.log(wanted / found)
-    return cost + (1 - wanted) * jnp.log((1 - wanted) / (1 - found))
-
-
 def balanced_binary(
     logits: Float[Array, "b h w"], labels: Int[Array, "b h w"]
 ) -> Float[Array, " b"]:

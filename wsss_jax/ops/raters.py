@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 VOTE_THRESHOLD = 0.3
 """Score above which a system says that a class is there, for max-normalised maps."""
@@ -25,7 +24,7 @@ FIRST_GUESS = 0.99
 """Sensitivity and specificity that STAPLE starts from, the same for all systems."""
 
 MAX_POOLED_SYSTEMS = 10
-"""Up to here STAPLE counts patterns of votes, 2 ** systems or pooled 3 ** systems, not pixels."""
+"""Up to here STAPLE counts patterns of votes, 2 ** systems, and not pixels."""
 
 ADDED_PIXELS = 0.01
 """Added to each cell of Dawid-Skene's matrices: nothing is impossible, and no logarithm is of 0."""
@@ -105,53 +104,6 @@ def fit_staple(
         return Rates(sensitivity, specificity, prior)
 
     return jax.lax.fori_loop(0, steps, step, Rates(start, start, prior))
-
-
-def staple_with_rates(
-    scores: Float[Array, "s h w k"],
-    available: Bool[Array, "s k"],
-    rates: Rates,
-    *,
-    threshold: float = VOTE_THRESHOLD,
-) -> Float[Array, "h w k"]:
-    """Probability of each class in one image under given rates, as from ``pooled_rates``."""
-    pixels = _flat(votes(scores, available, threshold=threshold))
-    return _fold(_posterior(pixels, available[:, None, :], rates), scores, available)
-
-
-def count_patterns(
-    votes: Bool[np.ndarray, "s h w k"], available: Bool[np.ndarray, "s k"]
-) -> Int[np.ndarray, "k patterns"]:
-    """How often each pattern of votes occurs in one image, per class: pooled STAPLE needs no more.
-
-    A pattern is a number of one ternary digit per system, the first system highest: 0 no, 1 yes,
-    2 the system does not know the class. Counts of many images add up. Raises ValueError above
-    10 systems.
-    """
-    systems, _, _, classes = votes.shape
-    if systems > MAX_POOLED_SYSTEMS:
-        raise ValueError(
-            f"{systems} systems, at most {MAX_POOLED_SYSTEMS} can be pooled; use staple per image"
-        )
-    digits = np.where(available[:, None, None, :], votes, 2).reshape(systems, -1, classes)
-    codes = np.tensordot(3 ** np.arange(systems)[::-1], digits, axes=1)
-    return np.stack([np.bincount(row, minlength=3**systems) for row in codes.T])
-
-
-def pooled_rates(counts: Float[Array, "k patterns"], *, steps: int = EM_STEPS) -> Rates:
-    """STAPLE's rates over many images, from the summed ``count_patterns`` of all of them.
-
-    Steadier than one image at a time: every system has one sensitivity per class. Give the counts
-    as float32; those of a large set do not fit 32-bit integers.
-    """
-    patterns = counts.shape[1]
-    systems = next(s for s in range(patterns) if 3**s >= patterns)
-    powers = 3 ** jnp.arange(systems, dtype=jnp.int32)[::-1]
-    digits = (jnp.arange(patterns, dtype=jnp.int32)[None] // powers[:, None]) % 3
-    every = (systems, patterns, counts.shape[0])
-    yes = jnp.broadcast_to((digits == 1)[:, :, None], every)
-    given = jnp.broadcast_to((digits < 2)[:, :, None], every)
-    return fit_staple(yes, counts.T, given, steps=steps)
 
 
 def dawid_skene(

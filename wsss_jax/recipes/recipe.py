@@ -58,8 +58,8 @@ class Recipe:
         fusions: closed forms to compare, names of FUSIONS.
         combiner: the learned combiner of the systems' class maps, which then makes the
             pseudo-masks; None to do without.
-        features: frozen features of the networks that its linear probes look at; () takes the
-            last maps of the systems' own networks.
+        features: frozen features of the networks that its linear probes look at; () learns
+            none.
         rivals: whether each system is also refined alone as the combiner refines all of them, so
             that what fusing gains is told from what refining gains.
         scoring: what counts, and where background begins.
@@ -220,12 +220,9 @@ class _Steps:
         recipe, ids = self.recipe, self.source.ids
         background = recipe.scoring.on(self.source).background
         settings = replace(settings, background=background)
-        networks = recipe.features or tuple(
-            Features(run=self.out / f"run_{name}") for name in recipe.systems
-        )
         frozen = tuple(
             features(self.source, self.out / f"features_{one.name()}", one, ids=ids)
-            for one in networks
+            for one in recipe.features
         )
         inputs = Inputs(self.source, tuple(cams), saliency=self.cue, features=frozen)
         taught = opened(recipe, recipe.train_split).ids

@@ -29,7 +29,7 @@ class Gallery:
     """What the pictures show.
 
     maps: by name. masks: decided, by name, the best last. rules: what the reader may switch
-    between, by name. gates, doubts: who is trusted and how unsure it is, by the name of the
+    between, by name. trust, doubts: who is trusted and how unsure it is, by the name of the
     combination they belong to.
     """
 
@@ -38,12 +38,12 @@ class Gallery:
     cue: Store | None
     scoring: Scoring
     rules: Mapping[str, Store] = field(default_factory=dict)
-    gates: Mapping[str, Store] = field(default_factory=dict)
+    trust: Mapping[str, Store] = field(default_factory=dict)
     doubts: Mapping[str, Store] = field(default_factory=dict)
 
     def systems(self) -> tuple[str, ...]:
         """All systems that any combination trusts, in order."""
-        return tuple(dict.fromkeys(n for store in self.gates.values() for n in store.classes))
+        return tuple(dict.fromkeys(n for store in self.trust.values() for n in store.classes))
 
 
 def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: Source) -> Path:
@@ -119,14 +119,14 @@ def page_of_stores(
 ) -> Path:
     """The page of any stores of score maps; judged where the source has true masks.
 
-    Gates and uncertainty that lie beside a learned combination come along. Raises ValueError for a
+    Trust and uncertainty that lie beside a learned combination come along. Raises ValueError for a
     store of other classes than the data set's.
     """
     for store in stores:
         if store.classes != source.classes.names:
             raise UserError(
                 f"{store.folder} holds {', '.join(store.classes[:3])}, not the classes of "
-                f"{source.name}; gates and uncertainty are shown with the store they belong to"
+                f"{source.name}; trust and uncertainty are shown with the store they belong to"
             )
     rows: list[Row] = []
     if any(source.mask(id) is not None for id in source.ids[:1]):
@@ -262,7 +262,7 @@ def _picture(id: str, gallery: Gallery, source: Source) -> Picture:
         masks=decided,
         truth=None if truth is None else fit_mask(truth, photo.shape[:2]),
         rules=rules,
-        gates=_gates(id, gallery),
+        trust=_trust(id, gallery),
         doubts=_doubts(id, gallery),
     )
 
@@ -283,10 +283,10 @@ def _rows(store: Store, id: str, present: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _gates(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
+def _trust(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
     """Shares of trust in the order of the gallery's systems; nothing where the image has none."""
     names, found = gallery.systems(), {}
-    for name, store in gallery.gates.items():
+    for name, store in gallery.trust.items():
         if store.path(id).is_file():
             maps = store.get_scores(id)
             shares = np.zeros((*maps.scores.shape[:2], len(names)), np.float32)

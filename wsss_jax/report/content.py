@@ -74,7 +74,7 @@ class Report:
     notes: sentences for the reader, shown under the title. scored: mask values that count in the
     mean IoU of one picture, all by default; leave 0 out for data sets without background.
     rules: what the reader may switch between, by name; the last one is shown first. systems: whose
-    trust the pictures' gates are, one colour each. lead: what was done and what to take, in two
+    trust is shown, one colour each. lead: what was done and what to take, in two
     sentences that open the page.
     """
 
@@ -111,7 +111,7 @@ class Picture:
     class (saliency, edges). masks: per stage or rule, in mask numbering with 255 =
     ignore. truth: the same, or None where it is unknown. rules: scores like those of ``maps`` that
     the page cuts at a threshold of the reader's choice; an array that stands in ``maps`` too is
-    shipped once. gates: per combiner each system's share of trust (h,w,s), in the order of
+    shipped once. trust: per combiner each system's share of trust (h,w,s), in the order of
     the report's systems. doubts: per name how unsure the result is, (h,w,1) in [0, 1]. name: what
     the photograph is called, the id by default. uncertainty: of all of it, in [0, 1].
     """
@@ -123,7 +123,7 @@ class Picture:
     masks: Mapping[str, UInt8[np.ndarray, "_ _"]] = field(default_factory=dict)
     truth: UInt8[np.ndarray, "_ _"] | None = None
     rules: Mapping[str, Float[np.ndarray, "_ _ _"]] = field(default_factory=dict)
-    gates: Mapping[str, Float[np.ndarray, "_ _ _"]] = field(default_factory=dict)
+    trust: Mapping[str, Float[np.ndarray, "_ _ _"]] = field(default_factory=dict)
     doubts: Mapping[str, Float[np.ndarray, "_ _ 1"]] = field(default_factory=dict)
     name: str = ""
     uncertainty: float | None = None
@@ -131,7 +131,7 @@ class Picture:
     def __post_init__(self) -> None:
         for name, scores in (*self.maps.items(), *self.rules.items(), *self.doubts.items()):
             self._check_map(name, scores)
-        for name, shares in self.gates.items():
+        for name, shares in self.trust.items():
             self._check_range(name, shares)
         for name, mask in {**self.masks, "truth": self.truth}.items():
             if mask is not None and mask.shape != self.photo.shape[:2]:

@@ -62,7 +62,7 @@ def summary(picture: Picture, report: Report) -> dict[str, Any]:
         "maps": list(picture.maps),
         "masks": list(picture.masks),
         "rules": list(picture.rules),
-        "gates": list(picture.gates),
+        "trust": list(picture.trust),
         "doubts": list(picture.doubts),
     }
 
@@ -74,7 +74,7 @@ def record(picture: Picture) -> dict[str, Any]:
         "photo": figures.photo_uri(picture.photo),
         "maps": _planes(picture.maps),
         "rules": _planes({n: s for n, s in picture.rules.items() if n not in shared}),
-        "gates": _planes(picture.gates),
+        "trust": _planes(picture.trust),
         "doubts": _planes(picture.doubts),
         "masks": {name: figures.mask_values(mask) for name, mask in picture.masks.items()},
         "truth": None if picture.truth is None else figures.mask_values(picture.truth),
@@ -107,10 +107,10 @@ def _check_names(picture: Picture, report: Report) -> None:
             f"{picture.id}: rule {strange[0]!r} is none of the report's rules "
             f"({', '.join(report.rules)})"
         )
-    for name, shares in picture.gates.items():
+    for name, shares in picture.trust.items():
         if shares.shape[-1] != len(report.systems):
             raise ValueError(
-                f"{picture.id}: gates {name!r} are of {shares.shape[-1]} systems, the report has "
+                f"{picture.id}: trust {name!r} is of {shares.shape[-1]} systems, the report has "
                 f"{len(report.systems)}"
             )
 

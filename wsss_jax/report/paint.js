@@ -52,8 +52,8 @@ const paint = (() => {
 
   /** Photo, score planes at the photo's size, masks and truth of one picture; rules stay packed. */
   async function decode(record, size) {
-    const maps = {}, masks = {}, gates = {}, doubts = {};
-    const work = [[record.maps, maps], [record.gates, gates], [record.doubts, doubts]].flatMap(([from, to]) =>
+    const maps = {}, masks = {}, trust = {}, doubts = {};
+    const work = [[record.maps, maps], [record.trust, trust], [record.doubts, doubts]].flatMap(([from, to]) =>
       Object.entries(from).map(async ([name, map]) => { to[name] = await planes(map, size); }));
     for (const [name, text] of Object.entries(record.masks)) {
       work.push(values(text).then((mask) => { masks[name] = mask; }));
@@ -61,7 +61,7 @@ const paint = (() => {
     const [photo, truth] = await Promise.all([
       picture(record.photo), record.truth ? values(record.truth) : null, ...work,
     ]);
-    return { photo, truth, maps, masks, gates, doubts, size, rules: {}, packed: record.rules };
+    return { photo, truth, maps, masks, trust, doubts, size, rules: {}, packed: record.rules };
   }
 
   /** The planes of a rule, unpacked when first asked for; some are those of a map. */

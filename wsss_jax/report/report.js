@@ -77,7 +77,7 @@
     if (picture.truth) add("truth", "Truth");
     if (picture.truth && picture.masks.length) add("errors", "Errors");
     picture.maps.forEach((name) => add("map", name));
-    picture.gates.forEach((name) => add("gates", name));
+    picture.trust.forEach((name) => add("trust", name));
     picture.doubts.forEach((name) => add("doubt", name));
     picture.masks.forEach((name) => add("mask", name));
     if (picture.rules.length) addWhatIf(card);
@@ -146,7 +146,7 @@
     const y = Math.min(height - 1, Math.max(0, Math.floor((event.clientY - box.top) / box.height * height)));
     const at = y * width + x;
     if (panel.plane) return (panel.plane[at] / 255).toFixed(2);
-    if (panel.kind === "gates") return mostTrusted(panel.card.view.gates[panel.name], at);
+    if (panel.kind === "trust") return mostTrusted(panel.card.view.trust[panel.name], at);
     if (!panel.mask) return "";
     const value = panel.mask[at];
     return value === paint.IGNORE ? "ignored" : value === paint.UNNAMED ? "object" : classes[value] ?? `value ${value}`;
@@ -164,7 +164,7 @@
       return panel.card.picture.masks.includes(chosen) && !hidden.has(panel.kind);
     }
     if (panel.kind.startsWith("if-")) return !hidden.has("whatif");
-    const named = ["map", "mask", "gates", "doubt"].includes(panel.kind);
+    const named = ["map", "mask", "trust", "doubt"].includes(panel.kind);
     return !hidden.has(named ? `${panel.kind}:${panel.name}` : panel.kind);
   }
 
@@ -174,7 +174,7 @@
     panel.plane = null; panel.mask = null; panel.note = "";
     if (kind === "photo") paint.compose(panel.canvas, view, null, 1, false);
     else if (kind === "map") paintMap(panel, opacity);
-    else if (kind === "gates") paintGates(panel, opacity);
+    else if (kind === "trust") paintTrust(panel, opacity);
     else if (kind === "doubt") paintHeat(panel, view.doubts[panel.name][0], opacity);
     else if (kind === "errors") paintErrors(panel, chosen, opacity);
     else if (kind === "if-errors") paintErrors(panel, card.cut, opacity);
@@ -203,8 +203,8 @@
   }
 
   /** Every system in its colour, mixed by their shares; or the share of one as heat. */
-  function paintGates(panel, opacity) {
-    const { view } = panel.card, shares = view.gates[panel.name];
+  function paintTrust(panel, opacity) {
+    const { view } = panel.card, shares = view.trust[panel.name];
     if (trusted !== null) return void paintHeat(panel, shares[trusted], opacity);
     const mixed = paint.blend(shares, systems.map((system) => system.colour));
     // Nearer to opaque than asked for: a colour dimmed by the photo is not that of the legend.
@@ -346,7 +346,7 @@
     };
     group("Maps", mapNames.map((name) => [`map:${name}`, name]));
     group("Trust and doubt", [
-      ...names("gates").map((name) => [`gates:${name}`, name]), ...names("doubts").map((name) => [`doubt:${name}`, name]),
+      ...names("trust").map((name) => [`trust:${name}`, name]), ...names("doubts").map((name) => [`doubt:${name}`, name]),
     ]);
     group("More masks", maskNames.map((name) => [`mask:${name}`, name]));
     group("And", [["photo", "Photo"], ["chosen", "Chosen mask"], ["truth", "Truth"], ["errors", "Errors"], ...(Object.keys(rules).length ? [["whatif", "What if"]] : [])]);
@@ -368,7 +368,7 @@
   /** One colour per system; a click shows where that one alone is trusted. */
   function showSystems() {
     const box = byId("systems");
-    box.hidden = !names("gates").length;
+    box.hidden = !names("trust").length;
     box.replaceChildren("trusted:", ...systems.map((system, k) => {
       const chip = make("button", "", "chip"), swatch = make("i");
       chip.type = "button";

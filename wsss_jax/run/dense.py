@@ -117,7 +117,7 @@ def _answer(network: Dense, asked: Asked) -> Callable[[Group], Float[np.ndarray,
         height, width = (math.ceil(n / asked.scales[0]) for n in first)
         canvas = multiscale.grid_size((height, width))
         parts = [step(network.state, batch, sizes, canvas=canvas) for batch in group.scaled]
-        return np.asarray(multiscale.sum_of(parts)) / np.float32(len(parts))
+        return multiscale.sum_of(parts) / np.float32(len(parts))
 
     return answer
 

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,7 +19,8 @@ from typing import Any, Literal
 import jax
 
 from wsss_jax import __version__, config
-from wsss_jax.data.files import naming, read_json, write_atomic
+from wsss_jax.data.files import naming, write_atomic
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
@@ -29,8 +30,6 @@ from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
 
 _SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
-_CHOSEN = "best"
-"""Folder, within a run's, of the state that stands for it."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +162,10 @@ def learn(
     batches: Any,
     course: Course,
     folder: Path,
-    watch: Callable[[int, Any], bool] | None = None,
 ) -> Path:
     """Train to the end, or from where an earlier call was stopped, and mark the run finished.
 
-    Shows a progress bar. watch: shown step and state after each regular save; True is the end.
+    Shows a progress bar.
     """
     plan = loop.Loop(
         course.steps, save_every=course.save_every, compute=course.compute, engine=course.engine
@@ -189,7 +187,6 @@ def learn(
             key=jax.random.key(course.seed),
             progress=progress,
             resumed=bar.start_at,
-            watch=watch,
         )
     skipped = batches.skipped
     left_out.note(f"train {folder.name}", len(skipped))
@@ -206,17 +203,6 @@ def record_of(folder: Path, how: str) -> dict[str, Any]:
     if not path.is_file() or not is_finished(folder):
         raise BadFileError(f"{folder}: no finished run; {how} into it first")
     return read_json(path)
-
-
-def choose(folder: Path, step: int, state: Any) -> None:
-    """Keep a state that stands for the run in place of its last one (``chosen_state``)."""
-    Checkpoints(folder / _CHOSEN / "checkpoint", keep=1).save(step, state, {})
-
-
-def chosen_state(folder: Path, template: Any) -> Any:
-    """The state that was chosen for a run, or its last one where none was."""
-    chosen = folder / _CHOSEN
-    return last_state(chosen if chosen.is_dir() else folder, template)
 
 
 def last_state(folder: Path, template: Any) -> Any:

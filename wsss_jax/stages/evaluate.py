@@ -2,8 +2,8 @@
 
 One integer confusion matrix per image and threshold; every number is read off their sums. The
 fixed threshold never saw a mask. Nor did the one that parts the scores themselves best, where it is
-given (``decide.label_free_threshold``). The tuned one is the best on the truth of the very split it
-is reported for, as the papers' tables have it: an upper bound, in a column of its own.
+given (``run.thresholds.label_free_threshold``). The tuned one is the best on the truth of the very
+split it is reported for, as the papers' tables have it: an upper bound, in a column of its own.
 """
 
 import json

@@ -130,12 +130,8 @@ def _explained(group: Group, scale: Callable[..., Array], first_scale: float) ->
     height, width = (math.ceil(n / first_scale) for n in group.scaled[0].images.shape[1:3])
     canvas = multiscale.grid_size((height, width))
     parts = [scale(batch, photographs, canvas=canvas) for batch in group.scaled]
-    total = multiscale.sum_of(parts)
-    scores, peaks = normalise.by_peak(total)
-    return [
-        _score_maps(row, np.asarray(scores), np.asarray(peaks), group, grids[row])
-        for row in range(len(group.ids))
-    ]
+    scores, peaks = normalise.by_peak(multiscale.sum_of(parts))
+    return [_score_maps(row, scores, peaks, group, grids[row]) for row in range(len(group.ids))]
 
 
 def _score_maps(

@@ -1,7 +1,6 @@
 """Frozen features as a store: the maps of one network, reduced to a few channels.
 
-Linear probes (``combiner.probes``) tell classes by them over the whole data set. The network is a
-pretrained one, or that of a trained run, which has learned from image labels alone. Networks of
+Linear probes (``combiner.probes``) tell classes by them over the whole data set. Networks of
 different kinds err apart, so a store of each gains (``wsss combine --features A B``). The channels
 are principal components of the maps over a sample of images, largest first; no label is read. They
 are kept in the store, so that images that come later have the same channels.
@@ -35,8 +34,6 @@ from wsss_jax.errors import UserError
 from wsss_jax.models import build, recognise
 from wsss_jax.ops import images
 from wsss_jax.run.images import over_groups, settle
-from wsss_jax.stages.train import trained
-from wsss_jax.systems import SYSTEMS, name_of
 from wsss_jax.train import state as states
 from wsss_jax.types import ScoreMaps
 
@@ -47,7 +44,6 @@ class Features:
 
     Attributes:
         weights: pretrained weights: a file, a name of `wsss weights list`, hub:owner/name, or auto.
-        run: a trained run in their place; its last map is taken.
         backbone: its name in BACKBONES; auto: whichever the weights are for.
         taps: which of its maps, counted from the finest (0); each counts alike. Of a transformer
             1 to 4 are the tokens after each quarter of its blocks.
@@ -64,8 +60,7 @@ class Features:
             half, clip or six numbers.
     """
 
-    weights: Path | None = None
-    run: Path | None = None
+    weights: Path
     backbone: str = "auto"
     taps: tuple[int, ...] = (1, 2, 3, 4)
     channels: int = 128
@@ -77,17 +72,11 @@ class Features:
     normalise: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.weights is None) == (self.run is None):
-            raise UserError(
-                "features are of a pretrained network or of a trained run: give --weights or --run"
-            )
         if self.size is not None and self.size < 1:
             raise UserError(f"size is {self.size}, wanted a number of pixels")
 
     def name(self) -> str:
         """What tells it from the features of other networks, in the names of folders."""
-        if self.run is not None:
-            return self.run.name
         found = self.backbone if self.backbone != "auto" else str(self.weights)
         return re.sub(r"\W+", "_", Path(found).stem)
 
@@ -103,20 +92,19 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     """Compute the features of ``ids`` into a store at ``folder``; finished images are kept.
 
     Scores are standardised components, kind logit, one "class" per component. Images that cannot
-    be read are skipped and listed. Raises ValueError for weights that do not fit, and for a store
-    ``like`` that was made by another network or kept other channels.
+    be read are skipped and listed. Raises UserError for weights that do not fit, and for
+    a store ``like`` of another network or other channels.
     """
-    if settings.weights is not None:
-        file, backbone, normalise = recognise.settled_weights(
-            settings.weights, settings.backbone, settings.normalise
-        )
-        settings = replace(settings, weights=file, backbone=backbone, normalise=normalise)
+    file, backbone, normalise = recognise.settled_weights(
+        settings.weights, settings.backbone, settings.normalise
+    )
+    settings = replace(settings, weights=file, backbone=backbone, normalise=normalise)
     made_by = _made_by(settings)
     if (folder / "index.json").is_file() and (folder / components.KEPT).is_file():
         target = open_store(folder)
         if target.made_by == made_by and not target.missing(ids):
             return target
-    network = _pretrained(settings) if settings.run is None else _trained(settings.run, settings)
+    network = _pretrained(settings)
     source, original = _at_size(source, network, settings), source
     channels = _channels(network, source, ids, settings)
     names = tuple(f"component_{i}" for i in range(channels))
@@ -187,22 +175,6 @@ def _pretrained(settings: Features) -> Network:
     return Network(look, build.stride(settings.backbone))
 
 
-def _trained(run: Path, settings: Features) -> Network:
-    training, classes, state = trained(run)
-    explained = SYSTEMS[name_of(training.model)].explained(training.model)
-    weights = explained.weights(state)
-
-    @jax.jit
-    def look(
-        pixels: Float[Array, "b H W 3"], inside: Bool[Array, "b H W"]
-    ) -> Float[Array, "b h w k"]:
-        scorer = explained.scorer(explained.structure(len(classes)), *weights)(inside)
-        grid = (pixels.shape[1] // settings.stride, pixels.shape[2] // settings.stride)
-        return _standard(images.resize(scorer.features(pixels), grid))
-
-    return Network(look, 32)
-
-
 def _at_size(source: Source, network: Network, settings: Features) -> Source:
     """The photographs as the network gets them."""
     wanted = settings.size
@@ -244,7 +216,7 @@ def _standard(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
 
 
 def _made_by(settings: Features) -> dict[str, Any]:
-    names = {"weights": settings.weights, "run": settings.run, "like": settings.like}
+    names = {"weights": settings.weights, "like": settings.like}
     by_name = {key: None if path is None else path.name for key, path in names.items()}
     return {"stage": "features", **as_json(settings), **by_name}
 
@@ -261,15 +233,15 @@ def _components(
     else:
         found = _computed(network, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
     buffer = io.BytesIO()
-    np.savez(buffer, **found._asdict())
+    np.savez(buffer, centre=found.centre, basis=found.basis)
     write_atomic(path, buffer.getvalue())
     return found
 
 
 def _alike(other: Store, settings: Features) -> Components:
-    """The components of another store. ValueError where its features mean something else."""
+    """The components of another store. UserError where its features mean something else."""
     wanted = _made_by(settings)
-    for name in ("weights", "run", "backbone", "taps", "channels", "stride", "size"):
+    for name in ("weights", "backbone", "taps", "channels", "stride", "size"):
         if other.made_by.get(name) != wanted.get(name):
             raise UserError(
                 f"{other.folder}: {name} is {other.made_by.get(name)!r}, here "

@@ -1,23 +1,30 @@
-"""Priors and cues that other tools wrote, imported as score maps of ours."""
+"""Priors and cues that other tools wrote, imported as score maps or regions of ours."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from wsss_jax.data import external, layouts, stores
+from wsss_jax.data import external, layouts, places, regions, stores
 from wsss_jax.data.datasets import Source
-from wsss_jax.data.external import READERS, Wanted
-from wsss_jax.data.files import read_json, write_atomic
+from wsss_jax.data.external import Wanted
+from wsss_jax.data.file_layouts import REGIONS
+from wsss_jax.data.files import write_atomic
 from wsss_jax.data.layouts import AUTO, Plan
 from wsss_jax.data.photographs import working_size
+from wsss_jax.data.prior_readers import COARSE, READERS
 from wsss_jax.data.stores import Store
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import SHOWN, each, settle
 from wsss_jax.types import Size
+
+REPAIRS = "repairs"
+"""Name of the list, beside a store, of what was put right or left out, in words, by image id."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +32,32 @@ class Import:
     """How the files are read.
 
     Attributes:
-        layout: which tool wrote them, a name of READERS; "auto" tells from the files, and refuses
-            what it cannot tell apart.
-        stride: pixels per cell of what is kept; finer maps are averaged, coarser ones stay.
+        layout: which tool wrote them, a name of READERS, or "regions"; "auto" tells from the files,
+            and refuses what it cannot tell apart.
+        stride: pixels per cell of what is kept; finer maps are averaged, coarser ones stay. 1 for
+            masks and 4 for all others if not given.
         first_class: number of the first class in the files, where it is not the layout's own.
+        field: which field is read where files have several (high_res or cam of IRN); the finest
+            if not given.
+        suffix: what follows the id in the file names, where images have several files.
     """
 
     layout: str = AUTO
-    stride: int = multiscale.STRIDE
+    stride: int | None = None
     first_class: int | None = None
+    field: str | None = None
+    suffix: str | None = None
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
+        if self.stride is not None and self.stride < 1:
             raise UserError(f"stride is {self.stride}; wanted 1 or more pixels per cell")
+
+
+class _Told(NamedTuple):
+    """What an import of one image has to tell: notes, and classes left out with the reason."""
+
+    notes: tuple[str, ...]
+    dropped: Mapping[str, str]
 
 
 def import_priors(
@@ -49,61 +69,120 @@ def import_priors(
     ids: tuple[str, ...],
     workers: Workers | None = None,
 ) -> Store:
-    """Read one file per image into a store of score maps at ``folder``.
+    """Read one file per image into a store of score maps, or of regions, at ``folder``.
 
     Images whose file is missing, damaged or not theirs are skipped, printed, and listed in
-    skipped.json; what was put right on the way is printed and listed in repairs.json. Masks come as
-    maps of 0 and 1, which the store's index says (``hard``). Raises BadFileError before anything is
-    written where the folder's layout or numbering is in doubt.
+    skipped.json. A class whose map cannot be trusted is left out, listed in dropped.json; the
+    others of its image are kept. What was put right on the way is printed and listed in
+    repairs.json. Masks come as maps of 0 and 1, which the store's index tells (``hard``).
+    prior_folder: or one JSON file with the regions of all images. Raises BadFileError before
+    anything is written where the folder's layout or numbering is in doubt.
     """
     plan = layouts.survey(
-        prior_folder, source, ids, layout=settings.layout, first=settings.first_class
+        prior_folder,
+        source,
+        ids,
+        layout=settings.layout,
+        first=settings.first_class,
+        field=settings.field,
+        suffix=settings.suffix,
     )
-    print(f"import {prior_folder}: layout {plan.layout}, first class {plan.first}, {plan.kind}")
-    made_by = {
-        "stage": "import",
-        "layout": plan.layout,
-        "first_class": plan.first,
-        "stride": settings.stride,
-        "hard": READERS[plan.layout].hard,
-        "from": prior_folder.name,
-    }
+    made_by = _made_by(settings, plan, prior_folder)
+    _announce(prior_folder, plan, made_by["stride"])
     target = stores.create(
-        folder, holds="scores", classes=plan.classes, kind=plan.kind, made_by=made_by
+        folder,
+        holds="regions" if plan.layout == REGIONS else "scores",
+        classes=plan.classes,
+        kind=plan.kind,
+        made_by=made_by,
     )
     workers = workers or Workers()
-    function = partial(_import_one, plan=plan, stride=settings.stride, source=source, to=target)
-    repairs: dict[str, list[str]] = {}
+    function = partial(_import_one, plan=plan, stride=made_by["stride"], source=source, to=target)
+    told: dict[str, _Told] = {}
     try:
         tally = each(
             f"import {folder.name}",
             function,
             target.missing(ids),
             workers=workers,
-            collect=lambda id, notes: repairs.update({id: list(notes)} if notes else {}),
+            collect=lambda id, found: told.update({id: found} if any(found) else {}),
         )
     finally:  # of a run that is stopped, too: its images are not read again
-        _record_repairs(folder, repairs, workers.share_number())
+        _record(folder, told, workers.share_number())
     settle(target, tally)
     return target
 
 
-def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) -> tuple[str, ...]:
+def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> dict[str, Any]:
+    how = READERS.get(plan.layout)
+    stride = settings.stride or (COARSE if how is None else how.stride)
+    return {
+        "stage": "import",
+        "layout": plan.layout,
+        "first_class": plan.first,
+        "stride": 1 if how is None else stride,
+        "field": plan.field,
+        "hard": how is not None and how.hard,
+        "from": prior_folder.name,
+    }
+
+
+def _announce(prior_folder: Path, plan: Plan, stride: int) -> None:
+    told = f"layout {plan.layout}"
+    if plan.layout != REGIONS:
+        told += f", first class {plan.first}, {plan.kind}, stride {stride}"
+    told += f", field {plan.field}" if plan.field else ""
+    if plan.places:
+        told += f", files {places.in_words(plan.places)}"
+    print(f"import {prior_folder}: {told}")
+
+
+def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) -> _Told:
     size = source.size(id)
+    if plan.layout == REGIONS:
+        return _import_regions(id, plan, size, to)
     grid: Size = multiscale.grid_size(working_size(size), stride)
-    wanted = Wanted(source.classes, source.labels(id), size, grid, plan.first, plan.kind)
-    prior = external.read_prior(plan.layout, plan.folder, id, wanted)
+    entries = None if plan.entries is None else plan.entries.get(id, [])
+    wanted = Wanted(
+        source.classes, source.labels(id), size, grid, plan.first, plan.kind, plan.field, entries
+    )
+    if plan.entries is None:
+        prior = external.read_prior(plan.layout, plan.folder, id, wanted, plan.places)
+    else:
+        prior = external.read_file(plan.layout, plan.folder, wanted)
     to.put_scores(id, prior.maps)
-    return prior.notes
+    return _Told(prior.notes, prior.dropped)
 
 
-def _record_repairs(folder: Path, repairs: Mapping[str, list[str]], shard: tuple[int, int]) -> None:
-    """Print what was put right, and add it to the list beside the store."""
-    if not repairs:
+def _import_regions(id: str, plan: Plan, size: Size, to: Store) -> _Told:
+    if plan.entries is not None:
+        found = regions.parsed(plan.entries.get(id, []), plan.folder, size=size)
+    else:
+        path = external.file_of(plan.folder, id, READERS["instances"], plan.places)
+        found = regions.read_regions(path, size=size)
+    regions.put_regions(to, id, found)
+    return _Told(found.notes, {})
+
+
+def _record(folder: Path, told: Mapping[str, _Told], shard: tuple[int, int]) -> None:
+    """Print what was put right or left out, and add it to the lists beside the store."""
+    if not told:
         return
-    print(f"{folder.name}: {len(repairs)} image(s) with something put right or lacking")
-    for id, notes in sorted(repairs.items())[:SHOWN]:
-        print(f"  {id}: {'; '.join(notes)}")
-    path = folder / ("repairs.json" if shard[1] == 1 else f"repairs_{shard[0]}_of_{shard[1]}.json")
+    print(f"{folder.name}: {len(told)} image(s) with something put right or lacking")
+    for id, found in sorted(told.items())[:SHOWN]:
+        print(f"  {id}: {'; '.join(found.notes)}")
+    dropped = {id: dict(found.dropped) for id, found in told.items() if found.dropped}
+    if dropped:
+        count = sum(map(len, dropped.values()))
+        print(f"{folder.name}: {count} map(s) of {len(dropped)} image(s) left out, all listed in "
+              f"{external.DROPPED}.json; the other classes of these images are kept")  # fmt: skip
+    _add(folder, REPAIRS, {id: list(found.notes) for id, found in told.items()}, shard)
+    _add(folder, external.DROPPED, dropped, shard)
+
+
+def _add(folder: Path, name: str, new: Mapping[str, Any], shard: tuple[int, int]) -> None:
+    if not new:
+        return
+    path = folder / (f"{name}.json" if shard[1] == 1 else f"{name}_{shard[0]}_of_{shard[1]}.json")
     before = read_json(path) if path.is_file() else {}
-    write_atomic(path, json.dumps({**before, **repairs}, indent=1, sort_keys=True).encode())
+    write_atomic(path, json.dumps({**before, **new}, indent=1, sort_keys=True).encode())

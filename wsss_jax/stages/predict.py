@@ -26,9 +26,10 @@ from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.exported import photograph_names
-from wsss_jax.data.files import read_json, write_atomic
+from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
+from wsss_jax.data.texts import read_json
 from wsss_jax.data.unlabelled import photographs_in
 from wsss_jax.data.views import View
 from wsss_jax.errors import BadFileError, UserError

@@ -107,6 +107,11 @@ COMMANDS: Mapping[str, Callable[..., None]] = MappingProxyType(
 """The verbs below ``wsss weights``."""
 
 
+def _beside(target: Path) -> Path:
+    """Where the configuration of a weight file lies (``import_hub.configured``)."""
+    return target.with_suffix(".json")
+
+
 def _copy(source: Path, target: Path) -> None:
     """Whole or not at all; nothing where source and target are one file."""
     target.parent.mkdir(parents=True, exist_ok=True)

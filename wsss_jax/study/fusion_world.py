@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from wsss_jax.combiner.evidence import Example
 from wsss_jax.errors import UserError
 
 CLASSES = ("boat", "train", "bottle", "bird", "horse", "person")
@@ -45,7 +44,7 @@ class World:
     """n images of s systems over c classes, everything in arrays.
 
     images (n,h,w,3) in [0, 1]; labels (n,c); masks (n,h,w) with 0 background and class + 1;
-    scores (n,s,h,w,c) in [0, 1], 0 for absent classes; saliency and edges (n,h,w) in [0, 1].
+    scores (n,s,h,w,c) in [0, 1], 0 for absent classes; saliency (n,h,w) in [0, 1].
     """
 
     images: Float[np.ndarray, "n h w 3"]
@@ -53,28 +52,9 @@ class World:
     masks: UInt8[np.ndarray, "n h w"]
     scores: Float[np.ndarray, "n s h w c"]
     saliency: Float[np.ndarray, "n h w"]
-    edges: Float[np.ndarray, "n h w"]
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def slots(self) -> dict[str, int]:
-        """Number of classes of each image, by the id that ``read`` takes."""
-        return {str(i): int(count) for i, count in enumerate(self.labels.sum(axis=1))}
-
-    def read(self, id: str) -> Example:
-        """One image as the combiner sees it; its truth is not in it."""
-        row = int(id)
-        classes = np.flatnonzero(self.labels[row]).astype(np.int32)
-        scores = self.scores[row][..., classes]
-        return Example(
-            image=self.images[row],
-            scores=scores,
-            available=np.ones((len(scores), len(classes)), bool),
-            classes=classes,
-            size=self.masks.shape[1:],
-            saliency=self.saliency[row],
-        )
 
 
 def make(count: int, *, seed: int, size: int = 48) -> World:
@@ -113,7 +93,7 @@ def _one(random: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
             raw = raw * (1 - 0.6 * dropped) + 0.16 * noise
             scores[row, ..., label] = _finish(random, name, label, raw)
     labels = np.isin(np.arange(len(CLASSES)), scene.present)
-    return image, labels, scene.mask, scores, _saliency(random, scene), _edges(random, scene, image)
+    return image, labels, scene.mask, scores, _saliency(random, scene)
 
 
 def _scene(random: np.random.Generator, size: int) -> _Scene:
@@ -288,18 +268,6 @@ def _saliency(random: np.random.Generator, scene: _Scene) -> Float[np.ndarray, "
     size = seen.shape[0]
     soft = _blur(seen, 1.2) + 0.1 * _smooth(random, size, 2.0)
     return np.clip(soft, 0, 1).astype(np.float32)
-
-
-def _edges(
-    random: np.random.Generator, scene: _Scene, image: np.ndarray
-) -> Float[np.ndarray, "h w"]:
-    """Borders of objects, weak in places, among edges of the texture."""
-    border = sum(_rim(scene.objects[label]) for label in scene.present) + _rim(scene.distractor)
-    size = scene.mask.shape[0]
-    strength = np.clip(0.45 + 0.35 * _smooth(random, size, 3.0), 0, 1)
-    grey = image.mean(-1)
-    texture = np.hypot(ndimage.sobel(grey, 0), ndimage.sobel(grey, 1))
-    return np.clip(border * strength + 0.4 * texture, 0, 1).astype(np.float32)
 
 
 def _seen(random: np.random.Generator, scene: _Scene, height: float) -> np.ndarray:

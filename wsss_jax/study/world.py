@@ -47,6 +47,24 @@ def write(world: World, folder: Path, prefix: str = "w") -> Inputs:
     return Inputs(open_dataset(data, split=ALL), systems, saliency, cells=world.masks.shape[1])
 
 
+def features(world: World, folder: Path, prefix: str = "w") -> tuple[Store, ...]:
+    """Two stores that stand for frozen features: colours, and those around each pixel.
+
+    Colours tell the world's classes apart, as the features of good networks do.
+    """
+    moves = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    around = np.mean([np.roll(world.images, move, axis=(1, 2)) for move in moves], axis=0)
+    names = tuple(f"component_{number}" for number in range(3))
+    made = []
+    for name, images in (("colours", world.images), ("surroundings", around)):
+        target = store(folder, name, names, "logit")
+        for row, image in enumerate(images):
+            scores = (4 * image - 2).astype(np.float32)
+            _put(target, f"{prefix}{row:05d}", scores, np.arange(3, dtype=np.int32))
+        made.append(target)
+    return tuple(made)
+
+
 def store(folder: Path, name: str, classes: tuple[str, ...], kind: Kind) -> Store:
     """An empty store of the world, to be filled."""
     made_by = {"stage": "fusion world"}

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from wsss_jax import config
-from wsss_jax.data.files import read_json
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier

@@ -73,13 +73,11 @@ def fit(
     key: Any,
     progress: Progress = lambda done, total, metrics: None,
     resumed: Callable[[int], None] = lambda done: None,
-    watch: Callable[[int, Any], bool] | None = None,
 ) -> Any:
-    """Train until ``loop.steps``, or until ``watch`` says so, and return the last state.
+    """Train until ``loop.steps`` and return the last state.
 
     folder: gets checkpoint/ and metrics.jsonl. key: all randomness of the steps and of the start.
-    resumed: told the step from which an earlier run is continued. watch: shown the step and the
-    state after each regular save; True ends the training there.
+    resumed: told the step from which an earlier run is continued.
     Raises DivergedError after too many non-finite steps in a row, Interrupted after a signal;
     the checkpoint is kept in both cases.
     """
@@ -120,8 +118,6 @@ def fit(
                 save(done + 1)
             if told:
                 raise Interrupted(told)
-            if due and watch is not None and watch(done + 1, engine.take(state)):
-                break
     return engine.take(state)
 
 

@@ -1,0 +1,103 @@
+"""Score maps out of planes of all classes: logits with background, and plain arrays of maps.
+
+Networks of segmentation write one plane per class, of those too that an image does not show. Kept
+are the planes of the image's classes. Not here: files, and dictionaries of single classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from wsss_jax.errors import UserError
+from wsss_jax.formats.pickled_arrays import kind_of
+
+NEGATIVE = 0.02
+"""Planes with background that go further below 0 are logits."""
+
+Planes = tuple[tuple[int, ...], np.ndarray]
+"""Numbers of classes, 1 for the first, and their maps (k,h,w)."""
+
+
+def listed(values: Any) -> str:
+    """Values in words, the first twelve of them."""
+    items = [str(value)[:40] for value in values]
+    return ", ".join(items[:12]) + (" …" if len(items) > 12 else "") if items else "none"
+
+
+def field_of(
+    content: Mapping, fields: Sequence[str], field: str | None = None, also: str = ""
+) -> str:
+    """The field of the maps: the one asked for, else the first that there is. Raises ValueError."""
+    wanted = fields if field is None else (field,)
+    name = next((name for name in wanted if name in content), None)
+    if name is None:
+        needed = " or ".join(wanted)
+        raise UserError(f"fields {listed(content)}, wanted {also}{needed}")
+    return name
+
+
+def stacked_logits(
+    content: Mapping, fields: Sequence[str], field: str | None
+) -> tuple[str, np.ndarray]:
+    """The field of logits over background and classes, and its values (k,h,w), averaged over n."""
+    name = field_of(content, fields, field)
+    values = content[name]
+    if not isinstance(values, np.ndarray) or values.ndim not in (3, 4) or not values.size:
+        raise UserError(f"{name} is {kind_of(values)}, wanted logits (1, classes + 1, h, w)")
+    if values.dtype.kind != "f":
+        raise UserError(f"{name} is of type {values.dtype}, wanted logits")
+    if values.ndim == 4:
+        values = values[0] if len(values) == 1 else values.mean(axis=0, dtype=np.float32)
+    return name, values
+
+
+def shares(values: np.ndarray, labels: Bool[np.ndarray, " c"]) -> Planes:
+    """Probabilities (softmax) of the image's classes, with background, out of logits (1+c,h,w).
+
+    Classes that the image does not show are left out, as every tool does before its own argmax.
+    """
+    present = np.flatnonzero(labels) + 1
+    chosen = values[[0, *present]].astype(np.float32)
+    if not np.isfinite(chosen).all():
+        raise UserError("logits with NaN or infinity, which nothing can put right; make them again")
+    chosen -= chosen.max(axis=0, keepdims=True)
+    np.exp(chosen, out=chosen)
+    chosen /= chosen.sum(axis=0, keepdims=True)
+    return tuple(present.tolist()), chosen[1:]
+
+
+def of_array(content: Any, labels: Bool[np.ndarray, " c"]) -> tuple[Planes, str]:
+    """Planes of an array (C,h,w) or (1+C,h,w), background first, and its name in the file.
+
+       content: the array, or a dictionary with one.
+    Raises ValueError for
+       other arrays.
+    """
+    name = ""
+    if isinstance(content, Mapping):
+        arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray) and v.ndim >= 3}
+        if len(arrays) != 1 or not isinstance(next(iter(arrays)), str):
+            raise UserError(f"fields {listed(content)}, wanted one array (classes, h, w)")
+        ((name, content),) = arrays.items()
+    if content.ndim == 4 and len(content) == 1:
+        content = content[0]
+    count = len(labels)
+    if content.ndim != 3 or len(content) not in (count, count + 1):
+        hint = (
+            "; save it as (classes, h, w)" if content.shape[2:] in ((count,), (count + 1,)) else ""
+        )
+        raise UserError(
+            f"an array of shape {content.shape}, wanted {count} planes, one per class, or "
+            f"{count + 1} with background first{hint}"
+        )
+    if content.dtype.kind not in "fbiu":
+        raise UserError(f"an array of type {content.dtype}, wanted numbers")
+    if len(content) == count:
+        present = np.flatnonzero(labels)
+        return (tuple((present + 1).tolist()), content[present]), name
+    if content.dtype.kind == "f" and content.min() < -NEGATIVE:
+        return shares(content, labels), name
+    present = np.flatnonzero(labels) + 1
+    return (tuple(present.tolist()), content[present]), name
