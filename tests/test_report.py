@@ -218,6 +218,24 @@ def test_curves_skip_gaps_and_mark_the_best_point():
     assert "nan" not in chart and "best 50.0 % at threshold 0.25" in chart
 
 
+def test_a_handful_of_curves_is_shown_the_first_the_best_and_the_last():
+    at = np.linspace(0, 1, 3)
+    tops = [0.1, 0.2, 0.9, np.nan, 0.5, 0.4, 0.3, 0.6, 0.05]
+    curves = {f"c{place}": (at, np.array([0.0, top, 0.0])) for place, top in enumerate(tops)}
+    assert list(charts.few(curves)) == ["c0", "c2", "c4", "c5", "c7", "c8"]
+    assert charts.few({}) == {} and list(charts.few({"a": curves["c0"]})) == ["a"]
+
+
+def test_the_page_opens_with_its_lead_and_folds_numbers_away(tmp_path):
+    shown = replace(picture(), name="Übung 1.JPG", uncertainty=0.25)
+    full = report(lead=("Done.", f"Take {HOSTILE}."))
+    html = write_page(tmp_path / "r.html", full, [shown]).read_text()
+    places = [html.index(part) for part in ("<p>Done.</p>", 'id="gallery"', 'id="results"')]
+    assert places == sorted(places) and html.index("<summary>All stages") > places[-1]
+    told = page.summary(shown, report())
+    assert told["id"] == "Übung 1.JPG" and told["uncertainty"] == 0.25
+
+
 def test_table_says_where_each_threshold_came_from():
     table = charts.stage_table(
         [stage("a", 0.4), stage("b", 0.5, threshold_source="tuned on truth")]

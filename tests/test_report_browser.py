@@ -315,7 +315,7 @@ def test_a_panel_opens_large_by_keyboard_and_closes(shown):
     dialog = shown.find_element("id", "large")
     assert dialog.is_displayed() and dialog.find_element("tag name", "h3").text == "c · Photo"
     shown.switch_to.active_element.send_keys(keys.ARROW_RIGHT)
-    assert dialog.find_element("tag name", "h3").text == "c · cam"
+    assert dialog.find_element("tag name", "h3").text == "c · fused"
     shown.switch_to.active_element.send_keys(keys.ESCAPE)
     assert not dialog.is_displayed()
 
@@ -323,7 +323,8 @@ def test_a_panel_opens_large_by_keyboard_and_closes(shown):
 def test_results_show_one_split_at_a_time_and_tables_sort(shown):
     panels = shown.find_elements("css selector", ".panel")
     assert [panel.get_attribute("hidden") for panel in panels] == [None, "true"]
-    head = shown.find_elements("css selector", "#results th button")[2]
+    shown.execute_script("document.querySelector('#details details').open = true")
+    head = shown.find_elements("css selector", "#details th button")[2]
     head.click()
-    first = shown.find_elements("css selector", "#results tbody tr")[0]
+    first = shown.find_elements("css selector", "#details tbody tr")[0]
     assert first.find_elements("tag name", "td")[2].text == "60.0"

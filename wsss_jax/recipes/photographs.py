@@ -8,53 +8,36 @@ Every step skips what is there, so the same command goes on where it was stopped
 """
 
 import csv
-import hashlib
 import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Annotated
 
 import numpy as np
 import tyro
 
-from wsss_jax.combiner.evidence import Inputs
-from wsss_jax.combiner.fuse import fuse
-from wsss_jax.combiner.learn import learn
-from wsss_jax.combiner.settings import Combining
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.corrected import Corrected, read_corrected, with_corrected
+from wsss_jax.data.corrected import read_corrected
 from wsss_jax.data.datasets import Source
 from wsss_jax.data.exported import photograph_names
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.data.texts import read_json
 from wsss_jax.errors import UserError
 from wsss_jax.recipes import photographs_plan as planning
 from wsss_jax.recipes import report, summary
-from wsss_jax.recipes.photographs_plan import Plan, System, clock, systems_of
+from wsss_jax.recipes.photographs_plan import Plan, clock, systems_of
+from wsss_jax.recipes.photographs_steps import Result, Steps
 from wsss_jax.recipes.recipe import Made
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.folders import versions
-from wsss_jax.stages import segment
 from wsss_jax.stages.evaluate import Scoring, evaluate
-from wsss_jax.stages.explain import Explanation, explain
-from wsss_jax.stages.export import Export, export
-from wsss_jax.stages.features import Features, features
-from wsss_jax.stages.import_maps import Import, import_priors
-from wsss_jax.stages.masks import decide, fixed, judged
+from wsss_jax.stages.masks import judged
 from wsss_jax.stages.predict import RECORD
-from wsss_jax.stages.refine import Crf, refine
-from wsss_jax.stages.segment import Segmentation
-from wsss_jax.stages.train import Training, fit
-from wsss_jax.systems.classifier import Classifier
-from wsss_jax.systems.pixels import Segmenter
-from wsss_jax.train.optimizers import Optim
 
-CRF_FROM = 400
-"""Long side in pixels from which a dense CRF gains: on photographs of 320 it costs 5 mIoU, on those
-of 500 it gains 2 (benchmarks/RESULTS.md)."""
+_SETTINGS = "photographs_settings.json"
 
 FIRST = 5
 """Photographs that are named last, the least certain ones."""
@@ -87,16 +70,7 @@ class Photographs:
     gallery: int = 60
 
 
-class Result(NamedTuple):
-    """Score maps and masks of one regime, and the folder of masks for people."""
-
-    maps: Store
-    masks: Store
-    uncertainty: Store
-    folder: Path
-
-
-def command(settings: tyro.conf.OmitArgPrefixes[Photographs]) -> None:
+def command(settings: Annotated[Photographs, tyro.conf.arg(name="")]) -> None:
     """Make masks from a folder of photographs and their labels; nothing else is needed.
 
     `wsss run EXPERIMENT.py --data DATA` runs the recipe of an experiment file instead.
@@ -114,7 +88,7 @@ def make(settings: Photographs) -> Path:
     """
     started = time.monotonic()
     out = settings.out or Path("runs") / settings.data.resolve().name
-    _claim(out, settings)
+    _refuse_others(out, settings)
     plan = planning.look(settings.data, settings.layout, settings.weights, quick=settings.quick)
     corrected = None
     if settings.corrected is not None:
@@ -127,11 +101,12 @@ def make(settings: Photographs) -> Path:
         print(
             f"about {estimate} on this machine, from one measured look of each network", flush=True
         )
-    steps = _Steps(settings, plan, out)
+    write_atomic(out / _SETTINGS, json.dumps(_identity(settings), indent=1).encode())
+    steps = Steps(plan, out, settings.seed, settings.quick)
     result = steps.without_masks()
     order = least_certain(result.uncertainty, plan.source)
     _write_order(out, order, plan.source)
-    page = _page(steps, result, order, out)
+    page = _page(steps, result, order, settings.gallery)
     again = None if corrected is None else steps.with_masks(corrected)
     _tell(steps, result, order, page)
     if corrected is not None and again is not None:
@@ -189,218 +164,30 @@ def gained(
     )
 
 
-@dataclass
-class _Steps:
-    """The path, step by step, each into a folder of its own below ``out``."""
-
-    settings: Photographs
-    plan: Plan
-    out: Path
-
-    def __post_init__(self) -> None:
-        self.source = self.plan.source
-        self.ids = self.source.ids
-        self.scoring = Scoring().on(self.source)
-        self.systems: tuple[Store, ...] = ()
-        self.inputs: Inputs | None = None
-
-    def without_masks(self) -> Result:
-        """Everything from image labels alone."""
-        plan, sizes = self.plan, self.plan.sizes
-        cams = []
-        for system in systems_of(plan.networks):
-            run = fit(plan.teaching, self._training(system), self.out / f"run_{system.name}")
-            folder = self.out / f"cam_{system.name}"
-            cams.append(explain(run, self.source, folder, self._explanation(), ids=self.ids))
-        self.systems = tuple(cams)
-        frozen = tuple(
-            features(self.source, self.out / f"features_{name}", asked, ids=self.ids)
-            for name, asked in self._features()
-        )
-        self.inputs = Inputs(self.source, self.systems, saliency=self._saliency(), features=frozen)
-        result = self._combined(self.inputs, self._combining(), plan.teaching.ids, self.out)
-        if sizes.segmenter:
-            self._segmented(result.masks, self.out / "segmenter")
-        self._record(self.out)
-        return result
-
-    def with_masks(self, corrected: Corrected) -> Result:
-        """The same maps combined once more, with the corrected masks among what teaches."""
-        assert self.inputs is not None
-        folder = self.out / f"corrected_{len(corrected.files)}_{_digest(corrected)}"
-        known = with_corrected(self.source, corrected)
-        taught = tuple(dict.fromkeys((*self.plan.teaching.ids, *corrected.files)))
-        shown = sum(bool(self.source.labels(id).any()) for id in corrected.files)
-        if not shown:
-            raise UserError("no corrected photograph has a class; label or correct another one")
-        settings = replace(self._combining(), labelled=shown)
-        inputs = replace(self.inputs, source=known, missing={})
-        result = self._combined(inputs, settings, taught, folder, corrected)
-        if self.plan.sizes.segmenter:
-            self._segmented(result.masks, folder / "segmenter")
-        self._record(folder, base="..")
-        return result
-
-    def _combined(
-        self,
-        inputs: Inputs,
-        settings: Combining,
-        taught: tuple[str, ...],
-        folder: Path,
-        corrected: Corrected | None = None,
-    ) -> Result:
-        run = learn(inputs, folder / "run_combiner", settings, ids=taught)
-        fused = fuse(run, inputs, folder / "combined", ids=self.ids)
-        maps = fused.maps
-        if self._with_crf():
-            crf = Crf() if self.scoring.background else Crf(background=None)
-            maps = refine(maps, self.source, folder / "combined_crf", crf, ids=self.ids)
-        made = decide(maps, folder / "pseudo_masks", fixed(maps, self.scoring), ids=self.ids)
-        for id in corrected.files if corrected is not None else ():
-            mask = corrected.mask(id) if corrected is not None else None
-            if mask is not None:
-                made.put_mask(id, mask)
-        export(made, self.source, folder / "masks", Export("png"))
-        return Result(maps, made, fused.uncertainty, folder / "masks")
-
-    def _segmented(self, masks: Store, folder: Path) -> Path:
-        """A light segmentation network that learns from masks (experiments/…_segment.py)."""
-        sizes, network = self.plan.sizes, systems_of(self.plan.networks)[0]
-        model = Segmenter(
-            network.network.backbone,
-            network.network.path,
-            network.stride,
-            width=96,
-            label_smoothing=0.1,
-            optim=_adam(1e-4),
-        )
-        settings = Segmentation(
-            model, self._view(), sizes.segmenter, sizes.batch, seed=self.settings.seed
-        )
-        teaching = self.plan.teaching
-        ids = set(masks.ids())
-        usable = self.plan.opened(tuple(id for id in teaching.ids if id in ids))
-        return segment.fit(usable, segment.pseudo_masks(masks, usable), settings, folder)
-
-    def _training(self, system: System) -> Training:
-        sizes = self.plan.sizes
-        model = Classifier(
-            system.network.backbone,
-            system.network.path,
-            system.stride,
-            label_smoothing=system.smoothing,
-            optim=_adam(3e-4),
-        )
-        seed = self.settings.seed + (system.smoothing > 0)
-        return Training(
-            model, self._view(), sizes.epochs, sizes.batch, seed, imageless=self.plan.imageless
-        )
-
-    def _view(self) -> Augmentation:
-        crop = self.plan.sizes.crop
-        return Augmentation(crop=crop, long_side=(crop, 3 * crop // 2), hue=0.0)
-
-    def _explanation(self) -> Explanation:
-        sizes = self.plan.sizes
-        scales = tuple(round(scale * self.plan.scale, 3) for scale in sizes.scales)
-        return Explanation("cam", scales, sizes.flip, sizes.batch)
-
-    def _features(self) -> list[tuple[str, Features]]:
-        return [
-            (
-                network.name,
-                Features(
-                    network.path,
-                    backbone=network.backbone,
-                    taps=network.taps,
-                    stride=8 if network.convolutional else 14,
-                    size=self.plan.sizes.side if network.convolutional else 392,
-                ),
-            )
-            for network in self.plan.networks
-        ]
-
-    def _combining(self) -> Combining:
-        return Combining(
-            cells=self.plan.sizes.cells,
-            background=self.scoring.background,
-            seed=self.settings.seed,
-        )
-
-    def _saliency(self) -> Store | None:
-        if self.plan.saliency is None or not self.scoring.background:
-            return None
-        asked, folder = Import("saliency_png", stride=1), self.out / "saliency"
-        return import_priors(asked, self.plan.saliency, self.source, folder, ids=self.ids)
-
-    def _with_crf(self) -> bool:
-        sides = [max(self.source.size(id)) for id in self.ids]
-        return not self.settings.quick and float(np.median(sides)) >= CRF_FROM
-
-    def _record(self, folder: Path, base: str = ".") -> None:
-        """What `wsss predict` needs to know of a result. base: where systems and features lie."""
-        sizes, teaching = self.plan.sizes, self.plan.teaching
-        content = {
-            "classes": list(self.source.classes.names),
-            "background": self.scoring.background,
-            "segmenter": "segmenter" if sizes.segmenter else None,
-            "base": base,
-            "systems": [system.name for system in systems_of(self.plan.networks)],
-            "features": {
-                name: {
-                    "weights": str(Path(str(asked.weights)).resolve()),
-                    "backbone": asked.backbone,
-                    "taps": asked.taps,
-                    "stride": asked.stride,
-                    "size": asked.size,
-                }
-                for name, asked in self._features()
-            },
-            "side": sizes.side,
-            "scales": sizes.scales,
-            "flip": sizes.flip,
-            "always": all(teaching.labels(id).any() for id in teaching.ids),
-            "saliency": self.plan.saliency is not None and self.scoring.background,
-            "versions": versions(),
-        }
-        write_atomic(folder / RECORD, json.dumps(content, indent=1).encode())
-
-
-def _claim(out: Path, settings: Photographs) -> None:
-    """UserError for a folder of other photographs, or of the other speed; else note them there."""
-    path = out / "photographs_settings.json"
-    content = {
+def _identity(settings: Photographs) -> dict[str, object]:
+    """What must stay the same for the same folder."""
+    return {
         "data": str(settings.data.resolve()),
         "quick": settings.quick,
         "weights": list(settings.weights),
         "seed": settings.seed,
     }
-    if path.is_file():
-        held = json.loads(path.read_text())
-        changed = [f"{name}: {held.get(name)} → {content[name]}" for name in content
-                   if held.get(name) != content[name]]  # fmt: skip
-        if changed:
-            raise UserError(
-                f"{out} holds another run ({'; '.join(changed)}); choose another folder with --out"
-            )
-        return
+
+
+def _refuse_others(out: Path, settings: Photographs) -> None:
+    """UserError where the folder holds another run."""
     if not settings.data.is_dir():
         raise UserError(f"{settings.data}: no such folder")
-    write_atomic(path, json.dumps(content, indent=1).encode())
-
-
-def _adam(rate: float) -> Optim:
-    # So few steps are too few for plain gradients; AdamW's are of one size from the first on.
-    return Optim("adamw", learning_rate=rate, warm_up=10)
-
-
-def _digest(corrected: Corrected) -> str:
-    """Of the ids and pixels of corrected masks, so that others are another result."""
-    total = hashlib.sha256()
-    for id in corrected.files:
-        mask = corrected.mask(id)
-        total.update(id.encode() + (b"" if mask is None else mask.tobytes()))
-    return total.hexdigest()[:6]
+    path = out / _SETTINGS
+    if not path.is_file():
+        return
+    held, now = read_json(path), _identity(settings)
+    changed = [f"{name}: {held.get(name)} → {now[name]}" for name in now
+               if held.get(name) != now[name]]  # fmt: skip
+    if changed:
+        raise UserError(
+            f"{out} holds another run ({'; '.join(changed)}); choose another folder with --out"
+        )
 
 
 def _write_order(out: Path, order: Sequence[tuple[str, float]], source: Source) -> None:
@@ -413,9 +200,9 @@ def _write_order(out: Path, order: Sequence[tuple[str, float]], source: Source) 
     write_atomic(out / "least_certain.csv", text.getvalue().encode())
 
 
-def _page(steps: _Steps, result: Result, order: Sequence[tuple[str, float]], out: Path) -> Path:
+def _page(steps: Steps, result: Result, order: Sequence[tuple[str, float]], count: int) -> Path:
     """Numbers where there are true masks (also as results.md), and the report page."""
-    plan = steps.plan
+    plan, out = steps.plan, steps.out
     stores = {store.folder.name: store for store in (*steps.systems, open_store(out / "combined"))}
     stores[result.maps.folder.name] = result.maps
     groups = {name: "single" if name.startswith("cam_") else name for name in stores}
@@ -437,7 +224,7 @@ def _page(steps: _Steps, result: Result, order: Sequence[tuple[str, float]], out
         out / "report.html",
         report.Shown(made, rows, plan.source, steps.scoring, tuple(order)),
         lead=_lead(steps, result),
-        count=steps.settings.gallery,
+        count=count,
         settings=_shown_settings(steps),
     )
 
@@ -451,7 +238,7 @@ def _judged_sources(plan: Plan) -> dict[str, Source]:
     return found or {"all": plan.source}
 
 
-def _lead(steps: _Steps, result: Result) -> tuple[str, str]:
+def _lead(steps: Steps, result: Result) -> tuple[str, str]:
     plan = steps.plan
     names = " and ".join(system.name for system in systems_of(plan.networks))
     classes = len(plan.source.classes)
@@ -464,19 +251,19 @@ def _lead(steps: _Steps, result: Result) -> tuple[str, str]:
     )
 
 
-def _shown_settings(steps: _Steps) -> dict[str, str]:
+def _shown_settings(steps: Steps) -> dict[str, str]:
     """Everything that was chosen, by name."""
     settings = {
         "sizes": str(steps.plan.sizes),
-        "explanation": str(steps._explanation()),
-        "combining": str(steps._combining()),
+        "explanation": str(steps.explanation()),
+        "combining": str(steps.combining()),
     }
     for system in systems_of(steps.plan.networks):
-        settings[system.name] = str(steps._training(system))
+        settings[system.name] = str(steps.training(system))
     return settings
 
 
-def _tell(steps: _Steps, result: Result, order: Sequence[tuple[str, float]], page: Path) -> None:
+def _tell(steps: Steps, result: Result, order: Sequence[tuple[str, float]], page: Path) -> None:
     names = photograph_names(steps.source, [id for id, _ in order[:FIRST]])
     listed = ", ".join(f"{names.get(id, id)} ({value:.2f})" for id, value in order[:FIRST])
     print(f"masks:   {result.folder}")

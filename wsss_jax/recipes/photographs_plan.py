@@ -205,20 +205,17 @@ def sizes_for(photographs: int, *, quick: bool) -> Sizes:
 def seconds(plan: Plan) -> float:
     """About how long the run will take, from one look of each network, measured here."""
     sizes, count = plan.sizes, len(plan.source.ids)
-    trained = plan.sizes.epochs * len(plan.teaching.ids) * sizes.crop**2
-    area = 0.75 * sizes.side**2
+    # A step of training costs about three looks: forwards once and backwards twice.
+    trained = 3 * len(plan.teaching.ids) * sizes.crop**2
+    area = 0.75 * sizes.side**2 * count
     looks = sum(scale**2 for scale in sizes.scales) * (1 + sizes.flip)
-    total = _EACH * count
-    for network in plan.networks:
-        pixel = seconds_per_pixel(network, sizes)
-        systems = 1 if len(plan.networks) > 1 else 2
-        total += _START + pixel * area * count  # features
-        if network.convolutional:
-            # A step of training costs about three looks: forwards once and backwards twice.
-            total += systems * pixel * (3 * trained + looks * area * count)
+    pixel = {network.name: seconds_per_pixel(network, sizes) for network in plan.networks}
+    total = _EACH * count + sum(_START + area * one for one in pixel.values())
+    systems = systems_of(plan.networks)
+    for system in systems:
+        total += pixel[system.network.name] * (sizes.epochs * trained + looks * area)
     if sizes.segmenter:
-        first = seconds_per_pixel(next(iter(plan.networks)), sizes)
-        total += _START + 4 * first * sizes.segmenter * len(plan.teaching.ids) * sizes.crop**2
+        total += _START + 4 / 3 * pixel[systems[0].network.name] * sizes.segmenter * trained
     return total
 
 
@@ -226,8 +223,14 @@ def seconds_per_pixel(network: Network, sizes: Sizes) -> float:
     """How long a network looks at one pixel on this machine: the faster of two measured looks."""
     patch = 1 if network.convolutional else build.of_shapes(network.backbone).strides[-1]
     side = max(round(sizes.crop / patch), 1) * patch
+    path, backbone, normalise = recognise.settled_weights(network.path, network.backbone, None)
     module = build.classifier(
-        network.backbone, 1, key=jax.random.key(0), output_stride=None, pretrained=network.path
+        backbone,
+        1,
+        key=jax.random.key(0),
+        output_stride=None,
+        pretrained=path,
+        normalise=normalise,
     )
     ask = jax.jit(lambda pixels, inside: module(pixels, inside))
     batch = (jnp.zeros((2, side, side, 3)), jnp.ones((2, side, side), bool))

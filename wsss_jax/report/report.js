@@ -401,7 +401,7 @@
     });
     choice.addEventListener("change", show);
     if (panels.length) show();
-    document.querySelectorAll("#results table").forEach(makeSortable);
+    document.querySelectorAll("#details table").forEach(makeSortable);
   }
 
   function makeSortable(table) {

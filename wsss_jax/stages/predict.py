@@ -7,11 +7,13 @@ with the linear probes of the run, as they were for the photographs that taught 
 
 import csv
 import io
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,6 +50,9 @@ RECORD = "photographs.json"
 
 TABLE = "predictions.csv"
 
+ORIGIN = "predicted_by.json"
+"""Which run made the maps in a folder."""
+
 
 @dataclass(frozen=True)
 class Predicting:
@@ -67,12 +72,13 @@ class Predicting:
 class Predicted(NamedTuple):
     """One class of one photograph.
 
-    confidence: mean probability over its pixels, in [0, 1]; times that of the label where a
-    classifier told it. share: of the photograph's pixels, in [0, 1].
+    confidence: mean probability over its pixels, in [0, 1], times that of the label where a
+    classifier told it; None for background of which no network told it. share: of the photograph's
+    pixels, in [0, 1].
     """
 
     name: str
-    confidence: float
+    confidence: float | None
     share: float
 
 
@@ -80,7 +86,7 @@ def command(
     run: tyro.conf.Positional[Path],
     photographs: tyro.conf.Positional[tuple[Path, ...]],
     out: Path,
-    settings: tyro.conf.OmitArgPrefixes[Predicting] = Predicting(),
+    settings: Annotated[Predicting, tyro.conf.arg(name="")] = Predicting(),
 ) -> None:
     """Masks of photographs without labels, at full size, and a table of what they show.
 
@@ -107,6 +113,7 @@ def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predict
     if background is None:
         background = bool(record.get("background", True))
     work = out.with_name(f"{out.name}_maps")
+    _emptied_of_others(work, run, record)
     chances: Mapping[str, np.ndarray] = {}
     if record["segmenter"] is not None:
         maps = _by_segmenter(run / record["segmenter"], source, work, settings)
@@ -129,7 +136,8 @@ def found_in(
     values, counts = np.unique(mask, return_counts=True)
     shares = dict(zip(values.tolist(), (counts / mask.size).tolist(), strict=True))
     if not len(scores.classes):
-        return [Predicted(BACKGROUND, 1.0, shares.get(0, 0.0))]
+        sure = None if chances is None else float(1 - chances.max())
+        return [Predicted(BACKGROUND, sure, shares.get(0, 0.0))]
     winner, score = foreground(replace(scores, size=scores.scores.shape[:2]))
     found = []
     for place, label in enumerate(scores.classes.tolist()):
@@ -162,6 +170,23 @@ def _record_of(run: Path) -> dict[str, Any]:
         f"{run}: no finished run of `wsss run --data PHOTOS`, and no segmentation network (`wsss "
         "segment`)"
     )
+
+
+def _emptied_of_others(work: Path, run: Path, record: Mapping[str, Any]) -> None:
+    """Remove maps of another run, or of this one before it learned anew; note whose are to come.
+
+    UserError for a folder that holds anything else.
+    """
+    made = [record["segmenter"]] if record["segmenter"] is not None else ["run_combiner"]
+    finished = [(run / name / "finished").stat().st_mtime_ns for name in made]
+    origin = {"run": str(run.resolve()), "finished": finished}
+    path = work / ORIGIN
+    if work.is_dir() and any(work.iterdir()):
+        if not path.is_file():
+            raise UserError(f"{work} holds something else; choose another --out")
+        if read_json(path) != origin:
+            shutil.rmtree(work)
+    write_atomic(path, json.dumps(origin).encode())
 
 
 def _by_segmenter(run: Path, source: Source, work: Path, settings: Predicting) -> Store:
@@ -283,6 +308,6 @@ def _table(rows: Mapping[str, Sequence[Predicted]], source: Source) -> bytes:
     table.writerow(("file", "class", "confidence", "share"))
     for id, found in rows.items():
         for one in found:
-            line = (str(names[id]), one.name, f"{one.confidence:.3f}", f"{one.share:.4f}")
-            table.writerow(line)
+            sure = "" if one.confidence is None else f"{one.confidence:.3f}"
+            table.writerow((str(names[id]), one.name, sure, f"{one.share:.4f}"))
     return text.getvalue().encode()

@@ -1,0 +1,244 @@
+"""The steps of a run on somebody's own photographs: each writes a store, or a run, of its own.
+
+True masks are read by none of them, but those that people corrected by ``Steps.with_masks``.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from wsss_jax.combiner.evidence import Inputs
+from wsss_jax.combiner.fuse import fuse
+from wsss_jax.combiner.learn import learn
+from wsss_jax.combiner.settings import Combining
+from wsss_jax.data.augment import Augmentation
+from wsss_jax.data.corrected import Corrected, with_corrected
+from wsss_jax.data.files import write_atomic
+from wsss_jax.data.stores import Store
+from wsss_jax.errors import UserError
+from wsss_jax.recipes.photographs_plan import Plan, System, systems_of
+from wsss_jax.run.folders import versions
+from wsss_jax.stages import segment
+from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.explain import Explanation, explain
+from wsss_jax.stages.export import Export, export
+from wsss_jax.stages.features import Features, features
+from wsss_jax.stages.import_maps import Import, import_priors
+from wsss_jax.stages.masks import decide, fixed
+from wsss_jax.stages.predict import RECORD
+from wsss_jax.stages.refine import Crf, refine
+from wsss_jax.stages.segment import Segmentation
+from wsss_jax.stages.train import Training, fit
+from wsss_jax.systems.classifier import Classifier
+from wsss_jax.systems.pixels import Segmenter
+from wsss_jax.train.optimizers import Optim
+
+CRF_FROM = 400
+"""Long side in pixels from which a dense CRF gains: on photographs of 320 it costs 5 mIoU, on those
+of 500 it gains 2 (benchmarks/RESULTS.md)."""
+
+
+class Result(NamedTuple):
+    """Score maps and masks of one regime, and the folder of masks for people."""
+
+    maps: Store
+    masks: Store
+    uncertainty: Store
+    folder: Path
+
+
+@dataclass
+class Steps:
+    """The path, step by step, each into a folder of its own below ``out``."""
+
+    plan: Plan
+    out: Path
+    seed: int = 0
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        self.source = self.plan.source
+        self.ids = self.source.ids
+        self.scoring = Scoring().on(self.source)
+        self.systems: tuple[Store, ...] = ()
+        self.inputs: Inputs | None = None
+
+    def without_masks(self) -> Result:
+        """Everything from image labels alone."""
+        plan, sizes = self.plan, self.plan.sizes
+        cams = []
+        for system in systems_of(plan.networks):
+            run = fit(plan.teaching, self.training(system), self.out / f"run_{system.name}")
+            folder = self.out / f"cam_{system.name}"
+            cams.append(explain(run, self.source, folder, self.explanation(), ids=self.ids))
+        self.systems = tuple(cams)
+        frozen = tuple(
+            features(self.source, self.out / f"features_{name}", asked, ids=self.ids)
+            for name, asked in self._features()
+        )
+        self.inputs = Inputs(self.source, self.systems, saliency=self._saliency(), features=frozen)
+        result = self._combined(self.inputs, self.combining(), plan.teaching.ids, self.out)
+        if sizes.segmenter:
+            self._segmented(result.masks, self.out / "segmenter")
+        self._record(self.out)
+        return result
+
+    def with_masks(self, corrected: Corrected) -> Result:
+        """The same maps combined once more, with the corrected masks among what teaches."""
+        assert self.inputs is not None
+        folder = self.out / f"corrected_{len(corrected.files)}_{_digest(corrected)}"
+        known = with_corrected(self.source, corrected)
+        taught = tuple(dict.fromkeys((*self.plan.teaching.ids, *corrected.files)))
+        shown = sum(bool(self.source.labels(id).any()) for id in corrected.files)
+        if not shown:
+            raise UserError("no corrected photograph has a class; label or correct another one")
+        settings = replace(self.combining(), labelled=shown)
+        inputs = replace(self.inputs, source=known, missing={})
+        result = self._combined(inputs, settings, taught, folder, corrected)
+        if self.plan.sizes.segmenter:
+            self._segmented(result.masks, folder / "segmenter")
+        self._record(folder, base="..")
+        return result
+
+    def _combined(
+        self,
+        inputs: Inputs,
+        settings: Combining,
+        taught: tuple[str, ...],
+        folder: Path,
+        corrected: Corrected | None = None,
+    ) -> Result:
+        run = learn(inputs, folder / "run_combiner", settings, ids=taught)
+        fused = fuse(run, inputs, folder / "combined", ids=self.ids)
+        maps = fused.maps
+        if self._with_crf():
+            crf = Crf() if self.scoring.background else Crf(background=None)
+            maps = refine(maps, self.source, folder / "combined_crf", crf, ids=self.ids)
+        made = decide(maps, folder / "pseudo_masks", fixed(maps, self.scoring), ids=self.ids)
+        for id in corrected.files if corrected is not None else ():
+            mask = corrected.mask(id) if corrected is not None else None
+            if mask is not None:
+                made.put_mask(id, mask)
+        export(made, self.source, folder / "masks", Export("png"))
+        return Result(maps, made, fused.uncertainty, folder / "masks")
+
+    def _segmented(self, masks: Store, folder: Path) -> Path:
+        """A light segmentation network that learns from masks (experiments/…_segment.py)."""
+        sizes, network = self.plan.sizes, systems_of(self.plan.networks)[0]
+        model = Segmenter(
+            network.network.backbone,
+            network.network.path,
+            network.stride,
+            width=96,
+            label_smoothing=0.1,
+            optim=_adam(1e-4),
+        )
+        settings = Segmentation(model, self._view(), sizes.segmenter, sizes.batch, seed=self.seed)
+        teaching = self.plan.teaching
+        ids = set(masks.ids())
+        usable = self.plan.opened(tuple(id for id in teaching.ids if id in ids))
+        return segment.fit(usable, segment.pseudo_masks(masks, usable), settings, folder)
+
+    def training(self, system: System) -> Training:
+        """How one of the systems is trained."""
+        sizes = self.plan.sizes
+        model = Classifier(
+            system.network.backbone,
+            system.network.path,
+            system.stride,
+            label_smoothing=system.smoothing,
+            optim=_adam(3e-4),
+        )
+        seed = self.seed + (system.smoothing > 0)
+        return Training(
+            model, self._view(), sizes.epochs, sizes.batch, seed, imageless=self.plan.imageless
+        )
+
+    def _view(self) -> Augmentation:
+        crop = self.plan.sizes.crop
+        return Augmentation(crop=crop, long_side=(crop, 3 * crop // 2), hue=0.0)
+
+    def explanation(self) -> Explanation:
+        """Scales in the photographs' own size."""
+        sizes = self.plan.sizes
+        scales = tuple(round(scale * self.plan.scale, 3) for scale in sizes.scales)
+        return Explanation("cam", scales, sizes.flip, sizes.batch)
+
+    def _features(self) -> list[tuple[str, Features]]:
+        return [
+            (
+                network.name,
+                Features(
+                    network.path,
+                    backbone=network.backbone,
+                    taps=network.taps,
+                    stride=8 if network.convolutional else 14,
+                    size=self.plan.sizes.side if network.convolutional else 392,
+                ),
+            )
+            for network in self.plan.networks
+        ]
+
+    def combining(self) -> Combining:
+        """How maps are combined."""
+        return Combining(
+            cells=self.plan.sizes.cells,
+            background=self.scoring.background,
+            seed=self.seed,
+        )
+
+    def _saliency(self) -> Store | None:
+        if self.plan.saliency is None or not self.scoring.background:
+            return None
+        asked, folder = Import("saliency_png", stride=1), self.out / "saliency"
+        return import_priors(asked, self.plan.saliency, self.source, folder, ids=self.ids)
+
+    def _with_crf(self) -> bool:
+        sides = [max(self.source.size(id)) for id in self.ids]
+        return not self.quick and float(np.median(sides)) >= CRF_FROM
+
+    def _record(self, folder: Path, base: str = ".") -> None:
+        """What `wsss predict` needs to know of a result. base: where systems and features lie."""
+        sizes, teaching = self.plan.sizes, self.plan.teaching
+        content = {
+            "classes": list(self.source.classes.names),
+            "background": self.scoring.background,
+            "segmenter": "segmenter" if sizes.segmenter else None,
+            "base": base,
+            "systems": [system.name for system in systems_of(self.plan.networks)],
+            "features": {
+                name: {
+                    "weights": str(Path(str(asked.weights)).resolve()),
+                    "backbone": asked.backbone,
+                    "taps": asked.taps,
+                    "stride": asked.stride,
+                    "size": asked.size,
+                }
+                for name, asked in self._features()
+            },
+            "side": sizes.side,
+            "scales": sizes.scales,
+            "flip": sizes.flip,
+            "always": all(teaching.labels(id).any() for id in teaching.ids),
+            "saliency": self.plan.saliency is not None and self.scoring.background,
+            "versions": versions(),
+        }
+        write_atomic(folder / RECORD, json.dumps(content, indent=1).encode())
+
+
+def _adam(rate: float) -> Optim:
+    # So few steps are too few for plain gradients; AdamW's are of one size from the first on.
+    return Optim("adamw", learning_rate=rate, warm_up=10)
+
+
+def _digest(corrected: Corrected) -> str:
+    """Of the ids and pixels of corrected masks, so that others are another result."""
+    total = hashlib.sha256()
+    for id in corrected.files:
+        mask = corrected.mask(id)
+        total.update(id.encode() + (b"" if mask is None else mask.tobytes()))
+    return total.hexdigest()[:6]
