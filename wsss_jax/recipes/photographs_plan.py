@@ -196,7 +196,7 @@ def sizes_for(photographs: int, *, quick: bool) -> Sizes:
     """Sizes for so many photographs that teach: fewer are looked at more often."""
     batch = max(1, min(8, photographs))
     if quick:
-        epochs = _between(2, round(640 / photographs), 40)
+        epochs = _between(2, round(320 / photographs), 40)
         return Sizes(320, 192, epochs, batch, (1.0,), False, 48, 0)
     epochs = _between(4, round(6000 / photographs), 40)
     return Sizes(448, 256, epochs, batch, (0.75, 1.25), True, 64, epochs)

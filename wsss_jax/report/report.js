@@ -242,7 +242,8 @@
       chip.firstChild.style.backgroundColor = css(colours()[card.picture.labels[k]]);
     });
     const value = score(card.picture), doubt = card.picture.uncertainty;
-    card.score.textContent = doubt === null ? "" : `uncertain ${percent(doubt)} `;
+    const told = doubt === null ? "" : `uncertain ${percent(doubt)}`;
+    card.score.textContent = told && value !== null ? `${told} · ` : told;
     if (value !== null) {
       const what = control.class.value ? classes[Number(control.class.value)] : "mean IoU";
       card.score.append(percent(value), make("small", what));
@@ -439,7 +440,9 @@
     for (const option of control.sort.options) option.disabled = !possible[option.value];
     control.sort.value = Object.keys(possible).find((name) => possible[name]);
     byId("error-key").hidden = !anyTruth;
-    byId("more").open = window.innerWidth > 700; // on a telephone the pictures come first
+    const narrow = window.innerWidth <= 700; // a telephone: pictures first, two in a row
+    byId("more").open = !narrow;
+    if (narrow) control.side.value = 140;
     addSwitches();
     showSystems();
     drawRamp();
