@@ -226,17 +226,19 @@ def test_cvat_reads_masks_along_the_rows_of_their_boxes(source, stores, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "store", "stride", "layout"),
+    ("name", "store", "stride", "layout", "field"),
     [
-        ("irn", "scores", 4, "irn"),
-        ("irn", "full", 1, "irn"),
-        ("psa", "full", 1, "psa_cam"),
-        ("psa-crf", "probability", 1, "psa_crf"),
+        ("irn", "scores", 4, "irn", "cam"),
+        ("irn", "full", 1, "irn", None),
+        ("psa", "full", 1, "psa_cam", None),
+        ("psa-crf", "probability", 1, "psa_crf", None),
     ],
 )
-def test_score_maps_come_back_bit_for_bit(name, store, stride, layout, source, stores, tmp_path):
+def test_score_maps_come_back_bit_for_bit(
+    name, store, stride, layout, field, source, stores, tmp_path
+):
     export(stores[store], source, tmp_path / "out", Export(name))
-    settings = Import(layout, stride=stride)
+    settings = Import(layout, stride=stride, field=field)
     back = import_priors(settings, tmp_path / "out", source, tmp_path / "back", ids=source.ids)
     for id in source.ids:
         was, now = stores[store].get_scores(id), back.get_scores(id)

@@ -298,11 +298,11 @@ def test_a_command_that_left_images_out_says_so_last_and_ends_with_code_3(tmp_pa
         with pytest.raises(SystemExit) as caught:
             main([*command, *strict])
         assert caught.value.code == code
-        last = capsys.readouterr().err.splitlines()[-1]
+        last = capsys.readouterr().out.splitlines()[-1]
         assert last.startswith("left out: masks 1 of ")
     kept.path("bad").write_bytes(whole)
     main(command)
-    assert "left out" not in capsys.readouterr().err
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_images_left_out_are_counted_until_they_are_there(tmp_path):

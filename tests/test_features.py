@@ -13,7 +13,7 @@ from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import stores, synthetic
 from wsss_jax.data.components import digest
 from wsss_jax.data.datasets import open_dataset
-from wsss_jax.data.files import decode_image
+from wsss_jax.data.photographs import decode_image
 from wsss_jax.data.resized import Resized, long_side
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.models import build, weights

@@ -127,10 +127,10 @@ def test_the_index_names_settings_program_and_version_and_refuses_others(toy, tm
 
 def test_another_version_does_not_go_on_in_the_same_folder(toy, tmp_path, monkeypatch):
     store, source = toy
-    refine(store, source, tmp_path / "out", QUICK, ids=())
+    refine(store, source, tmp_path / "out", QUICK, ids=source.ids[:1])
     monkeypatch.setattr(refining, "__version__", "99.0")
     with pytest.raises(ValueError, match=r"computed_by: .* -> 'wsss_jax 99\.0'"):
-        refine(store, source, tmp_path / "out", QUICK, ids=())
+        refine(store, source, tmp_path / "out", QUICK, ids=source.ids[:1])
 
 
 def test_an_absent_backend_is_refused_before_anything_is_made(toy, tmp_path, monkeypatch):
@@ -186,7 +186,7 @@ def test_bad_records_and_photographs_are_skipped_and_listed(tmp_path, capsys):
     reasons = json.loads((tmp_path / "out/skipped.json").read_text())
     assert "NaN" in reasons["nan"] and "scores from -0.5" in reasons["negative"]
     assert "damaged" in reasons["broken"] and "run the stage" in reasons["absent"]
-    assert "(12, 16), this one is (10, 16)" in reasons["other_size"]
+    assert "(12, 16), worked on as (12, 16), this one comes as (10, 16)" in reasons["other_size"]
     assert "skipped 5 image(s)" in capsys.readouterr().out
     # Mended, the same command finishes the rest and the list says so.
     for id in ("nan", "negative", "broken", "absent"):

@@ -100,8 +100,8 @@ def test_a_batch_equals_its_images_and_absent_classes_are_zero(maps):
 
 
 def test_rows_of_rollout_sum_to_one():
-    attention = jax.nn.softmax(jax.random.normal(jax.random.key(0), (4, 2, 3, 5, 5)), axis=-1)
-    row = attention.class_row([attention.rolled(a) for a in attention], start_layer=0)
+    layers = jax.nn.softmax(jax.random.normal(jax.random.key(0), (4, 2, 3, 5, 5)), axis=-1)
+    row = attention.class_row([attention.rolled(a) for a in layers], start_layer=0)
     np.testing.assert_allclose(row.sum(axis=-1), 1, atol=1e-6)
 
 

@@ -164,7 +164,7 @@ def test_maps_are_saliency_and_pictures_read_back_the_same(world, tmp_path, monk
         return jnp.broadcast_to(line[None, None, :, None], (count, height, width, 1))
 
     monkeypatch.setattr(saliency, "_logits", lambda model, *rest: ramp(*rest))
-    monkeypatch.setattr(runs, "last_state", lambda folder, template: jnp.zeros(()))
+    monkeypatch.setattr(folders, "last_state", lambda folder, template: jnp.zeros(()))
     asked = Looking(scales=(1.0,), flip=False, batch_size=4)
     store = saliency.predict(run, source, tmp_path / "maps", asked, ids=source.ids)
     assert store.classes == SALIENCY.names and store.kind == "probability"
@@ -218,7 +218,7 @@ def test_boundary_maps_teach_edges_themselves(world, tmp_path, monkeypatch):
     _, cells = system_of_objects.labels_of(batch, drawn=True)
     assert [int(cells[0, 0, column]) for column in (2, 6, 7)] == [1, U, 0]
     made = []
-    monkeypatch.setattr(runs, "learn", lambda system, batches, course, folder: made.append(folder))
+    monkeypatch.setattr(folders, "learn", lambda system, batches, course, folder: made.append(folder))
     settings = ObjectTraining(SMALL, VIEW, epochs=1, batch_size=2)
     fit = partial(objects.fit, source, settings, proposals=proposals)
     record = json.loads((fit(tmp_path / "run", edges=drawn) / "settings.json").read_text())
@@ -256,7 +256,7 @@ def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, mo
         Checkpoints(folder / "checkpoint").save(1, learner[0], {})
         (folder / "finished").write_text("")
 
-    monkeypatch.setattr(runs, "learn", learned)
+    monkeypatch.setattr(folders, "learn", learned)
     fit = partial(objects.fit, source, settings, proposals=proposals, classes=classes)
     run = fit(tmp_path / "run")
     assert fit(tmp_path / "run") == run and len(planes_seen) == 1

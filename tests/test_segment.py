@@ -163,7 +163,7 @@ def test_pseudo_masks_must_be_whole_and_of_the_same_classes(world, tmp_path):
         segment.pseudo_masks(scores, source)
     part.put_mask(source.ids[0], np.full((40, 40), 9, np.uint8))
     whole = replace(source, ids=source.ids[:1])
-    with pytest.raises(BadFileError, match="mask value 9 of 6"):
+    with pytest.raises(BadFileError, match="value 9 in a mask of 6 classes"):
         segment.pseudo_masks(part, whole).masks(source.ids[0])
     with pytest.raises(ValueError, match=r"settings\.epochs: 2 -> 3"):
         teacher = segment.pseudo_masks(store, source)

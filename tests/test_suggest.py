@@ -96,7 +96,8 @@ def test_lists_are_written_with_the_names_of_the_photographs(tmp_path):
         made_by={},
     )
     for id, value in (("one", 0.25), ("two", 0.75)):
-        maps = np.full((3, 4, 2), value, np.float32)
+        height, width = toy.SIZES[id]
+        maps = np.full((-(-height // 8), -(-width // 8), 2), value, np.float32)
         doubt.put_scores(
             id, ScoreMaps(maps, np.arange(2), toy.SIZES[id], np.ones(2, np.float32), "probability")
         )

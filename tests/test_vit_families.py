@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from golden_weights import assert_close, filled
 
-from wsss_jax.explain import relevance, rollout
+from wsss_jax.explain import attention, relevance
 from wsss_jax.models import build, import_names, vit, vit_positions, weights
 from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.ops import tokens
@@ -79,7 +79,7 @@ def test_explanations_have_a_value_for_every_patch_and_none_for_registers():
     def run(state, images, labels):
         attentive = nnx.merge(graph, state).attentive()
         methods = (
-            rollout.rollout, rollout.attention_grad_cam, relevance.attribution, relevance.full_lrp
+            attention.rollout, attention.attention_grad_cam, relevance.attribution, relevance.full_lrp
         )  # fmt: skip
         return [method(attentive, images, labels) for method in methods]
 

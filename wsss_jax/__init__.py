@@ -16,8 +16,10 @@ for stores of score maps, and the command line (``wsss --help``).
 >>> import wsss_jax as wj
 >>> sorted(wj.FUSIONS)[:3], "resnet50" in wj.BACKBONES, "grad_cam" in wj.EXPLAINERS
 (['agreement_mean', 'dawid_skene', 'log_opinion_pool'], True, True)
->>> sorted(wj.SYSTEMS), sorted(wj.DATASETS)
-(['occse', 'pnoc', 'poc', 'puzzle', 'seam', 'vanilla'], ['coco', 'folder', 'tfds', 'voc'])
+>>> sorted(wj.SYSTEMS)
+['occse', 'pnoc', 'poc', 'puzzle', 'seam', 'vanilla']
+>>> sorted(wj.DATASETS)
+['class_folders', 'coco', 'folder', 'tfds', 'voc']
 >>> wj.CRF_PRESETS["psa"].bilateral_sxy, "irn" in wj.READERS, wj.IGNORE
 (80.0, True, 255)
 """

@@ -94,7 +94,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "wsss_jax.recipes.segment:command",
             "data split train-split layout out truth with-crf training.epochs "
             "training.batch-size training.model.backbone training.model.weights "
-            "prediction.scales crf.preset",
+            "prediction.scales",
             trains=True,
         ),
         "evaluate": Verb(

@@ -46,6 +46,7 @@ VALUES: Mapping[str, int] = MappingProxyType({
     "clip_vit_b16_quick": 85_800_192, "clip_vit_b32": 87_456_768,
     "clip_vit_b32_quick": 87_456_768, "clip_vit_l14": 303_180_800,
     "clip_vit_l14_quick": 303_180_800, "resnet34": 21_301_696, "resnet152": 58_295_232,
+    "dinov3_vits16": 21_591_552, "dinov3_vitb16": 85_650_432, "dinov3_vitl16": 303_104_000,
     "wide_resnet50_2": 66_902_464, "resnext50": 23_048_128, "resnet50d": 23_580_512,
     "resnest50_fast_1s1x64d": 24_224_128, "resnest50_fast_2s1x64d": 25_498_816,
     "resnest50_fast_4s1x64d": 29_947_168, "resnest50_fast_1s2x40d": 23_957_136,

@@ -304,7 +304,7 @@ def systems_of(networks: Sequence[Network]) -> tuple[System, System]:
     )
 
 
-def clock(length: float) -> str:
+def clock(length: float | int) -> str:
     """A length of time in words: 40 seconds, 12 minutes, 1.5 hours."""
     if length < 90:
         return f"{max(5, 5 * round(length / 5))} seconds"

@@ -203,7 +203,7 @@ def _by_classifiers(
 ) -> tuple[Store, dict[str, np.ndarray]]:
     """Combined maps of the classes that the classifiers find, and the classes' probabilities."""
     base = run / record["base"]
-    names, scale = record["systems"], _scale(source, record["side"])
+    names, scale = record["systems"], _scale(source, float(record["side"]))
     runs = [base / f"run_{name}" for name in names]
     chances = _chances(runs, source, scale, settings, work)
     labels = {id: _labels(one, record["always"]) for id, one in chances.items()}
