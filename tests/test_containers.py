@@ -139,7 +139,7 @@ def test_views_of_one_value_are_counted_together(tmp_path):
     """40 tensors of 64 MB from one value: each is allowed, all are not."""
     view = tensor(shape=(2**14, 2**10), strides=(0, 0), count=24)
     (tmp_path / "a.pth").write_bytes(archive({f"w{n}": view for n in range(40)}))
-    with pytest.raises(ValueError, match=r"a\.pth.*tensors of 2,684,354,560 bytes in all view storages of"):
+    with pytest.raises(ValueError, match=r"a\.pth.*tensors of 2,684,354,560 bytes in all"):
         read_arrays(tmp_path / "a.pth")
     with pytest.raises(BadFileError, match=r"a\.pth.*more than 268,435,456 bytes together"):
         read_dictionary(tmp_path / "a.pth")

@@ -218,7 +218,7 @@ def test_boundary_maps_teach_edges_themselves(world, tmp_path, monkeypatch):
     _, cells = system_of_objects.labels_of(batch, drawn=True)
     assert [int(cells[0, 0, column]) for column in (2, 6, 7)] == [1, U, 0]
     made = []
-    monkeypatch.setattr(folders, "learn", lambda system, batches, course, folder: made.append(folder))
+    monkeypatch.setattr(folders, "learn", lambda *given: made.append(given[3]))
     settings = ObjectTraining(SMALL, VIEW, epochs=1, batch_size=2)
     fit = partial(objects.fit, source, settings, proposals=proposals)
     record = json.loads((fit(tmp_path / "run", edges=drawn) / "settings.json").read_text())
@@ -267,11 +267,11 @@ def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, mo
     with pytest.raises(ValueError, match="has masks of 6 classes"):
         objects.fit(source, settings, tmp_path / "x", proposals=classes)
     asked = Looking(scales=(1.0,), batch_size=6)
-    folders = tmp_path / "saliency", tmp_path / "edges"
-    both = objects.predict(run, source, folders, asked, ids=source.ids)
+    targets = tmp_path / "saliency", tmp_path / "edges"
+    both = objects.predict(run, source, targets, asked, ids=source.ids)
     assert [store.classes for store in both] == [("saliency",), ("edge",)]
     for store in both:
         maps = store.get_scores(source.ids[0])
         assert maps.scores.shape == (10, 10, 1) and 0 <= maps.scores.min() <= maps.scores.max() <= 1
     monkeypatch.setattr(dense, "_answer", None)  # would be called for a missing image
-    objects.predict(run, source, folders, asked, ids=source.ids)
+    objects.predict(run, source, targets, asked, ids=source.ids)

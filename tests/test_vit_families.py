@@ -79,8 +79,11 @@ def test_explanations_have_a_value_for_every_patch_and_none_for_registers():
     def run(state, images, labels):
         attentive = nnx.merge(graph, state).attentive()
         methods = (
-            attention.rollout, attention.attention_grad_cam, relevance.attribution, relevance.full_lrp
-        )  # fmt: skip
+            attention.rollout,
+            attention.attention_grad_cam,
+            relevance.attribution,
+            relevance.full_lrp,
+        )
         return [method(attentive, images, labels) for method in methods]
 
     images = jnp.asarray(np.random.default_rng(2).random((1, 8, 12, 3), np.float32))

@@ -99,7 +99,7 @@ class CocoSource:
         things = self.objects.get(self._known(id), ())
         if any(thing.region is None for thing in things):
             return None
-        size = self.sizes[id] or header(self.path(id), id).raw
+        size = self.sizes[id] or header(self.path(id), str(self.path(id))).raw
         if not 0 < size[0] * size[1] <= MAX_PIXELS or min(size) < 1:
             raise BadFileError(f"{self.name}: {id} is given {size[1]}×{size[0]} pixels")
         try:
@@ -107,7 +107,7 @@ class CocoSource:
         except ValueError as problem:
             raise BadFileError(f"{self.name}: an object of {id}: {problem}") from problem
         with suppress(BadFileError):  # of the photograph, named when its turn comes
-            mask = upright(mask, header(self.path(id), id))
+            mask = upright(mask, header(self.path(id), str(self.path(id))))
         return mask
 
     def encoded(self, id: str) -> bytes:
