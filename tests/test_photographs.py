@@ -80,7 +80,7 @@ def test_a_run_tells_first_what_it_found_and_last_where_masks_are(made):
     assert "8 photographs, 8 true masks" in printed and "all photographs" in printed
     assert any(line.startswith("about ") and "measured" in line for line in lines)
     assert "tiny_coarse (the same network, as only one is at hand: stride 16" in printed
-    last = "\n".join(lines[-12:])
+    last = "\n".join(lines[-9:])
     assert f"masks:   {out / 'masks'}" in last and "look first at the least certain" in last
     assert "corrected: 3 masks gained" in last and "other photographs with true masks" in last
     assert lines[-1].startswith("this took ")

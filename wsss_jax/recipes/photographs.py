@@ -108,9 +108,14 @@ def make(settings: Photographs) -> Path:
     _write_order(out, order, plan.source)
     page = _page(steps, result, order, settings.gallery)
     again = None if corrected is None else steps.with_masks(corrected)
-    _tell(steps, result, order, page)
+    gain = None
     if corrected is not None and again is not None:
-        print(gained(result.masks, again.masks, tuple(corrected.files), plan.source, plan.opened))
+        known = tuple(corrected.files)
+        gain = gained(result.masks, again.masks, known, plan.source, plan.opened)
+    _tell(steps, result, order, page)
+    if gain is not None and again is not None:
+        print(f"corrected masks' result: {again.folder}")
+        print(gain)
     print(f"this took {clock(time.monotonic() - started)}")
     return out
 
