@@ -5,7 +5,7 @@ a recipe made, and learns some twenty combiners from them, a minute or so each.
 
 Command: python experiments/combiner_ablation.py RUN --data DATA/voc12_animals
     [--systems cam_a cam_b] [--features features_a features_b] [--no-saliency] [--out FOLDER]
-    [--only cow sheep ...] [--score background cat ...]
+    [--only cow sheep ...] [--score background cat ...] [--rows all "without view probes" ...]
 The same command goes on where it was stopped. The table is FOLDER/ablation.md, by default
 RUN/ablation; what it gave: benchmarks/ABLATION.md. Hardware: two CPU cores.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from wsss_jax import xla
 from wsss_jax.combiner.settings import Combining
+from wsss_jax.config import lookup
 from wsss_jax.data import views
 from wsss_jax.data.datasets import open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--val", default="val")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--score", nargs="*", default=[])
+    parser.add_argument("--rows", nargs="*", default=[])
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     xla.keep_compiled()
@@ -59,6 +61,9 @@ def main() -> None:
     rows = ablation.standard(
         tuple(systems), tuple(features), settings, saliency=with_saliency, noise="noise"
     )
+    for name in chosen.rows:
+        lookup({row.name: row for row in rows}, name, "row")
+    rows = tuple(row for row in rows if not chosen.rows or row.name in chosen.rows)
     ablation.run(rows, study, out)
     print(out / "ablation.md")
 
