@@ -38,8 +38,8 @@ from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train.optimizers import Optim
 
 CRF_FROM = 400
-"""Long side in pixels from which a dense CRF is run. It gained on photographs of 500 pixels and cost
-on those of 320 with the combiner before today's; with this one it has not been measured."""
+"""Long side in pixels from which a dense CRF is run. With the combiner before today's it gained on
+photographs of 500 pixels and cost on those of 320; with this one it has not been measured."""
 
 
 class Result(NamedTuple):
