@@ -11,7 +11,7 @@ from wsss_jax.combiner import record
 from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data import stores
+from wsss_jax.data import stores, views
 from wsss_jax.errors import UserError
 from wsss_jax.ops import metrics
 from wsss_jax.stages.combine import Fusion, combine
@@ -127,6 +127,10 @@ def test_the_record_decides_and_other_inputs_are_refused(inputs, run, tmp_path):
     ):
         with pytest.raises(UserError, match=f"give the {what} of its training"):
             fuse(run, changed, tmp_path / "fused", ids=inputs.source.ids)
+    fewer = views.only(inputs.source, inputs.source.classes.names[:2])
+    named = [replace(one, classes=fewer.classes.names) for one in inputs.systems]
+    with pytest.raises(UserError, match="fuse the classes of its training"):
+        record.load(run, replace(inputs, source=fewer, systems=tuple(named)))
     with pytest.raises(UserError, match="walk_steps: 24 -> 8"):
         learn(inputs, run, replace(SETTINGS, walk_steps=8), ids=inputs.source.ids)
 

@@ -108,7 +108,9 @@ def test_a_probe_is_righter_than_the_labels_that_taught_it(learned):
 def test_a_probe_knows_only_its_classes_and_its_width(learned):
     probe, cells, _ = learned
     only = probe.probabilities(cells, ("b",))
-    assert only.shape == (600, 2) and probe.probabilities(cells, ("c",)) is None
+    assert only.shape == (600, 2)
+    with pytest.raises(UserError, match="has not learned c;"):
+        probe.probabilities(cells, ("b", "c"))
     with pytest.raises(UserError, match="2 numbers, these have 3"):
         probe.probabilities(np.zeros((1, 3), np.float32), ("a",))
 

@@ -76,7 +76,7 @@ def system_members(
 
 
 def view_members(cells: Cells, found: Learned, inputs: Inputs) -> list[Float[np.ndarray, "m n"]]:
-    """The probabilities of each view probe that has learned all classes of this image."""
+    """The probabilities of each view probe."""
     numbers = {store.folder.name: n for n, store in enumerate(inputs.features)}
     made = (members.by_probe(cells, probe, numbers[name]) for name, probe in found.views.items())
     return [one for one in made if one is not None]

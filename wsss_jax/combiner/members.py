@@ -100,7 +100,7 @@ def labels_at(maps: Float[np.ndarray, "m k"], threshold: float) -> Int[np.ndarra
 
 
 def by_probe(cells: Cells, probe: Probe | None, network: int) -> Float[np.ndarray, "m n"] | None:
-    """The probe's probabilities; None without one, or for classes that it has not learned."""
+    """The probe's probabilities; None without one."""
     if probe is None:
         return None
     return probe.probabilities(inputs_of(cells, network, salient=probe.salient), cells.names)

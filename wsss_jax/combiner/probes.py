@@ -48,19 +48,20 @@ class Probe:
 
     def probabilities(
         self, cells: Float[np.ndarray, "m d"], names: Sequence[str]
-    ) -> Float[np.ndarray, "m n"] | None:
+    ) -> Float[np.ndarray, "m n"]:
         """Of background, then of the named classes; an image shows these and no other.
 
-        None where the probe has not learned one of them. Raises UserError for cells of another
-        width than those it was learned from.
+        Raises UserError for a class that the probe has not learned, and for cells of another width
+        than those it was learned from.
         """
         if cells.shape[1] != len(self.kernel):
             raise UserError(
                 f"the probe was learned from cells of {len(self.kernel)} numbers, these have "
                 f"{cells.shape[1]}; give the features and the saliency of its training"
             )
-        if any(name not in self._column for name in names):
-            return None
+        unknown = [name for name in names if name not in self._column]
+        if unknown:
+            raise UserError(f"the probe has not learned {', '.join(unknown)}; learn it again")
         asked = [0, *(self._column[name] for name in names)]
         logits = cells @ self.kernel[:, asked] + self.offset[asked]
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))

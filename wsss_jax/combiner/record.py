@@ -43,6 +43,7 @@ def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Cla
     record = {
         "settings": config.as_json(settings),
         "systems": list(inputs.names()),
+        "classes": list(inputs.source.classes.names),
         "saliency": inputs.saliency is not None,
         "features": _features(inputs),
         "images": images,
@@ -71,10 +72,16 @@ def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
     """Settings and content of a finished run, and the inputs on its grid and in its units.
 
     Raises BadFileError where there is no finished run or a file of it is damaged, UserError for
-    other features, or saliency where it was learned without, or the other way round.
+    other classes, other features, or saliency where it was learned without, or the other way round.
     """
     record = record_of(run)
     settings = config.from_json(Combining, record["settings"])
+    if record["classes"] != list(inputs.source.classes.names):
+        raise UserError(
+            f"{run} has learned {', '.join(record['classes'][:5])} …, the data set has "
+            f"{', '.join(inputs.source.classes.names[:5])} …; fuse the classes of its training, or "
+            "learn in another folder"
+        )
     now = {"features": _features(inputs), "saliency": inputs.saliency is not None}
     for name, given in now.items():
         if record[name] != given:

@@ -147,7 +147,6 @@ __all__ = [
     "attribution",
     "augmented",
     "augmented_grad_cam",
-    "by_hand",
     "cam",
     "checked",
     "d_min_max_cam",
