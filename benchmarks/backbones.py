@@ -30,8 +30,8 @@ def ours(name: str, options: dict, weights: dict, images: Any) -> dict[str, Call
     import jax.numpy as jnp
     from flax import nnx
 
-    from wsss_jax.models import BACKBONES
-    from wsss_jax.models import weights as door
+    from wsss_jax.backbones import BACKBONES
+    from wsss_jax.weights import loading as door
 
     module = nnx.eval_shape(lambda: BACKBONES[name](rngs=nnx.Rngs(0), **options))
     door.fill(module, weights, called=f"timm's {name}")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_jax.data import views
-from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.stores import open_store
+from wsss_jax.datasets import views
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.ops import metrics
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.study import error_counts

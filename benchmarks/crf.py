@@ -26,8 +26,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from wsss_jax.ops import crf
-from wsss_jax.ops.crf_settings import Settings
+from wsss_jax.crf import dense as crf
+from wsss_jax.crf.settings import Settings
 from wsss_jax.run.executors import ONE_THREAD
 
 SIZE = (375, 500)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from wsss_jax.data.datasets import Source, open_dataset
+from wsss_jax.datasets.table import Source, open_dataset
 from wsss_jax.explain import perturb, score_weighted
 from wsss_jax.explain.contract import seeded
 from wsss_jax.stages.subject import Method, Subject, subject_of

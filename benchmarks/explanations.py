@@ -45,8 +45,8 @@ def case(given: argparse.Namespace) -> Case:
     import torch
     from flax import nnx
 
-    from wsss_jax.models import BACKBONES
-    from wsss_jax.models import weights as door
+    from wsss_jax.backbones import BACKBONES
+    from wsss_jax.weights import loading as door
 
     torch.manual_seed(0)
     model = timm.create_model("resnet18", pretrained=False, num_classes=CLASSES).eval()

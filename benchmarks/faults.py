@@ -27,7 +27,7 @@ import tyro
 
 from wsss_jax import signals, xla
 from wsss_jax.data import stores
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.recipes import demo
 from wsss_jax.run import left_out

@@ -27,15 +27,17 @@ from types import FrameType
 import numpy as np
 from PIL import Image
 
-from wsss_jax.data import coco, regions, stores
+from wsss_jax.data import stores
 from wsss_jax.data.classes import VOC
-from wsss_jax.data.external import Wanted, read_file
 from wsss_jax.data.files import read_levels, read_mask
 from wsss_jax.data.photographs import read_image
+from wsss_jax.datasets import coco
 from wsss_jax.errors import UserError
 from wsss_jax.formats.pickled_arrays import read_content, read_vectors
-from wsss_jax.models.import_files import read_arrays
+from wsss_jax.priors import regions
+from wsss_jax.priors.external import Wanted, read_file
 from wsss_jax.types import ScoreMaps
+from wsss_jax.weights.import_files import read_arrays
 
 SIZE = (6, 8)
 SECONDS = 10

@@ -111,8 +111,8 @@ def measured(folder: Path, count: int, work: str) -> dict[str, float]:
     from wsss_jax.combiner.evidence import Inputs
     from wsss_jax.combiner.fuse import fuse
     from wsss_jax.combiner.learn import learn
-    from wsss_jax.data.datasets import ALL, open_dataset
     from wsss_jax.data.stores import open_store
+    from wsss_jax.datasets.table import ALL, open_dataset
     from wsss_jax.study.fusion_world import SYSTEMS
 
     many = folder / f"many{count}"

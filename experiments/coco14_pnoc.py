@@ -19,7 +19,7 @@ There is no coco14_vanilla.py: it is voc12_vanilla.py with this crop, long side 
 
 from pathlib import Path
 
-from wsss_jax.data.augment import Augmentation
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation

@@ -16,9 +16,9 @@ from pathlib import Path
 from wsss_jax import xla
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import lookup
-from wsss_jax.data import views
-from wsss_jax.data.datasets import open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets import views
+from wsss_jax.datasets.table import open_dataset, open_together
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.study import ablation
 from wsss_jax.study.ablation import Study

@@ -20,7 +20,7 @@ pairs of all cells, not only of those whose whole stencil fits.
 
 from pathlib import Path
 
-from wsss_jax.data.augment import Augmentation
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.affinity import AffinityPlan
 from wsss_jax.stages.affinity import AffinityTraining

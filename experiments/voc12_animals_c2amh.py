@@ -13,7 +13,7 @@ Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS
 from dataclasses import replace
 from pathlib import Path
 
-from wsss_jax.data.augment import Augmentation
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.saliency import SaliencyPlan
 from wsss_jax.stages.objects import ObjectTraining

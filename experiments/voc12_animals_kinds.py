@@ -15,8 +15,8 @@ Time, expected numbers and ours: see benchmarks/RESULTS.md.
 
 from pathlib import Path
 
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.evaluate import Scoring

@@ -31,9 +31,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsss_jax import xla
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.datasets import Source, open_dataset, open_together
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes.affinity import light
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.affinity import learn_affinity

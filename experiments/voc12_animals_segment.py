@@ -10,7 +10,7 @@ Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS
 
 from pathlib import Path
 
-from wsss_jax.data.augment import Augmentation
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.segment import SegmentPlan
 from wsss_jax.stages.evaluate import Scoring

@@ -18,7 +18,7 @@ Where we differ: statistics of BatchNorm stay as they come, where the paper trai
 
 from pathlib import Path
 
-from wsss_jax.data.augment import Augmentation
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation

@@ -14,7 +14,7 @@ Where we differ: see wsss_jax/systems/seam.py.
 
 from pathlib import Path
 
-from wsss_jax.data.augment import Augmentation
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation

@@ -16,7 +16,7 @@ taken (they keep the best on the true masks of val).
 
 from pathlib import Path
 
-from wsss_jax.data.augment import Augmentation
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.segment import SegmentPlan
 from wsss_jax.stages.refine import Crf

@@ -30,10 +30,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import training_batches
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.batches.batches import training_batches
 from wsss_jax.data.photographs import read_image
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.explain import experimental, perturb, score_weighted
 from wsss_jax.explain.contract import seeded
 from wsss_jax.recipes import demo

@@ -30,8 +30,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from wsss_jax.data import photographs, synthetic
-from wsss_jax.ops import crf, masks
+from wsss_jax.crf import dense as crf
+from wsss_jax.data import photographs
+from wsss_jax.datasets import synthetic
+from wsss_jax.ops import masks
 from wsss_jax.ops.resize import resize
 from wsss_jax.stages.refine import Crf, Walk, crf_refined, walked
 from wsss_jax.types import ScoreMaps

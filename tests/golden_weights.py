@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wsss_jax.models import import_names, weights
+from wsss_jax.weights import import_names
+from wsss_jax.weights import loading as weights
 
 
 class Reproduced(NamedTuple):

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from wsss_jax.data import stores, synthetic
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.datasets import open_dataset
-from wsss_jax.ops import crf
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.crf import dense as crf
+from wsss_jax.data import stores
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.recipes.affinity import AffinityPlan
 from wsss_jax.stages.affinity import AffinityTraining
 from wsss_jax.stages.refine import Walk

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import augment as module
-from wsss_jax.data.augment import OPERATIONS, Augmentation, augment
+from wsss_jax.batches import augment as module
+from wsss_jax.batches.augment import OPERATIONS, Augmentation, augment
 from wsss_jax.types import IGNORE, Sample
 
 STILL = Augmentation(

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wsss_jax.models import BACKBONES, Classifier, build
+from wsss_jax.backbones import BACKBONES
+from wsss_jax.models import build
+from wsss_jax.models.heads import Classifier
 
 NAMES = sorted(BACKBONES)
 LIGHT = ("mobilenet_v1", "mobilenet_v2", "resnest14", "resnet18", "tiny")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import inference_groups, rows_for, training_batches
-from wsss_jax.data.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.batches.batches import inference_groups, rows_for, training_batches
+from wsss_jax.batches.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
 from wsss_jax.data.classes import ClassList
 from wsss_jax.errors import BadFileError, MissingFileError
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import check, photographs
-from wsss_jax.data.check import problems, survey
+from wsss_jax.data import photographs
+from wsss_jax.datasets import check
+from wsss_jax.datasets.check import problems, survey
 
 IDS = ("a", "b", "c")
 SOUND = {"a": ["cat"], "b": ["cat"], "c": ["dog"]}

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.data import synthetic
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.stages.train import Training, run_record
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier

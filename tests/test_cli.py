@@ -11,8 +11,9 @@ from toy_commands import typed
 
 from wsss_jax import cli, errors, memory
 from wsss_jax.cli.table import Verb
-from wsss_jax.data import stores, synthetic
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.data import stores
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.types import ScoreMaps
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import coco_regions, datasets
+from wsss_jax.data import coco_regions
+from wsss_jax.datasets import table as datasets
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 

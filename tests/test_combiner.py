@@ -11,7 +11,8 @@ from wsss_jax.combiner import record
 from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data import stores, views
+from wsss_jax.data import stores
+from wsss_jax.datasets import views
 from wsss_jax.errors import UserError
 from wsss_jax.ops import metrics
 from wsss_jax.stages.combine import Fusion, combine

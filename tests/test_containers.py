@@ -18,7 +18,7 @@ from wsss_jax.formats import npz
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.formats.pickled_arrays import read_content, read_dictionary, read_vectors
 from wsss_jax.formats.pickles import Opaque
-from wsss_jax.models.import_files import read_arrays
+from wsss_jax.weights.import_files import read_arrays
 
 MAPS = np.linspace(0, 1, 24, dtype=np.float32).reshape(2, 3, 4)
 KEYS = np.array([4, 7])

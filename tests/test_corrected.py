@@ -8,9 +8,9 @@ import toy_exports as toy
 from PIL import Image
 
 from wsss_jax.data.classes import palette
-from wsss_jax.data.corrected import read_corrected, with_corrected
-from wsss_jax.data.exported import photograph_names
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.export.corrected import read_corrected, with_corrected
+from wsss_jax.export.exported import photograph_names
 from wsss_jax.stages.export import Export, export
 
 MASKS = toy.masks()

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.ops import crf, crf_pydensecrf, lattice, lattice_host
+from wsss_jax.crf import by_pydensecrf as crf_pydensecrf
+from wsss_jax.crf import dense as crf
+from wsss_jax.crf import lattice, lattice_host
 
 GOLDEN = ("2007_000799", "2007_001299")
 CASES = {

@@ -8,8 +8,9 @@ import toy_priors
 from PIL import Image
 
 from wsss_jax import cli
-from wsss_jax.data import stores, synthetic
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.data import stores
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError
 from wsss_jax.stages.import_maps import Import, import_priors
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import datasets, labels
-from wsss_jax.data import lists as list_module
 from wsss_jax.data.classes import COCO, VOC
 from wsss_jax.data.ids import Index
+from wsss_jax.datasets import labels
+from wsss_jax.datasets import lists as list_module
+from wsss_jax.datasets import table as datasets
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 

@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 from golden_weights import filled
 
-from wsss_jax.models import BACKBONES, Classifier
+from wsss_jax.backbones import BACKBONES
+from wsss_jax.backbones.layers import Conv3x3, grid_inside, keep
 from wsss_jax.models.dense_heads import HEADS, AffinityHead, Answers, Gathered, MultiTask, on_grid
-from wsss_jax.models.layers import Conv3x3, grid_inside, keep
+from wsss_jax.models.heads import Classifier
 
 SIZE, CANVAS = (30, 41), (48, 64)
 STRIDES = {"saliency": 4, "edge": 4, "affinity": 8}

@@ -7,8 +7,8 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 from toy_scorers import conv_scorer, photos
 
+from wsss_jax.backbones.layers import add_bias, relu6
 from wsss_jax.explain import equations, gradient
-from wsss_jax.models.layers import add_bias, relu6
 from wsss_jax.types import Scorer
 
 

@@ -11,9 +11,11 @@ from flax import nnx
 from golden_weights import filled
 from toy_scorers import net_t, photos, t_image
 
-from wsss_jax.data import synthetic
+from wsss_jax.backbones.tiny import Tiny
+from wsss_jax.datasets import synthetic
 from wsss_jax.explain import experimental
-from wsss_jax.models import Classifier, Tiny, decoder, lfi
+from wsss_jax.models import decoder, lfi
+from wsss_jax.models.heads import Classifier
 from wsss_jax.systems import lfi as lfi_system
 from wsss_jax.systems import perception
 from wsss_jax.systems.classifier import Classifier as Settings

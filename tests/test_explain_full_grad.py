@@ -9,11 +9,12 @@ from flax import nnx
 from golden_weights import filled
 from toy_scorers import conv_features, linear_scorer, net_t, photos, t_image
 
+from wsss_jax.backbones import resnet
+from wsss_jax.backbones.layers import Conv3x3, Pointwise
+from wsss_jax.backbones.mobilenet import Inverted, relu6
 from wsss_jax.explain import equations, full_gradient, gradient, normalise
-from wsss_jax.models import resnet, weights
-from wsss_jax.models.layers import Conv3x3, Pointwise
-from wsss_jax.models.mobilenet import Inverted, relu6
 from wsss_jax.ops import images as image_ops
+from wsss_jax.weights import loading as weights
 
 QUICKLY = {"xla_backend_optimization_level": 0}
 ALL = jnp.ones((1, 3), bool)

@@ -10,9 +10,9 @@ import pytest
 import toy_exports as toy
 from PIL import Image
 
-from wsss_jax.data.coco import open_coco
 from wsss_jax.data.coco_regions import draw
-from wsss_jax.data.writers import WRITERS
+from wsss_jax.datasets.coco import open_coco
+from wsss_jax.export.writers import WRITERS
 from wsss_jax.formats import run_lengths
 from wsss_jax.formats.pickled_arrays import read_dictionary
 from wsss_jax.stages.export import Export, export

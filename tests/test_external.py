@@ -8,11 +8,12 @@ import pytest
 import toy_priors
 from PIL import Image
 
-from wsss_jax.data import external, stores
+from wsss_jax.data import stores
 from wsss_jax.data.classes import VOC
-from wsss_jax.data.external import READERS, Place, Wanted
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.ops.resize import resize
+from wsss_jax.priors import external
+from wsss_jax.priors.external import READERS, Place, Wanted
 from wsss_jax.types import ScoreMaps
 
 SIZE = (9, 14)

@@ -7,17 +7,19 @@ import pytest
 import toy_world
 from flax import nnx
 
+from wsss_jax.batches.resized import Resized, long_side
 from wsss_jax.combiner import record
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data import stores, synthetic
+from wsss_jax.data import stores
 from wsss_jax.data.components import digest
-from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.photographs import decode_image
-from wsss_jax.data.resized import Resized, long_side
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.models import build, weights
+from wsss_jax.models import build
 from wsss_jax.stages.features import Features, features
+from wsss_jax.weights import loading as weights
 
 KEPT = "components.npz"
 

@@ -13,20 +13,13 @@ import pytest
 from flax import nnx
 from golden_weights import filled
 
+from wsss_jax.backbones import BACKBONES, resnet, vit
 from wsss_jax.cli import main
-from wsss_jax.models import (
-    BACKBONES,
-    build,
-    import_hub,
-    import_names,
-    load,
-    recognise,
-    resnet,
-    save,
-    vit,
-    vit_positions,
-)
-from wsss_jax.models.import_files import read_arrays
+from wsss_jax.models import build, recognise
+from wsss_jax.ops import positions as vit_positions
+from wsss_jax.weights import import_hub, import_names
+from wsss_jax.weights.import_files import read_arrays
+from wsss_jax.weights.loading import load, save
 
 VALUES = np.arange(12, dtype=np.float32)
 

@@ -12,8 +12,10 @@ from flax import nnx
 from golden_weights import assert_close, filled
 from jax import lax
 
-from wsss_jax.models import BACKBONES, import_files, import_names, inverted, layers, weights
-from wsss_jax.models.inverted import Stage
+from wsss_jax.backbones import BACKBONES, inverted, layers
+from wsss_jax.backbones.inverted import Stage
+from wsss_jax.weights import import_files, import_names
+from wsss_jax.weights import loading as weights
 
 FILES = {"lite0_224": "lite0-57934424", "lite2_256": "lite2-9656183e"}
 SMALL = (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_refine import Photographs, maps, photograph, store_of
 
-from wsss_jax.ops import crf
+from wsss_jax.crf import dense as crf
 from wsss_jax.stages import affinity_labels as labelling
 from wsss_jax.stages.affinity_labels import Irn, Pnoc, Psa, irn, make_labels, pnoc, psa
 from wsss_jax.types import IGNORE

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import datasets, photographs, stores
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import inference_groups, training_batches
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.batches.batches import inference_groups, training_batches
+from wsss_jax.data import photographs, stores
+from wsss_jax.datasets import table as datasets
 from wsss_jax.errors import BadFileError
 from wsss_jax.run.thresholds import foreground
 from wsss_jax.stages.evaluate import Scoring, evaluate

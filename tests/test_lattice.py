@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.ops import crf_exact, lattice, lattice_device, lattice_host
+from wsss_jax.crf import exact as crf_exact
+from wsss_jax.crf import lattice, lattice_device, lattice_host
 
 
 def cloud(n, d, spread, seed=0):

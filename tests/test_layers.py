@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from wsss_jax.models import layers
+from wsss_jax.backbones import layers
 
 CASES = [(1, 1), (1, 2), (2, 1)]
 

@@ -7,10 +7,11 @@ import pytest
 import toy_priors
 from PIL import Image
 
-from wsss_jax.data import layouts, stores
+from wsss_jax.data import stores
 from wsss_jax.data.classes import VOC
-from wsss_jax.data.external import READERS
 from wsss_jax.errors import BadFileError
+from wsss_jax.priors import layouts
+from wsss_jax.priors.external import READERS
 
 SIZE = (8, 12)
 LABELS = {"a": (4, 7), "b": (0, 1), "c": (14,), "d": (0,)}

@@ -9,9 +9,9 @@ import pytest
 from scipy import ndimage
 from test_refine import CLASSES, Photographs, maps, store_of
 
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.data import stores
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.external import EDGES
+from wsss_jax.data.classes import EDGES
 from wsss_jax.errors import BadFileError
 from wsss_jax.stages.affinity import AffinityTraining, learn_affinity, learned
 from wsss_jax.stages.edges import Edges, edges

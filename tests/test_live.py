@@ -15,7 +15,8 @@ import pytest
 from flax import nnx
 from golden_weights import assert_close, drawn
 
-from wsss_jax.models import inverted, resnest, resnet, resnet_v2, vit, weights
+from wsss_jax.backbones import inverted, resnest, resnet, resnet_v2, vit
+from wsss_jax.weights import loading as weights
 
 torch = pytest.importorskip("torch", reason="needs torch: the reference runs beside us")
 timm = pytest.importorskip("timm", reason="needs timm: it is the reference")

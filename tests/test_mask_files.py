@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import check, datasets, numbering
 from wsss_jax.data.classes import ClassList, palette
 from wsss_jax.data.mask_files import colour_table, read_truth
+from wsss_jax.datasets import check, numbering
+from wsss_jax.datasets import table as datasets
 from wsss_jax.errors import BadFileError
 from wsss_jax.stages.check import lines
 from wsss_jax.types import IGNORE

@@ -11,8 +11,11 @@ from flax import nnx
 from jax import lax
 from PIL import Image
 
+from wsss_jax.backbones import BACKBONES
+from wsss_jax.backbones.mobilenet import MobileNetV1, MobileNetV2
 from wsss_jax.formats import npz
-from wsss_jax.models import BACKBONES, MobileNetV1, MobileNetV2, imagenet_head, load
+from wsss_jax.weights.import_folded import imagenet_head
+from wsss_jax.weights.loading import load
 
 V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor"
 V2 = "mobilenet_v2_1.0_224_quant"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from wsss_jax.data import lists
 from wsss_jax.data.ids import Index, by_id, disk_name, id_of_disk_name, id_of_name
+from wsss_jax.datasets import lists
 from wsss_jax.errors import BadFileError
 
 NAMES = (

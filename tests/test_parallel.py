@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from toy_learning import ToyBatches, linear_system
 
-from wsss_jax.data import synthetic
+from wsss_jax.datasets import synthetic
 from wsss_jax.train import parallel
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.train.loop import Loop, fit

@@ -12,15 +12,17 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from wsss_jax.data import stores, synthetic
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.data import stores
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
-from wsss_jax.models import build, weights
+from wsss_jax.models import build
 from wsss_jax.recipes import photographs, photographs_plan
 from wsss_jax.recipes.photographs import Photographs
 from wsss_jax.recipes.photographs_plan import Network, Sizes
 from wsss_jax.stages import predict
 from wsss_jax.stages.predict import Predicting
+from wsss_jax.weights import loading as weights
 
 SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 1)
 NAMES = ("Übung {}.PNG", "Foto größe {}.png", "x {}.png")

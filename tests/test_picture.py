@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from toy_commands import typed
 
-from wsss_jax.data import synthetic
-from wsss_jax.data.augment import Augmentation
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.report import overlays
 from wsss_jax.report.figures import heat_ramp
 from wsss_jax.stages import pictures

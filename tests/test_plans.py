@@ -7,7 +7,8 @@ import pytest
 
 from wsss_jax import cli
 from wsss_jax.config import as_json
-from wsss_jax.data import stores, synthetic
+from wsss_jax.data import stores
+from wsss_jax.datasets import synthetic
 from wsss_jax.recipes.saliency import SaliencyPlan
 from wsss_jax.recipes.segment import SegmentPlan
 

@@ -8,10 +8,10 @@ import toy_priors
 from PIL import Image
 from test_layouts import SIZE, Labelled, scores, survey
 
-from wsss_jax.data import external
 from wsss_jax.data.classes import VOC
-from wsss_jax.data.external import Wanted, read_file, read_maps
 from wsss_jax.errors import BadFileError
+from wsss_jax.priors import external
+from wsss_jax.priors.external import Wanted, read_file, read_maps
 from wsss_jax.stages.import_maps import Import, import_priors
 
 TABLE = {"2007_000504": (9, 14)}

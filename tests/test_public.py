@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import wsss_jax
-from wsss_jax.data import stores, synthetic
+from wsss_jax.data import stores
+from wsss_jax.datasets import synthetic
 from wsss_jax.types import ScoreMaps
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

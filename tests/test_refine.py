@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from wsss_jax.crf import by_pydensecrf as crf_pydensecrf
+from wsss_jax.crf import dense as crf
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.ops import crf, crf_pydensecrf
 from wsss_jax.stages import refine as refining
 from wsss_jax.stages.masks import label_free_threshold
 from wsss_jax.stages.refine import Crf, Walk, crf_refined, refine, walked

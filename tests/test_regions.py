@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from wsss_jax.data import layouts, regions, stores
+from wsss_jax.data import stores
 from wsss_jax.data.classes import COCO, VOC
-from wsss_jax.data.external import Wanted, read_file, read_maps
-from wsss_jax.data.prior_readers import READERS
 from wsss_jax.errors import BadFileError
+from wsss_jax.priors import layouts, regions
+from wsss_jax.priors.external import Wanted, read_file, read_maps
+from wsss_jax.priors.prior_readers import READERS
 from wsss_jax.stages.import_maps import Import, import_priors
 
 SIZE = (6, 8)

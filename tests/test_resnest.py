@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from golden_weights import assert_close, filled, reproduce
 
-from wsss_jax.models import norms, resnest
+from wsss_jax.backbones import norms, resnest
 
 CASES = {"resnest50d": resnest.resnest50, "resnest101e": resnest.resnest101}
 

@@ -10,7 +10,7 @@ from flax import nnx
 from golden_weights import assert_close, filled, reproduce
 from jax import lax
 
-from wsss_jax.models import BACKBONES, norms, residual, resnet
+from wsss_jax.backbones import BACKBONES, norms, residual, resnet
 
 
 def test_resnet50_reproduces_timm_with_every_tap(shared):

@@ -6,8 +6,8 @@ import numpy as np
 from flax import nnx
 from golden_weights import assert_close, filled, reproduce
 
-from wsss_jax.models import norms
-from wsss_jax.models.resnet38d import End, ResNet38d
+from wsss_jax.backbones import norms
+from wsss_jax.backbones.resnet38d import End, ResNet38d
 
 
 def test_resnet38d_reproduces_its_reference_with_every_tap(shared):

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.data import stores, synthetic, views
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import training_batches
-from wsss_jax.data.datasets import open_dataset
-from wsss_jax.data.external import SALIENCY
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.batches.batches import training_batches
+from wsss_jax.data import stores
+from wsss_jax.data.classes import SALIENCY
 from wsss_jax.data.files import read_levels
+from wsss_jax.datasets import synthetic, views
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError
 from wsss_jax.ops import boundaries
 from wsss_jax.ops.resize import resize

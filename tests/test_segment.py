@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.data import stores, synthetic, views
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.data import stores
+from wsss_jax.datasets import synthetic, views
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError
 from wsss_jax.ops import masks as deciding
 from wsss_jax.ops import pixel_loss

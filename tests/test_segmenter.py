@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 from golden_weights import filled
 
-from wsss_jax.models import Tiny
-from wsss_jax.models.norms import GroupNorm
+from wsss_jax.backbones.norms import GroupNorm
+from wsss_jax.backbones.tiny import Tiny
 from wsss_jax.models.segmenter import Segmenter
 
 SIZE, CANVAS = (30, 41), (32, 48)

@@ -11,11 +11,12 @@ import pytest
 from flax import nnx
 
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data import stores, synthetic
+from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError
-from wsss_jax.models import build, weights
+from wsss_jax.models import build
 from wsss_jax.recipes import demo, recipe, summary
 from wsss_jax.recipes import report as reporting
 from wsss_jax.stages import evaluate
@@ -27,6 +28,7 @@ from wsss_jax.stages.masks import Masking, decide, fixed, label_free_threshold
 from wsss_jax.stages.train import Training, fit, trained
 from wsss_jax.train import checkpoint
 from wsss_jax.types import IGNORE, ScoreMaps
+from wsss_jax.weights import loading as weights
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from wsss_jax.data import synthetic
-from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import read_levels, read_mask
-from wsss_jax.data.synthetic import CLASSES, Scenes, saliency, scene, write
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.synthetic import CLASSES, Scenes, saliency, scene, write
+from wsss_jax.datasets.table import open_dataset
 
 SMALL = Scenes(size=48)
 

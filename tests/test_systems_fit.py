@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.config import as_json
-from wsss_jax.data import synthetic
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.models import heads
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation, explain

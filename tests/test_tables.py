@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import datasets
-from wsss_jax.data.check import survey
+from wsss_jax.datasets import table as datasets
+from wsss_jax.datasets.check import survey
 from wsss_jax.errors import BadFileError, MissingFileError
 
 IDS = ("IMG 001", "im1", "größe", "im3")

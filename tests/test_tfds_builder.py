@@ -11,7 +11,8 @@ import tensorflow_datasets as tfds
 from absl import flags
 from PIL import Image
 
-from wsss_jax.data import datasets, prepared, tfds_builder
+from wsss_jax.datasets import prepared, tfds_builder
+from wsss_jax.datasets import table as datasets
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import IGNORE
 

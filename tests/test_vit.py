@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wsss_jax.models import vit, vit_positions, weights
+from wsss_jax.backbones import vit
+from wsss_jax.backbones.vit import ViT
 from wsss_jax.models.token_classifier import TokenClassifier
-from wsss_jax.models.vit import ViT
+from wsss_jax.ops import positions as vit_positions
 from wsss_jax.types import Attentive
+from wsss_jax.weights import loading as weights
 
 COUNTS = {"tiny": 5717416, "small": 22050664, "base": 86567656, "large": 304326632}
 

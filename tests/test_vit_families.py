@@ -9,11 +9,15 @@ import pytest
 from flax import nnx
 from golden_weights import assert_close, filled
 
+from wsss_jax.backbones import vit
 from wsss_jax.explain import attention, relevance
-from wsss_jax.models import build, import_names, vit, vit_positions, weights
+from wsss_jax.models import build
 from wsss_jax.models.token_classifier import TokenClassifier
+from wsss_jax.ops import positions as vit_positions
 from wsss_jax.ops import tokens
 from wsss_jax.types import Form
+from wsss_jax.weights import import_names
+from wsss_jax.weights import loading as weights
 
 WIDTH = 12
 REGISTERS = vit.Family(patch=4, grid=3, further=2, resample=vit_positions.torch_cubic)

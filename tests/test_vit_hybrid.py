@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from test_vit import compare, reference
 
-from wsss_jax.models import vit_hybrid
-from wsss_jax.models.vit_hybrid import Bottleneck, GroupNorm, HybridViT
+from wsss_jax.backbones import vit_hybrid
+from wsss_jax.backbones.vit_hybrid import Bottleneck, GroupNorm, HybridViT
 
 
 def test_reference_outputs_are_reproduced(shared):

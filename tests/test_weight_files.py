@@ -8,7 +8,7 @@ import pytest
 from test_import_files import archive, nest, safe, tensor
 
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.models.import_files import read, read_arrays
+from wsss_jax.weights.import_files import read, read_arrays
 
 
 def test_the_network_in_a_checkpoint_is_found(tmp_path):

@@ -13,24 +13,16 @@ from flax import nnx
 from golden_weights import filled
 from test_import_files import as_safetensors, resnet18, torch_arrays
 
+from wsss_jax.backbones import BACKBONES
 from wsss_jax.cli import main
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
-from wsss_jax.models import (
-    BACKBONES,
-    build,
-    families,
-    import_names,
-    known_weights,
-    load,
-    normalisation,
-    recognise,
-    save,
-    sources,
-    weights,
-)
-from wsss_jax.models.known_weights import WEIGHTS, Weights
-from wsss_jax.models.normalisation import HALF, IMAGENET, NORMALISATIONS
+from wsss_jax.models import build, recognise
 from wsss_jax.stages import weights as verbs
+from wsss_jax.weights import families, import_names, known_weights, normalisation, sources
+from wsss_jax.weights import loading as weights
+from wsss_jax.weights.known_weights import WEIGHTS, Weights
+from wsss_jax.weights.loading import load, save
+from wsss_jax.weights.normalisation import HALF, IMAGENET, NORMALISATIONS
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

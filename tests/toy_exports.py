@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from wsss_jax.data import stores
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.types import ScoreMaps
 
 CLASSES = ("dog", "große Katze", 'a "b" & <c>')

@@ -16,9 +16,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import training_batches
-from wsss_jax.data.datasets import open_dataset
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.batches.batches import training_batches
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.signals import Interrupted
 from wsss_jax.systems import classifier
 from wsss_jax.train import loop

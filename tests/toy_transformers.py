@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wsss_jax.models import vit, weights
+from wsss_jax.backbones import vit
 from wsss_jax.models.token_classifier import TokenClassifier
+from wsss_jax.weights import loading as weights
 
 CLASSES = 4
 

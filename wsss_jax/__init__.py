@@ -43,16 +43,16 @@ if TYPE_CHECKING:
     from wsss_jax.api.reading import open_store as open_store
     from wsss_jax.api.refining import dense_crf as dense_crf
     from wsss_jax.api.refining import random_walk as random_walk
+    from wsss_jax.backbones import BACKBONES
+    from wsss_jax.crf.settings import PRESETS as CRF_PRESETS
     from wsss_jax.data.classes import ClassList as ClassList
-    from wsss_jax.data.datasets import DATASETS as DATASETS
-    from wsss_jax.data.external import read_maps as read_maps
-    from wsss_jax.data.prior_readers import READERS as READERS
     from wsss_jax.data.stores import Store as Store
+    from wsss_jax.datasets.table import DATASETS as DATASETS
     from wsss_jax.errors import UserError as UserError
     from wsss_jax.explain import EXPLAINERS as EXPLAINERS
-    from wsss_jax.models import BACKBONES as BACKBONES
-    from wsss_jax.ops.crf_settings import PRESETS as CRF_PRESETS
     from wsss_jax.ops.fuse import FUSIONS as FUSIONS
+    from wsss_jax.priors.external import read_maps as read_maps
+    from wsss_jax.priors.prior_readers import READERS as READERS
     from wsss_jax.systems import SYSTEMS as SYSTEMS
     from wsss_jax.types import IGNORE as IGNORE
     from wsss_jax.types import ScoreMaps as ScoreMaps
@@ -92,12 +92,12 @@ __all__ = [
 _HOMES = MappingProxyType(
     {
         "BACKBONES": "wsss_jax.models",
-        "CRF_PRESETS": "wsss_jax.ops.crf_settings:PRESETS",
-        "DATASETS": "wsss_jax.data.datasets",
+        "CRF_PRESETS": "wsss_jax.crf.settings:PRESETS",
+        "DATASETS": "wsss_jax.datasets.table",
         "EXPLAINERS": "wsss_jax.explain",
         "FUSIONS": "wsss_jax.ops.fuse",
         "IGNORE": "wsss_jax.types",
-        "READERS": "wsss_jax.data.prior_readers",
+        "READERS": "wsss_jax.priors.prior_readers",
         "SYSTEMS": "wsss_jax.systems",
         "ClassList": "wsss_jax.data.classes",
         "ScoreMaps": "wsss_jax.types",
@@ -114,7 +114,7 @@ _HOMES = MappingProxyType(
         "open_store": "wsss_jax.api.reading",
         "otsu_threshold": "wsss_jax.api.judging",
         "random_walk": "wsss_jax.api.refining",
-        "read_maps": "wsss_jax.data.external",
+        "read_maps": "wsss_jax.priors.external",
         "train_classifier": "wsss_jax.api.networks",
     }
 )

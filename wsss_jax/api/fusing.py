@@ -9,8 +9,8 @@ import numpy as np
 from wsss_jax.api import arguments
 from wsss_jax.api.reading import opened_all
 from wsss_jax.config import lookup
-from wsss_jax.data.selection import Data
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets.selection import Data
 from wsss_jax.ops import fuse as rules
 from wsss_jax.stages.combine import Learned, combine_learned, stacked
 from wsss_jax.types import ScoreMaps

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from wsss_jax.data.selection import Data
+from wsss_jax.datasets.selection import Data
 from wsss_jax.models import build
 from wsss_jax.stages.train import Training, fit
 from wsss_jax.systems import Classifier

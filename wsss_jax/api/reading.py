@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wsss_jax.data import datasets, stores
-from wsss_jax.data.datasets import Source
+from wsss_jax.data import stores
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets import table as datasets
+from wsss_jax.datasets.table import Source
 
 
 def open_dataset(

@@ -9,8 +9,9 @@ from PIL import Image
 
 from wsss_jax.api import arguments
 from wsss_jax.config import lookup
+from wsss_jax.crf import dense as crf
 from wsss_jax.ops import affinity as affinities
-from wsss_jax.ops import crf, walk
+from wsss_jax.ops import walk
 from wsss_jax.ops.affinity import Affinity
 from wsss_jax.stages import refine
 from wsss_jax.stages.refine import Walk

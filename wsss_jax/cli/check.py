@@ -5,7 +5,7 @@ from pathlib import Path
 import tyro
 
 from wsss_jax.cli.ending import DONE, FAILED
-from wsss_jax.data.check import survey
+from wsss_jax.datasets.check import survey
 from wsss_jax.run.progress import meter
 from wsss_jax.stages.check import lines
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import tyro
 
 from wsss_jax.cli.bare import Bare
-from wsss_jax.data.selection import Data
 from wsss_jax.data.stores import open_store
+from wsss_jax.datasets.selection import Data
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.combine import Fusion, Learned, combine_learned, opened
 from wsss_jax.stages.combine import combine as combine_by_rule

@@ -5,10 +5,10 @@ from pathlib import Path
 import tyro
 
 from wsss_jax.cli.bare import Bare
-from wsss_jax.data import views
-from wsss_jax.data.external import SALIENCY
-from wsss_jax.data.selection import Data
+from wsss_jax.data.classes import SALIENCY
 from wsss_jax.data.stores import open_stores
+from wsss_jax.datasets import views
+from wsss_jax.datasets.selection import Data
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.evaluate import Scoring

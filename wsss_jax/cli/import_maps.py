@@ -5,7 +5,7 @@ from pathlib import Path
 import tyro
 
 from wsss_jax.cli.bare import Bare
-from wsss_jax.data.selection import Data
+from wsss_jax.datasets.selection import Data
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.import_maps import Import, import_priors
 

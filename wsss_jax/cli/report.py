@@ -5,8 +5,8 @@ from pathlib import Path
 import tyro
 
 from wsss_jax.cli.bare import Bare
-from wsss_jax.data.selection import Data
 from wsss_jax.data.stores import open_stores
+from wsss_jax.datasets.selection import Data
 from wsss_jax.recipes.report import page_of_stores
 from wsss_jax.stages.evaluate import Scoring
 

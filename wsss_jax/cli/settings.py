@@ -22,12 +22,12 @@ NAMES: MappingProxyType[str, str] = MappingProxyType(
         "ATTENTION_EXPLAINERS": "wsss_jax.explain",
         "BACKBONES": "wsss_jax.models",
         "BRANCHES": "wsss_jax.systems.affinity",
-        "DATASETS": "wsss_jax.data.datasets",
+        "DATASETS": "wsss_jax.datasets.table",
         "EXPLAINERS": "wsss_jax.explain",
         "FUSIONS": "wsss_jax.ops.fuse",
         "HEADS": "wsss_jax.models.classifiers",
-        "PRESETS": "wsss_jax.ops.crf_settings",
-        "READERS": "wsss_jax.data.external",
+        "PRESETS": "wsss_jax.crf.settings",
+        "READERS": "wsss_jax.priors.external",
         "SYSTEMS": "wsss_jax.systems",
     }
 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wsss_jax.cli.bare import Bare
-from wsss_jax.data.selection import Data
+from wsss_jax.datasets.selection import Data
 from wsss_jax.stages.train import Training, fit
 
 

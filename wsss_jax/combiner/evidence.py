@@ -18,14 +18,14 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 
 from wsss_jax.data.classes import to_mask_index
-from wsss_jax.data.datasets import Source
-from wsss_jax.data.external import dropped_classes
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, check_systems
 from wsss_jax.data.texts import read_json
 from wsss_jax.data.units import unit_of
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops.resize import resize
+from wsss_jax.priors.external import dropped_classes
 from wsss_jax.types import IGNORE, ScoreMaps, Size
 
 

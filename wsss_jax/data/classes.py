@@ -199,3 +199,9 @@ COCO = ClassList(
     )
 )
 """The 80 things of COCO 2014 and 2017, in the order of their category numbers."""
+
+SALIENCY = ClassList(("saliency",))
+"""What the one class of a saliency map is called."""
+
+EDGES = ("edge",)
+"""What the one class of an edge map is called."""

@@ -2,7 +2,7 @@
 
 All three count pixels of equal value, and differ in all else: COCO goes down the columns of the
 whole image, CVAT along the rows of the box around the region, and Label Studio packs the four
-channels of every pixel into bits. COCO's are read by ``data.coco``; not here: what a region is.
+channels of every pixel into bits. COCO's are read by ``datasets.coco``; not here: what a region is.
 """
 
 import numpy as np

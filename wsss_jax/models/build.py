@@ -6,10 +6,12 @@ from typing import Any
 import jax
 from flax import nnx
 
+from wsss_jax.backbones import BACKBONES
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
-from wsss_jax.models import BACKBONES, normalisation, weights
 from wsss_jax.models.heads import Classifier
+from wsss_jax.weights import loading as weights
+from wsss_jax.weights import normalisation
 
 
 class _OneKey(nnx.Rngs):

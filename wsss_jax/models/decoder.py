@@ -8,8 +8,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from wsss_jax.backbones.layers import Conv3x3, Pointwise
 from wsss_jax.errors import UserError
-from wsss_jax.models.layers import Conv3x3, Pointwise
 from wsss_jax.ops import images as image_ops
 
 

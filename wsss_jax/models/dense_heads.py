@@ -25,12 +25,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.backbones.layers import Conv3x3, Pointwise, grid_inside, keep
+from wsss_jax.backbones.norms import GroupNorm
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
 from wsss_jax.models import build
 from wsss_jax.models.heads import Classifier
-from wsss_jax.models.layers import Conv3x3, Pointwise, grid_inside, keep
-from wsss_jax.models.norms import GroupNorm
 from wsss_jax.ops import images as resizing
 from wsss_jax.types import Backbone, Size
 

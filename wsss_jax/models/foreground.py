@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.models.layers import grid_inside
-from wsss_jax.models.residual import Conv
+from wsss_jax.backbones.layers import grid_inside
+from wsss_jax.backbones.residual import Conv
 from wsss_jax.types import Backbone
 
 

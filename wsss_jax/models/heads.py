@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.errors import UserError
-from wsss_jax.models.layers import grid_inside
 from wsss_jax.types import Backbone
 
 Kernel = Float[Array, "k c"]

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.backbones.layers import Conv3x3, Pointwise, grid_inside, keep
 from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
-from wsss_jax.models.layers import Conv3x3, Pointwise, grid_inside, keep
 from wsss_jax.ops import images as image_ops
 
 Features = Float[Array, "b h w k"]

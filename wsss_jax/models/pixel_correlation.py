@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.backbones.layers import grid_inside, keep
 from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
-from wsss_jax.models.layers import grid_inside, keep
 from wsss_jax.ops import equivariance, images
 
 Inside = Bool[Array, "b H W"] | None

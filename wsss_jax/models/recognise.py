@@ -11,13 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
+from wsss_jax.backbones import BACKBONES
 from wsss_jax.errors import MissingFileError, UserError
-from wsss_jax.models import BACKBONES, build, import_files, import_names, weights
-from wsss_jax.models.families import family_of
-from wsss_jax.models.import_files import WeightFile
-from wsss_jax.models.known_weights import WEIGHTS, Weights
-from wsss_jax.models.normalisation import Normalisation, named
-from wsss_jax.models.sources import Resolved, resolve
+from wsss_jax.models import build
+from wsss_jax.weights import import_files, import_names
+from wsss_jax.weights import loading as weights
+from wsss_jax.weights.families import family_of
+from wsss_jax.weights.import_files import WeightFile
+from wsss_jax.weights.known_weights import WEIGHTS, Weights
+from wsss_jax.weights.normalisation import Normalisation, named
+from wsss_jax.weights.sources import Resolved, resolve
 
 T = TypeVar("T")
 

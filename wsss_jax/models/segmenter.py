@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.backbones.layers import Pointwise, grid_inside
+from wsss_jax.backbones.norms import GroupNorm
+from wsss_jax.backbones.residual import Conv
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
-from wsss_jax.models.layers import Pointwise, grid_inside
-from wsss_jax.models.norms import GroupNorm
-from wsss_jax.models.residual import Conv
 from wsss_jax.ops import images as resizing
 from wsss_jax.types import Backbone, Size
 

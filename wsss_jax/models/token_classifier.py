@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.backbones.layers import keep
+from wsss_jax.backbones.vit import cut_patches, patch_map
 from wsss_jax.errors import UserError
-from wsss_jax.models.layers import keep
-from wsss_jax.models.vit import cut_patches, patch_map
 from wsss_jax.ops import tokens
 from wsss_jax.types import Affine, Attentive, BlockRecord, Embedding, Scorer
 

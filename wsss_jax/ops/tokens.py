@@ -1,7 +1,7 @@
 """The pre-norm transformer block as a pure function of its weights, and what it saw on the way.
 
 Dosovitskiy et al. 2021, equations 2 and 3. Tokens are (b,t,k). Not here:
-parameters and patches (``models.vit``), explanations (``explain.relevance``).
+parameters and patches (``backbones.vit``), explanations (``explain.relevance``).
 """
 
 import jax

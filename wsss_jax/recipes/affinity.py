@@ -11,10 +11,10 @@ from typing import Annotated
 
 import tyro
 
-from wsss_jax.data import views
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.datasets import Source, open_dataset, open_together
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets import views
+from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.affinity import AffinityTraining, learn_affinity

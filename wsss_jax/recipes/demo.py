@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data import synthetic
-from wsss_jax.data.augment import Augmentation
+from wsss_jax.datasets import synthetic
 from wsss_jax.ops import fuse
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.stages.explain import Explanation

@@ -19,13 +19,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from wsss_jax.data.corrected import read_corrected
-from wsss_jax.data.datasets import Source
-from wsss_jax.data.exported import photograph_names
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.data.texts import read_json
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
+from wsss_jax.export.corrected import read_corrected
+from wsss_jax.export.exported import photograph_names
 from wsss_jax.recipes import photographs_plan as planning
 from wsss_jax.recipes import report, summary
 from wsss_jax.recipes.photographs_plan import Plan, clock, systems_of

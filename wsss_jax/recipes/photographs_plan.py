@@ -17,17 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from wsss_jax.data import datasets, folders
-from wsss_jax.data.check import Findings, survey
-from wsss_jax.data.datasets import ALL, Source, open_dataset
 from wsss_jax.data.photographs import working_size
-from wsss_jax.data.views import View
+from wsss_jax.datasets import folders
+from wsss_jax.datasets import table as datasets
+from wsss_jax.datasets.check import Findings, survey
+from wsss_jax.datasets.table import ALL, Source, open_dataset
+from wsss_jax.datasets.views import View
 from wsss_jax.errors import UserError
-from wsss_jax.models import build, recognise, sources
-from wsss_jax.models.known_weights import AUTO, WEIGHTS
+from wsss_jax.models import build, recognise
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
 from wsss_jax.stages import check as checking
+from wsss_jax.weights import sources
+from wsss_jax.weights.known_weights import AUTO, WEIGHTS
 
 STOPPING = frozenset({"data set", "bad list", "duplicate id", "empty list", "masks and labels"})
 """Kinds of problems with which no number would mean anything."""

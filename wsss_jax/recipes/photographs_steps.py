@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wsss_jax.batches.augment import Augmentation
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.corrected import Corrected, with_corrected
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
+from wsss_jax.export.corrected import Corrected, with_corrected
 from wsss_jax.recipes.photographs_plan import Plan, System, systems_of
 from wsss_jax.run.folders import versions
 from wsss_jax.stages import segment

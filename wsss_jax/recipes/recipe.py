@@ -16,9 +16,9 @@ from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import lookup
-from wsss_jax.data import views
-from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets import views
+from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.thresholds import label_free_threshold
 from wsss_jax.stages.combine import Fusion, combine

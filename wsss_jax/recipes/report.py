@@ -7,11 +7,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from wsss_jax.data.datasets import Source
-from wsss_jax.data.exported import photograph_names
 from wsss_jax.data.photographs import fit_mask
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.export.exported import photograph_names
 from wsss_jax.ops import masks, metrics
 from wsss_jax.recipes.recipe import VOTES, Made, Recipe
 from wsss_jax.recipes.summary import Row, against_first, explanation

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import tyro
 
-from wsss_jax.data.datasets import Source, open_dataset, open_together
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.errors import UserError
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.table import Source
 from wsss_jax.ops.intervals import Interval
 from wsss_jax.recipes.recipe import Made
 from wsss_jax.run.executors import Workers

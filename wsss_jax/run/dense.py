@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wsss_jax.data.batches import Group, inference_groups
-from wsss_jax.data.datasets import Source
+from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.table import Source
 from wsss_jax.explain import multiscale
 from wsss_jax.ops import images as image_ops
 from wsss_jax.run.images import over_groups, settle

@@ -88,7 +88,7 @@ def over_groups(
 ) -> Tally:
     """Call ``function`` on every group of images, with progress and with care for signals.
 
-    groups: made one after the other (``data.batches.inference_groups``). total: how many images
+    groups: made one after the other (``batches.batches.inference_groups``). total: how many images
     they are of, skipped ones too. function: writes the results of a group and returns of how many
     images; what it raises ends the work. skipped: reasons by id, filled in by whoever makes the
     groups (``skip=skipped.__setitem__``). The tally is for ``settle``.

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 
 from wsss_jax import config
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.batches.batches import training_batches
 from wsss_jax.data import stores
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import training_batches
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.table import Source
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
 from wsss_jax.stages import segment

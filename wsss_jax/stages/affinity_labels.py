@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from wsss_jax.config import as_json, lookup
+from wsss_jax.crf import dense as crf
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
-from wsss_jax.ops import crf
 from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle

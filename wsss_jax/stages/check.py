@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from types import MappingProxyType
 
-from wsss_jax.data.check import Findings, Problem
+from wsss_jax.datasets.check import Findings, Problem
 
 EXAMPLES = 3
 """Photographs or files that are named of each kind."""

@@ -18,8 +18,8 @@ from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import fuse as fuse_rules
 from wsss_jax.ops.resize import resize

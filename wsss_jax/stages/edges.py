@@ -13,13 +13,14 @@ import tyro
 from jaxtyping import Array, Float
 from scipy.special import expit
 
+from wsss_jax.batches.batches import Group
 from wsss_jax.config import as_json
-from wsss_jax.data import stores, views
-from wsss_jax.data.batches import Group
-from wsss_jax.data.datasets import Source
-from wsss_jax.data.external import EDGES
-from wsss_jax.data.selection import Data
+from wsss_jax.data import stores
+from wsss_jax.data.classes import EDGES
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets import views
+from wsss_jax.datasets.selection import Data
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.run import dense
 from wsss_jax.run.dense import Dense

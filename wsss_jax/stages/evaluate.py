@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from wsss_jax.config import as_json
-from wsss_jax.data import numbering
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, masks_read
+from wsss_jax.datasets import numbering
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import intervals, metrics
 from wsss_jax.run.executors import Workers

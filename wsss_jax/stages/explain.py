@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
-from wsss_jax.data.batches import Group, inference_groups
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, multiscale, normalise
 from wsss_jax.run.images import over_groups, settle

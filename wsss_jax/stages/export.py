@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from wsss_jax.config import as_json, lookup
-from wsss_jax.data import exported
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.datasets import ALL, Source, open_dataset
-from wsss_jax.data.exported import LOCAL_FILES, RECORD, Options, Picture
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
-from wsss_jax.data.writers import WRITERS, Writer
+from wsss_jax.datasets.table import ALL, Source, open_dataset
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.export import exported
+from wsss_jax.export.exported import LOCAL_FILES, RECORD, Options, Picture
+from wsss_jax.export.writers import WRITERS, Writer
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import Tally, each, record_skipped
 from wsss_jax.run.thresholds import label_free_threshold

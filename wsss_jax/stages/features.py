@@ -21,15 +21,15 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.batches.batches import Group, inference_groups
+from wsss_jax.batches.resized import Resized, long_side
 from wsss_jax.config import as_json
 from wsss_jax.data import components, stores
-from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.components import Components
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import write_atomic
-from wsss_jax.data.resized import Resized, long_side
-from wsss_jax.data.selection import Data
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets.selection import Data
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.models import build, recognise
 from wsss_jax.ops import images

@@ -7,18 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wsss_jax.data import external, layouts, places, regions, stores
-from wsss_jax.data.datasets import Source
-from wsss_jax.data.external import Wanted
-from wsss_jax.data.file_layouts import REGIONS
+from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
-from wsss_jax.data.layouts import AUTO, Plan
 from wsss_jax.data.photographs import working_size
-from wsss_jax.data.prior_readers import COARSE, READERS
 from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale
+from wsss_jax.priors import external, layouts, places, regions
+from wsss_jax.priors.external import Wanted
+from wsss_jax.priors.file_layouts import REGIONS
+from wsss_jax.priors.layouts import AUTO, Plan
+from wsss_jax.priors.prior_readers import COARSE, READERS
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import SHOWN, each, settle
 from wsss_jax.types import Size

@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.ops import masks
 from wsss_jax.run.executors import Workers

@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
 from wsss_jax.config import lookup
-from wsss_jax.data.datasets import open_dataset
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import read_image
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale
 from wsss_jax.ops.resize import resize

@@ -20,20 +20,19 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
-from wsss_jax.data.batches import Group, inference_groups
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
-from wsss_jax.data.datasets import Source
-from wsss_jax.data.exported import photograph_names
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
-from wsss_jax.data.unlabelled import photographs_in
-from wsss_jax.data.views import View
+from wsss_jax.datasets.table import Source
+from wsss_jax.datasets.unlabelled import photographs_in
+from wsss_jax.datasets.views import View
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.models.sources import resolve
+from wsss_jax.export.exported import photograph_names
 from wsss_jax.run import folders
 from wsss_jax.run.images import over_groups, record_skipped
 from wsss_jax.run.thresholds import foreground
@@ -44,6 +43,7 @@ from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.masks import Masking, decide
 from wsss_jax.stages.segment import Prediction
 from wsss_jax.stages.subject import subject_of
+from wsss_jax.weights.sources import resolve
 
 RECORD = "photographs.json"
 """What a run on photographs tells of itself, in its folder."""

@@ -19,12 +19,14 @@ from PIL import Image
 
 from wsss_jax import __version__
 from wsss_jax.config import as_json, lookup
+from wsss_jax.crf import by_pydensecrf as crf_pydensecrf
+from wsss_jax.crf import dense as crf
 from wsss_jax.data import stores
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
-from wsss_jax.ops import affinity, crf, crf_pydensecrf, masks, walk
+from wsss_jax.ops import affinity, masks, walk
 from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle

@@ -1,6 +1,6 @@
 """Saliency of our own: foreground by contrast (C2AM), with hints from score maps (C2AM-H).
 
-What is made are score maps of the one class of ``data.external.SALIENCY``, so they can stand
+What is made are score maps of the one class of ``data.classes.SALIENCY``, so they can stand
 wherever another tool's saliency can, and 8-bit grey PNGs for other tools. Hints come from any store
 of class scores; labels and true masks are not read.
 """
@@ -19,14 +19,15 @@ from PIL import Image
 from scipy.special import expit
 
 from wsss_jax import config
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.batches.batches import Group, MaskReader, training_batches
 from wsss_jax.config import as_json
-from wsss_jax.data import stores, views
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import Group, MaskReader, training_batches
-from wsss_jax.data.datasets import Source
-from wsss_jax.data.external import SALIENCY
+from wsss_jax.data import stores
+from wsss_jax.data.classes import SALIENCY
 from wsss_jax.data.files import path_of, write_atomic
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets import views
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.models import recognise
 from wsss_jax.ops.resize import resize

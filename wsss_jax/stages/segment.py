@@ -16,12 +16,13 @@ from jaxtyping import Float, UInt8
 from scipy.special import softmax
 
 from wsss_jax import config
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.batches.batches import Group, MaskReader, training_batches
 from wsss_jax.config import as_json
-from wsss_jax.data import stores, views
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import Group, MaskReader, training_batches
-from wsss_jax.data.datasets import Source
+from wsss_jax.data import stores
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets import views
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.models import recognise
 from wsss_jax.run import dense, folders

@@ -17,12 +17,12 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, Float
 
-from wsss_jax.data.corrected import read_corrected
-from wsss_jax.data.datasets import ALL, Source, open_dataset
-from wsss_jax.data.exported import photograph_names
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.datasets.table import ALL, Source, open_dataset
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.export.corrected import read_corrected
+from wsss_jax.export.exported import photograph_names
 from wsss_jax.ops import coverage, masks
 from wsss_jax.run.images import Tally, record_skipped
 from wsss_jax.run.progress import meter

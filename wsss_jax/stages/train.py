@@ -12,10 +12,10 @@ import numpy as np
 import tyro
 
 from wsss_jax import config
-from wsss_jax.data.augment import Augmentation
-from wsss_jax.data.batches import training_batches
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.batches.batches import training_batches
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.datasets import Source
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.models import recognise
 from wsss_jax.run import folders

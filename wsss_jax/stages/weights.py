@@ -9,9 +9,10 @@ from typing import Annotated
 import tyro
 
 from wsss_jax.errors import MissingFileError
-from wsss_jax.models import import_hub, recognise, sources
-from wsss_jax.models.known_weights import WEIGHTS
-from wsss_jax.models.normalisation import named
+from wsss_jax.models import recognise
+from wsss_jax.weights import import_hub, sources
+from wsss_jax.weights.known_weights import WEIGHTS
+from wsss_jax.weights.normalisation import named
 
 Positional = tyro.conf.Positional
 

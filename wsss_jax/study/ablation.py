@@ -18,9 +18,9 @@ from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import stores
-from wsss_jax.data.datasets import Source
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate

@@ -7,7 +7,7 @@ together. In two of five images stands a distractor that looks like an object to
 to the saliency. Noise and drop-out zones are partly shared between systems, so majorities err.
 
 Numbers made here rank designs; they predict nothing about photographs. Not here: score maps of
-real systems (``data.stores``) and the embedded photographs (``data.synthetic``).
+real systems (``data.stores``) and the embedded photographs (``datasets.synthetic``).
 """
 
 from collections.abc import Sequence

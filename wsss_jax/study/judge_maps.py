@@ -22,7 +22,7 @@ from PIL import Image
 
 from wsss_jax.config import lookup
 from wsss_jax.data.classes import to_mask_index
-from wsss_jax.data.datasets import Source
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.explain import faithfulness as seeing
 from wsss_jax.ops import faithfulness, images, localisation, metrics

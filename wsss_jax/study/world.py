@@ -11,11 +11,10 @@ from PIL import Image
 
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.data import stores
-from wsss_jax.data.classes import palette
-from wsss_jax.data.datasets import ALL, open_dataset
-from wsss_jax.data.external import SALIENCY
+from wsss_jax.data.classes import SALIENCY, palette
 from wsss_jax.data.files import mask_png, write_atomic
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.table import ALL, open_dataset
 from wsss_jax.study.fusion_world import CLASSES, SYSTEMS, World
 from wsss_jax.types import Kind, ScoreMaps
 

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
-from wsss_jax.models import dense_heads, grid_inside
+from wsss_jax.models import dense_heads
 from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import losses, pairs
 from wsss_jax.ops.affinity import Affinity

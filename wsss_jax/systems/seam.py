@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.errors import UserError
-from wsss_jax.models import grid_inside
 from wsss_jax.models.classifiers import CLASS_TOKEN
 from wsss_jax.models.pixel_correlation import PixelCorrelation
 from wsss_jax.ops import equivariance, images, losses

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
-from wsss_jax.models import grid_inside
 from wsss_jax.ops import losses, regularisers
 from wsss_jax.types import Batch
 

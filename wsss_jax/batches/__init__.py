@@ -1,0 +1,1 @@
+"""Photographs in batches of one shape: scaling, augmentation, shuffling."""

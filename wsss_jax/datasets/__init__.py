@@ -1,0 +1,1 @@
+"""Data sets: every layout of photographs and labels, their checks, drawn scenes."""

@@ -1,0 +1,246 @@
+"""Image-level labels, as they come in files of one form or another, looked up by photograph.
+
+A photograph that shows no class has an empty list, which is a label; one of which nothing is known
+has no entry, which is an error of that photograph. A damaged entry is an error of its photograph
+only, raised when its labels are asked for. Not here: tables in text files (``tables``).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+import numpy as np
+from jaxtyping import Bool
+
+from wsss_jax.data.classes import COCO, IGNORED, NO_CLASS, VOC, ClassList
+from wsss_jax.data.ids import Index, files_below
+from wsss_jax.data.stores import read_npz
+from wsss_jax.data.texts import MISTAKES, read_json, read_text
+from wsss_jax.datasets.lists import repeated
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.formats.bounded import read_bytes
+from wsss_jax.formats.pickled_arrays import read_dictionary
+
+CLASS_FILES = ("class_names.txt", "classes.txt", "class_names.csv", "labels.txt")
+"""Files that list the classes of a data set in the order of its masks, one a line."""
+
+MAX_STEPS = 50_000_000
+"""Operations of a pickle of labels; the 12,000 photographs of VOC take about 300,000."""
+
+_MAX_XML = 2**20
+_MOST_OF_VOC = 15
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels of all photographs, as names or numbers, looked up one photograph at a time.
+
+    entries: names or whole numbers by id, or an error of that photograph alone. first: the number
+    of class 0. void: the mask value of pixels without truth besides 255, None where 0 is
+    background. twice: ids that came twice. notes: what was decided when the file was read.
+    """
+
+    path: Path
+    classes: ClassList
+    entries: Mapping[str, Any]
+    first: int = 0
+    void: int | None = None
+    twice: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def of(self, id: str) -> Bool[np.ndarray, " c"]:
+        """Labels of one photograph; MissingFileError or BadFileError where missing or bad."""
+        if id not in self.entries:
+            raise MissingFileError(f"{self.path}: no labels of {id}")
+        entry = self.entries[id]
+        if isinstance(entry, BadFileError):
+            raise BadFileError(str(entry))
+        if not isinstance(entry, (list, tuple)):
+            raise BadFileError(f"{self.path}: labels of {id} are {entry!r}, wanted a list")
+        labels = np.zeros(len(self.classes), bool)
+        for value in entry:
+            labels[self._index(id, value)] = True
+        return labels
+
+    def matched(self, index: Index) -> "LabelTable":
+        """The same with names of files turned into ids; those of no photograph stay."""
+        found = {name: index.find(name) or name for name in self.entries}
+        entries = {found[name]: entry for name, entry in self.entries.items()}
+        twice = (*self.twice, *(id for id in repeated(found.values()) if id not in self.twice))
+        return replace(self, entries=entries, twice=twice)
+
+    def _index(self, id: str, value: Any) -> int:
+        if isinstance(value, str):
+            try:
+                return self.classes.index(value)
+            except ValueError as problem:
+                raise BadFileError(f"{self.path}: label of {id}: {problem}") from problem
+        last = self.first + len(self.classes) - 1
+        if type(value) is int and self.first <= value <= last:
+            return value - self.first
+        raise BadFileError(
+            f"{self.path}: label of {id} is {value!r}, wanted a class name or a whole number from "
+            f"{self.first} to {last}"
+        )
+
+
+def json_table(path: Path) -> LabelTable:
+    """Labels from ``{"classes": [names], "image_labels": {id: [names or numbers]}}``.
+
+    Numbers count the foreground classes from 0. Where the first class is called "void" or
+    "background", the list is in mask numbering: numbers are mask values from 1 on, the first name
+    is no class, and "void" means that 0 marks pixels without truth (MSRC). ``"background": false``
+    says the same of 0 where no void class is listed. Raises BadFileError.
+    """
+    repeats: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        repeats.extend(repeated(key for key, _ in items))
+        return dict(items)
+
+    table = read_json(path, 2**28, pairs)
+    names = table.get("classes") if isinstance(table, dict) else None
+    entries = table.get("image_labels") if isinstance(table, dict) else None
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise BadFileError(f'{path}: wanted {{"classes": [names], "image_labels": {{…}}}}')
+    if not isinstance(entries, dict):
+        raise BadFileError(f'{path}: no "image_labels" by image id; wanted {{id: [names]}}')
+    as_masks = bool(names) and names[0].casefold() in NO_CLASS | IGNORED
+    no_truth = (as_masks and names[0].casefold() in IGNORED) or table.get("background") is False
+    classes = class_list(path, names[1:] if as_masks else names)
+    return LabelTable(path, classes, entries, int(as_masks), 0 if no_truth else None, (*repeats,))
+
+
+def npz_table(path: Path, classes: ClassList) -> LabelTable:
+    """Labels from an npz with ``ids`` (n,) strings and ``labels`` (n, C) zeros and ones.
+
+    This is ``cls_labels.npy`` of the IRN code base (Ahn et al. 2019), saved without pickle.
+    Raises BadFileError.
+    """
+    arrays = read_npz(path, {"ids": "U", "labels": "bui"})
+    ids, labels = arrays["ids"], arrays["labels"]
+    if ids.ndim != 1 or labels.shape != (len(ids), len(classes)):
+        raise BadFileError(
+            f"{path}: ids {ids.shape} and labels {labels.shape}, wanted (n,) and "
+            f"(n, {len(classes)}) for the classes {', '.join(classes.names)}"
+        )
+    names = [str(id) for id in ids]
+    entries = {name: np.flatnonzero(row).tolist() for name, row in zip(names, labels, strict=True)}
+    return LabelTable(path, classes, entries, twice=repeated(names))
+
+
+def npy_table(path: Path, classes: ClassList | None) -> LabelTable:
+    """Labels from ``cls_labels.npy``: a pickled dictionary of vectors, read without unpickling.
+
+    Keys are ids, or whole numbers as IRN writes them (2007000032 is 2007_000032). classes: of the
+    vectors, None for the 20 of VOC or the 80 of COCO by their length. Raises BadFileError.
+    """
+    vectors = {name: np.asarray(v) for name, v in read_dictionary(path, MAX_STEPS).items()}
+    shapes = {vector.shape for vector in vectors.values()}
+    known = [names for names in (classes or VOC, classes or COCO) if shapes == {(len(names),)}]
+    if not known:
+        raise BadFileError(
+            f"{path}: vectors of shapes {sorted(shapes)[:3]}, wanted one number for each class; "
+            f"list the classes in {CLASS_FILES[0]}, one a line"
+        )
+    entries = {
+        f"{key // 10**6}_{key % 10**6:06d}" if isinstance(key, int) else key: np.flatnonzero(
+            vector > 0
+        ).tolist()
+        for key, vector in vectors.items()
+    }
+    return LabelTable(path, known[0], entries)
+
+
+def class_file(*folders: Path) -> ClassList | None:
+    """The classes that a file of CLASS_FILES lists, without background; None without a file."""
+    for path in (folder / name for folder in folders for name in CLASS_FILES):
+        if is_class_file(path):
+            lines = [line.strip().strip(",;") for line in read_text(path)[0].splitlines()]
+            names = [name for name in lines if name]
+            return class_list(path, [n for n in names if n.casefold() not in NO_CLASS | IGNORED])
+    return None
+
+
+def is_class_file(path: Path) -> bool:
+    """Whether a file lists classes; labels.txt may be a table of labels as well."""
+    if path.name not in CLASS_FILES or not path.is_file():
+        return False
+    return path.name != "labels.txt" or not re.search("[,;|\t]", read_text(path)[0])
+
+
+def xml_table(folder: Path, classes: ClassList | None, *, masks: bool) -> LabelTable:
+    """Labels from one XML file a photograph, as PASCAL VOC has them; every object counts.
+
+    Objects marked difficult or truncated are labels too, as in the lists of IRN. A damaged file is
+    an error of its photograph. Documents with a DOCTYPE are refused, so no entity is ever expanded,
+    and so are files above 1 MiB. classes: None for the names that occur; they are those of VOC
+    where most of its 20 occur, or where there are masks and only its names occur. masks: whether
+    there are any. Raises BadFileError where no object has a name.
+    """
+    files = [path for path in files_below(folder) if path.suffix.lower() == ".xml"]
+    entries = {path.stem: _objects(path, path.stat().st_mtime_ns) for path in files}
+    found = {name for entry in entries.values() if isinstance(entry, tuple) for name in entry}
+    notes: tuple[str, ...] = ()
+    if classes is None:
+        of_voc = found & set(VOC.names)
+        if len(of_voc) >= _MOST_OF_VOC or (masks and found <= of_voc):
+            classes = VOC
+        elif not found:
+            bad = next((str(e) for e in entries.values() if not isinstance(e, tuple)), "no objects")
+            raise BadFileError(f"{folder}: no class is named in {len(files)} files ({bad})")
+        else:
+            order = VOC.names if found <= of_voc else sorted(found, key=str.casefold)
+            classes = class_list(folder, [name for name in order if name in found])
+        if classes is not VOC:
+            notes = (f"classes are those that occur: {', '.join(classes.names)}",)
+    return LabelTable(folder, classes, entries, notes=notes)
+
+
+@lru_cache(maxsize=200_000)
+def _objects(path: Path, changed: int) -> tuple[str, ...] | BadFileError:
+    """Names of the objects of one file, read again only when it was changed."""
+    try:
+        return tuple(_object_names(read_bytes(path, _MAX_XML)))
+    except BadFileError as problem:
+        return problem
+    except (expat.ExpatError, *MISTAKES) as problem:
+        return BadFileError(f"{path}: {problem}")
+
+
+def class_list(path: Path, names: list[str]) -> ClassList:
+    """The classes that a file names. Raises BadFileError."""
+    try:
+        return ClassList(tuple(names))
+    except ValueError as problem:
+        raise BadFileError(f"{path}: {problem}") from problem
+
+
+def _object_names(content: bytes) -> list[str]:
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    opened: list[str] = []
+    names: list[str] = []
+
+    def refuse(*_: Any) -> None:
+        raise UserError("a DOCTYPE, wanted a plain annotation without entities")
+
+    def start(tag: str, _: Any) -> None:
+        opened.append(tag)
+        if opened == ["annotation", "object", "name"]:
+            names.append("")
+
+    def text(data: str) -> None:
+        if opened == ["annotation", "object", "name"]:
+            names[-1] += data
+
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: opened.pop() and None
+    parser.CharacterDataHandler = text
+    parser.Parse(content, True)
+    return [name.strip() for name in names]

@@ -1,0 +1,116 @@
+"""The same photographs, of which less is known: without labels and truth, or without classes.
+
+``only`` keeps some of the classes; all others become background.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from wsss_jax.data.classes import SALIENCY, ClassList, to_mask_index
+from wsss_jax.datasets.table import Source
+from wsss_jax.types import IGNORE, Size
+
+
+@dataclass(frozen=True)
+class View:
+    """A source whose classes, labels and truth are others; photographs pass through."""
+
+    whole: Source
+    classes: ClassList
+    shown: Callable[[str], Bool[np.ndarray, " c"]]
+    truth: Callable[[str], UInt8[np.ndarray, "H W"] | None]
+    background: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """What provenance calls this data set."""
+        return self.whole.name
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Images of the split."""
+        return self.whole.ids
+
+    @property
+    def has_background(self) -> bool:
+        """As the whole source says, unless the view makes one."""
+        return self.whole.has_background if self.background is None else self.background
+
+    def labels(self, id: str) -> Bool[np.ndarray, " c"]:
+        """Which classes of this view the image shows."""
+        return self.shown(id)
+
+    def image(self, id: str) -> UInt8[np.ndarray, "H W 3"]:
+        """The photograph."""
+        return self.whole.image(id)
+
+    def size(self, id: str) -> Size:
+        """(height, width) from the header."""
+        return self.whole.size(id)
+
+    def mask(self, id: str) -> UInt8[np.ndarray, "H W"] | None:
+        """The true mask in this view's numbering."""
+        return self.truth(id)
+
+    def encoded(self, id: str) -> bytes:
+        """The photograph as the bytes of its file."""
+        return self.whole.encoded(id)
+
+
+def photographs(source: Source) -> View:
+    """Photographs and nothing else: no labels are shown, no truth is read."""
+    none = np.zeros(len(source.classes), bool)
+    return View(source, source.classes, partial(_the_same, none), partial(_the_same, None))
+
+
+def agnostic(source: Source) -> View:
+    """One class, that of saliency maps: every pixel of any class, and every image, shows it."""
+    shown = partial(_the_same, np.ones(1, bool))
+    return View(source, SALIENCY, shown, partial(_any_class, source))
+
+
+def only(source: Source, names: Sequence[str]) -> Source:
+    """These classes, in this order; the pixels of all others are background. No names: all classes.
+
+    So a data set of things and stuff, without background, becomes one of things before a
+    background. An image that shows none of them has no label. Unlabelled pixels stay IGNORE.
+    Raises ValueError for a name that the source lacks, naming the nearest.
+    """
+    if not names:
+        return source
+    chosen = np.array([source.classes.index(name) for name in names])
+    table = np.zeros(256, np.uint8)
+    table[IGNORE] = IGNORE
+    table[to_mask_index(chosen)] = to_mask_index(np.arange(len(chosen)))
+    return View(
+        source,
+        ClassList(tuple(names)),
+        partial(_some_labels, source, chosen),
+        partial(_some_classes, source, table),
+        background=True,
+    )
+
+
+def _some_labels(source: Source, chosen: Int[np.ndarray, " k"], id: str) -> Bool[np.ndarray, " k"]:
+    return source.labels(id)[chosen]
+
+
+def _some_classes(
+    source: Source, table: UInt8[np.ndarray, " 256"], id: str
+) -> UInt8[np.ndarray, "H W"] | None:
+    mask = source.mask(id)
+    return None if mask is None else table[mask]
+
+
+def _the_same(value: Any, id: str) -> Any:
+    return value
+
+
+def _any_class(source: Source, id: str) -> UInt8[np.ndarray, "H W"] | None:
+    mask = source.mask(id)
+    return None if mask is None else np.where(mask == IGNORE, mask, mask > 0).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Masks and score maps in other tools' formats, and corrected masks back from them."""

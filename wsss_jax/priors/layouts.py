@@ -1,0 +1,289 @@
+"""Which layout the files of a folder have, and whether their numbering fits the data set.
+
+Some files of the folder are looked at. What is inside leaves few layouts; where it leaves several
+(PSA numbers the same dictionary from 0 for maps and from 1 for results of its CRF), the image-level
+labels decide, and where they do not, the folder is refused with the layouts that remain. A file
+that fits none is refused with the reason of the layouts whose fields it has. Not here: reading the
+maps (``external``), and finding the files (``places``).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from wsss_jax.config import lookup
+from wsss_jax.data import stores
+from wsss_jax.data.classes import SALIENCY
+from wsss_jax.data.texts import read_json
+from wsss_jax.datasets.table import Source
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.priors import external, places, regions
+from wsss_jax.priors import file_layouts as told
+from wsss_jax.priors import prior_readers as readers
+from wsss_jax.priors.external import Place
+from wsss_jax.priors.file_layouts import REGIONS
+from wsss_jax.priors.planes import listed
+from wsss_jax.priors.prior_readers import ARRAYS, PICTURES, READERS, Found, Layout
+from wsss_jax.types import Kind, Size
+
+AUTO = "auto"
+"""The layout is told from the files."""
+
+LOOK = 32
+"""Files that are looked at, evenly spread over the images."""
+
+_STORES = ("store", "saliency_store")
+_TOLD = (*(name for name, how in READERS.items() if how.told), REGIONS)
+_ENDINGS = (*ARRAYS, *PICTURES, ".json")
+
+
+class Plan(NamedTuple):
+    """How a folder is read.
+
+    layout: a name of READERS, or REGIONS. folder: where the files lie; places: where in it. first:
+    number of the first class. field: which one is read, where files have several. entries: regions
+    by image id, where one file holds those of all images.
+    """
+
+    layout: str
+    folder: Path
+    first: int
+    kind: Kind
+    classes: tuple[str, ...]
+    places: tuple[Place, ...] = ()
+    field: str | None = None
+    entries: Mapping[str, Any] | None = None
+
+
+class _Look(NamedTuple):
+    """One file: the layouts it may have, and what each takes it to hold."""
+
+    id: str
+    path: Path
+    readings: Mapping[str, Found]
+    labels: Bool[np.ndarray, " c"]
+
+
+def survey(
+    folder: Path,
+    source: Source,
+    ids: Sequence[str],
+    *,
+    layout: str = AUTO,
+    first: int | None = None,
+    field: str | None = None,
+    suffix: str | None = None,
+) -> Plan:
+    """Decide how the files of ``folder`` are read as maps of the images ``ids``.
+
+    folder: or one JSON file with the regions of all images. layout: a name of READERS, REGIONS, or
+    AUTO. first: number of the first class where it is not the layout's own. field: which field is
+    read, None for the finest that the files have. suffix: what follows the id in the names, where
+    images have several files. Raises BadFileError for a folder that has no file of the images,
+    mixes layouts, leaves several possible, or numbers its classes otherwise; ValueError for an
+    unknown layout or field.
+    """
+    if layout not in (AUTO, REGIONS):
+        how = lookup(READERS, layout, "layout (or auto)")
+        if field is not None and field not in how.fields:
+            raise UserError(f"field {field}; layout {layout} has {', '.join(how.fields) or 'none'}")
+    if folder.is_file():
+        return _of_file(folder, source, ids, layout, first)
+    if not folder.is_dir():
+        raise BadFileError(f"{folder}: no such folder")
+    if layout in _STORES or (layout == AUTO and (folder / "index.json").is_file()):
+        return _of_store(folder, source)
+    names = _TOLD if layout == AUTO else (layout,)
+    found = _found(folder, ids, _ENDINGS if layout == AUTO else _endings(layout))
+    where = places.one_each(folder, found, suffix)
+    looks = _looks(folder, {place: found[place] for place in where}, source, names)
+    name = _decided(folder, looks) if layout == AUTO else layout
+    if name == REGIONS:
+        return Plan(name, folder, 0, "probability", source.classes.names, where)
+    how = READERS[name]
+    start = how.first if first is None else first
+    readings = [(look, look.readings[name]) for look in looks if name in look.readings]
+    if first is None and not how.agnostic:
+        _check_numbering(folder, readings, start, name)
+    classes = SALIENCY.names if how.agnostic else source.classes.names
+    field = _field(how, readings) if field is None else field
+    return Plan(name, folder, start, _kind(how, readings), classes, where, field)
+
+
+def _of_store(folder: Path, source: Source) -> Plan:
+    store = stores.open_store(folder)
+    if store.classes not in (source.classes.names, SALIENCY.names):
+        raise BadFileError(
+            f"{folder} holds classes {', '.join(store.classes[:3])} …, the data set has "
+            f"{', '.join(source.classes.names[:3])} …"
+        )
+    if store.holds == "masks":
+        return Plan("mask_png", folder / "masks", 1, "probability", store.classes)
+    if store.holds == "regions":
+        here = (Place("", ".npz"),)
+        return Plan(REGIONS, folder / "regions", 0, "probability", store.classes, here)
+    layout = "store" if store.classes == source.classes.names else "saliency_store"
+    return Plan(layout, folder / "scores", 0, store.kind, store.classes)
+
+
+def _of_file(
+    path: Path, source: Source, ids: Sequence[str], layout: str, first: int | None
+) -> Plan:
+    """One file with the regions of all images, as detectors write their results."""
+    if path.suffix.lower() != ".json":
+        raise BadFileError(f"{path}: a file; wanted the folder with a file per image, or a JSON of "
+                           "regions")  # fmt: skip
+    grouped = regions.by_image(read_json(path, regions.MAX_JSON))
+    if grouped is None:
+        raise BadFileError(f"{path}: regions of no image; wanted image_id in them")
+    keys = {id: regions.key_of(id, grouped) for id in ids}
+    entries = {id: grouped[key] for id, key in keys.items() if key is not None}
+    if not entries:
+        raise BadFileError(
+            f"{path}: no regions of any of the {len(ids)} images; it has images "
+            f"{listed(list(grouped)[:3])}, wanted such as {ids[0] if ids else 'none'}"
+        )
+    some = [entry for found in list(entries.values())[:LOOK] for entry in found]
+    classed = any(name in entry for entry in some for name in regions.CLASSES)
+    name = ("instances" if classed else REGIONS) if layout == AUTO else layout
+    start = READERS["instances"].first if first is None else first
+    classes = source.classes.names
+    return Plan(name, path, start, "probability", classes, entries=entries)
+
+
+def _endings(layout: str) -> tuple[str, ...]:
+    return READERS[layout].endings if layout in READERS else (".json", *ARRAYS)
+
+
+def _found(folder: Path, ids: Sequence[str], endings: Sequence[str]) -> places.Found:
+    found = places.find(folder, ids, endings)
+    if not found:
+        example = ", ".join(f"{ids[0]}{s}" for s in endings) if ids else "no image"
+        raise BadFileError(
+            f"{folder}: no file of any of the {len(ids)} images; it holds "
+            f"{places.listing(folder)}, wanted names such as {example}"
+        )
+    return found
+
+
+def _looks(folder: Path, found: places.Found, source: Source, names: Sequence[str]) -> list[_Look]:
+    """What the files may be; those that cannot be read are left to the import to report.
+
+    Raises BadFileError when none can be read and their layout is asked for.
+    """
+    where = {id: place for place, ids in found.items() for id in ids}
+    looks, problems = [], []
+    for id in list(where)[:: -(-len(where) // LOOK)]:
+        try:
+            labels = source.labels(id)
+            path = _example(folder, where[id], id, len(labels))
+            found_in = _readings(path, where[id], names, labels, source.size(id))
+            looks.append(_Look(id, path, found_in, labels))
+        except ValueError as problem:
+            problems.append(str(problem))
+    if not looks and len(names) > 1:
+        raise BadFileError(
+            f"none of the {len(problems)} files looked at can be read, so their layout cannot be "
+            f"told; first {problems[0]}"
+        )
+    return looks
+
+
+def _example(folder: Path, place: Place, id: str, count: int) -> Path:
+    return external.file_of(folder, id, READERS["oaa"], (place,), count)
+
+
+def _readings(
+    path: Path, place: Place, names: Sequence[str], labels: Bool[np.ndarray, " c"], size: Size
+) -> Mapping[str, Found]:
+    """Those of the layouts that one file may have. Raises BadFileError when it is none."""
+    if path.suffix.lower() in PICTURES:
+        if "#" in place.suffix:
+            number = external.numbers_of(path, len(labels))
+            return {"oaa": Found(number, ())}
+        return told.picture_readings(path, len(labels))
+    if path.suffix.lower() == ".json":
+        return told.region_readings(path, size)
+    return told.array_readings(path, names, labels)
+
+
+def _decided(folder: Path, looks: Sequence[_Look]) -> str:
+    """The one layout that all files may have and the labels agree with."""
+    known = (*READERS, REGIONS)
+    left = [name for name in known if all(name in look.readings for look in looks)]
+    if not left:
+        examples = {tuple(look.readings): look.path.name for look in reversed(looks)}
+        listed = "; ".join(f"{file} is {' or '.join(names)}" for names, file in examples.items())
+        raise BadFileError(f"{folder} mixes layouts: {listed}; import them apart with --layout")
+    if len(left) > 1:
+        scores = {name: _evidence(name, looks) for name in left}
+        best = max(scores.values())
+        chosen = [name for name in left if scores[name] == best]
+        if len(chosen) > 1 or best == (0, 0):
+            raise BadFileError(
+                f"{folder}: the {len(looks)} files looked at may be {' or '.join(left)}, and the "
+                f"image labels do not tell which; give --layout {' or --layout '.join(left)}"
+            )
+        left = chosen
+    return left[0]
+
+
+def _evidence(name: str, looks: Sequence[_Look]) -> tuple[int, int]:
+    """Files whose classes under this layout are just the image's labels, and are among them."""
+    how = READERS[name]
+    if name == "ccam":  # nothing but this would number every image's classes alike
+        return len(looks), len(looks)
+    if how.agnostic:
+        return 0, 0
+    pairs = [
+        (
+            set(readers.numbered(look.readings[name], how, how.first)),
+            set(np.flatnonzero(look.labels).tolist()),
+        )
+        for look in looks
+    ]
+    if how.hard:  # values from 2 on; a picture of 0 and 1 may be saliency as well as one class
+        count = sum(bool(classes - {0}) for classes, _ in pairs)
+        return count, count
+    equal = sum(bool(classes) and classes == present for classes, present in pairs)
+    return equal, sum(bool(classes) and classes <= present for classes, present in pairs)
+
+
+def _check_numbering(
+    folder: Path, readings: Sequence[tuple[_Look, Found]], first: int, layout: str
+) -> None:
+    """Raises BadFileError when another number for the first class fits more files."""
+    shifts = Counter(
+        external.shift_of(classes, look.labels)
+        for look, found in readings
+        if (classes := readers.numbered(found, READERS[layout], first))
+    )
+    best = max((1, -1), key=lambda shift: shifts[shift])
+    if shifts[best] > shifts[0]:
+        count = sum(shifts.values())
+        raise BadFileError(
+            f"{folder}: off by one? In layout {layout} the first class is number {first}, but in "
+            f"{shifts[best]} of {count} files looked at the image's labels fit only if it is "
+            f"{first - best}: add --first-class {first - best} (or {first}, to import it as it is)"
+        )
+
+
+def _kind(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> Kind:
+    """What values mean; a dictionary with background that does not sum to 1 is no CRF's result."""
+    if how is not READERS["psa_crf"]:
+        return how.kind
+    sums = [readers.sums_to_one(found) for _, found in readings]
+    known = [value for value in sums if value is not None]
+    return "activation" if known and 2 * sum(known) < len(known) else how.kind
+
+
+def _field(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> str | None:
+    """The field that most files have; the others are refused one by one, not read from another."""
+    if len(how.fields) < 2 or not readings:
+        return None
+    counts = Counter(found.field for _, found in readings)
+    return max(how.fields, key=lambda name: counts[name])
