@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import toy_priors
+from golden_draw import PRIORS, write_priors
 from PIL import Image
 
 from wsss_jax.data import stores
@@ -74,9 +75,9 @@ def test_auto_finds_every_layout(tmp_path, layout):
     assert survey(tmp_path / "in", layout=layout)[1:] == plan[1:]
 
 
-def test_auto_reads_the_golden_folders(shared):
-    root = shared / "golden/external_priors"
-    table = {"2007_000799": (12, 14), "2007_001299": (9,)}
+def test_auto_reads_what_the_tools_wrote(tmp_path):
+    root = write_priors(tmp_path)
+    table = {id: classes for id, (classes, _) in PRIORS.items()}
     for name in ("psa_cam", "psa_crf", "irn", "puzzle", "puzzle_rw", "clipes", "mask_png"):
         plan = survey(root / name, table)
         assert plan.layout == name
