@@ -69,7 +69,7 @@ def weighed(kind):
 
 
 def linear():
-    """Raw maps of the methods that run the classifier, on drawn activations."""
+    """Raw maps of the methods that run the classifier, on drawn activations, for the best class."""
     activations = torch.from_numpy(cam_arrays("relu")[0]).requires_grad_()
     model = Head(8)
     filled(model)
@@ -83,7 +83,7 @@ def linear():
             return kept["raw"]
 
         with patch.object(cam, "get_cam_image", keep):
-            cam(activations, targets())
+            cam(activations, None)
         found[f"linear/{method.__name__}"] = kept["raw"]
     return found
 
