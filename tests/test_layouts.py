@@ -1,7 +1,5 @@
 """The layout of a folder is told from its files and the labels, or refused with the candidates."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import toy_priors
@@ -18,36 +16,6 @@ SIZE = (8, 12)
 LABELS = {"a": (4, 7), "b": (0, 1), "c": (14,), "d": (0,)}
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """A source that knows labels only."""
-
-    table: dict
-
-    name = "toy"
-    classes = VOC
-    has_background = True
-
-    @property
-    def ids(self):
-        return tuple(self.table)
-
-    def labels(self, id):
-        return np.isin(np.arange(len(VOC)), self.table[id])
-
-    def size(self, id):
-        return SIZE
-
-    def image(self, id):
-        return np.zeros((*SIZE, 3), np.uint8)
-
-    def mask(self, id):
-        return None
-
-    def encoded(self, id):
-        return b""
-
-
 def scores(count, seed=0):
     return np.random.default_rng(seed).random((count, *SIZE), np.float32) / np.float32(count)
 
@@ -60,7 +28,7 @@ def folder_of(tmp_path, layout, table=LABELS, shift=0):
 
 
 def survey(folder, table=LABELS, **more):
-    return layouts.survey(folder, Labelled(table), tuple(table), **more)
+    return layouts.survey(folder, toy_priors.Labelled(table, SIZE), tuple(table), **more)
 
 
 @pytest.mark.parametrize(
