@@ -17,7 +17,8 @@ from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
-from wsss_jax.stages.affinity import AffinityTraining, learn_affinity
+from wsss_jax.run.training import Training
+from wsss_jax.stages.affinity import learn_affinity
 from wsss_jax.stages.affinity_labels import Irn, Rule, make_labels
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.refine import Crf, Walk, refine
@@ -25,7 +26,7 @@ from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim
 
 
-def light(weights: Path | None = None) -> AffinityTraining:
+def light(weights: Path | None = None) -> Training[AffinityNet]:
     """IRN's branch on a frozen MobileNetV2, learned in minutes on a CPU.
 
     So few steps are too few for plain gradients; AdamW's are of one size from the first on.
@@ -33,7 +34,7 @@ def light(weights: Path | None = None) -> AffinityTraining:
     """
     optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
     view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
-    return AffinityTraining(AffinityNet(weights=weights, optim=optim), view, epochs=6)
+    return Training(AffinityNet(weights=weights, optim=optim), view, epochs=6)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class AffinityPlan:
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
     rule: Rule = field(default_factory=lambda: Irn(thresholds="otsu"))
-    training: AffinityTraining = field(default_factory=light)
+    training: Training[AffinityNet] = field(default_factory=light)
     walk: Walk = field(
         default_factory=lambda: Walk(
             beta=10.0, steps=256, off_boundaries=False, to_activations=True

@@ -15,11 +15,13 @@ from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
+from wsss_jax.run.training import Training
 from wsss_jax.stages import objects, saliency
 from wsss_jax.stages.affinity_labels import Irn, make_labels
 from wsss_jax.stages.evaluate import Scoring
-from wsss_jax.stages.objects import ObjectTraining
-from wsss_jax.stages.saliency import Contrasting, Looking
+from wsss_jax.stages.saliency import Looking
+from wsss_jax.systems.objects import Objects
+from wsss_jax.systems.saliency import Contrast
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,13 @@ class SaliencyPlan:
     layout: str = "auto"
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
-    training: Contrasting = field(default_factory=Contrasting)
+    training: Training[Contrast] = field(default_factory=saliency.defaults)
     looking: Looking = field(default_factory=Looking)
     with_network: bool = True
     rule: Irn = field(default_factory=lambda: Irn(foreground=0.6, background=0.4))
     classes: Path | None = None
     edges: Path | None = None
-    network: ObjectTraining = field(default_factory=ObjectTraining)
+    network: Training[Objects] = field(default_factory=objects.defaults)
     beside: tuple[Path, ...] = ()
     workers: Workers = field(default_factory=Workers)
     name: str = "saliency"

@@ -11,10 +11,9 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -30,20 +29,6 @@ from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
 
 _SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
-
-
-@dataclass(frozen=True)
-class Course:
-    """How long a run is, where its randomness starts, and how often it is saved (in steps).
-
-    compute: the type in which networks compute. engine: mesh (one step over all devices) or pmap.
-    """
-
-    steps: int
-    seed: int
-    save_every: int
-    compute: Literal["float32", "bfloat16"] = "float32"
-    engine: Literal["mesh", "pmap"] = "mesh"
 
 
 class Claim:
@@ -160,16 +145,15 @@ def is_finished(folder: Path) -> bool:
 def learn(
     system: System,
     batches: Any,
-    course: Course,
+    plan: loop.Loop,
     folder: Path,
+    *,
+    seed: int,
 ) -> Path:
     """Train to the end, or from where an earlier call was stopped, and mark the run finished.
 
-    Shows a progress bar.
+    seed: where all randomness starts. Shows a progress bar.
     """
-    plan = loop.Loop(
-        course.steps, save_every=course.save_every, compute=course.compute, engine=course.engine
-    )
     with meter(f"train {folder.name}", plan.steps, "steps") as bar:
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -184,7 +168,7 @@ def learn(
             batches,
             plan,
             folder=folder,
-            key=jax.random.key(course.seed),
+            key=jax.random.key(seed),
             progress=progress,
             resumed=bar.start_at,
         )
