@@ -256,8 +256,6 @@ class ResNeSt(nnx.Module):
         training = rngs is not None
         x = self.stem(images, inside, training)
         cells = None if inside is None else grid_inside(inside, 2)
-        x = residual.max_pool3x3(x, cells)
-        cells = None if cells is None else grid_inside(cells, 2)
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         return residual.run_stages(stages, x, cells, training, remat=self.remat)
 

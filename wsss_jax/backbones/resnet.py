@@ -211,8 +211,6 @@ class ResNet(nnx.Module):
             x = jax.nn.relu(self.bn1(self.conv1(images, inside), cells, training))
         else:
             x = self.stem(images, inside, training)
-        x = residual.max_pool3x3(x, cells)
-        cells = None if cells is None else grid_inside(cells, 2)
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         return residual.run_stages(stages, x, cells, training, remat=self.remat)
 

@@ -112,8 +112,6 @@ class ResNetV2(nnx.Module):
         x = self.conv0(self.bn0(images, inside, training), inside)
         cells = None if inside is None else grid_inside(inside, 2)
         x = jax.nn.relu(self.bn1(x, cells, training))
-        x = residual.max_pool3x3(x, cells)
-        cells = None if cells is None else grid_inside(cells, 2)
         return residual.run_stages(self.stages, x, cells, training, remat=self.remat)
 
     def parameter_names(self) -> Mapping[str, str | None]:

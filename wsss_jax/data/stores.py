@@ -129,6 +129,16 @@ class Store:
         return mask
 
 
+def require(store: Store, ids: Sequence[str], what: str) -> None:
+    """UserError that names some of the ids of which the store has no record. what: ``masks``."""
+    missing = store.missing(ids)
+    if missing:
+        raise UserError(
+            f"{store.folder}: no {what} of {len(missing)} of {len(ids)} images "
+            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
+        )
+
+
 def create(
     folder: Path,
     *,

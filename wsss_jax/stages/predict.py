@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.batches.batches import Group, inference_groups
+from wsss_jax.batches.batches import Group
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
@@ -34,7 +34,7 @@ from wsss_jax.datasets.views import View
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.export.exported import photograph_names
 from wsss_jax.run import folders
-from wsss_jax.run.images import over_groups, record_skipped
+from wsss_jax.run.images import over_photographs, record_skipped
 from wsss_jax.run.thresholds import foreground
 from wsss_jax.stages import segment
 from wsss_jax.stages.explain import Explanation, explain
@@ -272,14 +272,6 @@ def _chances(
         (jax.jit(partial(_logits, ask=subject.logits)), subject.weights) for subject in subjects
     ]
     found: dict[str, np.ndarray] = {}
-    skipped: dict[str, str] = {}
-    groups = inference_groups(
-        source,
-        source.ids,
-        scales=(scale,),
-        batch_size=settings.batch_size,
-        skip=skipped.__setitem__,
-    )
 
     def write(group: Group) -> int:
         batch = group.scaled[0]
@@ -288,12 +280,19 @@ def _chances(
         found.update(zip(group.ids, mean, strict=False))
         return len(group.ids)
 
-    tally = over_groups("find classes", groups, len(source.ids), write, skipped)
+    tally = over_photographs(
+        "find classes",
+        source,
+        source.ids,
+        write,
+        scales=(scale,),
+        batch_size=settings.batch_size,
+    )
     tally.report("find classes")
     record_skipped(work, tally)
     if not found:
-        id, reason = min(skipped.items())
-        raise BadFileError(f"all {len(skipped)} photographs failed, first {id}: {reason}")
+        id, reason = min(tally.skipped.items())
+        raise BadFileError(f"all {len(tally.skipped)} photographs failed, first {id}: {reason}")
     return {id: found[id] for id in source.ids if id in found}
 
 

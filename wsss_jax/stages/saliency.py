@@ -120,12 +120,7 @@ def check_scores(store: Store, source: Source, what: str) -> None:
             f"{store.folder} holds {store.kind if store.holds == 'scores' else store.holds}; "
             f"{what} are activations or probabilities"
         )
-    missing = store.missing(source.ids)
-    if missing:
-        raise UserError(
-            f"{store.folder}: no {what} of {len(missing)} of {len(source.ids)} images "
-            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
-        )
+    stores.require(store, source.ids, what)
 
 
 def predict(

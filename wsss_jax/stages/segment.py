@@ -74,12 +74,7 @@ def pseudo_masks(store: Store, source: Source) -> Teacher:
             f"{store.folder} has masks of {len(store.classes)} classes, {source.name} has "
             f"{len(source.classes)}; both must be the same"
         )
-    missing = store.missing(source.ids)
-    if missing:
-        raise UserError(
-            f"{store.folder}: no masks of {len(missing)} of {len(source.ids)} images "
-            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
-        )
+    stores.require(store, source.ids, "masks")
     record = {
         "masks": store.folder.name,
         "made_by": dict(store.made_by),

@@ -26,7 +26,7 @@ from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import losses, pairs
 from wsss_jax.ops.affinity import Affinity
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import Batch, System
 
@@ -164,12 +164,7 @@ def answers(
 
 def template(settings: AffinityNet) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network, update = structure(settings), _update(settings, 1)
-
-    def start(params: Any, stats: Any) -> TrainState:
-        return states.create(network._replace(params=params, stats=stats), update)
-
-    return jax.eval_shape(start, network.params, network.stats)
+    return states.template(structure(settings), _update(settings, 1))
 
 
 def structure(settings: AffinityNet) -> Network:
@@ -197,5 +192,4 @@ def _update(settings: AffinityNet, steps: int) -> optax.GradientTransformation:
     optim = settings.optim
     if not settings.learns_body:
         optim = replace(optim, freeze=(*optim.freeze, "backbone"))
-    fresh = settings.weights is None
-    return optimizer(optim, steps, lambda name: not fresh and not name.startswith("backbone"))
+    return optimizer(optim, steps, outside_backbone(pretrained=settings.weights is not None))

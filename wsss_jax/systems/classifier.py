@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.models import build, classifiers
 from wsss_jax.ops import losses
 from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, held, optimizer
+from wsss_jax.train.optimizers import Optim, held, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import Attentive, Batch, Scorer, System
 
@@ -78,7 +79,7 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
 
 def template(settings: Classifier, classes: int) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    return template_of(structure(settings, classes), update_of(settings, 1))
+    return states.template(structure(settings, classes), update_of(settings, 1))
 
 
 def explained(settings: Classifier) -> Explained:
@@ -98,18 +99,10 @@ def start(settings: Classifier, classes: int, steps: int, key: Any) -> TrainStat
     return states.create(network, update_of(settings, steps))
 
 
-def update_of(settings: Classifier, steps: int) -> Any:
+def update_of(settings: Classifier, steps: int) -> optax.GradientTransformation:
     """The gradient transformation for ``steps`` updates."""
-    return optimizer(settings.optim, steps, is_new(settings))
-
-
-def template_of(network: Network, update: Any) -> TrainState:
-    """The shape of the state that training a network of this structure starts from."""
-
-    def begin(params: Any, stats: Any) -> TrainState:
-        return states.create(network._replace(params=params, stats=stats), update)
-
-    return jax.eval_shape(begin, network.params, network.stats)
+    pretrained = settings.weights is not None
+    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))
 
 
 def cross_entropy(
@@ -152,13 +145,6 @@ def module_of(settings: Classifier, classes: int, key: Any) -> Any:
         **({"remat": True} if settings.remat else {}),
     )
     return classifiers.with_head(plain, settings.head, key=key)
-
-
-def is_new(settings: Classifier) -> Callable[[str], bool]:
-    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
-    if settings.weights is None:
-        return lambda name: False
-    return lambda name: "backbone" not in name.split("/")
 
 
 def scorer(network: Network, params: Any, stats: Any) -> Callable[[Bool[Array, "b H W"]], Scorer]:

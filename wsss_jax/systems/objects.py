@@ -7,20 +7,20 @@ of PoolNet's, both learned jointly from the start, means in place of sums over p
 pixels where the proposals are not sure.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads
 from wsss_jax.ops import boundaries, losses
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import Batch, System
 
@@ -69,7 +69,7 @@ def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
     edges (0, 1). Images of which nothing is known cost nothing, for each of the two by itself.
     """
     network = structure(settings)
-    update = optimizer(settings.optim, steps, _is_new(settings))
+    update = _update(settings, steps)
 
     def init(key: Any) -> TrainState:
         return states.create(states.functional(_module(settings, key)), update)
@@ -116,13 +116,7 @@ def labels_of(batch: Batch, *, drawn: bool = False) -> tuple[Array, Array]:
 
 def template(settings: Objects) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network = structure(settings)
-    update = optimizer(settings.optim, 1, _is_new(settings))
-
-    def start(params: Any, stats: Any) -> TrainState:
-        return states.create(network._replace(params=params, stats=stats), update)
-
-    return jax.eval_shape(start, network.params, network.stats)
+    return states.template(structure(settings), _update(settings, 1))
 
 
 def structure(settings: Objects) -> Network:
@@ -150,8 +144,6 @@ def _module(settings: Objects, key: Any) -> Any:
     )
 
 
-def _is_new(settings: Objects) -> Callable[[str], bool]:
-    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
-    if settings.weights is None:
-        return lambda name: False
-    return lambda name: not name.startswith("backbone")
+def _update(settings: Objects, steps: int) -> optax.GradientTransformation:
+    pretrained = settings.weights is not None
+    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))

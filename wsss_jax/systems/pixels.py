@@ -5,20 +5,20 @@ background and classes, IGNORE apart, mean over all known pixels of a batch. Whe
 pseudo-masks or true ones is not known here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Shaped
 
 from wsss_jax.errors import UserError
 from wsss_jax.models import build, networks
 from wsss_jax.ops import pixel_loss
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import IGNORE, Batch, System
 
@@ -65,7 +65,7 @@ def make(settings: Segmenter, *, classes: int, steps: int) -> System:
     Batches must have masks. A batch without a single known pixel gives loss 0 and no gradient.
     """
     network = structure(settings, classes)
-    update = optimizer(settings.optim, steps, _is_new(settings))
+    update = _update(settings, steps)
 
     def init(key: Any) -> TrainState:
         return states.create(states.functional(_module(settings, classes, key)), update)
@@ -95,13 +95,7 @@ def make(settings: Segmenter, *, classes: int, steps: int) -> System:
 
 def template(settings: Segmenter, classes: int) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network = structure(settings, classes)
-    update = optimizer(settings.optim, 1, _is_new(settings))
-
-    def start(params: Any, stats: Any) -> TrainState:
-        return states.create(network._replace(params=params, stats=stats), update)
-
-    return jax.eval_shape(start, network.params, network.stats)
+    return states.template(structure(settings, classes), _update(settings, 1))
 
 
 def structure(settings: Segmenter, classes: int) -> Network:
@@ -152,8 +146,6 @@ def _module(settings: Segmenter, classes: int, key: Any) -> Any:
     )
 
 
-def _is_new(settings: Segmenter) -> Callable[[str], bool]:
-    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
-    if settings.weights is None:
-        return lambda name: False
-    return lambda name: not name.startswith("backbone")
+def _update(settings: Segmenter, steps: int) -> optax.GradientTransformation:
+    pretrained = settings.weights is not None
+    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))

@@ -8,20 +8,20 @@ Where we differ: images keep their proportions on a canvas (theirs are squeezed 
 polarity without hints is read off the running mean of all steps (theirs: the first epoch).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from wsss_jax.errors import UserError
 from wsss_jax.models import build, networks
 from wsss_jax.ops import contrast
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import IGNORE, Batch, System
 
@@ -98,7 +98,7 @@ def make(settings: Contrast, *, steps: int) -> System:
     With hints, ``Batch.masks`` hold them: score × LEVELS, 255 where there is none.
     """
     network = structure(settings)
-    update = optimizer(settings.optim, steps, _is_new(settings))
+    update = _update(settings, steps)
 
     def init(key: Any) -> ContrastState:
         return _start(states.create(states.functional(_module(settings, key)), update))
@@ -127,13 +127,8 @@ def make(settings: Contrast, *, steps: int) -> System:
 
 def template(settings: Contrast) -> ContrastState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network = structure(settings)
-    update = optimizer(settings.optim, 1, _is_new(settings))
-
-    def start(params: Any, stats: Any) -> ContrastState:
-        return _start(states.create(network._replace(params=params, stats=stats), update))
-
-    return jax.eval_shape(start, network.params, network.stats)
+    network = states.template(structure(settings), _update(settings, 1))
+    return jax.eval_shape(_start, network)
 
 
 def structure(settings: Contrast) -> Network:
@@ -238,8 +233,6 @@ def _module(settings: Contrast, key: Any) -> Any:
     )
 
 
-def _is_new(settings: Contrast) -> Callable[[str], bool]:
-    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
-    if settings.weights is None:
-        return lambda name: False
-    return lambda name: not name.startswith("backbone")
+def _update(settings: Contrast, steps: int) -> optax.GradientTransformation:
+    pretrained = settings.weights is not None
+    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))

@@ -167,7 +167,7 @@ def smaller(batch: Batch, size: Size) -> Batch:
 
 def template(settings: Seam, classes: int) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    return classifier.template_of(
+    return states.template(
         structure(settings, classes), classifier.update_of(settings.classifier, 1)
     )
 

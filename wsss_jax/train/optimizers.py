@@ -82,6 +82,14 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, decay], [optim.warm_up])
 
 
+def outside_backbone(*, pretrained: bool) -> Callable[[str], bool]:
+    """Which parameters start untrained: all but the backbone's, where that is pretrained.
+
+    From scratch none counts as new, so that all of them learn at one rate.
+    """
+    return lambda name: pretrained and "backbone" not in name.split("/")
+
+
 def optimizer(
     optim: Optim, steps: int, is_new: Callable[[str], bool]
 ) -> optax.GradientTransformation:

@@ -109,6 +109,15 @@ def create(network: Network, optimizer: optax.GradientTransformation) -> TrainSt
     )
 
 
+def template(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
+    """The shape of the state before the first step; allocates nothing."""
+
+    def start(params: Any, stats: Any) -> TrainState:
+        return create(network._replace(params=params, stats=stats), optimizer)
+
+    return jax.eval_shape(start, network.params, network.stats)
+
+
 def abstract(make: Callable[[], nnx.Module]) -> Network:
     """The network that ``make`` would build, with shapes in place of arrays."""
     return functional(nnx.eval_shape(make))
