@@ -87,7 +87,8 @@ def train(
             engine=settings.engine,
         )
         system = make(settings.model, steps=loop.steps)
-        return folders.learn(system, batches, loop, folder, seed=settings.seed)
+        folders.learn(system, batches, loop, folder, seed=settings.seed)
+    return folder
 
 
 def record(settings: Training[M], source: Source, notes: Mapping[str, Any]) -> dict[str, Any]:
