@@ -4,15 +4,21 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wsss_jax.errors import UserError
 
 T = TypeVar("T")
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+"""What a JSON file can hold."""
+
+Record: TypeAlias = Mapping[str, Any]
+"""A JSON object of this program's own: settings, provenance, notes. Whoever wrote it reads it."""
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:

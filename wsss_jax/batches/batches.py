@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import grain
 import numpy as np
@@ -23,7 +23,7 @@ from wsss_jax.config import as_json, fingerprint
 from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.types import Batch, Sample, Size
+from wsss_jax.types import Batch, Leaf, Sample, Size
 
 T = TypeVar("T")
 MaskReader = Callable[[str], UInt8[np.ndarray, "H W"]]
@@ -261,13 +261,18 @@ def _cached(read: Callable[[str], np.ndarray], limit: int) -> Callable[[str], np
 
 def _training_batch(drawn: Sequence[_Drawn]) -> Batch:
     masks = [d.mask for d in drawn if d.mask is not None]
-    return Batch(
-        images=_unit(np.stack([d.image for d in drawn])),
-        labels=np.stack([d.labels for d in drawn]),
-        inside=np.stack([d.inside for d in drawn]),
-        real=np.ones(len(drawn), bool),
-        masks=np.stack(masks).astype(np.int32) if masks else None,
+    return _on_host(
+        _unit(np.stack([d.image for d in drawn])),
+        np.stack([d.labels for d in drawn]),
+        np.stack([d.inside for d in drawn]),
+        np.ones(len(drawn), bool),
+        np.stack(masks).astype(np.int32) if masks else None,
     )
+
+
+def _on_host(*arrays: np.ndarray | None) -> Batch:
+    """A batch of NumPy arrays, in the order of its fields; whoever computes moves it to devices."""
+    return Batch(*cast("tuple[Leaf, ...]", arrays))
 
 
 def _unit(pixels: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -337,7 +342,7 @@ def _scaled(
         inside[row, :height, :width] = True
     count = len(samples)
     images[count:], inside[count:] = images[0], inside[0]
-    return Batch(images, labels, inside, np.arange(len(labels)) < count)
+    return _on_host(images, labels, inside, np.arange(len(labels)) < count)
 
 
 def _ahead(items: Iterable[T]) -> Iterator[T]:

@@ -63,7 +63,7 @@ def explain_scale(
     )
 
 
-def full_canvas(scaled: Size, scale: float) -> Size:
+def full_canvas(scaled: tuple[int, ...], scale: float) -> Size:
     """The grid of a canvas at full scale, from its pixels (height, width) at another scale.
 
     Taken from the first scale of a group, it is the same for all groups of that canvas.

@@ -277,7 +277,7 @@ def _computed(
 
 
 def _inputs(group: Group) -> tuple[np.ndarray, np.ndarray]:
-    return group.scaled[0].images, group.scaled[0].inside
+    return np.asarray(group.scaled[0].images), np.asarray(group.scaled[0].inside)
 
 
 def _ignore(id: str, reason: str) -> None:

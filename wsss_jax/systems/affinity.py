@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.config import lookup
@@ -27,7 +28,7 @@ from wsss_jax.ops import losses, pairs
 from wsss_jax.ops.affinity import Affinity
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
-from wsss_jax.train.state import Network, TrainState
+from wsss_jax.train.state import Network, TrainState, Weights
 from wsss_jax.types import Batch, System
 
 
@@ -120,15 +121,17 @@ def make(settings: AffinityNet, *, steps: int) -> System:
     network, branch = structure(settings), BRANCHES[settings.branch]
     update = _update(settings, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return states.create(states.functional(_module(settings, key)), update)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
-        labels = pairs.at_cells(batch.masks, settings.stride, batch.inside)
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
+        labels = pairs.at_cells(batch.given_masks, settings.stride, batch.inside)
         kinds = pairs.pairs(losses.where_given(labels, batch.real), settings.radius)
         cells = grid_inside(batch.inside, settings.stride)
 
-        def loss_of(params: Any) -> Array:
+        def loss_of(params: nnx.State) -> Array:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
             joined = branch.join(getattr(found, branch.head), settings.radius, cells)
@@ -143,7 +146,7 @@ def make(settings: AffinityNet, *, steps: int) -> System:
 
 def answers(
     settings: AffinityNet,
-    weights: tuple[Any, Any],
+    weights: Weights,
     images: Float[Array, "b H W 3"],
     inside: Bool[Array, "b H W"],
 ) -> Float[Array, "b h w ..."]:
@@ -173,7 +176,7 @@ def structure(settings: AffinityNet) -> Network:
     return states.abstract(lambda: _module(bare, jax.random.key(0)))
 
 
-def _module(settings: AffinityNet, key: Any) -> Any:
+def _module(settings: AffinityNet, key: PRNGKeyArray) -> dense_heads.MultiTask:
     return dense_heads.multitask(
         settings.backbone,
         {BRANCHES[settings.branch].head: settings.stride},

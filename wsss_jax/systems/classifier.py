@@ -9,13 +9,14 @@ transformer's own. Everything that other systems share of it is here too.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import optax
-from jaxtyping import Array, Bool, Float
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from wsss_jax.models import build, classifiers
+from wsss_jax.models import build, classifiers, heads
+from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.ops import losses
 from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
@@ -60,13 +61,15 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
     network = structure(settings, classes)
     update = update_of(settings, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return start(settings, classes, steps, key)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
         targets = losses.smooth(batch.labels, settings.label_smoothing)
 
-        def loss_of(params: Any) -> Array:
+        def loss_of(params: nnx.State) -> Array:
             module = network.bind(held(params, settings.optim.freeze), state.stats)
             return cross_entropy(module(batch.images, batch.inside, rngs=key), targets, batch)
 
@@ -93,7 +96,7 @@ def explained(settings: Classifier) -> Explained:
     )
 
 
-def start(settings: Classifier, classes: int, steps: int, key: Any) -> TrainState:
+def start(settings: Classifier, classes: int, steps: int, key: PRNGKeyArray) -> TrainState:
     """The state of the named network before its first step, its weights read from their file."""
     network = states.functional(module_of(settings, classes, key))
     return states.create(network, update_of(settings, steps))
@@ -132,7 +135,9 @@ def bare(settings: Classifier) -> Classifier:
     return replace(settings, weights=None)
 
 
-def module_of(settings: Classifier, classes: int, key: Any) -> Any:
+def module_of(
+    settings: Classifier, classes: int, key: PRNGKeyArray
+) -> heads.Classifier | TokenClassifier:
     """The network itself, from a random start or its file of weights."""
     plain = build.classifier(
         settings.backbone,
@@ -147,7 +152,9 @@ def module_of(settings: Classifier, classes: int, key: Any) -> Any:
     return classifiers.with_head(plain, settings.head, key=key)
 
 
-def scorer(network: Network, params: Any, stats: Any) -> Callable[[Bool[Array, "b H W"]], Scorer]:
+def scorer(
+    network: Network, params: nnx.State, stats: nnx.State
+) -> Callable[[Bool[Array, "b H W"]], Scorer]:
     """From the pixels that are real to the functions that explanations need."""
     module = network.bind(params, stats)
 
@@ -162,7 +169,7 @@ def scorer(network: Network, params: Any, stats: Any) -> Callable[[Bool[Array, "
 
 
 def attentive(
-    network: Network, params: Any, stats: Any
+    network: Network, params: nnx.State, stats: nnx.State
 ) -> Callable[[Bool[Array, "b H W"]], Attentive]:
     """The same for the class token of a transformer, whose attention is explained."""
     return network.bind(params, stats).attentive

@@ -9,12 +9,12 @@ pixels where the proposals are not sure.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads
@@ -71,13 +71,15 @@ def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
     network = structure(settings)
     update = _update(settings, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return states.create(states.functional(_module(settings, key)), update)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
         salient, edges = labels_of(batch, drawn=drawn)
 
-        def loss_of(params: Any) -> tuple[Array, tuple[Array, Array]]:
+        def loss_of(params: nnx.State) -> tuple[Array, tuple[Array, Array]]:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
             parts = (
@@ -104,7 +106,7 @@ def labels_of(batch: Batch, *, drawn: bool = False) -> tuple[Array, Array]:
 
     drawn: the second plane holds edges themselves, not classes that meet.
     """
-    objects, second = boundaries.unpacked(batch.masks)
+    objects, second = boundaries.unpacked(batch.given_masks)
     salient = boundaries.most_of_cell(objects, STRIDE)
     lines = second if drawn else boundaries.class_boundaries(second)
     edges = boundaries.any_in_cell(lines, STRIDE)
@@ -133,7 +135,7 @@ def logits(
     return jnp.stack([found.saliency, found.edge], axis=-1)
 
 
-def _module(settings: Objects, key: Any) -> Any:
+def _module(settings: Objects, key: PRNGKeyArray) -> dense_heads.MultiTask:
     return dense_heads.multitask(
         settings.backbone,
         {"saliency": STRIDE, "edge": STRIDE},

@@ -5,10 +5,11 @@ it is part of the state, so that a finished run does not depend on that folder.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from wsss_jax import config
 from wsss_jax.data.texts import read_json
@@ -21,8 +22,8 @@ from wsss_jax.train.checkpoint import Checkpoints
 class Judge(NamedTuple):
     """Parameters and statistics of a network that does not learn."""
 
-    params: Any
-    stats: Any
+    params: nnx.State
+    stats: nnx.State
 
 
 def read(run: Path, wanted: Classifier, classes: int) -> Judge:

@@ -7,11 +7,11 @@ ours is the mean squared error of the pixels alone. The network that is explaine
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from flax import nnx
+from jaxtyping import Array, PRNGKeyArray
 
 from wsss_jax.models import decoder
 from wsss_jax.ops import losses
@@ -43,13 +43,15 @@ def make(settings: Perception, encode: Encode, *, steps: int) -> System:
     network = structure(settings)
     update = optimizer(settings.optim, steps, lambda name: False)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return states.create(states.functional(_module(settings, key)), update)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
         features = jax.lax.stop_gradient(encode(batch.images, batch.inside)).astype(jnp.float32)
 
-        def loss_of(params: Any) -> Array:
+        def loss_of(params: nnx.State) -> Array:
             missed = (network.bind(params, state.stats)(features) - batch.images) ** 2
             inside = batch.inside[..., None].astype(jnp.float32)
             count = jnp.maximum(3 * inside.sum(axis=(1, 2, 3)), 1)
@@ -67,5 +69,5 @@ def structure(settings: Perception) -> Network:
     return states.abstract(lambda: _module(settings, jax.random.key(0)))
 
 
-def _module(settings: Perception, key: Any) -> decoder.Decoder:
+def _module(settings: Perception, key: PRNGKeyArray) -> decoder.Decoder:
     return decoder.decoder(settings.channels, stride=settings.stride, width=settings.width, key=key)

@@ -10,20 +10,21 @@ polarity without hints is read off the running mean of all steps (theirs: the fi
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from wsss_jax.errors import UserError
 from wsss_jax.models import build, networks
+from wsss_jax.models.foreground import Foreground
 from wsss_jax.ops import contrast
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import IGNORE, Batch, System
+from wsss_jax.types import IGNORE, Batch, Leaf, System
 
 LEVELS = 254
 """Hints travel as bytes beside the photograph: score × 254, and 255 outside of it."""
@@ -87,9 +88,9 @@ class ContrastState:
     """The network's state, running mean and variance of its raw map, and of P at the borders."""
 
     network: TrainState
-    mean: Any
-    variance: Any
-    border: Any
+    mean: Leaf
+    variance: Leaf
+    border: Leaf
 
 
 def make(settings: Contrast, *, steps: int) -> System:
@@ -100,13 +101,13 @@ def make(settings: Contrast, *, steps: int) -> System:
     network = structure(settings)
     update = _update(settings, steps)
 
-    def init(key: Any) -> ContrastState:
+    def init(key: PRNGKeyArray) -> ContrastState:
         return _start(states.create(states.functional(_module(settings, key)), update))
 
     def step(
-        state: ContrastState, batch: Batch, key: Any
+        state: ContrastState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[ContrastState, dict[str, Array]]:
-        def loss_of(params: Any) -> tuple[Array, dict[str, Array]]:
+        def loss_of(params: nnx.State) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.network.stats)
             features, raw = module(batch.images, batch.inside, rngs=key)
             return _loss(settings, features, raw, batch)
@@ -184,7 +185,7 @@ def _loss(
     if settings.hint_weight > 0:
         hinted = contrast.hinted(
             logits,
-            on_cells(batch.masks, stride),
+            on_cells(batch.given_masks, stride),
             cells,
             threshold=settings.hint_threshold,
             smoothing=settings.hint_smoothing,
@@ -223,7 +224,7 @@ def _start(network: TrainState) -> ContrastState:
     return ContrastState(network, jnp.zeros(()), jnp.ones(()), half)
 
 
-def _module(settings: Contrast, key: Any) -> Any:
+def _module(settings: Contrast, key: PRNGKeyArray) -> Foreground:
     return networks.foreground(
         settings.backbone,
         key=key,
