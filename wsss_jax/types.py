@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from jaxtyping import Array, PRNGKeyArray, PyTree
 
     Leaf = Array
+    Variables = nnx.State
+    Structure = nnx.GraphDef
 else:
+    # Unchecked where code runs: jax puts shapes and shardings there too.
     Leaf = Any
-    """An array in a tree. Unchecked where code runs: jax also puts shapes and shardings there."""
+    """An array in a tree."""
+    Variables = Any
+    """Parameters of a network, or its running statistics: a tree of arrays (``flax.nnx.State``)."""
+    Structure = Any
+    """A network without its arrays (``flax.nnx.GraphDef``)."""
 
 IGNORE = 255
 """Mask value of pixels that count for nothing."""

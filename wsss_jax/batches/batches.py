@@ -19,7 +19,7 @@ from PIL import Image
 
 from wsss_jax.batches.augment import Augmentation, augment
 from wsss_jax.batches.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
-from wsss_jax.config import as_json, fingerprint
+from wsss_jax.config import Record, as_json, fingerprint
 from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
@@ -58,11 +58,11 @@ class TrainingBatches:
         with self._draw.lock:
             return dict(self._draw.skipped)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> Record:
         """Where the iterator stands, as JSON values."""
         return {"order": self._draw.order, "grain": self._iterator.get_state()}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Record) -> None:
         """Go on exactly from ``get_state``. ValueError for the state of other batches."""
         if state.get("order") != self._draw.order:
             raise UserError(
@@ -79,7 +79,7 @@ def training_batches(
     seed: int,
     batch_size: int,
     shard: tuple[int, int] = (0, 1),
-    start: dict[str, Any] | None = None,
+    start: Record | None = None,
     masks: MaskReader | None = None,
     cache_bytes: int = 0,
     read_threads: int = 2,

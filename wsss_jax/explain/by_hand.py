@@ -8,12 +8,13 @@ below the modules (``gradient.grad_cam`` …), which take a scorer and rows of b
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from flax import nnx
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from wsss_jax.explain import (
     attention,
@@ -29,7 +30,7 @@ from wsss_jax.explain import (
 )
 from wsss_jax.explain.contract import check_finite, seeded
 from wsss_jax.models import scorer as models
-from wsss_jax.types import Scorer
+from wsss_jax.types import Scorer, Structure, Variables
 
 Reads = Literal["features", "pixels", "attention"]
 """What a method looks at: a map and its head, the image alone, or a transformer's attention."""
@@ -38,11 +39,23 @@ _KEPT = 64
 """Compiled functions that are kept: one for each method, model and size of image."""
 
 
+Explainable = nnx.Module | tuple[Callable[[Array], Array], ...]
+"""A module, or two functions: images to features, and these to class scores."""
+
+Classes = targets.Wanted | None
+"""Class numbers for all images or for each; None asks for every class."""
+
+Calls = tuple[Callable[..., Array], Callable[..., Array]]
+"""Compiled: what gives class scores, and what gives maps."""
+
+
 @runtime_checkable
 class Method(Protocol):
     """An explanation method, called with a model and photographs."""
 
-    def __call__(self, model: Any, images: Any, classes: Any = None) -> np.ndarray:
+    def __call__(
+        self, model: Explainable, images: ArrayLike, classes: Classes = None
+    ) -> np.ndarray:
         """Raw maps of the classes; see ``by_hand``."""
         ...
 
@@ -65,7 +78,7 @@ def by_hand(explainer: Callable[..., Array], reads: Reads = "features") -> Metho
     for. Raises ValueError that says what to do where an argument cannot be meant so.
     """
 
-    def explain(model: Any, images: Any, classes: Any = None) -> np.ndarray:
+    def explain(model: Explainable, images: ArrayLike, classes: Classes = None) -> np.ndarray:
         photographs, single = _photographs(images)
         ask, run = _calls(explainer, reads, model)
         logits = ask(photographs)
@@ -80,7 +93,7 @@ def by_hand(explainer: Callable[..., Array], reads: Reads = "features") -> Metho
 
 
 def _calls(
-    explainer: Callable[..., Array], reads: Reads, model: Any
+    explainer: Callable[..., Array], reads: Reads, model: Explainable
 ) -> tuple[Callable[..., Array], Callable[..., Array]]:
     """Compiled: images to class scores, and images and labels to maps."""
     if models.is_module(model):
@@ -107,11 +120,11 @@ def _calls(
 
 
 @lru_cache(_KEPT)
-def _of_module(explainer: Callable[..., Array], reads: Reads, structure: Any) -> tuple[Any, Any]:
-    def ask(arrays: Any, images: Array) -> Array:
+def _of_module(explainer: Callable[..., Array], reads: Reads, structure: Structure) -> Calls:
+    def ask(arrays: Variables, images: Array) -> Array:
         return models.logits_of(models.put_together(structure, arrays), images)
 
-    def run(arrays: Any, images: Array, labels: Array) -> Array:
+    def run(arrays: Variables, images: Array, labels: Array) -> Array:
         module = models.put_together(structure, arrays)
         if reads == "attention":
             if not isinstance(module, models.HasAttention):
@@ -128,7 +141,7 @@ def _of_module(explainer: Callable[..., Array], reads: Reads, structure: Any) ->
 
 
 @lru_cache(_KEPT)
-def _of_functions(explainer: Callable[..., Array], reads: Reads, scorer: Scorer) -> tuple[Any, Any]:
+def _of_functions(explainer: Callable[..., Array], reads: Reads, scorer: Scorer) -> Calls:
     def ask(images: Array) -> Array:
         return scorer.head(scorer.features(images))
 
@@ -163,7 +176,7 @@ def _on_pixels(logits: Callable[[Array], Array]) -> Scorer:
     return Scorer(lambda pixels: pixels, logits)
 
 
-def _photographs(images: Any) -> tuple[Float[Array, "b H W 3"], bool]:
+def _photographs(images: ArrayLike) -> tuple[Float[Array, "b H W 3"], bool]:
     """Photographs in [0, 1] with an axis for the batch, and whether there was only one."""
     pixels = np.asarray(images)
     single = pixels.ndim == 3
@@ -191,7 +204,9 @@ def _photographs(images: Any) -> tuple[Float[Array, "b H W 3"], bool]:
     return jnp.asarray(pixels, jnp.float32), single
 
 
-def _labels(classes: Any, images: int, count: int) -> tuple[Bool[Array, "b c"], list[int] | None]:
+def _labels(
+    classes: Classes, images: int, count: int
+) -> tuple[Bool[Array, "b c"], list[int] | None]:
     """Which classes of each image, and their order where all images have the same."""
     if isinstance(classes, int | np.integer):
         classes = [classes]

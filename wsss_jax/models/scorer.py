@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 from flax import nnx
 from jaxtyping import Array
 
-from wsss_jax.types import Attentive, Scorer
+from wsss_jax.types import Attentive, Scorer, Structure, Variables
 
 
 @runtime_checkable
@@ -52,12 +52,12 @@ def is_module(model: object) -> TypeGuard[nnx.Module]:
     return isinstance(model, nnx.Module)
 
 
-def taken_apart(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State]:
+def taken_apart(model: nnx.Module) -> tuple[Structure, Variables]:
     """Structure (hashable) and arrays of a module."""
     return nnx.split(model)
 
 
-def put_together(structure: nnx.GraphDef, arrays: nnx.State) -> Any:
+def put_together(structure: Structure, arrays: Variables) -> Any:
     """The module again, inside a compiled function too."""
     return nnx.merge(structure, arrays)
 

@@ -9,13 +9,14 @@ for boundaries. Not here: what a walk over the affinities does (``ops.walk``).
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+from wsss_jax.types import Leaf
 
 Offsets = tuple[tuple[int, int], ...]
 """Steps (dy, dx) from a pixel to its partners, in grid pixels."""
@@ -35,7 +36,7 @@ class Affinity:
     that a walk reads each offset's plane as one contiguous run of memory.
     """
 
-    values: Any
+    values: Leaf
     radius: int = field(metadata={"static": True})
 
 

@@ -6,12 +6,12 @@ photograph, each read where the network looked (``explain.multiscale``).
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from wsss_jax.batches.batches import Group
 from wsss_jax.data.stores import Store
@@ -49,8 +49,8 @@ class Dense(NamedTuple):
     of it. lean: which of them the cell looks at, from 0 (the first) to 1 (the last).
     """
 
-    logits: Callable[[Any, Array, Array], Array]
-    state: Any
+    logits: Callable[[PyTree, Array, Array], Array]
+    state: PyTree
     stride: int
     lean: float
 
@@ -113,7 +113,7 @@ def _answer(network: Dense, asked: Asked) -> Callable[[Group], Float[np.ndarray,
 
 
 def one_scale(
-    state: Any,
+    state: PyTree,
     batch: Batch,
     photographs: Array,
     *,

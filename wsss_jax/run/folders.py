@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from wsss_jax import __version__, config
+from wsss_jax.config import Record
 from wsss_jax.data.files import naming, write_atomic
 from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
@@ -26,6 +28,7 @@ from wsss_jax.run.progress import meter
 from wsss_jax.train import loop
 from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.train.loop import Batches
 from wsss_jax.types import System
 
 _SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
@@ -45,7 +48,7 @@ class Claim:
     def __enter__(self) -> "Claim":
         return self
 
-    def __exit__(self, kind: Any, *rest: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self._lock is None:
             return
         if kind is not None and not _holds_results(self.folder):
@@ -61,7 +64,7 @@ class Claim:
             os.close(self._lock)
 
 
-def claim(folder: Path, record: Mapping[str, Any]) -> Claim:
+def claim(folder: Path, record: Record) -> Claim:
     """Take a folder for a run of these settings: ``with claim(folder, record) as run: …``.
 
     Within the block no other process gets the folder: a lock that ends with this process, however
@@ -93,7 +96,7 @@ def claim(folder: Path, record: Mapping[str, Any]) -> Claim:
     return found
 
 
-def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, wanted: Record) -> None:
     path = folder / _SETTINGS
     if not path.exists() or not _holds_results(folder):
         return
@@ -144,7 +147,7 @@ def is_finished(folder: Path) -> bool:
 
 def learn(
     system: System,
-    batches: Any,
+    batches: Batches,
     plan: loop.Loop,
     folder: Path,
     *,
@@ -189,7 +192,7 @@ def record_of(folder: Path, how: str) -> dict[str, Any]:
     return read_json(path)
 
 
-def last_state(folder: Path, template: Any) -> Any:
+def last_state(folder: Path, template: PyTree) -> PyTree:
     """The final state of a run.
 
     Raises BadFileError where its checkpoint is gone, CorruptCheckpointError where it is damaged:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.data import stores
@@ -19,6 +19,7 @@ from wsss_jax.run.progress import meter
 from wsss_jax.signals import StopFlag, stop_signals
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 SHOWN = 5
 """Failures printed one by one; the list beside the store has all of them."""
@@ -50,11 +51,11 @@ class Tally:
 
 def each(
     title: str,
-    function: Callable[[str], Any],
+    function: Callable[[str], R],
     ids: Sequence[str],
     *,
     workers: Workers,
-    collect: Callable[[str, Any], None] = lambda id, value: None,
+    collect: Callable[[str, R], None] = lambda id, value: None,
 ) -> Tally:
     """Run ``function`` on each of our share of the ids; ``collect`` receives what it returns.
 

@@ -1,16 +1,17 @@
 """What every training is told, and the one way from photographs to a finished run folder."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import jax
 
 from wsss_jax import config
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import MaskReader, training_batches
+from wsss_jax.config import Record
 from wsss_jax.datasets.table import Source
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
@@ -57,7 +58,7 @@ def train(
     folder: Path,
     make: Callable[..., System],
     *,
-    notes: Mapping[str, Any],
+    notes: Record,
     masks: MaskReader | None = None,
 ) -> Path:
     """Train into a run folder, or go on with a run that was stopped; returns the folder.
@@ -91,7 +92,7 @@ def train(
     return folder
 
 
-def record(settings: Training[M], source: Source, notes: Mapping[str, Any]) -> dict[str, Any]:
+def record(settings: Training[M], source: Source, notes: Record) -> Record:
     """What ``settings.json`` of a run holds; files and folders by name, wherever they lie."""
     return {
         "settings": config.as_json(_without_folders(settings)),
@@ -100,7 +101,7 @@ def record(settings: Training[M], source: Source, notes: Mapping[str, Any]) -> d
     }
 
 
-def recorded(found: Mapping[str, Any], kind: type[M]) -> Training[M]:
+def recorded(found: Record, kind: type[M]) -> Training[M]:
     """The settings in the record of a run, whose network has settings of this class.
 
     Raises UserError for a setting that does not exist.

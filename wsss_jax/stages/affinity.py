@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wsss_jax.data import stores
 from wsss_jax.data.stores import Store
@@ -12,6 +12,7 @@ from wsss_jax.run.training import Training
 from wsss_jax.stages import segment
 from wsss_jax.systems import affinity
 from wsss_jax.systems.affinity import AffinityNet
+from wsss_jax.train.state import Weights
 
 _HOW = "run `wsss affinity`"
 
@@ -29,7 +30,7 @@ class Learned(NamedTuple):
     """A trained network: its settings, and (parameters, rest of the state)."""
 
     model: AffinityNet
-    weights: tuple[Any, Any]
+    weights: Weights
 
 
 def learn_affinity(

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, multiscale, norma
 from wsss_jax.run.images import over_photographs, settle
 from wsss_jax.stages.train import trained
 from wsss_jax.systems import SYSTEMS, Explained, name_of
+from wsss_jax.train.state import Weights
 from wsss_jax.types import Batch, ScoreMaps, Size
 
 
@@ -99,7 +99,7 @@ def _explainer_of(
 
 
 def _scale(
-    weights: Any,
+    weights: Weights,
     batch: Batch,
     photographs: Array,
     *,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 
 from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.batches.resized import Resized, long_side
-from wsss_jax.config import as_json
+from wsss_jax.config import Record, as_json
 from wsss_jax.data import components, stores
 from wsss_jax.data.components import Components
 from wsss_jax.data.files import write_atomic
@@ -215,7 +215,7 @@ def _standard(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
     return maps / jnp.sqrt(power + 1e-6)
 
 
-def _made_by(settings: Features) -> dict[str, Any]:
+def _made_by(settings: Features) -> Record:
     names = {"weights": settings.weights, "like": settings.like}
     by_name = {key: None if path is None else path.name for key, path in names.items()}
     return {"stage": "features", **as_json(settings), **by_name}
@@ -259,8 +259,7 @@ def _computed(
     network: Network, source: Source, ids: tuple[str, ...], settings: Features
 ) -> Components:
     """The mean of the maps, and the directions of largest variance scaled to variance 1."""
-    total: Any = 0.0
-    squares: Any = 0.0
+    total = squares = np.zeros(())
     count = 0
     for group in _groups(source, ids, network, settings, _ignore):
         maps = np.asarray(network.look(*_inputs(group)), np.float64)

@@ -6,17 +6,15 @@ are not sure of. Two stores of score maps come out, saliency and edges, for the 
 combiner, or other tools.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.special import expit
 
 from wsss_jax.batches.batches import Group, MaskReader
-from wsss_jax.config import as_json
+from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import EDGES, SALIENCY
 from wsss_jax.data.photographs import working_size
@@ -155,7 +153,7 @@ def _both(salient: MaskReader, classed: MaskReader | None) -> MaskReader:
     return read
 
 
-def _network_of(run: Path, record: Mapping[str, Any]) -> Dense:
+def _network_of(run: Path, record: Record) -> Dense:
     model = training.recorded(record, Objects).model
     state = folders.last_state(run, objects.template(model))
     return Dense(partial(objects.logits, model), state, objects.STRIDE, objects.LEAN)

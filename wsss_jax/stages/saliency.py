@@ -6,11 +6,12 @@ of class scores; labels and true masks are not read.
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
@@ -19,7 +20,7 @@ from scipy.special import expit
 
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import Group, MaskReader
-from wsss_jax.config import as_json
+from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import SALIENCY
 from wsss_jax.data.files import path_of, write_atomic
@@ -81,7 +82,7 @@ def fit(source: Source, settings: Training[Contrast], folder: Path, *, hints: St
     return training.train(settings, seen, folder, saliency.make, notes=notes, masks=masks)
 
 
-def notes_of(model: Contrast, hints: Store | None) -> dict[str, Any]:
+def notes_of(model: Contrast, hints: Store | None) -> Record:
     """What the record of a run has beside its settings: C2AM or C2AM-H, and its hints."""
     if (hints is not None) != (model.hint_weight > 0):
         raise UserError(
@@ -192,13 +193,17 @@ def _write_png(id: str, *, store: Store, folder: Path) -> None:
 
 
 def _logits(
-    model: Contrast, state: Any, images: Array, inside: Bool[Array, "b H W"]
+    model: Contrast, state: saliency.ContrastState, images: Array, inside: Bool[Array, "b H W"]
 ) -> Float[Array, "b h w 1"]:
     return saliency.foreground(model, state, images, inside)[..., None]
 
 
 def _read_as(
-    reading: Any, logits: Float[np.ndarray, "h w c"], group: Group, row: int, size: Size
+    reading: Callable[[np.ndarray], np.ndarray],
+    logits: Float[np.ndarray, "h w c"],
+    group: Group,
+    row: int,
+    size: Size,
 ) -> ScoreMaps:
     scores = reading(logits[..., 0])[..., None].astype(np.float32)
     peak = scores.max(axis=(0, 1))

@@ -8,14 +8,14 @@ photographs alone, neither labels nor truth, unless it is told to keep to the la
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.special import softmax
 
 from wsss_jax.batches.batches import Group, MaskReader
-from wsss_jax.config import as_json
+from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
@@ -58,7 +58,7 @@ class Teacher(NamedTuple):
     """Where masks come from, and what records say of it."""
 
     masks: MaskReader
-    record: dict[str, Any]
+    record: Record
 
 
 def pseudo_masks(store: Store, source: Source) -> Teacher:
@@ -105,7 +105,7 @@ def fit(source: Source, teacher: Teacher, settings: Training[Segmenter], folder:
     return training.train(settings, source, folder, make, notes=notes, masks=teacher.masks)
 
 
-def notes_of(source: Source, teacher: Teacher) -> dict[str, Any]:
+def notes_of(source: Source, teacher: Teacher) -> Record:
     """What the record of a run has beside its settings: the classes, and whose masks taught."""
     return {"classes": list(source.classes.names), "learned_from": teacher.record}
 
@@ -181,7 +181,7 @@ def _labelled(logits: Float[np.ndarray, "h w c"], group: Group, row: int, size: 
     return probabilities(softmax(logits, axis=-1), size, group.labels[row])
 
 
-def _network_of(run: Path, record: dict[str, Any]) -> Dense:
+def _network_of(run: Path, record: Record) -> Dense:
     model = training.recorded(record, Segmenter).model
     classes = len(record["classes"])
     state = folders.last_state(run, pixels.template(model, classes))

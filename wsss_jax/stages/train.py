@@ -1,14 +1,14 @@
 """Training of one system into a run folder: settings.json, metrics.jsonl and checkpoint/."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from wsss_jax import config
+from wsss_jax.config import Record
 from wsss_jax.data.classes import ClassList
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
@@ -36,12 +36,12 @@ def fit(
     return training.train(settings, source, folder, make, notes=notes_of(settings.model, source))
 
 
-def notes_of(model: Model, source: Source) -> dict[str, Any]:
+def notes_of(model: Model, source: Source) -> Record:
     """What the record of a run has beside its settings: the system and the classes."""
     return {"system": name_of(model), "classes": list(source.classes.names)}
 
 
-def trained(folder: Path) -> tuple[Training[Model], ClassList, Any]:
+def trained(folder: Path) -> tuple[Training[Model], ClassList, PyTree]:
     """Settings, classes and final state of a finished run. BadFileError where there is none."""
     record = folders.record_of(folder, "run `wsss train`")
     settings = training_of(record)
@@ -50,7 +50,7 @@ def trained(folder: Path) -> tuple[Training[Model], ClassList, Any]:
     return settings, classes, folders.last_state(folder, template)
 
 
-def training_of(record: Mapping[str, Any]) -> Training[Model]:
+def training_of(record: Record) -> Training[Model]:
     """The settings in the record of a run folder.
 
     Raises ValueError for a system or a setting that does not exist.

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.backbones.layers import grid_inside
@@ -29,7 +28,7 @@ from wsss_jax.ops.affinity import Affinity
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState, Weights
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 
 class Branch(NamedTuple):
@@ -131,7 +130,7 @@ def make(settings: AffinityNet, *, steps: int) -> System:
         kinds = pairs.pairs(losses.where_given(labels, batch.real), settings.radius)
         cells = grid_inside(batch.inside, settings.stride)
 
-        def loss_of(params: nnx.State) -> Array:
+        def loss_of(params: Variables) -> Array:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
             joined = branch.join(getattr(found, branch.head), settings.radius, cells)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.models import build, classifiers, heads
@@ -22,7 +21,7 @@ from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, held, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Attentive, Batch, Scorer, System
+from wsss_jax.types import Attentive, Batch, Scorer, System, Variables
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         targets = losses.smooth(batch.labels, settings.label_smoothing)
 
-        def loss_of(params: nnx.State) -> Array:
+        def loss_of(params: Variables) -> Array:
             module = network.bind(held(params, settings.optim.freeze), state.stats)
             return cross_entropy(module(batch.images, batch.inside, rngs=key), targets, batch)
 
@@ -153,7 +152,7 @@ def module_of(
 
 
 def scorer(
-    network: Network, params: nnx.State, stats: nnx.State
+    network: Network, params: Variables, stats: Variables
 ) -> Callable[[Bool[Array, "b H W"]], Scorer]:
     """From the pixels that are real to the functions that explanations need."""
     module = network.bind(params, stats)
@@ -169,7 +168,7 @@ def scorer(
 
 
 def attentive(
-    network: Network, params: nnx.State, stats: nnx.State
+    network: Network, params: Variables, stats: Variables
 ) -> Callable[[Bool[Array, "b H W"]], Attentive]:
     """The same for the class token of a transformer, whose attention is explained."""
     return network.bind(params, stats).attentive

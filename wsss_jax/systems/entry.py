@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from flax import nnx
 from jaxtyping import Array, PyTree
 
 from wsss_jax.train.state import Network, Weights
-from wsss_jax.types import System
+from wsss_jax.types import System, Variables
 
 
 class Explained(NamedTuple):
@@ -21,7 +20,7 @@ class Explained(NamedTuple):
 
     structure: Callable[[int], Network]
     weights: Callable[[PyTree], Weights]
-    scorer: Callable[[Network, nnx.State, nnx.State], Callable[[Array], Any]]
+    scorer: Callable[[Network, Variables, Variables], Callable[[Array], Any]]
     lean: float
     attentive: bool = False
 

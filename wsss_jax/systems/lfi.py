@@ -8,7 +8,6 @@ class map, so no later stage can use it.
 from dataclasses import dataclass, field
 
 import jax
-from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
 from wsss_jax.models import lfi
@@ -17,7 +16,7 @@ from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train import state as states
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def make(settings: Lfi, *, classes: int, steps: int) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         targets = losses.smooth(batch.labels, settings.classifier.label_smoothing)
 
-        def loss_of(params: nnx.State) -> Array:
+        def loss_of(params: Variables) -> Array:
             module = network.bind(params, state.stats)
             logits = module(batch.images, batch.inside, rngs=key)
             return classifier.cross_entropy(logits, targets, batch)

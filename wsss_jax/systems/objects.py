@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.errors import UserError
@@ -22,7 +21,7 @@ from wsss_jax.ops import boundaries, losses
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 STRIDE = 4
 """Pixels per cell of both answers."""
@@ -79,7 +78,7 @@ def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         salient, edges = labels_of(batch, drawn=drawn)
 
-        def loss_of(params: nnx.State) -> tuple[Array, tuple[Array, Array]]:
+        def loss_of(params: Variables) -> tuple[Array, tuple[Array, Array]]:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
             parts = (

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from wsss_jax import config
 from wsss_jax.data.texts import read_json
@@ -17,13 +16,14 @@ from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.types import Variables
 
 
 class Judge(NamedTuple):
     """Parameters and statistics of a network that does not learn."""
 
-    params: nnx.State
-    stats: nnx.State
+    params: Variables
+    stats: Variables
 
 
 def read(run: Path, wanted: Classifier, classes: int) -> Judge:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
 from wsss_jax.models import decoder
@@ -18,7 +17,7 @@ from wsss_jax.ops import losses
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 Encode = Callable[[Array, Array], Array]
 """Images (b,H,W,3) and which pixels are real (b,H,W) to features (b,h,w,k)."""
@@ -51,7 +50,7 @@ def make(settings: Perception, encode: Encode, *, steps: int) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         features = jax.lax.stop_gradient(encode(batch.images, batch.inside)).astype(jnp.float32)
 
-        def loss_of(params: nnx.State) -> Array:
+        def loss_of(params: Variables) -> Array:
             missed = (network.bind(params, state.stats)(features) - batch.images) ** 2
             inside = batch.inside[..., None].astype(jnp.float32)
             count = jnp.maximum(3 * inside.sum(axis=(1, 2, 3)), 1)

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from wsss_jax.errors import UserError
@@ -21,7 +20,7 @@ from wsss_jax.ops import pixel_loss
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState, Weights
-from wsss_jax.types import IGNORE, Batch, System
+from wsss_jax.types import IGNORE, Batch, System, Variables
 
 STRIDE = 4
 """Pixels per cell of the grid on which the network computes its scores."""
@@ -77,7 +76,7 @@ def make(settings: Segmenter, *, classes: int, steps: int) -> System:
         seen = in_corner(batch)
         counts = seen.inside & seen.real[:, None, None]
 
-        def loss_of(params: nnx.State) -> Array:
+        def loss_of(params: Variables) -> Array:
             module = network.bind(params, state.stats)
             logits = module(seen.images, seen.inside, rngs=key)
             losses = pixel_loss.cross_entropy(logits, seen.given_masks, settings.label_smoothing)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsss_jax.ops import losses, regularisers
@@ -24,7 +23,7 @@ from wsss_jax.systems.poc import Metrics, erasing_loss, judging, whole_and_tiles
 from wsss_jax.systems.terms import Erasing, Puzzle
 from wsss_jax.train import state as states
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ def generator_loss(
     erases, lean = erasing_loss(own, settings.erasing), classifier.lean(own)
 
     def loss_of(
-        params: nnx.State,
-        params_other: nnx.State,
+        params: Variables,
+        params_other: Variables,
         state: Players,
         batch: Batch,
         chosen: Array,
@@ -144,7 +143,7 @@ def second_loss(settings: PNoc, network: Network, steps: int) -> Callable[..., A
     smoothing = settings.classifier.label_smoothing
 
     def loss_of(
-        params: nnx.State,
+        params: Variables,
         state: TrainState,
         batch: Batch,
         mask: Float[Array, "b H W"],

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import jax
-from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
 from wsss_jax.models import heads
@@ -21,7 +20,7 @@ from wsss_jax.systems.entry import Explained
 from wsss_jax.systems.ordinary import Judge
 from wsss_jax.systems.terms import Erasing, Puzzle, View
 from wsss_jax.train.state import TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 Metrics = dict[str, Array]
 
@@ -104,7 +103,7 @@ def make_puzzle(settings: PuzzleCam, *, classes: int, steps: int) -> System:
         return classifier.start(own, classes, steps, key)
 
     def step(state: TrainState, batch: Batch, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        def loss_of(params: nnx.State) -> tuple[Array, Metrics]:
+        def loss_of(params: Variables) -> tuple[Array, Metrics]:
             module = network.bind(params, state.stats)
             loss, _, metrics = whole_and_tiles(
                 module, own, settings.puzzle, batch, key, progress=(state.step, steps)
@@ -135,7 +134,7 @@ def make_judged(settings: OcCse | POc, *, classes: int, steps: int) -> System:
         key_drop, key_class = jax.random.split(key)
         chosen = regularisers.chosen_class(batch.labels, key_class)
 
-        def loss_of(params: nnx.State) -> tuple[Array, Metrics]:
+        def loss_of(params: Variables) -> tuple[Array, Metrics]:
             module = network.bind(params, learner.stats)
             judge = judges.bind(*state.judge)
             loss, view, metrics = whole_and_tiles(

@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from wsss_jax.errors import UserError
@@ -24,7 +23,7 @@ from wsss_jax.ops import contrast
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import IGNORE, Batch, Leaf, System
+from wsss_jax.types import IGNORE, Batch, Leaf, System, Variables
 
 LEVELS = 254
 """Hints travel as bytes beside the photograph: score × 254, and 255 outside of it."""
@@ -107,7 +106,7 @@ def make(settings: Contrast, *, steps: int) -> System:
     def step(
         state: ContrastState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[ContrastState, dict[str, Array]]:
-        def loss_of(params: nnx.State) -> tuple[Array, dict[str, Array]]:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.network.stats)
             features, raw = module(batch.images, batch.inside, rngs=key)
             return _loss(settings, features, raw, batch)

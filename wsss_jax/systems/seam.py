@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.backbones.layers import grid_inside
@@ -28,7 +27,7 @@ from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, Size, System
+from wsss_jax.types import Batch, Size, System, Variables
 
 Metrics = dict[str, Array]
 
@@ -79,7 +78,7 @@ def make(settings: Seam, *, classes: int, steps: int) -> System:
         return states.create(states.functional(_module(settings.classifier, classes, key)), update)
 
     def step(state: TrainState, batch: Batch, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        def loss_of(params: nnx.State) -> tuple[Array, Metrics]:
+        def loss_of(params: Variables) -> tuple[Array, Metrics]:
             return loss_terms(network.bind(params, state.stats), settings, batch, key)
 
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)

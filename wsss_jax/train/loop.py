@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from wsss_jax.config import Json, lookup
+from wsss_jax.config import Record, lookup
 from wsss_jax.data.files import naming, write_atomic
 from wsss_jax.errors import DivergedError, UserError
 from wsss_jax.signals import Interrupted, StopFlag, stop_signals
@@ -38,11 +38,16 @@ class Batches(Protocol):
         """The next batch of this host."""
         ...
 
-    def get_state(self) -> Json:
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Reason by id of every image left out until now."""
+        ...
+
+    def get_state(self) -> Record:
         """The position, as JSON values."""
         ...
 
-    def set_state(self, state: Json) -> None:
+    def set_state(self, state: Record) -> None:
         """Go to a position that ``get_state`` gave."""
         ...
 

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from wsss_jax.config import Json
+from wsss_jax.config import Record
 from wsss_jax.errors import UserError
 from wsss_jax.train.state import TrainState, each
 
@@ -152,7 +152,7 @@ def highest(number: int) -> int:
     return int(multihost_utils.process_allgather(np.asarray(number)).max())
 
 
-def from_each_host(value: Json) -> list[Json]:
+def from_each_host(value: Record) -> list[Record]:
     """The JSON values that the hosts call this with, by host; every host must call it."""
     if jax.process_count() == 1:
         return [value]

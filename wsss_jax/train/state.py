@@ -15,23 +15,23 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from wsss_jax.train import optimizers
-from wsss_jax.types import Leaf
+from wsss_jax.types import Leaf, Structure, Variables
 
 S = TypeVar("S")
 """State of a system: a tree of arrays with training states in it."""
 
-Weights = tuple[nnx.State, nnx.State]
+Weights = tuple[Variables, Variables]
 """Parameters of a network, and the rest of what it holds."""
 
 
 class Network(NamedTuple):
     """A module taken apart: ``bind`` puts it together again inside a pure function."""
 
-    graph: nnx.GraphDef
-    params: nnx.State
-    stats: nnx.State
+    graph: Structure
+    params: Variables
+    stats: Variables
 
-    def bind(self, params: nnx.State, stats: nnx.State) -> Any:
+    def bind(self, params: Variables, stats: Variables) -> Any:
         """The module with these parameters; a fresh copy, so that gradients and BatchNorm work."""
         return nnx.merge(self.graph, params, stats, copy=True)
 
@@ -119,7 +119,7 @@ def create(network: Network, optimizer: optax.GradientTransformation) -> TrainSt
 def template(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
     """The shape of the state before the first step; allocates nothing."""
 
-    def start(params: nnx.State, stats: nnx.State) -> TrainState:
+    def start(params: Variables, stats: Variables) -> TrainState:
         return create(network._replace(params=params, stats=stats), optimizer)
 
     return jax.eval_shape(start, network.params, network.stats)
