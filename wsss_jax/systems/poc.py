@@ -7,7 +7,7 @@ learns too, is in ``pnoc``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, PRNGKeyArray
@@ -71,6 +71,7 @@ class POc:
     ordinary_network: Classifier | None = None
 
 
+@runtime_checkable
 class Judging(Protocol):
     """Settings of a system whose learner another classifier judges."""
 

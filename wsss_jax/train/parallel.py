@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ Step = Callable[[PyTree, PyTree, PRNGKeyArray], tuple[PyTree, Metrics]]
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Device(Protocol):
     """What is asked of a device of JAX."""
 
@@ -49,6 +50,7 @@ class Device(Protocol):
         ...
 
 
+@runtime_checkable
 class Compiled(Protocol):
     """A step that jax has compiled, or will at its first call."""
 
