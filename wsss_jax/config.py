@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,9 +13,6 @@ from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_typ
 from wsss_jax.errors import UserError
 
 T = TypeVar("T")
-
-Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
-"""What a JSON file can hold."""
 
 Record: TypeAlias = Mapping[str, Any]
 """A JSON object of this program's own: settings, provenance, notes. Whoever wrote it reads it."""

@@ -8,7 +8,7 @@ batch that is made and not before, so that what only looks at files starts at on
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
@@ -16,12 +16,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 if TYPE_CHECKING:
-    from flax import nnx
     from jaxtyping import Array, PRNGKeyArray, PyTree
 
     Leaf = Array
-    Variables = nnx.State
-    Structure = nnx.GraphDef
+    Variables = PyTree
+    Structure = Hashable
 else:
     # Unchecked where code runs: jax puts shapes and shardings there too.
     Leaf = Any
@@ -158,7 +157,7 @@ class Backbone(Protocol):
         images: "Array",
         *,
         inside: "Array | None" = None,
-        rngs: "PRNGKeyArray | nnx.Rngs | None" = None,
+        rngs: Any = None,
     ) -> "tuple[Array, ...]":
         """Normalised images (b,h,w,3), and which pixels are real, to one map per stride."""
         ...

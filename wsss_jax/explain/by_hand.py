@@ -8,13 +8,12 @@ below the modules (``gradient.grad_cam`` …), which take a scorer and rows of b
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from wsss_jax.explain import (
     attention,
@@ -39,12 +38,6 @@ _KEPT = 64
 """Compiled functions that are kept: one for each method, model and size of image."""
 
 
-Explainable = nnx.Module | tuple[Callable[[Array], Array], ...]
-"""A module, or two functions: images to features, and these to class scores."""
-
-Classes = targets.Wanted | None
-"""Class numbers for all images or for each; None asks for every class."""
-
 Calls = tuple[Callable[..., Array], Callable[..., Array]]
 """Compiled: what gives class scores, and what gives maps."""
 
@@ -53,9 +46,7 @@ Calls = tuple[Callable[..., Array], Callable[..., Array]]
 class Method(Protocol):
     """An explanation method, called with a model and photographs."""
 
-    def __call__(
-        self, model: Explainable, images: ArrayLike, classes: Classes = None
-    ) -> np.ndarray:
+    def __call__(self, model: object, images: object, classes: object = None) -> np.ndarray:
         """Raw maps of the classes; see ``by_hand``."""
         ...
 
@@ -78,7 +69,7 @@ def by_hand(explainer: Callable[..., Array], reads: Reads = "features") -> Metho
     for. Raises ValueError that says what to do where an argument cannot be meant so.
     """
 
-    def explain(model: Explainable, images: ArrayLike, classes: Classes = None) -> np.ndarray:
+    def explain(model: object, images: object, classes: object = None) -> np.ndarray:
         photographs, single = _photographs(images)
         ask, run = _calls(explainer, reads, model)
         logits = ask(photographs)
@@ -93,7 +84,7 @@ def by_hand(explainer: Callable[..., Array], reads: Reads = "features") -> Metho
 
 
 def _calls(
-    explainer: Callable[..., Array], reads: Reads, model: Explainable
+    explainer: Callable[..., Array], reads: Reads, model: object
 ) -> tuple[Callable[..., Array], Callable[..., Array]]:
     """Compiled: images to class scores, and images and labels to maps."""
     if models.is_module(model):
@@ -176,7 +167,7 @@ def _on_pixels(logits: Callable[[Array], Array]) -> Scorer:
     return Scorer(lambda pixels: pixels, logits)
 
 
-def _photographs(images: ArrayLike) -> tuple[Float[Array, "b H W 3"], bool]:
+def _photographs(images: object) -> tuple[Float[Array, "b H W 3"], bool]:
     """Photographs in [0, 1] with an axis for the batch, and whether there was only one."""
     pixels = np.asarray(images)
     single = pixels.ndim == 3
@@ -204,9 +195,7 @@ def _photographs(images: ArrayLike) -> tuple[Float[Array, "b H W 3"], bool]:
     return jnp.asarray(pixels, jnp.float32), single
 
 
-def _labels(
-    classes: Classes, images: int, count: int
-) -> tuple[Bool[Array, "b c"], list[int] | None]:
+def _labels(classes: Any, images: int, count: int) -> tuple[Bool[Array, "b c"], list[int] | None]:
     """Which classes of each image, and their order where all images have the same."""
     if isinstance(classes, int | np.integer):
         classes = [classes]

@@ -11,7 +11,7 @@ that ignores padding; explanations never see the mask.
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def check_labels(labels: Labels, images: int, classes: int) -> None:
         )
 
 
-def checked(explainer: Explainer) -> Callable[[Scorer, Array, targets.Wanted], Array]:
+def checked(explainer: Explainer) -> Callable[[Scorer, Array, Any], Array]:
     """The explainer for work by hand: compiled, and what goes in is looked at before.
 
     The result takes class numbers per image or rows of flags (``targets.labels_of``), and features
@@ -52,9 +52,7 @@ def checked(explainer: Explainer) -> Callable[[Scorer, Array, targets.Wanted], A
     NaN to a plausible zero. One more forward pass.
     """
 
-    def explain(
-        scorer: Scorer, images: Images, labels: targets.Wanted | None
-    ) -> Float[Array, "b h w c"]:
+    def explain(scorer: Scorer, images: Images, labels: Any) -> Float[Array, "b h w c"]:
         check_finite(images, "images", "read the files again, or mask what is not real")
         features = jax.jit(scorer.features)(images)
         check_finite(features, "features", "look at the weights; was the training finite?")

@@ -6,7 +6,6 @@ meant one way is understood, what can be meant both ways is refused with both sp
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,11 +20,8 @@ FORMS = (
     " class"
 )
 
-Wanted = int | np.integer | np.ndarray | jax.Array | Sequence
-"""Class numbers, lists of them by image, or rows of flags."""
 
-
-def labels_of(wanted: Wanted | None, *, images: int, classes: int) -> Bool[Array, "images classes"]:
+def labels_of(wanted: Any, *, images: int, classes: int) -> Bool[Array, "images classes"]:
     """Labels of a batch from class numbers or from rows of flags.
 
     wanted: class numbers (from 0) of each image, ``[[2], [0, 2]]``; of one image also ``[2]``; or

@@ -3,7 +3,6 @@
 Weights stay arguments of what is compiled: as constants they would be folded for minutes.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from flax import nnx
@@ -82,7 +81,7 @@ def scorer_of(module: HasFeatures | HasAttention, images: Array) -> Scorer:
     return module.last_norm(images)
 
 
-def logits_of(module: Callable[[Array], Array], images: Array) -> Array:
+def logits_of(module: Any, images: Array) -> Array:
     """Class scores of a module."""
     if isinstance(module, HasFeatures):
         return module.head(module.features(images))

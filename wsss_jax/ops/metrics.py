@@ -141,7 +141,7 @@ def average_precision(
     return _ratio((rise * found / seen).sum(axis=0), labels.sum(axis=0))
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _ratio(part: np.ndarray | np.generic, whole: np.ndarray | np.generic) -> np.ndarray:
     """part / whole as floats, NaN where whole is 0; scalars come back as arrays without axes."""
     missing = np.full(np.shape(whole), np.nan)
     return np.divide(part, whole, out=missing, where=np.asarray(whole) != 0)

@@ -21,7 +21,7 @@ EPSILON = 1e-5
 
 
 def linear_schedule(
-    step: Int[Array, ""], total: int, *, first: float, last: float, share: float
+    step: Int[Array, ""] | int, total: int, *, first: float, last: float, share: float
 ) -> Float[Array, ""]:
     """From ``first`` at step 0 to ``last`` after ``share`` of all steps, then ``last``.
 
@@ -35,7 +35,7 @@ def linear_schedule(
 
 
 def staged_schedule(
-    step: Int[Array, ""], total: int, *, first: float, last: float, stages: int
+    step: Int[Array, ""] | int, total: int, *, first: float, last: float, stages: int
 ) -> Float[Array, ""]:
     """``stages`` equal spans of constant value, evenly from ``first`` to ``last``.
 

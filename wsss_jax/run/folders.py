@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import PyTree
@@ -28,10 +28,19 @@ from wsss_jax.run.progress import meter
 from wsss_jax.train import loop
 from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
-from wsss_jax.train.loop import Batches
 from wsss_jax.types import System
 
 _SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
+
+
+@runtime_checkable
+class ReportingBatches(loop.Batches, Protocol):
+    """Batches that tell which images they left out."""
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Reason by id of every image left out until now."""
+        ...
 
 
 class Claim:
@@ -147,7 +156,7 @@ def is_finished(folder: Path) -> bool:
 
 def learn(
     system: System,
-    batches: Batches,
+    batches: ReportingBatches,
     plan: loop.Loop,
     folder: Path,
     *,

@@ -43,7 +43,7 @@ class Puzzle:
         lookup(regularisers.RECONSTRUCTIONS, self.classes, "choice of classes")
         lookup(regularisers.DISTANCES, self.distance, "distance")
 
-    def at(self, step: Int[Array, ""], steps: int) -> Float[Array, ""]:
+    def at(self, step: Int[Array, ""] | int, steps: int) -> Float[Array, ""]:
         """The weight at a step: linear from 0, then constant."""
         return regularisers.linear_schedule(
             step, steps, first=0.0, last=self.weight, share=self.rise
@@ -69,7 +69,7 @@ class Erasing:
     rise: float = 1.0
     stages: int = 0
 
-    def at(self, step: Int[Array, ""], steps: int) -> Float[Array, ""]:
+    def at(self, step: Int[Array, ""] | int, steps: int) -> Float[Array, ""]:
         """The weight at a step."""
         if self.stages > 1:
             return regularisers.staged_schedule(
@@ -80,7 +80,7 @@ class Erasing:
         )
 
 
-Progress = tuple[Int[Array, ""], int]
+Progress = tuple[Int[Array, ""] | int, int]
 """The step, and how many there are."""
 
 
@@ -99,7 +99,7 @@ class View(NamedTuple):
 
 
 def look(
-    module: heads.Classifier, batch: Batch, smoothing: float, key: PRNGKeyArray
+    module: heads.Classifier, batch: Batch, smoothing: float, key: PRNGKeyArray | None
 ) -> tuple[Float[Array, "b c"], View]:
     """Logits of the whole images, and what the other terms need."""
     features = module.features(batch.images, batch.inside, key)
@@ -110,7 +110,7 @@ def look(
 
 
 def puzzle(
-    view: View, settings: Puzzle, key: PRNGKeyArray
+    view: View, settings: Puzzle, key: PRNGKeyArray | None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross-entropy of the maps rebuilt from tiles, and their distance from the whole image's.
 

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from wsss_jax.config import Record
 from wsss_jax.errors import CorruptCheckpointError
 from wsss_jax.train.optimizers import path_name
+from wsss_jax.types import Leaf
 
 
 class Restored(NamedTuple):
@@ -119,7 +120,7 @@ class Checkpoints:
         return Restored(step, jax.tree.unflatten(jax.tree.structure(template), leaves), extra)
 
     def _read(
-        self, step: int, wanted: Mapping[str, Array] | None
+        self, step: int, wanted: Mapping[str, Leaf] | None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arrays and extra of one step, in the order of ``wanted``; None takes what there is."""
         try:
@@ -153,7 +154,7 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
 
-def flatten(tree: PyTree) -> dict[str, Array]:
+def flatten(tree: PyTree) -> dict[str, Leaf]:
     """The arrays of a pytree by their path, in tree order."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {
@@ -187,7 +188,7 @@ def _entry(array: np.ndarray) -> dict[str, Any]:
 
 
 def _check_array(
-    name: str, array: Any, entry: Mapping[str, Any], wanted: Mapping[str, Array] | None
+    name: str, array: Any, entry: Mapping[str, Any], wanted: Mapping[str, Leaf] | None
 ) -> None:
     if _entry(np.asarray(array)) != entry:
         raise CorruptCheckpointError(f"{name} differs from its checksum")

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from wsss_jax.config import Record, lookup
+from wsss_jax.config import lookup
 from wsss_jax.data.files import naming, write_atomic
 from wsss_jax.errors import DivergedError, UserError
 from wsss_jax.signals import Interrupted, StopFlag, stop_signals
@@ -38,16 +38,11 @@ class Batches(Protocol):
         """The next batch of this host."""
         ...
 
-    @property
-    def skipped(self) -> Mapping[str, str]:
-        """Reason by id of every image left out until now."""
-        ...
-
-    def get_state(self) -> Record:
+    def get_state(self) -> Any:
         """The position, as JSON values."""
         ...
 
-    def set_state(self, state: Record) -> None:
+    def set_state(self, state: Any) -> None:
         """Go to a position that ``get_state`` gave."""
         ...
 
@@ -134,7 +129,7 @@ def in_type(step: parallel.Step, compute: str) -> parallel.Step:
     """
     dtype = lookup(_TYPES, compute, "type to compute in")
 
-    def typed(state: PyTree, batch: Batch, key: PRNGKeyArray) -> tuple[PyTree, parallel.Metrics]:
+    def typed(state: PyTree, batch: PyTree, key: PRNGKeyArray) -> tuple[PyTree, parallel.Metrics]:
         return step(state, replace(batch, images=jnp.asarray(batch.images, dtype)), key)
 
     return typed

@@ -118,7 +118,7 @@ def optimizer(
     }
     groups["frozen"] = optax.set_to_zero()
 
-    def label(path: KeyPath, leaf: Array) -> str:
+    def label(path: KeyPath, leaf: Leaf) -> str:
         name = path_name(path)
         if _is_frozen(name, optim.freeze):
             return "frozen"
@@ -160,7 +160,7 @@ def held(params: T, freeze: tuple[str, ...]) -> T:
     Not needed for them to stay as they are (the optimizer sees to that), but it saves time.
     """
 
-    def hold(path: KeyPath, leaf: Array) -> Array:
+    def hold(path: KeyPath, leaf: Leaf) -> Array:
         return jax.lax.stop_gradient(leaf) if _is_frozen(path_name(path), freeze) else leaf
 
     return jax.tree_util.tree_map_with_path(hold, params) if freeze else params

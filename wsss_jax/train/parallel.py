@@ -19,9 +19,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from wsss_jax.config import Record
 from wsss_jax.errors import UserError
 from wsss_jax.train.state import TrainState, each
+from wsss_jax.types import Leaf
 
 AXIS = "data"
 """Name of the axis of devices."""
@@ -135,7 +135,7 @@ def split_rows(tree: T, mesh: Mesh) -> T:
     local = len([d for d in mesh.devices.flat if d.process_index == jax.process_index()])
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
 
-    def place(rows: np.ndarray) -> Array:
+    def place(rows: Leaf) -> Array:
         _share(rows, local)
         return jax.make_array_from_process_local_data(sharding, rows)
 
@@ -154,7 +154,7 @@ def highest(number: int) -> int:
     return int(multihost_utils.process_allgather(np.asarray(number)).max())
 
 
-def from_each_host(value: Record) -> list[Record]:
+def from_each_host(value: T) -> list[T]:
     """The JSON values that the hosts call this with, by host; every host must call it."""
     if jax.process_count() == 1:
         return [value]
