@@ -6,7 +6,7 @@ which plays no part in it.
 
 Command: wsss run experiments/voc12_animals_c2amh.py --data DATA/voc12_animals --weights DIR
 --hints runs/voc12_animals/cam_v2 --classes runs/voc12_animals/pseudo_masks
---beside runs/voc12_animals/saliency
+--compare runs/voc12_animals/saliency
 Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS.md.
 """
 

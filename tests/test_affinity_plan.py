@@ -40,7 +40,7 @@ def test_a_plan_goes_from_score_maps_to_a_verdict_and_goes_on_where_it_was(tmp_p
         splits=("all",),
         training=Training(model, Augmentation(crop=32, hue=0.0), epochs=1, batch_size=4),
         walk=QUICK,
-        beside=QUICK,
+        colour_walk=QUICK,
         with_crf=False,
     )
     made = plan.make(tmp_path / "out")

@@ -291,11 +291,11 @@ def _grouped(
     sizes = {id: working_size(size) for id, size in full.items()}
     if canvases is None:
         canvases = choose_canvases(sizes.values(), multiple=plan.multiple) if sizes else ()
-    home = {id: canvas_for(size, canvases) for id, size in sizes.items()}
-    for canvas in dict.fromkeys(home.values()):
+    canvas_of = {id: canvas_for(size, canvases) for id, size in sizes.items()}
+    for canvas in dict.fromkeys(canvas_of.values()):
         waiting: list[Sample] = []
         sized = plan._replace(batch_size=rows_for(canvas, plan.batch_size))
-        for id in (id for id in sizes if home[id] == canvas):
+        for id in (id for id in sizes if canvas_of[id] == canvas):
             try:
                 waiting.append(_sample(source, id, sizes[id]))
             except BadFileError as problem:

@@ -23,8 +23,8 @@ class Foreground(nnx.Module):
     def __init__(self, backbone: Backbone, *, rngs: nnx.Rngs):
         self.backbone = backbone
         self.stride = backbone.strides[-1]
-        alike = [n for n, stride in enumerate(backbone.strides) if stride == self.stride]
-        self.used = tuple(alike[-2:])
+        same = [n for n, stride in enumerate(backbone.strides) if stride == self.stride]
+        self.used = tuple(same[-2:])
         self.head = Conv(sum(backbone.channels[n] for n in self.used), 1, 3, rngs=rngs)
 
     def __call__(

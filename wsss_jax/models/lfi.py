@@ -76,7 +76,7 @@ class LfiClassifier(nnx.Module):
         return grid_inside(inside, self.plain.backbone.strides[-1])
 
 
-def beside(plain: nnx.Module, *, width: int, key: PRNGKeyArray) -> LfiClassifier:
+def with_importance(plain: nnx.Module, *, width: int, key: PRNGKeyArray) -> LfiClassifier:
     """An importance network with a random start beside a classifier.
 
     Raises ValueError for a head that does not read a map of features.

@@ -66,8 +66,8 @@ def correlate(
     square = jnp.square(flat).sum(axis=-1, keepdims=True)
     length = jnp.sqrt(jnp.where(square > 0, square, 1.0))
     flat = flat / (length + EPSILON)
-    alike = jax.nn.relu(jnp.einsum("bpk,bqk->bpq", flat, flat))
-    alike = alike / (alike.sum(axis=1, keepdims=True) + EPSILON)
+    similarity = jax.nn.relu(jnp.einsum("bpk,bqk->bpq", flat, flat))
+    similarity = similarity / (similarity.sum(axis=1, keepdims=True) + EPSILON)
     return jnp.einsum("bpn,bpq->bqn", maps.reshape(b, h * w, -1), alike).reshape(b, h, w, -1)
 
 

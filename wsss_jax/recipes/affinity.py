@@ -53,7 +53,7 @@ class AffinityPlan:
         rule: which labels are certain.
         training: the network and how it learns.
         walk: how far the maps walk; its affinity is the one learned here.
-        beside: the walk over colours that is judged beside it.
+        colour_walk: a walk over colours instead, for comparison.
         with_crf: refine what has walked by a dense CRF.
         crf: its settings.
         scoring: what counts.
@@ -76,7 +76,7 @@ class AffinityPlan:
             beta=10.0, steps=256, off_boundaries=False, to_activations=True
         )
     )
-    beside: Walk = field(default_factory=Walk)
+    colour_walk: Walk = field(default_factory=Walk)
     with_crf: bool = True
     crf: Crf = field(default_factory=lambda: Crf("pnoc_masks", certainty=0.9))
     scoring: Scoring = field(default_factory=Scoring)
@@ -101,7 +101,7 @@ class AffinityPlan:
         )
         run = learn_affinity(source, labels, self.training, out / "run")
         along = replace(self.walk, affinity=run)
-        steps: list[tuple[Store, str, Walk | Crf]] = [(start, "colour_walk", self.beside)]
+        steps: list[tuple[Store, str, Walk | Crf]] = [(start, "colour_walk", self.colour_walk)]
         for other in map(open_store, self.others):
             steps.append((other, f"walk_{other.folder.name}", along))
         steps.append((start, "walk", along))

@@ -166,9 +166,9 @@ def judge_all(recipe: Recipe, made: Made) -> list[Result]:
     results = []
     otsu: dict[str, float | None] = {}
     if recipe.scoring.on(opened(recipe)).background:
-        taught = opened(recipe, recipe.train_split).ids
+        teaching = opened(recipe, recipe.train_split).ids
         otsu = {
-            name: label_free_threshold(store, taught)
+            name: label_free_threshold(store, teaching)
             for name, store in made.stores.items()
             if not _votes(name)
         }
@@ -237,12 +237,12 @@ class _Steps:
             for one in recipe.features
         )
         inputs = Inputs(self.source, tuple(cams), saliency=self.cue, features=frozen)
-        taught = opened(recipe, recipe.train_split).ids
-        run = learn(inputs, self.out / "run_combiner", settings, ids=taught)
+        teaching = opened(recipe, recipe.train_split).ids
+        run = learn(inputs, self.out / "run_combiner", settings, ids=teaching)
         for one in cams if recipe.rivals else ():
             alone = replace(inputs, systems=(one,), missing={})
             name = one.folder.name.removeprefix("cam_")
-            own = learn(alone, self.out / f"run_combiner_{name}", settings, ids=taught)
+            own = learn(alone, self.out / f"run_combiner_{name}", settings, ids=teaching)
             store = fuse(own, alone, self.out / f"combined_{name}", ids=ids).maps
             self._keep(store, "single: refined as the combiner does")
         combined = self._keep(

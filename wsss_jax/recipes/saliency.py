@@ -43,7 +43,7 @@ class SaliencyPlan:
             of the share of people who drew a pixel, by ``wsss import --layout saliency_png --stride
             1``).
         network: that network.
-        beside: stores of other saliency maps that are judged beside ours.
+        compare: stores of other saliency maps that are judged too, for comparison.
         workers: processes and shards of the per-image stages.
         name: of the run.
     """
@@ -60,7 +60,7 @@ class SaliencyPlan:
     classes: Path | None = None
     edges: Path | None = None
     network: Training[Objects] = field(default_factory=objects.defaults)
-    beside: tuple[Path, ...] = ()
+    compare: tuple[Path, ...] = ()
     workers: Workers = field(default_factory=Workers)
     name: str = "saliency"
 
@@ -80,7 +80,7 @@ class SaliencyPlan:
         saliency.write_pngs(made[-1], pngs, ids=whole.ids, workers=self.workers)
         opened = {split: views.agnostic(self._open(split)) for split in self.splits}
         sources = {split: one for split, one in opened.items() if one.has_background}
-        judged = [*map(open_store, self.beside), *made]
+        judged = [*map(open_store, self.compare), *made]
         summary.conclude(judged, sources, Scoring(), self.workers, out / "results", self)
         return made[-1]
 
@@ -90,9 +90,9 @@ class SaliencyPlan:
         )
         classes = None if self.classes is None else open_store(self.classes)
         edges = None if self.edges is None else open_store(self.edges)
-        home = out / "network"
+        folder = out / "network"
         run = objects.fit(
-            source, self.network, home, proposals=proposals, classes=classes, edges=edges
+            source, self.network, folder, proposals=proposals, classes=classes, edges=edges
         )
         folders = out / "saliency", out / "edges"
         return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]

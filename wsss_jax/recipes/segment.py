@@ -76,8 +76,8 @@ class SegmentPlan:
             made[-1], folder, fixed(made[-1], scoring), ids=whole.ids, workers=self.workers
         )
         sources = {split: self._open(split) for split in self.splits}
-        home = out / f"{stem}results"
-        summary.conclude(made, sources, self.scoring, self.workers, home, self)
+        results = out / f"{stem}results"
+        summary.conclude(made, sources, self.scoring, self.workers, results, self)
         return masks
 
     def _teacher(self, source: Source) -> segment.Teacher:

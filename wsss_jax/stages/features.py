@@ -45,7 +45,7 @@ class Features:
     Attributes:
         weights: pretrained weights: a file, a name of `wsss weights list`, hub:owner/name, or auto.
         backbone: its name in BACKBONES; auto: whichever the weights are for.
-        taps: which of its maps, counted from the finest (0); each counts alike. Of a transformer
+        taps: which of its maps, counted from the finest (0); all count the same. Of a transformer
             1 to 4 are the tokens after each quarter of its blocks.
         channels: principal components that are kept, or as many as the maps have.
         stride: pixels per cell of what is kept, at ``size``.
@@ -229,7 +229,7 @@ def _components(
     if path.is_file():
         return components.read(path)
     if settings.like is not None:
-        found = _alike(open_store(settings.like), settings)
+        found = _components_of(open_store(settings.like), settings)
     else:
         found = _computed(network, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
     buffer = io.BytesIO()
@@ -238,7 +238,7 @@ def _components(
     return found
 
 
-def _alike(other: Store, settings: Features) -> Components:
+def _components_of(other: Store, settings: Features) -> Components:
     """The components of another store. UserError where its features mean something else."""
     wanted = _made_by(settings)
     for name in ("weights", "backbone", "taps", "channels", "stride", "size"):
@@ -246,7 +246,7 @@ def _alike(other: Store, settings: Features) -> Components:
             raise UserError(
                 f"{other.folder}: {name} is {other.made_by.get(name)!r}, here "
                 f"{wanted.get(name)!r}; "
-                "features are alike only if that is the same"
+                "features can be compared only if that is the same"
             )
     if not components.digest(other):
         raise UserError(

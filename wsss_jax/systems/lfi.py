@@ -65,4 +65,4 @@ def module_of(
     """The network itself: a classifier, from random weights or its file, and a random new part."""
     key_plain, key_new = jax.random.split(key)
     body = classifier.module_of(plain, classes, key_plain)
-    return lfi.beside(body, width=settings.width, key=key_new)
+    return lfi.with_importance(body, width=settings.width, key=key_new)
