@@ -54,7 +54,7 @@ def correlation_target(maps: Maps, cells: Cells) -> Float[Array, "b h w n"]:
 def correlate(
     maps: Float[Array, "b h w n"], features: Float[Array, "b h w k"], cells: Cells
 ) -> Float[Array, "b h w n"]:
-    """Each cell becomes the mean of all cells, weighted by how alike their features are.
+    """Each cell becomes the mean of all cells, weighted by how similar their features are.
 
     Weights are relu(cosine), those of a cell sum to (nearly) one; padding gives and takes
     nothing. Memory is (h w)² per image. Source: SEAM, equation 8.
@@ -68,7 +68,7 @@ def correlate(
     flat = flat / (length + EPSILON)
     similarity = jax.nn.relu(jnp.einsum("bpk,bqk->bpq", flat, flat))
     similarity = similarity / (similarity.sum(axis=1, keepdims=True) + EPSILON)
-    return jnp.einsum("bpn,bpq->bqn", maps.reshape(b, h * w, -1), alike).reshape(b, h, w, -1)
+    return jnp.einsum("bpn,bpq->bqn", maps.reshape(b, h * w, -1), similarity).reshape(b, h, w, -1)
 
 
 def lowest_mean(values: Float[Array, "b h w"], cells: Cells, share: float) -> Float[Array, " b"]:
