@@ -83,7 +83,7 @@ class ScoreMaps:
     Background is never among the classes, absent classes have no row, and class-agnostic maps
     (saliency, edges) are score maps of a single class. ``size`` is the photograph's (H, W) in
     pixels, the grid may be coarser. ``peak`` is each map's maximum before it was normalised, which
-    says how sure the system was that the class is there at all.
+    tells how sure the system was that the class is there at all.
 
     >>> import numpy as np
     >>> import wsss_jax as wj

@@ -200,7 +200,7 @@ class InvertedNet(nnx.Module):
         inside: Bool[Array, "b H W"] | None = None,
         rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to five maps. ``rngs`` only says that this is training.
+        """Normalised images to five maps. ``rngs`` only tells that this is training.
 
         Explanations find the maps inside by the names ``stem``, ``block0``, ``block1``, ….
         """

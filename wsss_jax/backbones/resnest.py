@@ -254,7 +254,7 @@ class ResNeSt(nnx.Module):
         inside: Bool[Array, "b H W"] | None = None,
         rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to five maps. ``rngs`` only says that this is training."""
+        """Normalised images to five maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         x = self.stem(images, inside, training)
         cells = None if inside is None else grid_inside(inside, 2)

@@ -204,7 +204,7 @@ class ResNet(nnx.Module):
         inside: Bool[Array, "b H W"] | None = None,
         rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to five maps. ``rngs`` only says that this is training."""
+        """Normalised images to five maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         cells = None if inside is None else grid_inside(inside, 2)
         if self.stem is None:

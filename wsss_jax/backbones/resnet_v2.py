@@ -113,7 +113,7 @@ class ResNetV2(nnx.Module):
         inside: Bool[Array, "b H W"] | None = None,
         rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to four maps. ``rngs`` only says that this is training."""
+        """Normalised images to four maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         x = self.conv0(self.bn0(images, inside, training), inside)
         cells = None if inside is None else grid_inside(inside, 2)

@@ -1,4 +1,4 @@
-"""Images seen through their maps, or without what the maps show, and what a network says of them.
+"""Images seen through their maps, or without what the maps show, and a network's scores of them.
 
 All works on ``logits``, a function of images (b,H,W,3) in [0, 1] to class logits (b,c), so it
 judges maps of any origin and size. The numbers that follow are in ``ops.faithfulness``. What is

@@ -38,7 +38,7 @@ Taps = Sequence[Float[Array, "b _ _ _"]]
 
 
 class Answers(NamedTuple):
-    """What a ``MultiTask`` network says of a batch; None where it has no such head.
+    """The outputs of a ``MultiTask`` network for a batch; None where it has no such head.
 
     logits (b,c) and class_maps (b,h,w,c) of the classifier, features (b,h,w,k) they come from;
     saliency and edge: logits (b,h,w) on their own grids; affinity: features (b,h,w,k).

@@ -1,4 +1,4 @@
-"""SEAM's pixel correlation module on a classifier: maps refined by how alike their pixels are.
+"""SEAM's pixel correlation module on a classifier: maps refined by how similar their pixels are.
 
 Source: Wang et al. 2020 (SEAM) and its code: the image, and two shallower maps reduced to 64 and
 128 channels, are embedded in 192; the classifier's maps then spread among cells of like embedding
@@ -82,7 +82,7 @@ class PixelCorrelation(nnx.Module):
         return self.classifier.class_maps(features[..., : -self.width])
 
     def correlated(self, features: Features) -> Float[Array, "b h w n"]:
-        """Background and class maps in [0, 1], spread among cells that are alike."""
+        """Background and class maps in [0, 1], spread among similar cells."""
         embedded = features[..., -self.width :]
         # Padding is where the embedding is zero: like nothing, it gives and takes nothing.
         cells = (embedded != 0).any(axis=-1)

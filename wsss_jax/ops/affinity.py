@@ -1,4 +1,4 @@
-"""How alike neighbouring pixels are: symmetric affinities on a fixed stencil of offsets.
+"""How similar neighbouring pixels are: symmetric affinities on a fixed stencil of offsets.
 
 An affinity joins every pixel to those closer than ``radius``. Because it is symmetric, one value
 per pixel and half-plane offset says all: 34 values per pixel at radius 5, 152 at radius 10, in

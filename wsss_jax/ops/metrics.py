@@ -193,4 +193,4 @@ def _check_range(rows: np.ndarray, columns: np.ndarray, scores: np.ndarray, clas
             f"best holds {columns.min()} to {columns.max()}, wanted classes 0 to {classes - 1}"
         )
     if np.isnan(scores).any():
-        raise ValueError("peak holds NaN; mend the score maps first")
+        raise ValueError("peak holds NaN; correct the score maps first")

@@ -62,7 +62,9 @@ def fit(
     else or lack images, naming them, and for a folder of other settings.
     """
     if classes is not None and edges is not None:
-        raise UserError("edges are taught by classes' masks or by boundary maps; give one of them")
+        raise UserError(
+            "edges are learned from masks of classes or from boundary maps; give one of them"
+        )
     salient = segment.pseudo_masks(proposals, views.agnostic(source))
     classed = None if classes is None else segment.pseudo_masks(classes, source)
     drawn = None if edges is None else drawn_edges(edges, source)
@@ -114,7 +116,7 @@ def predict(
 ) -> tuple[Store, Store]:
     """Saliency and edges of ``ids`` into two stores of probabilities; finished images are kept.
 
-    Both are the logistic function of the mean logits, whatever ``settings.reading`` says of
+    Both are the logistic function of the mean logits, whatever ``settings.reading`` asks of
     networks that compare. Images that cannot be read are skipped, printed, and listed.
     """
     record = folders.record_of(run, "run `wsss saliency`")

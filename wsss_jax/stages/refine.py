@@ -42,7 +42,7 @@ BACKGROUND = 0.3
 """Score of background beside activations whose maximum is 1."""
 
 PIXELS = 128
-"""Photographs that a network sees are padded to multiples of this, for the same reason."""
+"""Photographs are padded for a network to multiples of this, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -180,14 +180,14 @@ def _kind_after(kind: Kind, settings: Walk | Crf) -> Kind:
 def _otsu(store: Store, ids: tuple[str, ...]) -> float:
     """Background of a CRF over the store; of no account for probabilities, which bring their own.
 
-    Raises ValueError where scores are all alike.
+    Raises ValueError where all scores are equal.
     """
     if store.kind == "probability":
         return BACKGROUND
     found = label_free_threshold(store, ids)
     if found is None:
         raise UserError(
-            f"{store.folder}: scores are all alike, so no background can be read off them; give "
+            f"{store.folder}: all scores are equal, so no background can be read off them; give "
             "crf.background a number"
         )
     return round(found, 2)

@@ -1,8 +1,8 @@
-"""The end of the path: a segmentation network learned from masks, and what it says of images.
+"""The end of the path: a segmentation network learned from masks, and its predictions.
 
 Masks come from a store that earlier stages made. True masks are another teacher, for the upper
-bound of full supervision: every record and store of such a run says so. Prediction sees
-photographs alone, neither labels nor truth, unless it is told to keep to the labelled classes.
+bound of full supervision: every record and store of such a run tells so. Prediction reads
+photographs alone, neither labels nor truth, unless it is told to predict the labelled classes only.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.types import IGNORE, ScoreMaps, Size
 
 TRUTH = "true masks of every pixel: full supervision, an upper bound"
-"""What records say of a network that was not taught by pseudo-masks."""
+"""What records hold of a network that learned from true masks."""
 
 
 def defaults() -> Training[Segmenter]:
@@ -106,7 +106,7 @@ def fit(source: Source, teacher: Teacher, settings: Training[Segmenter], folder:
 
 
 def notes_of(source: Source, teacher: Teacher) -> Record:
-    """What the record of a run has beside its settings: the classes, and whose masks taught."""
+    """What the record of a run has beside its settings: the classes, and where masks came from."""
     return {"classes": list(source.classes.names), "learned_from": teacher.record}
 
 

@@ -134,7 +134,7 @@ def _of_class_token(
 
 
 def _from_pixels(explainer: Explainer, logits: Callable[..., Logits]) -> Method:
-    """Pixels as features: all that changes the image alone sees no difference."""
+    """Pixels as features: methods that change only the image need nothing else."""
     return lambda weights, images, inside, labels: explainer(
         Scorer(lambda pixels: pixels, logits(weights, inside)), images, labels
     )

@@ -149,7 +149,7 @@ def answers(
     images: Float[Array, "b H W 3"],
     inside: Bool[Array, "b H W"],
 ) -> Float[Array, "b h w ..."]:
-    """What the trained head says of images, which lie top left; canvases divisible by the stride.
+    """The trained head's output for images, which lie top left; canvases divisible by the stride.
 
     weights: parameters and the rest of the state. For IRN's branch the mean of the logits of image
     and mirror image, as there; where only the image has a real cell, its own.

@@ -36,7 +36,7 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
     if not path.is_file() or not (run / "finished").exists():
         raise UserError(
             f"{run}: no finished training run; train a plain classifier there first, it is the "
-            "ordinary classifier that sees the erased images"
+            "ordinary classifier that judges the erased images"
         )
     record = read_json(path)
     if record.get("system") != "vanilla":

@@ -92,7 +92,7 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
 def outside_backbone(*, pretrained: bool) -> Callable[[str], bool]:
     """Which parameters start untrained: all but the backbone's, where that is pretrained.
 
-    From scratch none counts as new, so that all of them learn at one rate.
+    From scratch none counts as new: all of them learn at one rate.
     """
     return lambda name: pretrained and "backbone" not in name.split("/")
 
