@@ -91,10 +91,14 @@ def standard(
 
     rows = [
         whole,
-        other("without system probes", system_probes=False),
-        other("without view probes", view_probes=False),
-        other("without any probe", system_probes=False, view_probes=False),
+        other("without the probe", rounds=0),
+        other("without smoothing", smoothing=0.0),
+        other("without probe and smoothing", rounds=0, smoothing=0.0),
         other("without the walk", walk_steps=0),
+        other("one round", rounds=1),
+        other("three rounds", rounds=3),
+        other("smoothing × 1.4", smoothing=1.4 * settings.smoothing),
+        other("smoothing ÷ 1.4", smoothing=settings.smoothing / 1.4),
         other("penalty × 10", penalty=10 * settings.penalty),
         other("penalty ÷ 10", penalty=settings.penalty / 10),
     ]
