@@ -168,6 +168,7 @@ def test_steps_go_with_the_area_and_odd_settings_are_refused():
     assert [Combining(cells=n).steps() for n in (64, 128, 32)] == [32, 128, 8]
     assert Combining(cells=24, walk_steps=0).steps() == 0
     wrong: list[dict[str, Any]] = [{"cells": 1}, {"penalty": 0.0}, {"labelled": -1}]
-    for settings in (*wrong, {"smoothing": -0.1}, {"labelled_share": 1.0}):
+    wrong += [{"smoothing": -0.1}, {"labelled_share": 1.0}]
+    for settings in wrong:
         with pytest.raises(UserError, match="wanted"):
             Combining(**settings)
