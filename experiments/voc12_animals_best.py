@@ -20,9 +20,9 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
-from wsss_jax.stages.train import Training
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
 
@@ -49,10 +49,10 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             "mobilenet": Training(
                 Classifier("mobilenet_v2", weights / V2, optim=momentum),
                 Augmentation(crop=288, long_side=(320, 576), hue=0.0),
-                imageless=NEVER,
             ),
-            "efficientnet": Training(efficientnet, view, seed=5, imageless=NEVER),
+            "efficientnet": Training(efficientnet, view, seed=5),
         },
+        imageless=NEVER,
         saliency=data / "saliency_csnet",
         combiner=Combining(),
         features=(

@@ -8,7 +8,8 @@ from golden_draw import reference_arrays
 
 from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
-from wsss_jax.stages.train import Training, run_record
+from wsss_jax.run import training
+from wsss_jax.run.training import Training
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.checkpoint import Checkpoints
@@ -65,5 +66,5 @@ def test_the_template_fits_a_run_from_pretrained_weights(tmp_path):
 def test_a_run_does_not_care_where_its_weights_lie(tmp_path):
     source = open_dataset(synthetic.write(tmp_path, 4, 0), split="all")
     paths = (tmp_path / "here" / V2, tmp_path / "elsewhere" / V2)
-    records = [run_record(Training(Classifier(weights=path)), source) for path in paths]
+    records = [training.record(Training(Classifier(weights=path)), source, {}) for path in paths]
     assert records[0] == records[1]
