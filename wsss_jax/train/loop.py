@@ -2,7 +2,8 @@
 
 It knows nothing of what is learned. A run that was stopped, by SIGTERM, Ctrl-C or kill -9, goes on
 from its last checkpoint with the identical order of data and ends with the identical result. With
-several hosts (``jax.distributed``) all stop at the same step when one of them is told to.
+several hosts (``jax.distributed``) all stop at the same step when one of them is told to, and
+more or fewer of them may go on.
 """
 
 import json
@@ -34,11 +35,11 @@ class Batches(Protocol):
     """An iterator over batches that can say where it is and go back there."""
 
     def __next__(self) -> Any:
-        """The next batch of this host."""
+        """This host's part of the next batch."""
         ...
 
     def get_state(self) -> Any:
-        """The position, as JSON values."""
+        """The position, as JSON values that are the same on all hosts."""
         ...
 
     def set_state(self, state: Any) -> None:
@@ -93,8 +94,7 @@ def fit(
     def save(done: int) -> None:
         nonlocal saved
         if done > saved:
-            positions = parallel.from_each_host(batches.get_state())
-            checkpoints.save(done, engine.take(state), {"batches": positions})
+            checkpoints.save(done, engine.take(state), {"batches": batches.get_state()})
             saved = done
 
     with stop_signals() as stop:
@@ -159,18 +159,18 @@ def _advice(loop: Loop, done: int, folder: Path) -> str:
 def _start(system: System, batches: Batches, checkpoints: Checkpoints, key: Any) -> tuple[int, Any]:
     state = system.init(key)
     found = checkpoints.newest_whole(state)
+    done = 0 if found is None else found.step
+    starts = parallel.from_each_host(done)
+    if len(set(starts)) > 1:
+        raise UserError(
+            f"{checkpoints.folder}: the hosts find different steps in it ({starts}); they must "
+            "share one folder, on a file system that all of them can read and write"
+        )
     if found is None:
         return 0, state
-    done, state, extra = found
-    positions = extra["batches"]
-    if len(positions) != jax.process_count():
-        raise UserError(
-            f"{checkpoints.folder} was written by {len(positions)} hosts, here are "
-            f"{jax.process_count()}: the order of data would differ; go on with as many"
-        )
     checkpoints.drop_after(done)  # damaged steps, which will be written again
-    batches.set_state(positions[jax.process_index()])
-    return done, state
+    batches.set_state(found.extra["batches"])
+    return done, found.state
 
 
 class _Log:
@@ -179,7 +179,7 @@ class _Log:
     def __init__(self, path: Path, start: int, loop: Loop) -> None:
         self.path, self.loop = path, loop
         self.since, self.images, self.utilisation = time.perf_counter(), 0, Utilisation()
-        self.writes = jax.process_index() == 0
+        self.writes = parallel.is_first()
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.writes and path.exists():
             lines = path.read_text(errors="replace").splitlines()
