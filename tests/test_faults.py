@@ -23,6 +23,7 @@ from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
 from wsss_jax.stages.masks import Masking, decide
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.train.optimizers import Optim
 from wsss_jax.types import ScoreMaps
 
 CLASSES = ("cat", "dog", "cow")
@@ -261,7 +262,7 @@ def test_a_store_without_records_is_nobodys_and_one_that_is_taken_over_is_notice
 
 
 def trained(folder):
-    system, course = linear_system(), folders.Course(STEPS, seed=0, save_every=2)
+    system, course = linear_system(), folders.Course(STEPS, 0, 2, Optim())
     with folders.claim(folder, RECORD) as run:
         if not run.finished:
             batches = ToyBatches()

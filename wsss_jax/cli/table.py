@@ -108,6 +108,9 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "wsss_jax.cli.evaluate:command",
             f"{_DATA} out classes background threshold tuned-reference workers.count",
         ),
+        "compare": Verb(
+            "runs side by side: settings, curves, results", "wsss_jax.stages.compare:command"
+        ),
         "report": Verb("one HTML page about score maps", "wsss_jax.cli.report:command"),
         "weights": Verb(
             "pretrained weights: list, get, convert, show",

@@ -24,9 +24,10 @@ from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
-from wsss_jax.train import loop, parallel
+from wsss_jax.train import loop, optimizers, parallel
 from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.train.optimizers import Optim
 from wsss_jax.types import System
 
 _SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
@@ -36,12 +37,14 @@ _SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
 class Course:
     """How long a run is, where its randomness starts, and how often it is saved (in steps).
 
-    compute: the type in which networks compute. engine: mesh (one step over all devices) or pmap.
+    optim: whose learning rate the metrics show. compute: the type in which networks compute.
+    engine: mesh (one step over all devices) or pmap.
     """
 
     steps: int
     seed: int
     save_every: int
+    optim: Optim
     compute: Literal["float32", "bfloat16"] = "float32"
     engine: Literal["mesh", "pmap"] = "mesh"
 
@@ -168,7 +171,11 @@ def learn(
     Shows a progress bar.
     """
     plan = loop.Loop(
-        course.steps, save_every=course.save_every, compute=course.compute, engine=course.engine
+        course.steps,
+        save_every=course.save_every,
+        compute=course.compute,
+        engine=course.engine,
+        rate=optimizers.rate(course.optim, course.steps),
     )
     with meter(f"train {folder.name}", plan.steps, "steps") as bar:
 

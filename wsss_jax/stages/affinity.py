@@ -87,7 +87,7 @@ def _train(
         cache_bytes=settings.cache_megabytes << 20,
     )
     steps = settings.epochs * batches.steps_per_epoch
-    course = folders.Course(steps, settings.seed, settings.save_every)
+    course = folders.Course(steps, settings.seed, settings.save_every, settings.model.optim)
     system = affinity.make(settings.model, steps=steps)
     folders.learn(system, batches, course, folder)
 

@@ -119,7 +119,7 @@ def _train(
         cache_bytes=settings.cache_megabytes << 20,
     )
     steps = settings.epochs * batches.steps_per_epoch
-    course = folders.Course(steps, settings.seed, settings.save_every)
+    course = folders.Course(steps, settings.seed, settings.save_every, settings.model.optim)
     system = objects.make(settings.model, steps=steps, drawn=drawn)
     folders.learn(system, batches, course, folder)
 

@@ -119,7 +119,7 @@ def _train(source: Source, reader: MaskReader | None, settings: Contrasting, fol
         cache_bytes=settings.cache_megabytes << 20,
     )
     steps = settings.epochs * batches.steps_per_epoch
-    course = folders.Course(steps, settings.seed, settings.save_every)
+    course = folders.Course(steps, settings.seed, settings.save_every, settings.model.optim)
     folders.learn(saliency.make(settings.model, steps=steps), batches, course, folder)
 
 

@@ -145,7 +145,7 @@ def _train(source: Source, teacher: Teacher, settings: Segmentation, folder: Pat
     )
     steps = settings.epochs * batches.steps_per_epoch
     system = pixels.make(settings.model, classes=len(source.classes), steps=steps)
-    course = folders.Course(steps, settings.seed, settings.save_every)
+    course = folders.Course(steps, settings.seed, settings.save_every, settings.model.optim)
     folders.learn(system, batches, course, folder)
 
 

@@ -82,6 +82,7 @@ def _train(source: Source, settings: Training, folder: Path) -> None:
         steps,
         settings.seed,
         settings.save_every,
+        settings.model.optim,
         compute=settings.compute,
         engine=settings.engine,
     )

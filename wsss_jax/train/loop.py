@@ -9,6 +9,7 @@ more or fewer of them may go on.
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from wsss_jax.errors import DivergedError, UserError
 from wsss_jax.signals import Interrupted, StopFlag, stop_signals
 from wsss_jax.train import parallel
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.train.curves import Curves
 from wsss_jax.train.utilisation import Utilisation
 from wsss_jax.types import System
 
@@ -54,7 +56,7 @@ class Loop:
     steps: batches. save_every, log_every: in steps. max_bad_steps: non-finite updates
     in a row (each is skipped) after which training stops with an error. compute: the type in which
     networks compute; parameters, their gradients, norms and losses are float32 all the same.
-    engine: a name in ``parallel.ENGINES``.
+    engine: a name in ``parallel.ENGINES``. rate: the learning rate by step, for the metrics.
     """
 
     steps: int
@@ -63,6 +65,7 @@ class Loop:
     max_bad_steps: int = 10
     compute: Literal["float32", "bfloat16"] = "float32"
     engine: Literal["mesh", "pmap"] = "mesh"
+    rate: Callable[[int], float] | None = None
 
 
 def fit(
@@ -77,7 +80,8 @@ def fit(
 ) -> Any:
     """Train until ``loop.steps`` and return the last state.
 
-    folder: gets checkpoint/ and metrics.jsonl. key: all randomness of the steps and of the start.
+    folder: gets checkpoint/, metrics.jsonl and, where the extra ``tb`` is installed, the same
+    curves for TensorBoard. key: all randomness of the steps and of the start.
     resumed: told the step from which an earlier run is continued.
     Raises DivergedError after too many non-finite steps in a row, Interrupted after a signal;
     the checkpoint is kept in both cases.
@@ -97,7 +101,7 @@ def fit(
             checkpoints.save(done, engine.take(state), {"batches": batches.get_state()})
             saved = done
 
-    with stop_signals() as stop:
+    with stop_signals() as stop, closing(log):
         latest: dict[str, Any] = {}
         for done in range(start, loop.steps):
             rows = next(batches)
@@ -180,6 +184,7 @@ class _Log:
         self.path, self.loop = path, loop
         self.since, self.images, self.utilisation = time.perf_counter(), 0, Utilisation()
         self.writes = parallel.is_first()
+        self.curves = Curves(path.parent, start)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.writes and path.exists():
             lines = path.read_text(errors="replace").splitlines()
@@ -197,6 +202,8 @@ class _Log:
         if done % self.loop.log_every and done != self.loop.steps:
             return None
         shown = {name: float(value) for name, value in metrics.items()}
+        if self.loop.rate is not None:
+            shown["learning_rate"] = self.loop.rate(done - 1)
         now = time.perf_counter()
         shown["images_per_second"] = self.images / max(now - self.since, 1e-9)
         share = self.utilisation.share(now - self.since)
@@ -206,7 +213,12 @@ class _Log:
         if self.writes:
             with naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps({"step": done, **shown}) + "\n")
+            self.curves.add(done, shown)
         return shown
+
+    def close(self) -> None:
+        """Nothing follows."""
+        self.curves.close()
 
 
 def _step_of(line: str) -> float:

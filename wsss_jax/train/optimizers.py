@@ -82,6 +82,16 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, decay], [optim.warm_up])
 
 
+def rate(optim: Optim, steps: int) -> Callable[[int], float]:
+    """The learning rate at each of ``steps`` batches, of pretrained weights, as a number."""
+    planned = schedule(optim, max(steps // optim.accumulate, 1))
+
+    def at(step: int) -> float:
+        return float(planned(jnp.asarray(step // optim.accumulate, jnp.int32)))
+
+    return at
+
+
 def optimizer(
     optim: Optim, steps: int, is_new: Callable[[str], bool]
 ) -> optax.GradientTransformation:
