@@ -77,9 +77,7 @@ def test_voc_opens_in_list_order_with_indexed_masks(tmp_path):
 
 
 def test_voc_without_train_aug_tells_where_it_comes_from(tmp_path):
-    with pytest.raises(
-        MissingFileError, match="10,582.*jiwoon-ahn/irn.*list train: 2 image"
-    ):
+    with pytest.raises(MissingFileError, match=r"10,582.*jiwoon-ahn/irn.*list train: 2 image"):
         datasets.open_dataset(voc(tmp_path), split="train_aug")
 
 
