@@ -94,7 +94,7 @@ def make_whole(chosen: Recipe, out: Path) -> None:
     if not parallel.is_first():
         return
     results = recipe.judge_all(chosen, made)
-    rows = summary.rows(made, results)
+    rows = summary.rows(made.groups, results)
     source = recipe.opened(chosen, chosen.splits[-1])
     summary.write(out, rows, source.classes, recipe=chosen, versions=folders.versions())
     page = report_page(out / "report.html", chosen, made, rows, source)

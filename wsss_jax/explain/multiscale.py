@@ -99,11 +99,6 @@ def on_grid(
     )
 
 
-def grid_size(size: Size, stride: int = STRIDE) -> Size:
-    """Cells along height and width of the grid that covers a photograph of this size."""
-    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
-
-
 def sizes_of(inside: Bool[Array, "b h w"]) -> Int[Array, "b 2"]:
     """True height and width of each image; rows that only fill the batch up count as 1 by 1."""
     heights = inside[:, :, 0].sum(axis=1, dtype=jnp.int32)

@@ -9,6 +9,11 @@ from jaxtyping import Float, Int
 from wsss_jax.types import Size
 
 
+def grid_size(size: Size, stride: int = 4) -> Size:
+    """Cells along height and width of the grid that covers a photograph of this size."""
+    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
+
+
 def resize(scores: Float[np.ndarray, "h w *k"], size: Size) -> Float[np.ndarray, "h2 w2 *k"]:
     """The maps on a grid of ``size``, each axis by itself; nothing is shifted.
 

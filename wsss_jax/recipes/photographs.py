@@ -225,7 +225,7 @@ def _page(steps: Steps, result: Result, order: Sequence[tuple[str, float]], coun
                 results += judged(
                     list(stores.values()), source, scoring, split=split, workers=Workers()
                 )
-        rows = summary.rows(made, results)
+        rows = summary.rows(groups, results)
     if rows:
         summary.write(out, rows, plan.source.classes, versions=versions())
         summary.show(rows)

@@ -19,6 +19,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.explain import multiscale
 from wsss_jax.ops import images as image_ops
+from wsss_jax.ops.resize import grid_size
 from wsss_jax.run.images import over_groups, settle
 from wsss_jax.types import Batch, ScoreMaps, Size
 
@@ -92,7 +93,7 @@ def fill(
         for row, id in enumerate(group.ids):
             size: Size = (int(group.full[row][0]), int(group.full[row][1]))
             seen = (int(group.sizes[row][0]), int(group.sizes[row][1]))
-            height, width = multiscale.grid_size(seen)
+            height, width = grid_size(seen)
             for target, maps in outputs:
                 target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
         return len(group.ids)
@@ -115,7 +116,7 @@ def _answer(network: Dense, asked: Asked) -> Callable[[Group], Float[np.ndarray,
         # The canvas at full scale, from the first scale's, so that it is the same for all groups.
         first = group.scaled[0].images.shape[1:3]
         height, width = (math.ceil(n / asked.scales[0]) for n in first)
-        canvas = multiscale.grid_size((height, width))
+        canvas = grid_size((height, width))
         parts = [step(network.state, batch, sizes, canvas=canvas) for batch in group.scaled]
         return multiscale.sum_of(parts) / np.float32(len(parts))
 

@@ -19,6 +19,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, multiscale, normalise
+from wsss_jax.ops.resize import grid_size
 from wsss_jax.run.images import over_groups, settle
 from wsss_jax.stages.train import trained
 from wsss_jax.systems import SYSTEMS, Explained, name_of
@@ -124,11 +125,11 @@ def _scale(
 
 
 def _explained(group: Group, scale: Callable[..., Array], first_scale: float) -> list[ScoreMaps]:
-    grids = [multiscale.grid_size((int(h), int(w))) for h, w in group.sizes]
+    grids = [grid_size((int(h), int(w))) for h, w in group.sizes]
     photographs = jnp.asarray(group.sizes, jnp.int32)
     # The canvas at full scale, from the first scale's, so that it is the same for all its groups.
     height, width = (math.ceil(n / first_scale) for n in group.scaled[0].images.shape[1:3])
-    canvas = multiscale.grid_size((height, width))
+    canvas = grid_size((height, width))
     parts = [scale(batch, photographs, canvas=canvas) for batch in group.scaled]
     scores, peaks = normalise.by_peak(multiscale.sum_of(parts))
     return [_score_maps(row, scores, peaks, group, grids[row]) for row in range(len(group.ids))]
