@@ -38,7 +38,8 @@ def resize_rows(
     start, stop, _ = part.indices(size[0])
     if stop - start == size[0] or size[0] <= scores.shape[0]:
         return resize(scores, size)[part]
-    between = _Between(*(one[part] for one in _bilinear(scores.shape[0], size[0])))
+    low, high, share = _bilinear(scores.shape[0], size[0])
+    between = _Between(low[part], high[part], share[part])
     return resize(_interpolated(scores, 0, between), (stop - start, size[1]))
 
 
@@ -86,8 +87,8 @@ class _Between(NamedTuple):
 def _bilinear(source: int, target: int) -> _Between:
     centre = (np.arange(target) + 0.5) * source / target - 0.5
     low = np.floor(centre).astype(np.int64)
-    ends = (np.clip(low + offset, 0, source - 1) for offset in (0, 1))
-    return _Between(*ends, (centre - low).astype(np.float32))
+    first, second = (np.clip(low + offset, 0, source - 1) for offset in (0, 1))
+    return _Between(first, second, (centre - low).astype(np.float32))
 
 
 def _interpolated(scores: np.ndarray, axis: int, between: _Between) -> np.ndarray:

@@ -76,13 +76,14 @@ def _train(source: Source, settings: Training, folder: Path) -> None:
         cache_bytes=settings.cache_megabytes << 20,
     )
     steps = settings.epochs * batches.steps_per_epoch
-    make = SYSTEMS[name_of(settings.model)].make
-    system = make(settings.model, classes=len(source.classes), steps=steps)
+    model = settings.model
+    make = SYSTEMS[name_of(model)].make
+    system = make(model, classes=len(source.classes), steps=steps)
     course = folders.Course(
         steps,
         settings.seed,
         settings.save_every,
-        settings.model.optim,
+        model.optim if isinstance(model, Classifier) else model.classifier.optim,
         compute=settings.compute,
         engine=settings.engine,
     )

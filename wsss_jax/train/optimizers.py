@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from wsss_jax.config import lookup
@@ -87,7 +88,7 @@ def rate(optim: Optim, steps: int) -> Callable[[int], float]:
     planned = schedule(optim, max(steps // optim.accumulate, 1))
 
     def at(step: int) -> float:
-        return float(planned(jnp.asarray(step // optim.accumulate, jnp.int32)))
+        return np.asarray(planned(jnp.asarray(step // optim.accumulate, jnp.int32))).item()
 
     return at
 
