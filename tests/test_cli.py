@@ -55,6 +55,7 @@ def test_what_needs_no_network_imports_no_jax(scenes):
         (("explian",), "code 2"),
         (("--verison",), "code 2"),
         (("check", str(scenes)), ""),
+        *(((verb, "--help"), "") for verb in ("compare", "evaluate", "export", "import", "masks")),
         (("check", str(scenes), "--layuot", "voc"), "code 2"),
     ):
         done = subprocess.run(

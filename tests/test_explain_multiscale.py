@@ -7,6 +7,7 @@ import pytest
 from toy_scorers import conv_scorer, photos
 
 from wsss_jax.explain import class_maps, multiscale, normalise
+from wsss_jax.ops.resize import grid_size
 from wsss_jax.types import Scorer
 
 
@@ -91,7 +92,7 @@ def test_a_constant_map_stays_constant(value):
     ("size", "wanted"), [((1, 4), (1, 1)), ((5, 8), (2, 2)), ((9, 500), (3, 125))]
 )
 def test_the_grid_has_one_cell_per_four_pixels(size, wanted):
-    assert multiscale.grid_size(size) == wanted
+    assert grid_size(size) == wanted
 
 
 def test_sizes_follow_the_mask_and_the_stride():

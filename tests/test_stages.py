@@ -69,7 +69,7 @@ def test_the_whole_path_makes_every_store_and_the_page(small, made, scenes, caps
         assert not store.missing(source.ids)
     assert not stores_made.masks.missing(source.ids)
     results = recipe.judge_all(small, stores_made)
-    rows = summary.rows(stores_made, results)
+    rows = summary.rows(stores_made.groups, results)
     summary.write(out, rows, source.classes)
     summary.show(rows)
     page = reporting.page(out / "report.html", small, stores_made, rows, source)
@@ -110,7 +110,7 @@ def test_systems_refined_alone_are_rivals_of_the_combiner(small, made, capsys):
     assert theirs == ["combined_fine", "combined_coarse"]
     results = [r for r in recipe.judge_all(small, steps) if r.split == "val"]
     rivals = [r for r in results if steps.groups[r.name].startswith("single")]
-    rows = {row.result.name: row for row in summary.rows(steps, results)}
+    rows = {row.result.name: row for row in summary.rows(steps.groups, results)}
     assert rows["combined"].reference == max(rivals, key=lambda r: r.miou()).name
     assert all(rows[name].gain is None for name in theirs)
     long = replace(rows["combined"], result=replace(rows["combined"].result, name="n" * 40))

@@ -8,7 +8,7 @@ batch that is made and not before, so that what only looks at files starts at on
 """
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Leaf = Array
     Variables = PyTree
-    Structure = Hashable
+    Structure = Any
 else:
     # Unchecked where code runs: jax puts shapes and shardings there too.
     Leaf = Any

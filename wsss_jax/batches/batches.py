@@ -66,8 +66,8 @@ class TrainingBatches:
         """Go on exactly from ``get_state``. ValueError for the state of other batches."""
         if state.get("order") != self._draw.order:
             raise UserError(
-                "this state belongs to batches of other images, settings, seed, batch size or "
-                "shard; resume with the settings of the first run or start afresh"
+                "this state belongs to batches of other images, settings, seed or batch "
+                "size; resume with the settings of the first run or start afresh"
             )
         self._iterator.set_state(state["grain"])
 
@@ -84,15 +84,16 @@ def training_batches(
     cache_bytes: int = 0,
     read_threads: int = 2,
 ) -> TrainingBatches:
-    """Endless shuffled, augmented batches: a pure function of source, settings, seed and shard.
+    """Endless shuffled, augmented batches: a pure function of source, settings and seed.
 
-    batch_size: images per step over all hosts. shard: (index, count) of this host, which sees
-    every count-th labelled image and batch_size / count of each step. start: a state to go on
-    from. masks: where pseudo-masks come from; the source's own truth is never read. cache_bytes:
-    memory in which decoded images are kept. read_threads: threads that decode ahead.
+    batch_size: images per step over all hosts. shard: (index, count) of this host, which gets the
+    index-th of count equal parts of each step, so that all hosts together see what one alone would
+    see. start: a state to go on from. masks: where pseudo-masks come from; the source's own truth
+    is never read. cache_bytes: memory in which decoded images are kept. read_threads: threads that
+    decode ahead.
 
-    An image that cannot be read is replaced by the next readable one of this host. Raises
-    ValueError where there are fewer labelled images than batch_size.
+    An image that cannot be read is replaced by the next readable one. Raises ValueError where there
+    are fewer labelled images than batch_size.
     """
     index, count = shard
     if not 0 <= index < count or batch_size < 1 or batch_size % count:
@@ -107,14 +108,13 @@ def training_batches(
             f"{source.name}: {len(labels)} of {len(source.ids)} images have labels, not enough "
             f"for one batch of {batch_size}; take a smaller batch size"
         )
-    own = tuple(labels)[index::count]
-    order = fingerprint([own, as_json(settings), seed, batch_size, list(shard)])
-    draw = _Draw(_cached(source.image, cache_bytes), labels, masks, settings, own, skipped, order)
-    local = batch_size // count
-    dataset = grain.MapDataset.range(len(own)).seed(seed).shuffle()[: steps * local].repeat()
-    dataset = dataset.random_map(draw).batch(local, batch_fn=_training_batch)
+    ids = tuple(labels)
+    order = fingerprint([ids, as_json(settings), seed, batch_size])
+    draw = _Draw(_cached(source.image, cache_bytes), labels, masks, settings, ids, skipped, order)
+    dataset = grain.MapDataset.range(len(ids)).seed(seed).shuffle()[: steps * batch_size].repeat()
+    parts = dataset.random_map(draw).batch(batch_size // count, batch_fn=_training_batch)
     ahead = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=2 * read_threads)
-    batches = TrainingBatches(dataset.to_iter_dataset(ahead), steps, draw=draw)
+    batches = TrainingBatches(parts[index::count].to_iter_dataset(ahead), steps, draw=draw)
     if start is not None:
         batches.set_state(start)
     return batches
@@ -195,14 +195,14 @@ class _Draw:
     labels: dict[str, Bool[np.ndarray, " c"]]
     masks: MaskReader | None
     settings: Augmentation
-    own: tuple[str, ...]
+    ids: tuple[str, ...]
     skipped: dict[str, str]
     order: str
     lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, position: int, rng: np.random.Generator) -> _Drawn:
-        for step in range(len(self.own)):
-            id = self.own[(position + step) % len(self.own)]
+        for step in range(len(self.ids)):
+            id = self.ids[(position + step) % len(self.ids)]
             if id in self.skipped:
                 continue
             try:
@@ -213,7 +213,7 @@ class _Draw:
                 continue
             view = augment(sample, self.settings, rng)
             return _Drawn(view.image, view.inside, sample.labels, view.mask)
-        raise BadFileError(f"none of {len(self.own)} images can be read; run `wsss check` on them")
+        raise BadFileError(f"none of {len(self.ids)} images can be read; run `wsss check` on them")
 
     def _read(self, id: str) -> Sample:
         image = self.image(id)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import MutableMapping, Sequence
 
 from wsss_jax import __version__, memory, signals, xla
-from wsss_jax.cli import ending
+from wsss_jax.cli import ending, hosts
 from wsss_jax.cli.table import VERBS, chosen, first_page
 from wsss_jax.run import left_out
 
@@ -58,11 +58,16 @@ def _run(args: list[str], *, alone: bool) -> int:
     if alone and verb.trains and not asked:
         memory.restart_with_large_pages()
     quiet(os.environ)
+    ours, rest = hosts.taken(rest, os.environ) if verb.several else (None, rest)
     command = verb.load()
+    if ours is not None and not asked:
+        hosts.start(ours)
     if alone and "jax" in sys.modules:
         xla.keep_compiled()
     from wsss_jax.cli import settings  # it imports tyro, which the pages above do without
 
+    if verb.several and asked & {*HELP_ALL}:
+        print(f"several machines train together by {hosts.FLAGS}")
     if verb.parses:
         return ending.code_of(command(rest))
     if asked:

@@ -176,8 +176,8 @@ def _photographs(images: object) -> tuple[Float[Array, "b H W 3"], bool]:
         turned = pixels.ndim == 4 and pixels.shape[1] == 3
         advice = "; channels come last: np.moveaxis(images, -3, -1)" if turned else ""
         raise ValueError(
-            f"images are {np.shape(images)}, wanted one photograph (H, W, 3) or many (b, H, W, 3)"
-            f"{advice}"
+            f"images are {np.asarray(images).shape}, wanted one photograph (H, W, 3) or many "
+            f"(b, H, W, 3){advice}"
         )
     if pixels.dtype == np.uint8:
         return jnp.asarray(pixels.astype(np.float32) / np.float32(255)), single

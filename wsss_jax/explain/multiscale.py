@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from wsss_jax.explain.contract import Explainer, Images, Labels
 from wsss_jax.ops import images as image_ops
+from wsss_jax.ops.resize import grid_size
 from wsss_jax.types import Scorer, Size
 
 STRIDE = 4
@@ -106,11 +107,6 @@ def on_grid(
     return image_ops.sample_within(
         maps, cells, to_sizes, canvas, start=start, step=step * scale / stride
     )
-
-
-def grid_size(size: Size, stride: int = STRIDE) -> Size:
-    """Cells along height and width of the grid that covers a photograph of this size."""
-    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
 
 
 def sizes_of(inside: Bool[Array, "b h w"]) -> Int[Array, "b 2"]:

@@ -69,7 +69,8 @@ def bootstrap_difference(
         )
 
     def difference(pair: np.ndarray) -> Value:
-        return metric(pair[..., 0, :, :]) - metric(pair[..., 1, :, :])
+        one, other = metric(pair[..., 0, :, :]), metric(pair[..., 1, :, :])
+        return np.asarray(one) - np.asarray(other)
 
     pairs = np.stack([counts_a, counts_b], axis=1)
     drawn = _resampled(pairs, difference, resamples, seed)

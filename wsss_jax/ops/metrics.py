@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Integer, Num, UInt8
 from wsss_jax.types import IGNORE, Confusion
 
 _VALUES = 256
+_PARTS = 1024
 
 
 def confusion(
@@ -59,7 +60,7 @@ def threshold_confusions(
     rows, columns, scores = truth[judged], best[judged], peak[judged]
     _check_range(rows, columns, scores, classes)
     # A pixel is foreground at every threshold below its score, and there are `level` of those.
-    level = np.searchsorted(steps, scores, side="left")
+    level = _levels(steps, scores)
     shape = (classes + 1, classes, steps.size + 1)
     joint = (rows.astype(np.intp) * classes + columns) * shape[2] + level
     counted = np.bincount(joint, minlength=int(np.prod(shape))).reshape(shape)
@@ -67,6 +68,24 @@ def threshold_confusions(
     background = counted.sum(axis=(1, 2))[:, None] - above.sum(axis=1)
     whole = np.concatenate([background[:, None], above], axis=1)
     return np.moveaxis(whole, -1, 0).astype(np.int64)
+
+
+def _levels(
+    steps: Float[np.ndarray, " t"], scores: Float[np.ndarray, " n"]
+) -> Integer[np.ndarray, " n"]:
+    """How many of the rising steps lie below each score, as ``np.searchsorted``, from a table.
+
+    A score times a power of two tells its part of [0, 1] exactly, and where no part holds two steps
+    one comparison decides: half the time of a search.
+    """
+    starts = np.arange(_PARTS, dtype=steps.dtype) / _PARTS
+    below = np.searchsorted(steps, starts, side="left").astype(np.int32)
+    below[0] = 0
+    if np.diff(below, append=steps.size).max() > 1:
+        return np.searchsorted(steps, scores, side="left")
+    part = np.clip(scores * _PARTS, 0, _PARTS - 1).astype(np.int32)
+    first = np.append(steps, np.asarray(np.inf, steps.dtype))[below]
+    return below[part] + (scores > first[part])
 
 
 def iou(counts: Num[np.ndarray, "*b n n"]) -> Float[np.ndarray, "*b n"]:

@@ -23,6 +23,7 @@ from wsss_jax.stages.affinity_labels import Irn, Rule, make_labels
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.refine import Crf, Walk, refine
 from wsss_jax.systems.affinity import AffinityNet
+from wsss_jax.train import parallel
 from wsss_jax.train.optimizers import Optim
 
 
@@ -90,16 +91,22 @@ class AffinityPlan:
             self._together(),
             open_store(self.maps),
         )
-        labels = make_labels(
-            start,
-            source,
-            out / "labels",
-            self.rule,
-            ids=source.ids,
-            saliency=None if self.saliency is None else open_store(self.saliency),
-            workers=self.workers,
-        )
+        with parallel.in_turn():
+            labels = make_labels(
+                start,
+                source,
+                out / "labels",
+                self.rule,
+                ids=source.ids,
+                saliency=None if self.saliency is None else open_store(self.saliency),
+                workers=self.workers,
+            )
         run = learn_affinity(source, labels, self.training, out / "run")
+        with parallel.in_turn():
+            return self._walked(run, start, whole, out)
+
+    def _walked(self, run: Path, start: Store, whole: Source, out: Path) -> Store:
+        """What follows training: walk, refine, judge."""
         along = replace(self.walk, affinity=run)
         steps: list[tuple[Store, str, Walk | Crf]] = [(start, "colour_walk", self.colour_walk)]
         for other in map(open_store, self.others):
@@ -111,8 +118,9 @@ class AffinityPlan:
             made.append(refined(before, folder=out / name, settings=settings))
         if self.with_crf and whole.has_background:
             made.append(refined(made[-1], folder=out / "crf", settings=self.crf))
-        sources = {split: self._open(split) for split in self.splits}
-        summary.conclude(made, sources, self.scoring, self.workers, out, self)
+        if parallel.is_first():
+            sources = {split: self._open(split) for split in self.splits}
+            summary.conclude(made, sources, self.scoring, self.workers, out, self)
         return made[-1]
 
     def _open(self, split: str) -> Source:

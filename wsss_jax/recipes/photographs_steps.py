@@ -35,6 +35,7 @@ from wsss_jax.stages.refine import Crf, refine
 from wsss_jax.stages.train import fit
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.pixels import Segmenter
+from wsss_jax.train import parallel
 from wsss_jax.train.optimizers import Optim
 
 CRF_FROM = 400
@@ -79,18 +80,24 @@ class Steps:
                 imageless=plan.imageless,
             )
             folder = self.out / f"cam_{system.name}"
-            cams.append(explain(run, self.source, folder, self.explanation(), ids=self.ids))
+            with parallel.in_turn():
+                cams.append(explain(run, self.source, folder, self.explanation(), ids=self.ids))
         self.systems = tuple(cams)
-        frozen = tuple(
-            features(self.source, self.out / f"features_{name}", asked, ids=self.ids)
-            for name, asked in self._features()
-        )
-        self.inputs = Inputs(self.source, self.systems, saliency=self._saliency(), features=frozen)
-        result = self._combined(self.inputs, self.combining(), plan.teaching.ids, self.out)
+        with parallel.in_turn():
+            self.inputs = self._inputs()
+            result = self._combined(self.inputs, self.combining(), plan.teaching.ids, self.out)
         if sizes.segmenter:
             self._segmented(result.masks, self.out / "segmenter")
         self._record(self.out)
         return result
+
+    def _inputs(self) -> Inputs:
+        """What is combined: class maps, saliency, and features of frozen networks."""
+        frozen = tuple(
+            features(self.source, self.out / f"features_{name}", asked, ids=self.ids)
+            for name, asked in self._features()
+        )
+        return Inputs(self.source, self.systems, saliency=self._saliency(), features=frozen)
 
     def with_masks(self, corrected: Corrected) -> Result:
         """The same maps combined once more, with the corrected masks among what teaches."""
@@ -103,7 +110,8 @@ class Steps:
             raise UserError("no corrected photograph has a class; label or correct another one")
         settings = replace(self.combining(), labelled=shown)
         inputs = replace(self.inputs, source=known, missing={})
-        result = self._combined(inputs, settings, taught, folder, corrected)
+        with parallel.in_turn():
+            result = self._combined(inputs, settings, taught, folder, corrected)
         if self.plan.sizes.segmenter:
             self._segmented(result.masks, folder / "segmenter")
         self._record(folder, base="..")
@@ -206,6 +214,8 @@ class Steps:
 
     def _record(self, folder: Path, base: str = ".") -> None:
         """What `wsss predict` needs to know of a result. base: where systems and features lie."""
+        if not parallel.is_first():
+            return
         sizes, teaching = self.plan.sizes, self.plan.teaching
         content = {
             "classes": list(self.source.classes.names),

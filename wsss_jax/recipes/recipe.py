@@ -31,6 +31,7 @@ from wsss_jax.stages.masks import decide, fixed
 from wsss_jax.stages.refine import Crf, Walk, refine
 from wsss_jax.stages.train import fit
 from wsss_jax.systems import Model
+from wsss_jax.train import parallel
 
 VOTES = ("majority_vote", "staple", "dawid_skene")
 """Rules whose result is a share of votes or a posterior: half is their threshold by meaning."""
@@ -119,16 +120,23 @@ def make(recipe: Recipe, out: Path) -> Made:
         recipe = replace(recipe, crf=replace(recipe.crf, background=None))
     cue = None
     if recipe.saliency is not None and scoring.background:
-        cue = import_priors(
-            Import("saliency_png", stride=1),
-            recipe.saliency,
-            everything,
-            out / "saliency",
-            ids=everything.ids,
-            workers=recipe.workers,
-        )
+        with parallel.in_turn():
+            cue = import_priors(
+                Import("saliency_png", stride=1),
+                recipe.saliency,
+                everything,
+                out / "saliency",
+                ids=everything.ids,
+                workers=recipe.workers,
+            )
     steps = _Steps(recipe, out, everything, cue)
     cams = [steps.system(name, training) for name, training in recipe.systems.items()]
+    with parallel.in_turn():
+        return _masks(recipe, steps, cams)
+
+
+def _masks(recipe: Recipe, steps: "_Steps", cams: list[Store]) -> Made:
+    """What follows training: refine, fuse, decide."""
     for store in cams:
         steps.refined(store, store.folder.name, "single")
     fused = {rule: steps.fused(cams, rule) for rule in recipe.fusions}
@@ -137,16 +145,16 @@ def make(recipe: Recipe, out: Path) -> Made:
         final = steps.learned(cams, recipe.combiner)
     final_masks = decide(
         final,
-        out / "pseudo_masks",
-        fixed(final, scoring),
-        ids=everything.ids,
+        steps.out / "pseudo_masks",
+        fixed(final, recipe.scoring.on(steps.source)),
+        ids=steps.source.ids,
         workers=recipe.workers,
     )
     return Made(
         stores=steps.stores,
         groups=steps.groups,
         final=final.folder.name,
-        saliency=cue,
+        saliency=steps.cue,
         masks=final_masks,
     )
 
@@ -210,7 +218,8 @@ class _Steps:
             imageless=recipe.imageless,
         )
         folder = self.out / f"cam_{name}"
-        maps = explain(run, self.source, folder, recipe.explanation, ids=self.source.ids)
+        with parallel.in_turn():
+            maps = explain(run, self.source, folder, recipe.explanation, ids=self.source.ids)
         return self._keep(maps, "single: class maps")
 
     def fused(self, cams: list[Store], rule: str) -> Store:

@@ -22,6 +22,7 @@ from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.saliency import Looking
 from wsss_jax.systems.objects import Objects
 from wsss_jax.systems.saliency import Contrast
+from wsss_jax.train import parallel
 
 
 @dataclass(frozen=True)
@@ -72,22 +73,28 @@ class SaliencyPlan:
         )
         hints = None if self.hints is None else open_store(self.hints)
         run = saliency.fit(source, self.training, out / "run", hints=hints)
-        maps = saliency.predict(run, whole, out / "contrast", self.looking, ids=whole.ids)
+        with parallel.in_turn():
+            maps = saliency.predict(run, whole, out / "contrast", self.looking, ids=whole.ids)
         made = [maps]
         if self.with_network:
             made.append(self._network(source, whole, maps, out))
-        pngs = out / "png"
-        saliency.write_pngs(made[-1], pngs, ids=whole.ids, workers=self.workers)
+        if parallel.is_first():
+            self._judged(made, whole, out)
+        return made[-1]
+
+    def _judged(self, made: list[Store], whole: Source, out: Path) -> None:
+        """PNGs of the last maps, and how good all are."""
+        saliency.write_pngs(made[-1], out / "png", ids=whole.ids, workers=self.workers)
         opened = {split: views.agnostic(self._open(split)) for split in self.splits}
         sources = {split: one for split, one in opened.items() if one.has_background}
         judged = [*map(open_store, self.compare), *made]
         summary.conclude(judged, sources, Scoring(), self.workers, out / "results", self)
-        return made[-1]
 
     def _network(self, source: Source, whole: Source, maps: Store, out: Path) -> Store:
-        proposals = make_labels(
-            maps, source, out / "proposals", self.rule, ids=source.ids, workers=self.workers
-        )
+        with parallel.in_turn():
+            proposals = make_labels(
+                maps, source, out / "proposals", self.rule, ids=source.ids, workers=self.workers
+            )
         classes = None if self.classes is None else open_store(self.classes)
         edges = None if self.edges is None else open_store(self.edges)
         folder = out / "network"
@@ -95,7 +102,8 @@ class SaliencyPlan:
             source, self.network, folder, proposals=proposals, classes=classes, edges=edges
         )
         folders = out / "saliency", out / "edges"
-        return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]
+        with parallel.in_turn():
+            return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]
 
     def _open(self, split: str) -> Source:
         return open_dataset(self.data, split=split, layout=self.layout)

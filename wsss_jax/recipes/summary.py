@@ -13,7 +13,6 @@ from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.ops.intervals import Interval
-from wsss_jax.recipes.recipe import Made
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.evaluate import Result, Scoring, write_results
 from wsss_jax.stages.masks import judged
@@ -48,16 +47,20 @@ class Row:
     gained: str
 
 
-def rows(made: Made, results: Sequence[Result]) -> list[Row]:
-    """Results by step, then in pipeline order, with their gain over the best single system."""
+def rows(groups: Mapping[str, str], results: Sequence[Result]) -> list[Row]:
+    """Results by step, then in pipeline order, with their gain over the best single system.
+
+    groups: of each store by name; those of single systems begin with "single".
+    """
     found = []
-    steps = list(dict.fromkeys(made.groups.values()))
-    results = sorted(results, key=lambda result: steps.index(made.groups[result.name]))
+    steps = list(dict.fromkeys(groups.values()))
+    results = sorted(results, key=lambda result: steps.index(groups[result.name]))
+    single = {name for name, group in groups.items() if group.startswith("single")}
     for result in results:
-        singles = [r for r in results if r.split == result.split and _is_single(r, made)]
+        singles = [r for r in results if r.split == result.split and r.name in single]
         best = max(singles, key=lambda r: r.miou())
-        gain = None if _is_single(result, made) else result.gain(best)
-        found.append(Row(result, made.groups[result.name], best.name, gain, _BEST_SINGLE))
+        gain = None if result.name in single else result.gain(best)
+        found.append(Row(result, groups[result.name], best.name, gain, _BEST_SINGLE))
     return found
 
 
@@ -184,7 +187,3 @@ def _cells(row: Row) -> tuple[str, ...]:
         gain,
         spread,
     )
-
-
-def _is_single(result: Result, made: Made) -> bool:
-    return made.groups[result.name].startswith("single")

@@ -18,6 +18,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.explain import multiscale
 from wsss_jax.ops import images as image_ops
+from wsss_jax.ops.resize import grid_size
 from wsss_jax.run.images import over_photographs, settle
 from wsss_jax.types import Batch, ScoreMaps, Size
 
@@ -83,7 +84,7 @@ def fill(
         for row, id in enumerate(group.ids):
             size: Size = (int(group.full[row][0]), int(group.full[row][1]))
             seen = (int(group.sizes[row][0]), int(group.sizes[row][1]))
-            height, width = multiscale.grid_size(seen)
+            height, width = grid_size(seen)
             for target, maps in outputs:
                 target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
         return len(group.ids)

@@ -25,7 +25,7 @@ from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
-from wsss_jax.train import loop
+from wsss_jax.train import loop, parallel
 from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
@@ -89,7 +89,7 @@ def claim(folder: Path, record: Record) -> Claim:
     _check_same(folder, wanted)
     if is_finished(folder) and _last_damage(folder) is None:
         return Claim(folder, finished=True, lock=None)
-    lock = _locked(folder) if jax.process_index() == 0 else None
+    lock = _locked(folder) if parallel.is_first() else None
     found = Claim(folder, finished=False, lock=lock)
     if lock is None:
         return found
@@ -184,12 +184,15 @@ def learn(
             progress=progress,
             resumed=bar.start_at,
         )
-    skipped = batches.skipped
+    skipped = {
+        id: why for one in parallel.from_each_host(batches.skipped) for id, why in one.items()
+    }
     left_out.note(f"train {folder.name}", len(skipped))
     for reason, ids in _by_reason(skipped).items():
         named = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
         print(f"train {folder.name}: left out {named}: {reason}")
-    write_atomic(folder / _FINISHED, f"{plan.steps} steps\n".encode())
+    if parallel.is_first():
+        write_atomic(folder / _FINISHED, f"{plan.steps} steps\n".encode())
     return folder
 
 

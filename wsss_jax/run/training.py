@@ -15,7 +15,9 @@ from wsss_jax.config import Record
 from wsss_jax.datasets.table import Source
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
+from wsss_jax.train import optimizers
 from wsss_jax.train.loop import Loop
+from wsss_jax.train.optimizers import Optim
 from wsss_jax.types import System
 
 M = TypeVar("M")
@@ -81,15 +83,26 @@ def train(
             masks=masks,
             cache_bytes=settings.cache_megabytes << 20,
         )
+        steps = settings.epochs * batches.steps_per_epoch
         loop = Loop(
-            settings.epochs * batches.steps_per_epoch,
+            steps,
             save_every=settings.save_every,
             compute=settings.compute,
             engine=settings.engine,
+            rate=optimizers.rate(_optim(settings.model), steps),
         )
-        system = make(settings.model, steps=loop.steps)
+        system = make(settings.model, steps=steps)
         folders.learn(system, batches, loop, folder, seed=settings.seed)
     return folder
+
+
+def _optim(model: object) -> Optim:
+    """The optimizer of a network, or of the classifier that a system wraps."""
+    own = getattr(model, "optim", None)
+    found = own if own is not None else getattr(getattr(model, "classifier", None), "optim", None)
+    if not isinstance(found, Optim):
+        raise TypeError(f"{type(model).__name__} has no optimizer")
+    return found
 
 
 def record(settings: Training[M], source: Source, notes: Record) -> Record:

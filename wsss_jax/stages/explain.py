@@ -17,6 +17,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, multiscale, normalise
+from wsss_jax.ops.resize import grid_size
 from wsss_jax.run.images import over_photographs, settle
 from wsss_jax.stages.train import trained
 from wsss_jax.systems import SYSTEMS, Explained, name_of
@@ -123,7 +124,7 @@ def _scale(
 
 
 def _explained(group: Group, scale: Callable[..., Array], first_scale: float) -> list[ScoreMaps]:
-    grids = [multiscale.grid_size((int(h), int(w))) for h, w in group.sizes]
+    grids = [grid_size((int(h), int(w))) for h, w in group.sizes]
     photographs = jnp.asarray(group.sizes, jnp.int32)
     canvas = multiscale.full_canvas(group.scaled[0].images.shape[1:3], first_scale)
     parts = [scale(batch, photographs, canvas=canvas) for batch in group.scaled]

@@ -15,7 +15,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
-from wsss_jax.explain import multiscale
+from wsss_jax.ops.resize import grid_size
 from wsss_jax.priors import external, layouts, places, regions
 from wsss_jax.priors.external import Wanted
 from wsss_jax.priors.file_layouts import REGIONS
@@ -143,7 +143,7 @@ def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) 
     size = source.size(id)
     if plan.layout == REGIONS:
         return _import_regions(id, plan, size, to)
-    grid: Size = multiscale.grid_size(working_size(size), stride)
+    grid: Size = grid_size(working_size(size), stride)
     entries = None if plan.entries is None else plan.entries.get(id, [])
     wanted = Wanted(
         source.classes, source.labels(id), size, grid, plan.first, plan.kind, plan.field, entries

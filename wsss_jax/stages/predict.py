@@ -36,6 +36,7 @@ from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.explain.faithfulness import Logits
 from wsss_jax.export.exported import photograph_names
 from wsss_jax.run import folders
+from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import over_photographs, record_skipped
 from wsss_jax.run.thresholds import foreground
 from wsss_jax.stages import segment
@@ -65,11 +66,14 @@ class Predicting:
         flip: average over the mirror image too.
         batch_size: photographs per call.
         background: False where every pixel shows a class; None as in the run.
+        shard: index (from 0) and count of this job when several machines share the photographs;
+            job arrays of SLURM and Kubernetes are recognised.
     """
 
     flip: bool = True
     batch_size: int = 4
     background: bool | None = None
+    shard: tuple[int, int] | None = None
 
 
 class Predicted(NamedTuple):
@@ -107,11 +111,16 @@ def command(
 def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predicting) -> int:
     """Write masks and ``predictions.csv`` into ``out``; returns of how many photographs.
 
-    Raises BadFileError where there is no finished run, MissingFileError without photographs, and
-    UserError for a run that cannot answer, with the command that makes one which can.
+    A job of several writes its share of the masks, and predictions_0_of_2.csv. Raises BadFileError
+    where there is no finished run, MissingFileError without photographs, and UserError for a run
+    that cannot answer, with the command that makes one which can.
     """
     record = _record_of(run)
     source = photographs_in(photographs, ClassList(tuple(record["classes"])))
+    share = Workers(shard=settings.shard)
+    chosen, (index, jobs) = share.share(source.ids), share.share_number()
+    if not chosen:
+        return 0
     background = settings.background
     if background is None:
         background = bool(record.get("background", True))
@@ -119,15 +128,18 @@ def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predict
     _emptied_of_others(work, run, record)
     chances: Mapping[str, np.ndarray] = {}
     if record["segmenter"] is not None:
-        maps = _by_segmenter(run / record["segmenter"], source, work, settings)
+        maps = _by_segmenter(run / record["segmenter"], source, work, settings, ids=chosen)
     else:
-        maps, chances = _by_classifiers(run, record, source, work, settings)
-    done = tuple(maps.ids())
-    ids = tuple(id for id in source.ids if id in set(done))
-    masks = decide(maps, work / "masks", Masking(0.5, background=background), ids=ids)
-    export(masks, source, out, Export("png"))
+        maps, chances = _by_classifiers(run, record, source, work, settings, ids=chosen)
+    done = set(maps.ids())
+    ids = tuple(id for id in chosen if id in done)
+    masks = decide(
+        maps, work / "masks", Masking(0.5, background=background), ids=ids, workers=share
+    )
+    export(masks, source, out, Export("png"), workers=share)
     rows = {id: found_in(maps, masks, id, chances.get(id)) for id in ids}
-    write_atomic(out / TABLE, _table(rows, source))
+    table = TABLE if jobs == 1 else f"predictions_{index}_of_{jobs}.csv"
+    write_atomic(out / table, _table(rows, source))
     return len(ids)
 
 
@@ -192,23 +204,31 @@ def _emptied_of_others(work: Path, run: Path, record: Record) -> None:
     write_atomic(path, json.dumps(origin).encode())
 
 
-def _by_segmenter(run: Path, source: Source, work: Path, settings: Predicting) -> Store:
+def _by_segmenter(
+    run: Path, source: Source, work: Path, settings: Predicting, *, ids: tuple[str, ...]
+) -> Store:
     """Probabilities at the size that training showed: the middle of its long sides."""
     record = folders.record_of(run, "run the same command again")
     view = record["settings"]["augmentation"]["long_side"]
     scale = _scale(source, (view[0] + view[1]) / 2)
     asked = Prediction((scale,), settings.flip, settings.batch_size)
-    return segment.predict(run, source, work / "scores", asked, ids=source.ids)
+    return segment.predict(run, source, work / "scores", asked, ids=ids)
 
 
 def _by_classifiers(
-    run: Path, record: Record, source: Source, work: Path, settings: Predicting
+    run: Path,
+    record: Record,
+    source: Source,
+    work: Path,
+    settings: Predicting,
+    *,
+    ids: tuple[str, ...],
 ) -> tuple[Store, dict[str, np.ndarray]]:
     """Combined maps of the classes that the classifiers find, and the classes' probabilities."""
     base = run / record["base"]
     names, scale = record["systems"], _scale(source, float(record["side"]))
     runs = [base / f"run_{name}" for name in names]
-    chances = _chances(runs, source, scale, settings, work)
+    chances = _chances(runs, source, scale, settings, work, ids=ids)
     labels = {id: _labels(one, record["always"]) for id, one in chances.items()}
     known, ids = View(source, source.classes, labels.__getitem__, _no_mask), tuple(chances)
     scales = tuple(round(one * scale, 3) for one in record["scales"])
@@ -267,7 +287,13 @@ def _no_mask(id: str) -> None:
 
 
 def _chances(
-    runs: Sequence[Path], source: Source, scale: float, settings: Predicting, work: Path
+    runs: Sequence[Path],
+    source: Source,
+    scale: float,
+    settings: Predicting,
+    work: Path,
+    *,
+    ids: tuple[str, ...],
 ) -> dict[str, Float[np.ndarray, " c"]]:
     """The probability of each class in each photograph, the mean over the classifiers."""
     subjects = [subject_of(run) for run in runs]
@@ -286,17 +312,18 @@ def _chances(
     tally = over_photographs(
         "find classes",
         source,
-        source.ids,
+        ids,
         write,
         scales=(scale,),
         batch_size=settings.batch_size,
     )
+    tally = replace(tally, shard=Workers(shard=settings.shard).share_number())
     tally.report("find classes")
     record_skipped(work, tally)
     if not found:
         id, reason = min(tally.skipped.items())
         raise BadFileError(f"all {len(tally.skipped)} photographs failed, first {id}: {reason}")
-    return {id: found[id] for id in source.ids if id in found}
+    return {id: found[id] for id in ids if id in found}
 
 
 def _logits(weights: Weights, images: Array, inside: Array, *, ask: Callable[..., Logits]) -> Array:

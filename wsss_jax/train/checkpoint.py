@@ -1,9 +1,10 @@
 """Checkpoints that are checked: written by orbax, verified by checksum.
 
 Orbax commits a step atomically but restores a flipped bit in a data file silently, so each step
-carries a manifest (path, shape, dtype and BLAKE2 of every array) that is compared on restore.
-Reading deletes nothing. A run that goes on may do so from an older step (``newest_whole``); who
-reads a finished run gets its last step or an error (``last``).
+carries a manifest (path, shape, dtype and BLAKE2 of every array) that is compared on restore. Of
+several hosts all take part in a save, and each reads for itself. Reading deletes nothing. A run
+that goes on may do so from an older step (``newest_whole``); who reads a finished run gets its last
+step or an error (``last``).
 """
 
 import errno
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
@@ -116,7 +118,7 @@ class Checkpoints:
 
     def _restored(self, step: int, template: PyTree) -> Restored:
         arrays, extra = self._read(step, flatten(template))
-        leaves = list(arrays.values())
+        leaves = [jnp.asarray(array) for array in arrays.values()]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(template), leaves), extra)
 
     def _read(
@@ -150,7 +152,14 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
     def _reader(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, create=False)
+        own = jax.process_index()
+        options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False,
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}
+            ),
+        )
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
 
@@ -166,12 +175,12 @@ def flatten(tree: PyTree) -> dict[str, Leaf]:
 def _contents(
     manager: ocp.CheckpointManager, step: int
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Arrays, manifest and extra of a step, as they are on disk."""
+    """Arrays (numpy's), manifest and extra of a step, as they are on disk."""
     parts = ocp.args.Composite(manifest=ocp.args.JsonRestore(), extra=ocp.args.JsonRestore())
     found = manager.restore(step, args=parts)
     manifest, extra = found["manifest"], json.loads(found["extra"]["extra"])
     like = {
-        name: jax.ShapeDtypeStruct(entry["shape"], np.dtype(entry["dtype"]))
+        name: np.broadcast_to(np.zeros((), np.dtype(entry["dtype"])), entry["shape"])
         for name, entry in manifest.items()
     }
     content = ocp.args.Composite(state=ocp.args.StandardRestore(like))
@@ -179,10 +188,11 @@ def _contents(
 
 
 def _manifest(arrays: dict[str, Any]) -> dict[str, Any]:
-    return {name: _entry(np.asarray(array)) for name, array in arrays.items()}
+    return {name: _entry(array) for name, array in arrays.items()}
 
 
-def _entry(array: np.ndarray) -> dict[str, Any]:
+def _entry(array: Any) -> dict[str, Any]:
+    array = np.asarray(array)
     digest = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
     return {"shape": list(array.shape), "dtype": str(array.dtype), "blake2": digest}
 
@@ -190,7 +200,7 @@ def _entry(array: np.ndarray) -> dict[str, Any]:
 def _check_array(
     name: str, array: Any, entry: Mapping[str, Any], wanted: Mapping[str, Leaf] | None
 ) -> None:
-    if _entry(np.asarray(array)) != entry:
+    if _entry(array) != entry:
         raise CorruptCheckpointError(f"{name} differs from its checksum")
     if wanted is not None:
         shape, dtype = list(wanted[name].shape), str(wanted[name].dtype)

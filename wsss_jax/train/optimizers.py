@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
@@ -95,6 +96,16 @@ def outside_backbone(*, pretrained: bool) -> Callable[[str], bool]:
     From scratch none counts as new: all of them learn at one rate.
     """
     return lambda name: pretrained and "backbone" not in name.split("/")
+
+
+def rate(optim: Optim, steps: int) -> Callable[[int], float]:
+    """The learning rate at each of ``steps`` batches, of pretrained weights, as a number."""
+    planned = schedule(optim, max(steps // optim.accumulate, 1))
+
+    def at(step: int) -> float:
+        return np.asarray(planned(jnp.asarray(step // optim.accumulate, jnp.int32))).item()
+
+    return at
 
 
 def optimizer(

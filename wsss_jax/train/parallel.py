@@ -6,8 +6,11 @@ compiler adds up gradients, and the step is exactly that of one device with the 
 rows, and gradients are averaged. The two agree where all rows are real and nothing is drawn.
 """
 
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -18,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
+from orbax.checkpoint import multihost
 
 from wsss_jax.errors import UserError
 from wsss_jax.train.state import TrainState, each
@@ -163,6 +167,51 @@ def from_each_host(value: T) -> list[T]:
     padded[: own.size] = own
     rows = multihost_utils.process_allgather(padded)
     return [json.loads(bytes(row).rstrip(b"\0")) for row in np.asarray(rows)]
+
+
+def is_first() -> bool:
+    """Whether this is the host that writes what one host has to write; the only one is."""
+    return jax.process_index() == 0
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Work that one host does for all: the first passes the block while the others wait for it.
+
+    Then they pass it, too, and find everything done, as every step skips what is there. Every host
+    must come here, in the same order. A signal reaches a host that waits.
+    """
+    name = f"wsss_turn_{next(_turns)}"
+    if not is_first():
+        _meet(name)
+    yield
+    if is_first():
+        _meet(name)
+
+
+_turns = itertools.count()
+
+
+def _meet(name: str) -> None:
+    """Wait until every host is here, in a thread: the main thread stays open for signals."""
+    meet = multihost.get_barrier_sync_fn()
+    failed: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            meet(key=name, timeout_ms=_LONG)
+        except Exception as problem:  # raised below, in the main thread
+            failed.append(problem)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join()
+    if failed:
+        raise failed[0]
+
+
+_LONG = 30 * 24 * 3600 * 1000
+"""Milliseconds of the longest step that others wait for: a month."""
 
 
 def _share(rows: Array | np.ndarray, devices: int) -> int:
