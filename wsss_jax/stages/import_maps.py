@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
+from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale
@@ -133,6 +136,11 @@ def _announce(prior_folder: Path, plan: Plan, stride: int) -> None:
     if plan.layout != REGIONS:
         told += f", first class {plan.first}, {plan.kind}, stride {stride}"
     told += f", field {plan.field}" if plan.field else ""
+    told += "".join(
+        f", classes numbered as all of {name}'s"
+        for name, whole in layouts.NUMBERINGS.items()
+        if whole == plan.numbering and plan.classes != whole.names
+    )
     if plan.places:
         told += f", files {places.in_words(plan.places)}"
     print(f"import {prior_folder}: {told}")
@@ -144,14 +152,20 @@ def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) 
         return _import_regions(id, plan, size, to)
     grid: Size = multiscale.grid_size(working_size(size), stride)
     entries = None if plan.entries is None else plan.entries.get(id, [])
+    own, numbering = source.classes, plan.numbering
+    seen = source if numbering == own else views.among(source, numbering)
     wanted = Wanted(
-        source.classes, source.labels(id), size, grid, plan.first, plan.kind, plan.field, entries
+        numbering, seen.labels(id), size, grid, plan.first, plan.kind, plan.field, entries
     )
     if plan.entries is None:
         prior = external.read_prior(plan.layout, plan.folder, id, wanted, plan.places)
     else:
         prior = external.read_file(plan.layout, plan.folder, wanted)
-    to.put_scores(id, prior.maps)
+    maps = prior.maps
+    if numbering != own and plan.classes == own.names:
+        classes = [own.index(numbering.names[label]) for label in maps.classes]
+        maps = replace(maps, classes=np.asarray(classes, np.int32))
+    to.put_scores(id, maps)
     return _Told(prior.notes, prior.dropped)
 
 
