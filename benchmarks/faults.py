@@ -3,12 +3,13 @@
     python benchmarks/faults.py --kills 10 --terms 5 --ints 5 --pairs 2 --full 1 --flips 1500
 
 A recipe in miniature (draw photographs, train, explain, walk with two workers, fuse, decide masks)
-is run once undisturbed. Each trial then runs it in an empty folder, hits it at a random moment,
-looks at how it ended, gives the same command again, and compares every record byte by byte.
-kill -9 hits the process alone, SIGTERM and SIGINT the process and its group by turns. Pairs are two
-commands in one folder, the second started at a random moment of the first. Full disks are file
-systems in memory that fill up within each stage in turn, which takes root. Flipped bits hit a mask
-and a record of score maps; each must be refused or change nothing.
+is run twice undisturbed. Then it is started in an empty folder, hit at a random moment, and given
+again and hit again until a command is done before its hit comes; every end is looked at, and all
+records are compared byte by byte with the undisturbed ones. kill -9 hits the process alone, SIGTERM
+and SIGINT the process and its group by turns. Pairs are two commands in one folder, the second
+started at a random moment of the first. Full disks are file systems in memory that fill up within
+each stage in turn, which takes root. Flipped bits hit a mask and a record of score maps; each must
+be refused or change nothing.
 """
 
 import os
@@ -25,6 +26,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tyro
@@ -189,31 +191,60 @@ def stage(folder: Path) -> str:
     return begun[-1] if begun else "start"
 
 
-def hits(options: Options, seconds: float) -> list[tuple[str, float, bool]]:
-    """(signal, moment, whether to the group) of every trial."""
+class Hit(NamedTuple):
+    """A signal, its moment in seconds, and whether it goes to the process's group."""
+
+    name: str
+    moment: float
+    to_group: bool
+
+
+def hits(options: Options, seconds: float) -> list[Hit]:
+    """All hits, in random order."""
     rng = np.random.default_rng(options.seed)
     counts = {"SIGKILL": options.kills, "SIGTERM": options.terms, "SIGINT": options.ints}
-    return [
-        (name, float(rng.uniform(0, seconds)), name != "SIGKILL" and number % 2 == 1)
+    found = [
+        Hit(name, float(rng.uniform(0, seconds)), name != "SIGKILL" and number % 2 == 1)
         for name, count in counts.items()
         for number in range(count)
     ]
+    return [found[n] for n in rng.permutation(len(found))]
 
 
-def disturbed(name: str, moment: float, to_group: bool, wanted: dict[str, str]) -> list[str]:
-    """One trial; the faults that it found."""
-    number = signal.Signals[name]
+def disturbed(
+    coming: list[Hit], wanted: dict[str, str], tried: Counter[str], survived: Counter[str]
+) -> None:
+    """One recipe, hit until it is done; takes the hits that it used from ``coming``."""
+    used: list[tuple[Hit, list[str]]] = []
     with tempfile.TemporaryDirectory() as place:
-        folder, begun = Path(place) / "out", time.monotonic()
-        process = start(folder)
-        if waited(process, moment):
-            (os.killpg if to_group else os.kill)(process.pid, number)
-        first, where = ended(process, begun), stage(folder)
-        problems = judged(first, number) + again(folder, wanted)
-    whom = "group" if to_group else "process"
-    text = "; ".join(problems) or "same result"
-    print(f"{name} to the {whom} at {moment:.1f} s, {where}: {first.code}, {text}", flush=True)
-    return problems
+        folder = Path(place) / "out"
+        while coming:
+            begun = time.monotonic()
+            process = start(folder)
+            hit = coming[-1]
+            number = signal.Signals[hit.name]
+            if waited(process, hit.moment):
+                (os.killpg if hit.to_group else os.kill)(process.pid, number)
+            end = ended(process, begun)
+            if end.code == 0:  # done before it could be hit
+                coming[-1] = hit._replace(moment=hit.moment / 2)
+                break
+            used.append((coming.pop(), judged(end, number)))
+            told(hit, stage(folder), end, used[-1][1])
+        problems = again(folder, wanted)
+    print(f"done after {len(used)} hits: {'; '.join(problems) or 'same result'}", flush=True)
+    for hit, found in used:
+        tried[hit.name] += 1
+        survived[hit.name] += not found and not problems
+
+
+def told(hit: Hit, where: str, end: Ended, problems: list[str]) -> None:
+    """Print how a command ended that was hit."""
+    whom = "group" if hit.to_group else "process"
+    text = "; ".join(problems) or "as it should"
+    print(
+        f"  {hit.name} to the {whom} at {hit.moment:.1f} s, {where}: {end.code}, {text}", flush=True
+    )
 
 
 def again(folder: Path, wanted: dict[str, str]) -> list[str]:
@@ -250,8 +281,6 @@ def pair(moment: float, wanted: dict[str, str]) -> list[str]:
 def judged(ended: Ended, number: signal.Signals) -> list[str]:
     """What is wrong with how a command ended that was hit."""
     problems = [f"{ended.orphans} orphans"] if ended.orphans else []
-    if ended.code == 0:
-        return problems  # it was done before
     killed = number == signal.SIGKILL
     if ended.code != (-number if killed else 128 + number):
         problems.append(f"code {ended.code}")
@@ -349,11 +378,10 @@ def main(options: Options) -> None:
         assert wanted == digest(Path(place) / "first"), "two undisturbed runs differ"
         print(f"undisturbed: {whole.seconds:.1f} s, {len(wanted)} files", flush=True)
         tried, survived = Counter[str](), Counter[str]()
+        coming = hits(options, whole.seconds)
+        while coming:
+            disturbed(coming, wanted, tried, survived)
         trials = [
-            (name, partial(disturbed, name, moment, to_group, wanted))
-            for name, moment, to_group in hits(options, whole.seconds)
-        ]
-        trials += [
             ("pairs", partial(pair, float(rng.uniform(0, whole.seconds)), wanted))
             for _ in range(options.pairs)
         ]

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -213,6 +214,14 @@ def test_a_full_disk_while_a_checkpoint_is_written_names_its_folder(tmp_path, mo
     with pytest.raises(OSError, match=r"No space left on device: .*checkpoint/4") as caught:
         Checkpoints(tmp_path / "checkpoint").save(4, {"w": np.ones(3)}, {})
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_not_begun(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"No space left on device: .*checkpoint/4"):
+        Checkpoints(tmp_path / "checkpoint").save(4, {"w": np.ones(3)}, {})
+    assert not list((tmp_path / "checkpoint").iterdir())
 
 
 def test_a_second_run_in_one_folder_is_refused_at_once_and_a_dead_one_leaves_no_lock(tmp_path):

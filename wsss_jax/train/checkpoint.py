@@ -1,7 +1,8 @@
 """Checkpoints that are checked: written by orbax, verified by checksum.
 
 Orbax commits a step atomically but restores a flipped bit in a data file silently, so each step
-carries a manifest (path, shape, dtype and BLAKE2 of every array) that is compared on restore.
+carries a manifest (path, shape, dtype and BLAKE2 of every array) that is compared on restore. A
+step is read onto the host, so it may have been written on any number of devices.
 Reading deletes nothing. A run that goes on may do so from an older step (``newest_whole``); who
 reads a finished run gets its last step or an error (``last``).
 """
@@ -9,6 +10,7 @@ reads a finished run gets its last step or an error (``last``).
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +20,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from wsss_jax.errors import CorruptCheckpointError
 from wsss_jax.train.optimizers import path_name
+
+
+_ROOM = 1 << 18
+"""Bytes that a step takes on disk besides its arrays."""
 
 
 class Restored(NamedTuple):
@@ -56,11 +63,13 @@ class Checkpoints:
             manifest=ocp.args.JsonSave(_manifest(arrays)),
             extra=ocp.args.JsonSave({"extra": json.dumps(extra)}),
         )
-        with _naming_full_disk(self.folder / str(step)), self._writer() as manager:
-            if step in manager.all_steps():
-                return
-            manager.save(step, args=content)
-            manager.wait_until_finished()
+        with _naming_full_disk(self.folder / str(step)), _quiet():
+            _check_room(self.folder, sum(array.nbytes for array in arrays.values()))
+            with self._writer() as manager:
+                if step in manager.all_steps():
+                    return
+                manager.save(step, args=content)
+                manager.wait_until_finished()
 
     def steps(self) -> list[int]:
         """Finished steps, oldest first."""
@@ -113,7 +122,7 @@ class Checkpoints:
 
     def _restored(self, step: int, template: Any) -> Restored:
         arrays, extra = self._read(step, flatten(template))
-        leaves = list(arrays.values())
+        leaves = [jnp.asarray(array) for array in arrays.values()]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(template), leaves), extra)
 
     def _read(
@@ -163,12 +172,12 @@ def flatten(tree: Any) -> dict[str, Any]:
 def _contents(
     manager: ocp.CheckpointManager, step: int
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Arrays, manifest and extra of a step, as they are on disk."""
+    """Arrays on the host, manifest and extra of a step, as they are on disk."""
     parts = ocp.args.Composite(manifest=ocp.args.JsonRestore(), extra=ocp.args.JsonRestore())
     found = manager.restore(step, args=parts)
     manifest, extra = found["manifest"], json.loads(found["extra"]["extra"])
     like = {
-        name: jax.ShapeDtypeStruct(entry["shape"], np.dtype(entry["dtype"]))
+        name: np.empty(entry["shape"], np.dtype(entry["dtype"]))
         for name, entry in manifest.items()
     }
     content = ocp.args.Composite(state=ocp.args.StandardRestore(like))
@@ -195,6 +204,27 @@ def _check_array(
             raise CorruptCheckpointError(
                 f"{name} is {entry['dtype']} of {entry['shape']}, wanted {dtype} of {shape}"
             )
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """OSError where a disk has too little room for so many bytes, which are hardly compressed.
+
+    Half-written, a step makes orbax print a hundred lines before it raises.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < size + _ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the tracebacks of what it raises; the error alone is enough."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager
