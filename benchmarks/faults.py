@@ -123,13 +123,13 @@ def make(out: Path) -> None:
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """The command, in a session of its own."""
+    """The command, in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, str(Path(__file__).parent), str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
+        process_group=0,
     )
 
 

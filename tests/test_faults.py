@@ -16,7 +16,7 @@ import pytest
 from toy_learning import STEPS, ToyBatches, linear_system
 
 from wsss_jax.cli import main
-from wsss_jax.data import files, records, stores
+from wsss_jax.data import files, json_records, records, stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import folders, left_out
@@ -108,17 +108,33 @@ def test_a_damaged_index_or_settings_file_is_one_error(tmp_path, text):
     with pytest.raises(BadFileError, match=r"index\.json"):
         stores.open_store(tmp_path)
     (tmp_path / "finished").touch()
-    if text not in ('{"format": 1}', "[]", "null"):
-        with pytest.raises(BadFileError, match=r"settings\.json"):
-            folders.record_of(tmp_path, "train")
+    with pytest.raises(BadFileError, match=r"settings\.json"):
+        folders.record_of(tmp_path, "train")
 
 
 @pytest.mark.parametrize("wrong", [{"holds": "x"}, {"kind": 1}, {"classes": "abc"}, {"parents": 0}])
 def test_an_index_of_other_kinds_is_no_index(tmp_path, wrong):
     store(tmp_path)
-    index = json.loads((tmp_path / "index.json").read_text())
-    (tmp_path / "index.json").write_text(json.dumps(index | wrong))
+    path = tmp_path / "index.json"
+    json_records.write(path, json_records.read(path) | wrong)
     with pytest.raises(BadFileError, match="not an index"):
+        stores.open_store(tmp_path)
+
+
+def test_every_flipped_bit_of_an_index_is_noticed(tmp_path):
+    kept = store(tmp_path)
+    path = tmp_path / "index.json"
+    content = path.read_bytes()
+    for bit in np.random.default_rng(0).choice(8 * len(content), 300, replace=False):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            assert stores.open_store(tmp_path) == kept  # white space
+        except BadFileError as problem:
+            assert "index.json" in str(problem)
+    path.write_text(json.dumps(json.loads(content) | {"classes": ["cat"]}))
+    with pytest.raises(BadFileError, match="changed since it was written"):
         stores.open_store(tmp_path)
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
+from wsss_jax.data import json_records
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, check_systems
-from wsss_jax.data.texts import read_json
 from wsss_jax.data.units import unit_of
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
@@ -205,7 +205,7 @@ def tell_absent(folder: Path, absent: Mapping[str, Iterable[str]]) -> None:
 def _told(folder: Path, id: str) -> str:
     """Why the stage that made the store left an image out, where it listed that."""
     for path in sorted(folder.glob("skipped*.json")):
-        reason = read_json(path).get(id)
+        reason = json_records.read(path).get(id)
         if reason:
             return f", refused when it was made: {reason}"
     return ""

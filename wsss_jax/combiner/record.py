@@ -5,7 +5,6 @@ views/<name>.npz hold probes, thresholds.json where the background of each syste
 fused with a run follows its record, whatever is given otherwise.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +15,7 @@ from wsss_jax.combiner import probes
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data import components, stores
-from wsss_jax.data.files import write_atomic
-from wsss_jax.data.texts import read_json
+from wsss_jax.data import components, json_records, stores
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
@@ -65,7 +62,7 @@ def save(run: Path, found: Learned) -> None:
         for name, probe in table.items():
             probe.save(run / kind / f"{name}.npz")
     content = {"thresholds": found.thresholds, "views": list(found.views)}
-    write_atomic(run / "thresholds.json", json.dumps(content, indent=1).encode())
+    json_records.write(run / "thresholds.json", content)
 
 
 def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
@@ -91,7 +88,7 @@ def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
             )
     path = run / "thresholds.json"
     try:
-        content = read_json(path)
+        content = json_records.read(path)
         thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
         views = [str(name) for name in content["views"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:

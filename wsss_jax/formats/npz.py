@@ -135,7 +135,7 @@ def _dtype(text: str | None, name: str) -> np.dtype:
     return np.dtype(text)
 
 
-def filled(header: Header, content: bytes, name: str) -> np.ndarray:
+def filled(header: Header, content: bytes | memoryview, name: str) -> np.ndarray:
     """The array of a header and its values. Raises ValueError where they are cut off."""
     if len(content) != header.size:
         raise UserError(f"{name} is cut off at {len(content)} bytes")

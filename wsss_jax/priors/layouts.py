@@ -131,13 +131,14 @@ def _of_store(folder: Path, source: Source) -> Plan:
             f"{folder} holds classes {', '.join(store.classes[:3])} …, the data set has "
             f"{', '.join(source.classes.names[:3])} …"
         )
+    own = source.classes
     if store.holds == "masks":
-        return Plan("mask_png", folder / "masks", 1, "probability", store.classes, source.classes)
+        return Plan("mask_png", folder / "masks", 1, "probability", store.classes, own)
     if store.holds == "regions":
         here = (Place("", ".npz"),)
-        return Plan(REGIONS, folder / "regions", 0, "probability", store.classes, source.classes, here)
+        return Plan(REGIONS, folder / "regions", 0, "probability", store.classes, own, here)
     layout = "store" if store.classes == source.classes.names else "saliency_store"
-    return Plan(layout, folder / "scores", 0, store.kind, store.classes, source.classes)
+    return Plan(layout, folder / "scores", 0, store.kind, store.classes, own)
 
 
 def _of_file(
@@ -189,9 +190,7 @@ def _numbered_looks(
     """
     own = source.classes
     wholes = [
-        whole
-        for whole in NUMBERINGS.values()
-        if whole != own and set(own.names) < set(whole.names)
+        whole for whole in NUMBERINGS.values() if whole != own and set(own.names) < set(whole.names)
     ]
     best, problems = None, []
     for seen in (source, *(views.among(source, whole) for whole in wholes)):

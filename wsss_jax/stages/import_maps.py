@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsss_jax.data import stores
+from wsss_jax.data import json_records, stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
-from wsss_jax.data.texts import read_json
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
@@ -199,5 +198,5 @@ def _add(folder: Path, name: str, new: Mapping[str, Any], shard: tuple[int, int]
     if not new:
         return
     path = folder / (f"{name}.json" if shard[1] == 1 else f"{name}_{shard[0]}_of_{shard[1]}.json")
-    before = read_json(path) if path.is_file() else {}
+    before = json_records.read(path) if path.is_file() else {}
     write_atomic(path, json.dumps({**before, **new}, indent=1, sort_keys=True).encode())

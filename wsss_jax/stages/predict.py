@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float
 from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
+from wsss_jax.data import json_records
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
@@ -155,7 +156,7 @@ def _record_of(run: Path) -> dict[str, Any]:
     """What is needed of a run's folder; a segmentation network's own folder tells less."""
     path = run / RECORD
     if path.is_file():
-        record = read_json(path)
+        record = json_records.read(path, "classes", "segmenter", "saliency")
         if record["segmenter"] is None and record["saliency"]:
             raise UserError(
                 f"{run} was learned with saliency, of which new photographs have none; train a "

@@ -17,6 +17,7 @@ from wsss_jax.batches.batches import training_batches
 from wsss_jax.data.classes import ClassList
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.formats.bounded import one_error
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
 from wsss_jax.systems import SYSTEMS, Classifier, Model, name_of
@@ -103,9 +104,10 @@ def run_record(settings: Training, source: Source) -> dict[str, Any]:
 def trained(folder: Path) -> tuple[Training, ClassList, Any]:
     """Settings, classes and final state of a finished run. BadFileError where there is none."""
     record = folders.record_of(folder, "run `wsss train`")
-    settings = training_of(record)
-    classes = ClassList(tuple(record["classes"]))
-    template = SYSTEMS[name_of(settings.model)].template(settings.model, len(classes))
+    with one_error(folder / "settings.json", "is no record of a training"):
+        settings = training_of(record)
+        classes = ClassList(tuple(record["classes"]))
+        template = SYSTEMS[name_of(settings.model)].template(settings.model, len(classes))
     return settings, classes, folders.last_state(folder, template)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from wsss_jax import config
-from wsss_jax.data.texts import read_json
+from wsss_jax.data import json_records
 from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
@@ -37,7 +37,7 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
             f"{run}: no finished training run; train a plain classifier there first, it is the "
             "ordinary classifier that sees the erased images"
         )
-    record = read_json(path)
+    record = json_records.read(path, "settings", "classes")
     if record.get("system") != "vanilla":
         what = record.get("system", "no classifier")
         raise UserError(f"{run} trained {what}, wanted the run of a plain classifier")

@@ -27,7 +27,6 @@ import orbax.checkpoint as ocp
 from wsss_jax.errors import CorruptCheckpointError
 from wsss_jax.train.optimizers import path_name
 
-
 _ROOM = 1 << 18
 """Bytes that a step takes on disk besides its arrays."""
 
@@ -177,8 +176,7 @@ def _contents(
     found = manager.restore(step, args=parts)
     manifest, extra = found["manifest"], json.loads(found["extra"]["extra"])
     like = {
-        name: np.empty(entry["shape"], np.dtype(entry["dtype"]))
-        for name, entry in manifest.items()
+        name: np.empty(entry["shape"], np.dtype(entry["dtype"])) for name, entry in manifest.items()
     }
     content = ocp.args.Composite(state=ocp.args.StandardRestore(like))
     return manager.restore(step, args=content)["state"], manifest, extra
