@@ -16,6 +16,7 @@ from wsss_jax.data.classes import VOC
 from wsss_jax.formats.run_lengths import brush_bytes
 from wsss_jax.priors import regions
 from wsss_jax.stages.train import Training
+from wsss_jax.systems import Classifier
 from wsss_jax.types import ScoreMaps
 
 SIZE = (6, 8)
@@ -196,8 +197,9 @@ def brush_tasks() -> bytes:
 
 
 def run_settings() -> bytes:
-    settings = {"system": "vanilla", "settings": as_json(Training()), "classes": ["cat", "dog"]}
-    return json.dumps(settings).encode()
+    settings = as_json(Training(Classifier("tiny", None)))
+    record = {"system": "vanilla", "settings": settings, "classes": ["cat", "dog"]}
+    return json.dumps(record).encode()
 
 
 def normalisation() -> bytes:

@@ -147,17 +147,20 @@ def opened(
 ) -> list[Store]:
     """The stores in these folders; a folder of another tool's files is imported on the way.
 
-    It goes to ``<out>_imported/<its name>``, with its layout told from the files. Raises UserError
-    where no folder is named, BadFileError where a layout is in doubt.
+    It goes to ``<out>_imported/<its name>``, below the name of its own folder where two are called
+    alike, with its layout told from the files. Raises UserError where no folder is named,
+    BadFileError where a layout is in doubt.
     """
     if not folders:
         raise UserError("no store is named; wanted the folder of at least one")
+    names = [folder.resolve().name for folder in folders]
     made = []
-    for folder in folders:
+    for folder, name in zip(folders, names, strict=True):
         if (folder / "index.json").is_file() or not folder.is_dir():
             made.append(open_store(folder))
         else:
-            target = out.with_name(f"{out.name}_imported") / folder.name
+            above = folder.resolve().parent.name if names.count(name) > 1 else ""
+            target = out.with_name(f"{out.name}_imported") / above / name
             made.append(
                 import_priors(Import(), folder, source, target, ids=source.ids, workers=workers)
             )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsss_jax.data import json_records, stores
+from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
@@ -91,7 +92,7 @@ def import_priors(
         suffix=settings.suffix,
     )
     made_by = _made_by(settings, plan, prior_folder)
-    _announce(prior_folder, plan, made_by["stride"])
+    _announce(prior_folder, plan, made_by["stride"], source.classes)
     target = stores.create(
         folder,
         holds="regions" if plan.layout == REGIONS else "scores",
@@ -130,7 +131,7 @@ def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> dict[str, Any]
     }
 
 
-def _announce(prior_folder: Path, plan: Plan, stride: int) -> None:
+def _announce(prior_folder: Path, plan: Plan, stride: int, own: ClassList) -> None:
     told = f"layout {plan.layout}"
     if plan.layout != REGIONS:
         told += f", first class {plan.first}, {plan.kind}, stride {stride}"
@@ -138,7 +139,7 @@ def _announce(prior_folder: Path, plan: Plan, stride: int) -> None:
     told += "".join(
         f", classes numbered as all of {name}'s"
         for name, whole in layouts.NUMBERINGS.items()
-        if whole == plan.numbering and plan.classes != whole.names
+        if whole == plan.numbering != own
     )
     if plan.places:
         told += f", files {places.in_words(plan.places)}"
