@@ -26,6 +26,7 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors.external import dropped_classes
+from wsss_jax.run import left_out
 from wsss_jax.types import IGNORE, ScoreMaps, Size
 
 
@@ -183,9 +184,15 @@ def maps_of(store: Store, id: str) -> ScoreMaps:
     return store.get_scores(id)
 
 
-def tell_absent(folder: Path, absent: Mapping[str, Iterable[str]]) -> None:
-    """Print which systems had no map of which images, and list it in absent.json of the store."""
+def tell_absent(folder: Path, absent: Mapping[str, Iterable[str]], fused: Iterable[str]) -> None:
+    """Print which systems had no map of which images, and list it in absent.json of the store.
+
+    fused: the images that were fused now; of others the list stays as it was.
+    """
     path = folder / "absent.json"
+    before = json_records.read(path) if path.is_file() else {}
+    absent = {**{id: before[id] for id in before.keys() - {*fused}}, **absent}
+    left_out.note_maps(folder.name, sum(len(list(names)) for names in absent.values()))
     if not absent:
         path.unlink(missing_ok=True)
         return

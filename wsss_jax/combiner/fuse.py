@@ -54,7 +54,7 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     lacking = {id for store in stores_made for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
     tally = over_images(f"combine {folder.name}", inputs, missing, settings.steps(), use)
-    tell_absent(folder, inputs.missing)
+    tell_absent(folder, inputs.missing, missing)
     settle(stores_made.maps, tally)
     return stores_made
 

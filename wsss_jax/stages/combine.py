@@ -79,14 +79,15 @@ def combine(
         _fuse_one, systems=tuple(systems), source=source, to=target, fusion=fusion, cue=saliency
     )
     absent: dict[str, tuple[str, ...]] = {}
+    missing = target.missing(ids)
     tally = each(
         f"fuse {folder.name}",
         function,
-        target.missing(ids),
+        missing,
         workers=workers or Workers(),
         collect=lambda id, names: absent.update({id: names} if names else {}),
     )
-    tell_absent(folder, absent)
+    tell_absent(folder, absent, missing)
     settle(target, tally)
     return target
 

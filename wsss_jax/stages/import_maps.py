@@ -23,6 +23,7 @@ from wsss_jax.priors.external import Wanted
 from wsss_jax.priors.file_layouts import REGIONS
 from wsss_jax.priors.layouts import AUTO, Plan
 from wsss_jax.priors.prior_readers import COARSE, READERS
+from wsss_jax.run import left_out
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import SHOWN, each, settle
 from wsss_jax.types import Size
@@ -113,6 +114,7 @@ def import_priors(
         )
     finally:  # of a run that is stopped, too: its images are not read again
         _record(folder, told, workers.share_number())
+    left_out.note_maps(folder.name, sum(map(len, external.dropped_classes(folder).values())))
     settle(target, tally)
     return target
 
