@@ -20,7 +20,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -286,16 +286,15 @@ def tried(kind: Kind, path: Path, content: bytes, result: Result) -> None:
     result.seconds += time.perf_counter() - start
 
 
-def fuzz(mutations: int, seed: int, only: tuple[str, ...] = ()) -> dict[str, Result]:
-    """Read ``mutations`` changed files per kind; only: these kinds instead of all."""
+def fuzz(mutations: int, seed: int, only: tuple[str, ...] = ()) -> Iterator[tuple[str, Result]]:
+    """Read ``mutations`` changed files per kind, one kind after the other; only: these kinds."""
     before = signal.signal(signal.SIGALRM, stopped)
     try:
         with tempfile.TemporaryDirectory() as there:
-            results = {}
             for name, kind in kinds(Path(there)).items():
                 if only and name not in only:
                     continue
-                results[name] = result = Result()
+                result = Result()
                 generator = np.random.default_rng([seed, *name.encode()])
                 path = Path(there) / kind.place
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -306,7 +305,7 @@ def fuzz(mutations: int, seed: int, only: tuple[str, ...] = ()) -> dict[str, Res
                     sample = kind.samples[n % len(kind.samples)]
                     tried(kind, path, changed(sample, generator), result)
                 path.unlink()
-            return results
+                yield name, result
     finally:
         signal.signal(signal.SIGALRM, before)
 
@@ -323,14 +322,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=(), help="kinds; all if none is given")
     settings = parser.parse_args()
     start = peak()
-    results = fuzz(settings.mutations, settings.seed, tuple(settings.only))
     print(f"{'reader':<22}{'tried':>8}{'survived':>10}{'read':>8}{'refused':>9}{'ms each':>9}")
     failed = 0
-    for name, result in results.items():
+    for name, result in fuzz(settings.mutations, settings.seed, tuple(settings.only)):
         tries = settings.mutations
         each = 1000 * result.seconds / max(tries, 1)
         print(f"{name:<22}{tries:>8}{tries - len(result.failures):>10}{result.read:>8}"
-              f"{result.refused:>9}{each:>9.2f}")  # fmt: skip
+              f"{result.refused:>9}{each:>9.2f}", flush=True)  # fmt: skip
         for failure in sorted(set(result.failures))[:5]:
             print(f"  {failure}")
         failed += len(result.failures)

@@ -9,6 +9,6 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def test_no_reader_fails_on_changed_bytes(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     fuzz_readers = importlib.import_module("fuzz_readers")
-    results = fuzz_readers.fuzz(15, seed=1)
+    results = dict(fuzz_readers.fuzz(15, seed=1))
     assert len(results) >= 40
     assert not {name: found.failures for name, found in results.items() if found.failures}

@@ -7,9 +7,6 @@ it is part of the state, so that a finished run does not depend on that folder.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from wsss_jax import config
 from wsss_jax.data import json_records
 from wsss_jax.errors import UserError
@@ -57,9 +54,7 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
     restored = Checkpoints(run / "checkpoint").last(classifier.template(found, classes))
     if restored is None:
         raise UserError(f"{run}: finished, but without a checkpoint; delete it, train again")
-    # As arrays without a device of their own, like those of a network that begins to learn.
-    read_back = jax.device_get((restored.state.averaged, restored.state.stats))
-    return Judge(*jax.tree.map(jnp.asarray, read_back))
+    return Judge(restored.state.averaged, restored.state.stats)
 
 
 def shape(wanted: Classifier, classes: int) -> Judge:
