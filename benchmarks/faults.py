@@ -4,8 +4,7 @@
 
 A recipe in miniature (draw photographs, train, explain, walk with two workers, fuse, decide masks)
 is run twice undisturbed. Then it is started in an empty folder, hit at a random moment, and given
-again and hit again until a command is done before its hit comes; every end is looked at, and all
-records are compared byte by byte with the undisturbed ones. kill -9 hits the process alone, SIGTERM
+again and hit again, up to four times, until a command is done before its hit comes; all records are compared byte by byte with the undisturbed ones. kill -9 hits the process alone, SIGTERM
 and SIGINT the process and its group by turns. Pairs are two commands in one folder, the second
 started at a random moment of the first. Full disks are file systems in memory that fill up within
 each stage in turn, which takes root. Flipped bits hit a mask and a record of score maps; each must
@@ -46,6 +45,7 @@ from wsss_jax.stages.refine import Walk, refine
 from wsss_jax.types import ScoreMaps
 
 IMAGES, EPOCHS = 16, 2
+MOST = 4  # hits of one recipe; more would all fall into its last stages
 STAGES = ("data", "run", "maps", "walked", "fused", "masks")
 """Folders of the recipe, in the order in which they are made."""
 
@@ -218,7 +218,7 @@ def disturbed(
     used: list[tuple[Hit, list[str]]] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "out"
-        while coming:
+        while coming and len(used) < MOST:
             begun = time.monotonic()
             process = start(folder)
             hit = coming[-1]
@@ -230,21 +230,13 @@ def disturbed(
                 coming[-1] = hit._replace(moment=hit.moment / 2)
                 break
             used.append((coming.pop(), judged(end, number)))
-            told(hit, stage(folder), end, used[-1][1])
+            text = "; ".join(used[-1][1]) or "as it should"
+            print(f"  {hit}, {stage(folder)}: {end.code}, {text}", flush=True)
         problems = again(folder, wanted)
     print(f"done after {len(used)} hits: {'; '.join(problems) or 'same result'}", flush=True)
     for hit, found in used:
         tried[hit.name] += 1
         survived[hit.name] += not found and not problems
-
-
-def told(hit: Hit, where: str, end: Ended, problems: list[str]) -> None:
-    """Print how a command ended that was hit."""
-    whom = "group" if hit.to_group else "process"
-    text = "; ".join(problems) or "as it should"
-    print(
-        f"  {hit.name} to the {whom} at {hit.moment:.1f} s, {where}: {end.code}, {text}", flush=True
-    )
 
 
 def again(folder: Path, wanted: dict[str, str]) -> list[str]:

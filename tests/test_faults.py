@@ -17,7 +17,11 @@ from toy_learning import STEPS, ToyBatches, linear_system
 
 from wsss_jax.cli import main
 from wsss_jax.data import files, json_records, records, stores
+from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
+from wsss_jax.data.mask_files import colour_table
+from wsss_jax.datasets.coco import open_coco
+from wsss_jax.datasets.labels import npz_table
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import folders, left_out
 from wsss_jax.run.executors import Workers
@@ -346,3 +350,24 @@ def test_images_left_out_are_counted_until_they_are_there(tmp_path):
         settle(kept, each("toy", write, ("a", "b"), workers=Workers()))
     assert record.exit_code(strict=True) == 0 and record.line() == ""
     left_out.note("outside of a command", 1)  # nobody asks
+
+
+def test_what_fuzzing_found_is_one_error_that_names_the_file(tmp_path):
+    """Characters beyond Unicode, superscript digits, names of 3,000 letters, pictures of rows."""
+    ids = np.frombuffer(np.array([0x7F000000, 0x61], "<u4").tobytes(), "<U1")
+    np.savez(tmp_path / "labels.npz", ids=ids, labels=np.eye(2, dtype=np.uint8))
+    with pytest.raises(BadFileError, match=r"labels\.npz.*characters that there are not"):
+        npz_table(tmp_path / "labels.npz", ClassList(("a", "b")))
+    (tmp_path / "colours.csv").write_text("a,1²8,0,0\n")
+    with pytest.raises(BadFileError, match=r"colours\.csv: no colours"):
+        colour_table((tmp_path,), ClassList(("a", "b")))
+    (tmp_path / "annotations").mkdir()
+    image = {"id": 1, "file_name": "a" * 3000, "height": 6, "width": 8}
+    content = {"images": [image], "annotations": [], "categories": [{"id": 5, "name": "cat"}]}
+    (tmp_path / "annotations/instances_v.json").write_text(json.dumps(content))
+    with pytest.raises(BadFileError, match=r"instances_v\.json.*file name of 3000 characters"):
+        open_coco(tmp_path, "v")
+    long = files.Image.new("L", (files.MAX_SIDE + 1, 1))
+    long.save(tmp_path / "long.png")
+    with pytest.raises(BadFileError, match=r"long\.png: 100001×1 pixels, sides of at most"):
+        files.read_levels(tmp_path / "long.png")

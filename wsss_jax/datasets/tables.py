@@ -176,7 +176,9 @@ def _long(
     }
     for file in none:
         if entries[file]:
-            entries[file] = BadFileError(f"{file}: one row names no class, another one does")
+            entries[file] = BadFileError(
+                f"{path}: {file}: one row names no class, another one does"
+            )
     return entries, sorted(set(spelled.values()), key=str.casefold), notes + _unread(layout, unread)
 
 
