@@ -4,11 +4,12 @@
 
 A recipe in miniature (draw photographs, train, explain, walk with two workers, fuse, decide masks)
 is run twice undisturbed. Then it is started in an empty folder, hit at a random moment, and given
-again and hit again, up to four times, until a command is done before its hit comes; all records are compared byte by byte with the undisturbed ones. kill -9 hits the process alone, SIGTERM
-and SIGINT the process and its group by turns. Pairs are two commands in one folder, the second
-started at a random moment of the first. Full disks are file systems in memory that fill up within
-each stage in turn, which takes root. Flipped bits hit a mask and a record of score maps; each must
-be refused or change nothing.
+again and hit again, up to four times, until a command is done before its hit comes; all records are
+compared byte by byte with the undisturbed ones. kill -9 hits the process alone, SIGTERM and SIGINT
+the process and its group by turns. Pairs are two commands in one folder, the second started at a
+random moment of the first. Full disks are file systems in memory that fill up within each stage in
+turn, which takes root. Flipped bits hit a mask and a record of score maps; each must be refused or
+change nothing.
 """
 
 import os
