@@ -3,9 +3,13 @@
 import importlib
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
+# The standard library warns of escapes in the texts of old pickles, and reads on.
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 def test_no_reader_fails_on_changed_bytes(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     fuzz_readers = importlib.import_module("fuzz_readers")
