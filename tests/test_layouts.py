@@ -7,10 +7,12 @@ from golden_draw import PRIORS, write_priors
 from PIL import Image
 
 from wsss_jax.data import stores
-from wsss_jax.data.classes import VOC
+from wsss_jax.data.classes import VOC, ClassList
 from wsss_jax.errors import BadFileError
 from wsss_jax.priors import layouts
 from wsss_jax.priors.external import READERS
+from wsss_jax.stages.combine import opened
+from wsss_jax.stages.import_maps import Import, import_priors
 
 SIZE = (8, 12)
 LABELS = {"a": (4, 7), "b": (0, 1), "c": (14,), "d": (0,)}
@@ -158,3 +160,43 @@ def test_a_store_of_other_classes_is_refused(tmp_path):
     stores.create(tmp_path / "own", holds="scores", classes=("x", "y"), made_by={})
     with pytest.raises(BadFileError, match=r"holds classes x, y .*the data set has aeroplane"):
         survey(tmp_path / "own")
+
+
+def test_files_of_all_vocs_numbers_are_read_for_a_data_set_of_some_of_its_classes(tmp_path):
+    """Tools number a cow 9, whatever else a folder of photographs shows."""
+
+    class Some(Labelled):
+        classes = ClassList(("cat", "cow", "person"))
+
+        def labels(self, id):
+            return np.isin(np.arange(3), self.table[id])
+
+    own = {"a": (1, 2), "b": (0,)}
+    whole = {"a": (9, 14), "b": (7,)}
+    for layout in ("irn", "mask_png", "msc_seg"):
+        folder = tmp_path / layout
+        for id, classes in whole.items():
+            toy_priors.write(layout, folder, id, classes, scores(len(classes)))
+        plan = layouts.survey(folder, Some(own), tuple(own))
+        assert (plan.layout, plan.numbering) == (layout, VOC)
+        out = tmp_path / f"{layout}_out"
+        made = import_priors(Import(), folder, Some(own), out, ids=("a", "b"))
+        assert made.classes == ("cat", "cow", "person")
+        assert sorted(made.get_scores("a").classes.tolist()) == [1, 2]
+        assert made.get_scores("b").classes.tolist() == [0]
+    for id, classes in own.items():
+        toy_priors.write("irn", tmp_path / "own", id, classes, scores(len(classes)))
+    assert layouts.survey(tmp_path / "own", Some(own), tuple(own)).numbering == Some.classes
+
+
+def test_folders_of_other_tools_become_stores_beside_the_result_whatever_they_are_called(tmp_path):
+    for place, layout in (("x/cam", "irn"), ("y/cam", "psa_cam"), ("salient", "saliency_png")):
+        for id, classes in LABELS.items():
+            toy_priors.write(layout, tmp_path / place, id, classes, scores(len(classes)))
+    folders = [tmp_path / place for place in ("x/cam", "y/cam", "salient")]
+    made = opened(folders, Labelled(LABELS), tmp_path / "out")
+    assert [store.folder.relative_to(tmp_path / "out_imported").as_posix() for store in made] == [
+        "x/cam", "y/cam", "salient"
+    ]  # fmt: skip
+    assert [store.ids() for store in made] == [tuple(LABELS)] * 3
+    assert opened([made[0].folder], Labelled(LABELS), tmp_path / "out") == made[:1]

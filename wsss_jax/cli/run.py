@@ -9,7 +9,8 @@ from typing import Any
 
 import tyro
 
-from wsss_jax.cli import HELP, HELP_ALL, ending, settings
+from wsss_jax.cli import ending, settings
+from wsss_jax.cli.command_line import HELP, HELP_ALL
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.recipes import photographs, recipe, summary
 from wsss_jax.recipes.recipe import Recipe

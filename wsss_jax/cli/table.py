@@ -162,7 +162,8 @@ def first_page() -> str:
             *lines,
             "",
             "wsss VERB --help shows its everyday settings, wsss VERB --help-all all of them.",
-            "Exit codes: 0 done, 1 error, 2 mistyped, 3 done but images left out, 128 + signal",
-            "stopped (the same command goes on). WSSS_DEBUG=1 shows where an error comes from.",
+            "Exit codes: 0 done, 1 error, 2 mistyped, 3 done but images or maps left out (1 with",
+            "--strict), 128 + signal stopped (the same command goes on). WSSS_DEBUG=1 shows where",
+            "an error comes from.",
         ]
     )

@@ -55,7 +55,7 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     tally = over_images(
         f"combine {folder.name}", inputs, inputs.shown(missing), settings.steps(), use
     )
-    tell_absent(folder, inputs.missing)
+    tell_absent(folder, inputs.missing, missing)
     settle(stores_made.maps, tally)
     return stores_made
 

@@ -8,7 +8,6 @@ and masks can hold at all. No pickle, ever.
 """
 
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wsss_jax.config import Record, as_json, differences
-from wsss_jax.data import records
+from wsss_jax.data import json_records, records
 from wsss_jax.data.classes import palette
 from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
 from wsss_jax.data.ids import ids_in
-from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
 from wsss_jax.formats.bounded import MAX_TOTAL, read_bytes
@@ -163,7 +161,7 @@ def create(
                 + "\n  ".join(changed)
             )
     else:
-        write_atomic(path, json.dumps(_index(store), indent=1).encode())
+        json_records.write(path, _index(store))
     return store
 
 
@@ -202,8 +200,8 @@ def open_store(folder: Path) -> Store:
     path = folder / "index.json"
     if not path.is_file():
         raise BadFileError(f"{folder}: no index.json, so no store; run the stage that makes it")
-    index = read_json(path)
-    if isinstance(index, dict) and index.get("format", FORMAT) != FORMAT:
+    index = json_records.read(path)
+    if index.get("format", FORMAT) != FORMAT:
         raise BadFileError(f"{path}: format {index['format']!r}, this version reads {FORMAT}")
     if not _is_index(index):
         raise BadFileError(f"{path}: not an index of this program")
@@ -248,9 +246,9 @@ def _holds_anything(folder: Path) -> bool:
     return names != {Path("index.json")}
 
 
-def _is_index(index: object) -> bool:
+def _is_index(index: Record) -> bool:
     """Whether an index that was read has all that a store needs, of the right kinds."""
-    if not isinstance(index, dict) or set(index) != {"format", *_PARTS}:
+    if set(index) != {"format", *_PARTS}:
         return False
     lists = (index["classes"], index["parents"])
     named = all(isinstance(part, list) and all(type(v) is str for v in part) for part in lists)

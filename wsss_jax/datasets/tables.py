@@ -60,7 +60,7 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     flags = _flag_columns(layout, width)
     notes = [f"{path.name} is read as {encoding}"] if "utf-8" not in encoding else []
     if flags:
-        entries, names, more = _wide(layout, flags, width)
+        entries, names, more = _wide(path, layout, flags, width)
     else:
         entries, names, more = _long(path, layout, width, delimiter)
     if not names and classes is None:
@@ -120,7 +120,7 @@ def _flag_columns(layout: _Layout, width: int) -> list[int]:
 
 
 def _wide(
-    layout: _Layout, flags: Sequence[int], width: int
+    path: Path, layout: _Layout, flags: Sequence[int], width: int
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     names = [layout.header[n] for n in flags]
     # Where zeros are written, an empty cell is a gap; where only ones are, it is a zero.
@@ -132,7 +132,7 @@ def _wide(
         file = row[layout.column].strip()
         lacking = [name for name, cell in zip(names, cells, strict=True) if not cell]
         if lacking and gaps:
-            entries[file] = BadFileError(f"{file}: no 0 or 1 of {', '.join(lacking[:3])}")
+            entries[file] = BadFileError(f"{path}: {file}: no 0 or 1 of {', '.join(lacking[:3])}")
         else:
             shown = zip(names, cells, strict=True)
             entries[file] = [n for n, cell in shown if cell and _FLAGS[cell]]
@@ -176,7 +176,9 @@ def _long(
     }
     for file in none:
         if entries[file]:
-            entries[file] = BadFileError(f"{file}: one row names no class, another one does")
+            entries[file] = BadFileError(
+                f"{path}: {file}: one row names no class, another one does"
+            )
     return entries, sorted(set(spelled.values()), key=str.casefold), notes + _unread(layout, unread)
 
 

@@ -1,7 +1,7 @@
 """Maps on another grid, on the host: means over areas where it is coarser, bilinear where finer."""
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -49,15 +49,25 @@ def _along(scores: np.ndarray, axis: int, target: int) -> np.ndarray:
         return scores
     if target > source:
         return _interpolated(scores, axis, _bilinear(source, target))
-    # A sum of a few gathered slices: four times faster than the banded matrix product.
-    index, weight = _areas(source, target)
     lead = np.moveaxis(scores, axis, 0) if axis else scores
-    shape = (-1, *(1,) * (scores.ndim - 1))
-    total = sum(
+    return np.moveaxis(np.asarray(_means(lead, target), scores.dtype), 0, axis)
+
+
+def _means(lead: np.ndarray, target: int) -> Any:
+    """Means over areas of the first axis, which gets shorter.
+
+    A sum of a few slices: four times faster than the product with a banded matrix.
+    """
+    source = len(lead)
+    if source % target == 0:
+        step = source // target
+        return sum(lead[n::step] * np.float32(1 / step) for n in range(step))
+    index, weight = _areas(source, target)
+    shape = (-1, *(1,) * (lead.ndim - 1))
+    return sum(
         np.take(lead, one, axis=0) * share.reshape(shape)
         for one, share in zip(index, weight, strict=True)
     )
-    return np.moveaxis(np.asarray(total, scores.dtype), 0, axis)
 
 
 @lru_cache(maxsize=64)

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from wsss_jax.config import lookup
+from wsss_jax.data import json_records
 from wsss_jax.data.classes import SALIENCY, ClassList
 from wsss_jax.data.files import named_file
-from wsss_jax.data.texts import read_json
 from wsss_jax.errors import MissingFileError, UserError
 from wsss_jax.formats.bounded import one_error
 from wsss_jax.formats.pickled_arrays import kind_of
@@ -101,7 +101,7 @@ def dropped_classes(folder: Path) -> dict[str, dict[str, str]]:
     """Classes that an import left out of the store at ``folder``: id to class name to reason."""
     found: dict[str, dict[str, str]] = {}
     for path in sorted(folder.glob(f"{DROPPED}*.json")):
-        found.update(read_json(path))
+        found.update(json_records.read(path))
     return found
 
 

@@ -4,7 +4,6 @@ True masks are read by none of them, but those that people corrected by ``Steps.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data.files import write_atomic
+from wsss_jax.data import json_records
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
 from wsss_jax.export.corrected import Corrected, with_corrected
@@ -240,7 +239,7 @@ class Steps:
             "saliency": self.plan.saliency is not None and self.scoring.background,
             "versions": versions(),
         }
-        write_atomic(folder / RECORD, json.dumps(content, indent=1).encode())
+        json_records.write(folder / RECORD, content)
 
 
 def _adam(rate: float) -> Optim:

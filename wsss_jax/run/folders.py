@@ -6,7 +6,6 @@ refused with the settings that differ.
 
 import errno
 import fcntl
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ from jaxtyping import PyTree
 
 from wsss_jax import __version__, config
 from wsss_jax.config import Record
+from wsss_jax.data import json_records
 from wsss_jax.data.files import naming, write_atomic
-from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
@@ -100,7 +99,7 @@ def claim(folder: Path, record: Record) -> Claim:
         (folder / _FINISHED).unlink()
     content = {**wanted, "versions": versions()}
     if not (folder / _SETTINGS).exists() or not _holds_results(folder):
-        write_atomic(folder / _SETTINGS, json.dumps(content, indent=1).encode())
+        json_records.write(folder / _SETTINGS, content)
     found.finished = is_finished(folder)
     return found
 
@@ -109,7 +108,7 @@ def _check_same(folder: Path, wanted: Record) -> None:
     path = folder / _SETTINGS
     if not path.exists() or not _holds_results(folder):
         return
-    old = {name: value for name, value in read_json(path).items() if name != "versions"}
+    old = {name: value for name, value in json_records.read(path).items() if name != "versions"}
     changed = config.differences(old, wanted)
     if changed:
         raise UserError(
@@ -201,7 +200,7 @@ def record_of(folder: Path, how: str) -> dict[str, Any]:
     path = folder / _SETTINGS
     if not path.is_file() or not is_finished(folder):
         raise BadFileError(f"{folder}: no finished run; {how} into it first")
-    return read_json(path)
+    return json_records.read(path, "settings")
 
 
 def last_state(folder: Path, template: PyTree) -> PyTree:

@@ -79,14 +79,15 @@ def combine(
         _fuse_one, systems=tuple(systems), source=source, to=target, fusion=fusion, cue=saliency
     )
     absent: dict[str, tuple[str, ...]] = {}
+    missing = target.missing(ids)
     tally = each(
         f"fuse {folder.name}",
         function,
-        target.missing(ids),
+        missing,
         workers=workers or Workers(),
         collect=lambda id, names: absent.update({id: names} if names else {}),
     )
-    tell_absent(folder, absent)
+    tell_absent(folder, absent, missing)
     settle(target, tally)
     return target
 
@@ -147,17 +148,20 @@ def opened(
 ) -> list[Store]:
     """The stores in these folders; a folder of another tool's files is imported on the way.
 
-    It goes to ``<out>_imported/<its name>``, with its layout told from the files. Raises UserError
-    where no folder is named, BadFileError where a layout is in doubt.
+    It goes to ``<out>_imported/<its name>``, below the name of its own folder where two are called
+    alike, with its layout told from the files. Raises UserError where no folder is named,
+    BadFileError where a layout is in doubt.
     """
     if not folders:
         raise UserError("no store is named; wanted the folder of at least one")
+    names = [folder.resolve().name for folder in folders]
     made = []
-    for folder in folders:
+    for folder, name in zip(folders, names, strict=True):
         if (folder / "index.json").is_file() or not folder.is_dir():
             made.append(open_store(folder))
         else:
-            target = out.with_name(f"{out.name}_imported") / folder.name
+            above = folder.resolve().parent.name if names.count(name) > 1 else ""
+            target = out.with_name(f"{out.name}_imported") / above / name
             made.append(
                 import_priors(Import(), folder, source, target, ids=source.ids, workers=workers)
             )

@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from wsss_jax.config import Record
-from wsss_jax.data import stores
+from wsss_jax.data import json_records, stores
+from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
 from wsss_jax.data.stores import Store
-from wsss_jax.data.texts import read_json
+from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.ops.resize import grid_size
@@ -21,6 +24,7 @@ from wsss_jax.priors.external import Wanted
 from wsss_jax.priors.file_layouts import REGIONS
 from wsss_jax.priors.layouts import AUTO, Plan
 from wsss_jax.priors.prior_readers import COARSE, READERS
+from wsss_jax.run import left_out
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import SHOWN, each, settle
 from wsss_jax.types import Size
@@ -90,7 +94,7 @@ def import_priors(
         suffix=settings.suffix,
     )
     made_by = _made_by(settings, plan, prior_folder)
-    _announce(prior_folder, plan, made_by["stride"])
+    _announce(prior_folder, plan, made_by["stride"], source.classes)
     target = stores.create(
         folder,
         holds="regions" if plan.layout == REGIONS else "scores",
@@ -111,6 +115,7 @@ def import_priors(
         )
     finally:  # of a run that is stopped, too: its images are not read again
         _record(folder, told, workers.share_number())
+    left_out.note_maps(folder.name, sum(map(len, external.dropped_classes(folder).values())))
     settle(target, tally)
     return target
 
@@ -129,11 +134,16 @@ def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> Record:
     }
 
 
-def _announce(prior_folder: Path, plan: Plan, stride: int) -> None:
+def _announce(prior_folder: Path, plan: Plan, stride: int, own: ClassList) -> None:
     told = f"layout {plan.layout}"
     if plan.layout != REGIONS:
         told += f", first class {plan.first}, {plan.kind}, stride {stride}"
     told += f", field {plan.field}" if plan.field else ""
+    told += "".join(
+        f", classes numbered as all of {name}'s"
+        for name, whole in layouts.NUMBERINGS.items()
+        if whole == plan.numbering != own
+    )
     if plan.places:
         told += f", files {places.in_words(plan.places)}"
     print(f"import {prior_folder}: {told}")
@@ -145,14 +155,20 @@ def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) 
         return _import_regions(id, plan, size, to)
     grid: Size = grid_size(working_size(size), stride)
     entries = None if plan.entries is None else plan.entries.get(id, [])
+    own, numbering = source.classes, plan.numbering
+    seen = source if numbering == own else views.among(source, numbering)
     wanted = Wanted(
-        source.classes, source.labels(id), size, grid, plan.first, plan.kind, plan.field, entries
+        numbering, seen.labels(id), size, grid, plan.first, plan.kind, plan.field, entries
     )
     if plan.entries is None:
         prior = external.read_prior(plan.layout, plan.folder, id, wanted, plan.places)
     else:
         prior = external.read_file(plan.layout, plan.folder, wanted)
-    to.put_scores(id, prior.maps)
+    maps = prior.maps
+    if numbering != own and plan.classes == own.names:
+        classes = [own.index(numbering.names[label]) for label in maps.classes]
+        maps = replace(maps, classes=np.asarray(classes, np.int32))
+    to.put_scores(id, maps)
     return _Told(prior.notes, prior.dropped)
 
 
@@ -186,5 +202,5 @@ def _add(folder: Path, name: str, new: Record, shard: tuple[int, int]) -> None:
     if not new:
         return
     path = folder / (f"{name}.json" if shard[1] == 1 else f"{name}_{shard[0]}_of_{shard[1]}.json")
-    before = read_json(path) if path.is_file() else {}
+    before = json_records.read(path) if path.is_file() else {}
     write_atomic(path, json.dumps({**before, **new}, indent=1, sort_keys=True).encode())

@@ -24,6 +24,7 @@ from wsss_jax.batches.batches import Group
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
 from wsss_jax.config import Record
+from wsss_jax.data import json_records
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
@@ -170,7 +171,7 @@ def _record_of(run: Path) -> Record:
     """What is needed of a run's folder; a segmentation network's own folder tells less."""
     path = run / RECORD
     if path.is_file():
-        record = read_json(path)
+        record = json_records.read(path, "classes", "segmenter", "saliency")
         if record["segmenter"] is None and record["saliency"]:
             raise UserError(
                 f"{run} was learned with saliency, of which new photographs have none; train a "

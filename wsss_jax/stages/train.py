@@ -12,6 +12,7 @@ from wsss_jax.config import Record
 from wsss_jax.data.classes import ClassList
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.formats.bounded import one_error
 from wsss_jax.run import folders, training
 from wsss_jax.run.training import Training
 from wsss_jax.systems import SYSTEMS, Model, name_of
@@ -44,9 +45,10 @@ def notes_of(model: Model, source: Source) -> Record:
 def trained(folder: Path) -> tuple[Training[Model], ClassList, PyTree]:
     """Settings, classes and final state of a finished run. BadFileError where there is none."""
     record = folders.record_of(folder, "run `wsss train`")
-    settings = training_of(record)
-    classes = ClassList(tuple(record["classes"]))
-    template = SYSTEMS[name_of(settings.model)].template(settings.model, len(classes))
+    with one_error(folder / "settings.json", "is no record of a training"):
+        settings = training_of(record)
+        classes = ClassList(tuple(record["classes"]))
+        template = SYSTEMS[name_of(settings.model)].template(settings.model, len(classes))
     return settings, classes, folders.last_state(folder, template)
 
 

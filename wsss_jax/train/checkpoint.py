@@ -2,14 +2,15 @@
 
 Orbax commits a step atomically but restores a flipped bit in a data file silently, so each step
 carries a manifest (path, shape, dtype and BLAKE2 of every array) that is compared on restore. Of
-several hosts all take part in a save, and each reads for itself. Reading deletes nothing. A run
-that goes on may do so from an older step (``newest_whole``); who reads a finished run gets its last
-step or an error (``last``).
+several hosts all take part in a save, and each reads for itself, onto the host, so a step may have
+been written on any number of devices. Reading deletes nothing. A run that goes on may do so from an
+older step (``newest_whole``); who reads a finished run gets its last step or an error (``last``).
 """
 
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,9 @@ from wsss_jax.config import Record
 from wsss_jax.errors import CorruptCheckpointError
 from wsss_jax.train.optimizers import path_name
 from wsss_jax.types import Leaf
+
+_ROOM = 1 << 18
+"""Bytes that a step takes on disk besides its arrays."""
 
 
 class Restored(NamedTuple):
@@ -61,11 +65,13 @@ class Checkpoints:
             manifest=ocp.args.JsonSave(_manifest(arrays)),
             extra=ocp.args.JsonSave({"extra": json.dumps(extra)}),
         )
-        with _naming_full_disk(self.folder / str(step)), self._writer() as manager:
-            if step in manager.all_steps():
-                return
-            manager.save(step, args=content)
-            manager.wait_until_finished()
+        with _naming_full_disk(self.folder / str(step)), _quiet():
+            _check_room(self.folder, sum(array.nbytes for array in arrays.values()))
+            with self._writer() as manager:
+                if step in manager.all_steps():
+                    return
+                manager.save(step, args=content)
+                manager.wait_until_finished()
 
     def steps(self) -> list[int]:
         """Finished steps, oldest first."""
@@ -175,13 +181,12 @@ def flatten(tree: PyTree) -> dict[str, Leaf]:
 def _contents(
     manager: ocp.CheckpointManager, step: int
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Arrays (numpy's), manifest and extra of a step, as they are on disk."""
+    """Arrays on the host, manifest and extra of a step, as they are on disk."""
     parts = ocp.args.Composite(manifest=ocp.args.JsonRestore(), extra=ocp.args.JsonRestore())
     found = manager.restore(step, args=parts)
     manifest, extra = found["manifest"], json.loads(found["extra"]["extra"])
     like = {
-        name: np.broadcast_to(np.zeros((), np.dtype(entry["dtype"])), entry["shape"])
-        for name, entry in manifest.items()
+        name: np.empty(entry["shape"], np.dtype(entry["dtype"])) for name, entry in manifest.items()
     }
     content = ocp.args.Composite(state=ocp.args.StandardRestore(like))
     return manager.restore(step, args=content)["state"], manifest, extra
@@ -208,6 +213,27 @@ def _check_array(
             raise CorruptCheckpointError(
                 f"{name} is {entry['dtype']} of {entry['shape']}, wanted {dtype} of {shape}"
             )
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """OSError where a disk has too little room for so many bytes, which are hardly compressed.
+
+    Half-written, a step makes orbax print a hundred lines before it raises.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < size + _ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the tracebacks of what it raises; the error alone is enough."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager
