@@ -36,10 +36,7 @@ _LABEL = re.compile(
 _NUMBER = re.compile(
     r"(|#|nr\.?|no\.?|num|number|nummer|index|idx|row|unnamed: \d+)", re.IGNORECASE
 )
-_OTHER = re.compile(
-    rf"{_NUMBER.pattern}|split|subset|set|fold|width|height|size|date|time|source|url",
-    re.IGNORECASE,
-)
+_OTHER = re.compile(rf"{_NUMBER.pattern}|split|subset|set|fold", re.IGNORECASE)
 _FLAGS = forms.YES | forms.NO
 
 Rows = list[list[str]]
