@@ -2,10 +2,10 @@
 
     python benchmarks/large_photograph.py efficientnet_lite0 --out large
 
-Two such photographs with true masks and labels are drawn, and every verb runs in a process of its
-own, one after the other, on what the verb before it wrote. Printed are wall seconds and the largest
-resident memory of the process, in GiB; the aim is 3. The weights are
-as behind ``--weights``.
+Two such photographs with true masks, labels and score maps are drawn, and every verb runs in a
+process of its own, on those or on what verbs before it wrote. Printed are wall seconds and the
+largest resident memory of the process, in GiB; the aim is 3. The weights are as behind
+``--weights``.
 """
 
 import os
@@ -18,6 +18,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 from PIL import Image
+
+from wsss_jax.data import stores
+from wsss_jax.data.photographs import working_size
+from wsss_jax.types import ScoreMaps
 
 SIZE = (3000, 4000)
 GIB = 2**20
@@ -47,6 +51,7 @@ def main(options: Options) -> None:
     data = options.out / "data"
     if not data.is_dir():
         draw(data, options.size)
+        draw_scores(options.out / "drawn", options.size)
     for name, arguments in verbs(options.out, data, options.weights, options.backbone).items():
         if not options.only or name in options.only:
             code, seconds, peak = measured(arguments, options.out / f"{name}.log")
@@ -71,6 +76,20 @@ def draw(data: Path, size: tuple[int, int]) -> None:
     (data / "labels.csv").write_text("im0.jpg,cat\nim1.jpg,dog\n")
 
 
+def draw_scores(folder: Path, size: tuple[int, int]) -> None:
+    """Score maps of the two shapes at a quarter of the working size, and a little of the ground."""
+    made = stores.create(
+        folder, holds="scores", classes=("cat", "dog"), made_by={"stage": "drawn"}, parents=()
+    )
+    height, width = (side // 4 for side in working_size(size))
+    for number in range(2):
+        scores = np.full((height, width, 1), 0.1, np.float32)
+        right = width // 2 + number * width // 8
+        scores[height // 4 : height // 2, width // 4 : right] = 0.9
+        peak = np.full(1, 0.9, np.float32)
+        made.put_scores(f"im{number}", ScoreMaps(scores, np.array([number], np.int32), size, peak))
+
+
 def verbs(out: Path, data: Path, weights: str, network: str) -> dict[str, list[str]]:
     """Arguments of ``wsss`` by name, in an order in which each finds what it needs."""
     on = ["--data", str(data), "--split", "all"]
@@ -79,21 +98,22 @@ def verbs(out: Path, data: Path, weights: str, network: str) -> dict[str, list[s
     few = ["--epochs", "1", "--batch-size", "2", "--model.backbone", network]
     segmenting = ["--train-split", "all", "--training.epochs", "1", "--training.batch-size", "2"]
     segmenting += ["--training.model.backbone", network, "--training.model.weights", weights]
+    drawn = str(out / "drawn")
     return {
         "check": ["check", str(data)],
-        "train": ["train", *on, "--out", at["run"], "--model.weights", weights, *few],
-        "explain": ["explain", at["run"], *on, "--out", at["cam"]],
-        "features": ["features", *on, "--weights", weights, "--out", at["features"]],
-        "refine crf": ["refine", at["cam"], *on, "--method", "crf", "--out", at["crf"]],
-        "refine walk": ["refine", at["cam"], *on, "--method", "walk", "--out", at["walk"]],
-        "combine": ["combine", at["crf"], at["walk"], *on, "--out", at["mean"]],
-        "masks": ["masks", at["mean"], "--out", at["masks"]],
-        "evaluate scores": ["evaluate", at["mean"], *on],
+        "masks": ["masks", drawn, "--out", at["masks"]],
+        "evaluate scores": ["evaluate", drawn, *on],
         "evaluate masks": ["evaluate", at["masks"], *on],
         "export": ["export", at["masks"], "--data", str(data), "--out", at["png"]],
+        "refine crf": ["refine", drawn, *on, "--method", "crf", "--out", at["crf"]],
+        "refine walk": ["refine", drawn, *on, "--method", "walk", "--out", at["walk"]],
+        "combine": ["combine", drawn, at["walk"], *on, "--out", at["mean"]],
+        "features": ["features", *on, "--weights", weights, "--out", at["features"]],
+        "train": ["train", *on, "--out", at["run"], "--model.weights", weights, *few],
+        "explain": ["explain", at["run"], *on, "--out", at["cam"]],
         "segment": ["segment", at["masks"], *on, "--out", at["segmenter"], *segmenting],
         "predict": ["predict", at["segmenter"], str(data / "images"), "--out", at["new"]],
-    }  # fmt: skip
+    }
 
 
 def measured(arguments: list[str], log: Path) -> tuple[int, float, float]:
