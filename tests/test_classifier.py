@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_draw import reference_arrays
 
 from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
@@ -48,12 +49,13 @@ def test_rows_that_only_fill_up_do_not_count():
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_the_template_fits_a_run_from_pretrained_weights(shared, tmp_path):
-    settings = Classifier("mobilenet_v2", shared / "weights" / V2)
+def test_the_template_fits_a_run_from_pretrained_weights(tmp_path):
+    np.savez(tmp_path / "weights.npz", **reference_arrays("mobilenet_v1")[0])
+    settings = Classifier("mobilenet_v1", tmp_path / "weights.npz")
     state = classifier.make(settings, classes=2, steps=5).init(jax.random.key(0))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state, {})
-    gone = Classifier("mobilenet_v2", tmp_path / "weights-that-were-moved.npz")
+    gone = Classifier("mobilenet_v1", tmp_path / "weights-that-were-moved.npz")
     found = checkpoints.last(classifier.template(gone, 2))
     assert found is not None
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(found[1]), strict=True):

