@@ -73,6 +73,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             ),
         },
         saliency=data / "saliency_csnet",
+        saliency_supervision="people's masks",
         combiner=Combining(),
         features=(Features(weights / V2),),
         fusions=RULES,

@@ -53,6 +53,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             "efficientnet": Training(efficientnet, view, seed=5, imageless=NEVER),
         },
         saliency=data / "saliency_csnet",
+        saliency_supervision="people's masks",
         combiner=Combining(),
         features=(Features(weights / V2), Features(weights / DINOV2, size=448, stride=14)),
         rivals=True,

@@ -157,29 +157,6 @@ def create(
     return store
 
 
-def masks_read(*made: Any) -> dict[str, list[str]]:
-    """Of which images true masks were read for these, as ``{"labelled": ids}``; {} where of none.
-
-    made: stores, and records of runs, each of which says so itself or of what it came from. What
-    is made from them says it in turn, however many stages lie between.
-    """
-    found: set[str] = set()
-
-    def look(value: Any) -> None:
-        if isinstance(value, Store):
-            look(value.made_by)
-        elif isinstance(value, Mapping):
-            for name, part in value.items():
-                if name == "labelled" and isinstance(part, (list, tuple)):
-                    found.update(part)
-                else:
-                    look(part)
-
-    for each in made:
-        look(each)
-    return {"labelled": sorted(found)} if found else {}
-
-
 def open_stores(folders: Sequence[Path]) -> list[Store]:
     """Several existing stores. ValueError where none is named, BadFileError as ``open_store``."""
     if not folders:

@@ -10,7 +10,7 @@ import jax
 from wsss_jax import config
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import training_batches
-from wsss_jax.data import stores
+from wsss_jax.data.provenance import inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.models import recognise
@@ -67,6 +67,7 @@ def learn_affinity(source: Source, labels: Store, settings: AffinityTraining, fo
         "settings": config.as_json(replace(settings, model=named)),
         "data": {"name": source.name, "images": len(source.ids)},
         "learned_from": config.as_json(teacher.record),
+        **recorded(*recognise.provenances(settings)),
     }
     with folders.claim(folder, record) as run:
         if not run.finished:
@@ -92,9 +93,9 @@ def _train(
     folders.learn(system, batches, course, folder)
 
 
-def masks_read(folder: Path) -> dict[str, list[str]]:
-    """Of which images true masks were read for what a run learned from, as in ``data.stores``."""
-    return stores.masks_read(folders.record_of(folder, _HOW))
+def run_sources(folder: Path) -> dict[str, Any]:
+    """True masks, weights and maps of others that a run rests on, as it is recorded."""
+    return inherited(folders.record_of(folder, _HOW))
 
 
 @cache

@@ -24,6 +24,7 @@ from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import EDGES, SALIENCY
 from wsss_jax.data.photographs import working_size
+from wsss_jax.data.provenance import inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
@@ -97,6 +98,7 @@ def fit(
         "proposals": salient.record,
         "classes": None if classed is None else classed.record,
         **({} if drawn is None else {"edges": drawn.record}),
+        **recorded(*recognise.provenances(settings)),
     }
     second = drawn or classed
     masks = _both(salient.masks, None if second is None else second.masks)
@@ -167,7 +169,7 @@ def predict(
     made_by = {"stage": "objects", **as_json(settings)} | {
         name: record[name] for name in ("proposals", "classes")
     }
-    made_by |= stores.masks_read(record)
+    made_by |= inherited(record)
     saliency, edges = (
         stores.create(
             folder,

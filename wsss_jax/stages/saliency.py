@@ -25,6 +25,7 @@ from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import SALIENCY
 from wsss_jax.data.files import path_of, write_atomic
+from wsss_jax.data.provenance import inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
@@ -138,6 +139,7 @@ def run_record(settings: Contrasting, source: Source, hints: Store | None) -> di
         "settings": chosen,
         "data": {"name": source.name, "images": len(source.ids)},
         "hints": None if hints is None else {"store": hints.folder.name, "by": dict(hints.made_by)},
+        **recorded(*recognise.provenances(settings)),
     }
 
 
@@ -194,7 +196,7 @@ def predict(
             **as_json(settings),
             "system": record["system"],
             "hints": record["hints"],
-            **stores.masks_read(record),
+            **inherited(record),
         },
         parents=(run.name,),
     )

@@ -20,6 +20,7 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import Group, MaskReader, training_batches
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
+from wsss_jax.data.provenance import NOT_STATED, inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
@@ -29,7 +30,7 @@ from wsss_jax.run import dense, folders
 from wsss_jax.run.dense import Dense
 from wsss_jax.systems import pixels
 from wsss_jax.systems.pixels import Segmenter
-from wsss_jax.types import IGNORE, ScoreMaps, Size
+from wsss_jax.types import IGNORE, Provenance, ScoreMaps, Size
 
 TRUTH = "true masks of every pixel: full supervision, an upper bound"
 """What records say of a network that was not taught by pseudo-masks."""
@@ -112,13 +113,15 @@ def pseudo_masks(store: Store, source: Source) -> Teacher:
 def truth(source: Source) -> Teacher:
     """The source's own true masks as teacher: not weak supervision, but its upper bound."""
 
+    taught = recorded(Provenance(source.name, NOT_STATED, "true masks"))
+
     def read(id: str) -> UInt8[np.ndarray, "H W"]:
         mask = source.mask(id)
         if mask is None:
             raise MissingFileError(f"{id}: no true mask, so it cannot teach")
         return mask
 
-    return Teacher(_checked(read, len(source.classes)), {"masks": TRUTH})
+    return Teacher(_checked(read, len(source.classes)), {"masks": TRUTH, **taught})
 
 
 def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) -> Path:
@@ -159,6 +162,7 @@ def run_record(settings: Segmentation, source: Source, teacher: Teacher) -> dict
         "data": {"name": source.name, "images": len(source.ids)},
         "classes": list(source.classes.names),
         "learned_from": as_json(teacher.record),
+        **recorded(*recognise.provenances(settings)),
     }
 
 
@@ -179,7 +183,7 @@ def predict(
             f"{len(source.classes)}; predict on the data set it was trained for"
         )
     made_by = {"stage": "segment", **as_json(settings), "learned_from": record["learned_from"]}
-    made_by |= stores.masks_read(record)
+    made_by |= inherited(record)
     target = stores.create(
         folder,
         holds="scores",

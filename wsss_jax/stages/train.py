@@ -15,6 +15,8 @@ from wsss_jax import config
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import training_batches
 from wsss_jax.data.classes import ClassList
+from wsss_jax.data.provenance import inherited, recorded
+from wsss_jax.data.texts import read_json
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.models import recognise
@@ -97,6 +99,7 @@ def run_record(settings: Training, source: Source) -> dict[str, Any]:
         "settings": chosen,
         "data": {"name": source.name, "images": len(source.ids)},
         "classes": list(source.classes.names),
+        **inherited(recorded(*recognise.provenances(settings)), *_records_of_runs(settings)),
     }
 
 
@@ -128,6 +131,17 @@ def _without_folders(settings: Any) -> Any:
         return settings
     names = [field.name for field in dataclasses.fields(settings)]
     return replace(settings, **{n: _without_folders(getattr(settings, n)) for n in names})
+
+
+def _records_of_runs(settings: Any) -> list[dict[str, Any]]:
+    """Records of the runs that settings name: of the ordinary classifier of OC-CSE and P-NOC."""
+    if isinstance(settings, Path):
+        path = settings / "settings.json"
+        return [read_json(path)] if path.is_file() else []
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        return []
+    parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
+    return [record for part in parts for record in _records_of_runs(part)]
 
 
 def _check_classes(source: Source, allowed: tuple[str, ...]) -> None:
