@@ -178,8 +178,16 @@ def test_what_is_made_from_true_masks_or_weights_says_so_however_far_from_them(t
     assert provenance.inherited(last)["labelled"] == ["a", "b"]
 
 
+def test_a_damaged_record_of_sources_is_named(tmp_path):
+    with pytest.raises(BadFileError, match="record of sources is damaged"):
+        provenance.sources_of(store(tmp_path, made_by={"sources": [{"name": "v2"}]}))
+
+
 def test_what_follows_from_the_settings_is_not_compared(tmp_path):
     store(tmp_path).put_scores("a", maps())  # as by a version that recorded no sources
     source = Provenance("v2", "Apache-2.0", "image labels")
     again = store(tmp_path, made_by={"alpha": 4, **provenance.recorded(source)})
     assert again.ids() == ("a",)
+    assert provenance.sources_of(stores.open_store(tmp_path)) == (source,)
+    assert provenance.sources_of(store(tmp_path)) == ()
+    assert provenance.sources_of(stores.open_store(tmp_path)) == (source,)

@@ -10,6 +10,7 @@ from typing import Any
 
 from wsss_jax.config import SOURCES
 from wsss_jax.data.stores import Store
+from wsss_jax.errors import BadFileError
 from wsss_jax.types import Provenance
 
 NOT_STATED = "not stated"
@@ -38,7 +39,7 @@ def inherited(*made: Any) -> dict[str, Any]:
                 if name == "labelled" and isinstance(part, (list, tuple)):
                     labelled.update(part)
                 elif name == SOURCES and isinstance(part, (list, tuple)):
-                    sources.update(dict.fromkeys(Provenance(**one) for one in part))
+                    sources.update(dict.fromkeys(map(_read, part)))
                 else:
                     look(part)
 
@@ -52,4 +53,13 @@ def inherited(*made: Any) -> dict[str, Any]:
 
 def sources_of(store: Store) -> tuple[Provenance, ...]:
     """The weights and maps of others that a store rests on, as far as they are recorded."""
-    return tuple(Provenance(**one) for one in inherited(store).get(SOURCES, ()))
+    return tuple(map(_read, inherited(store).get(SOURCES, ())))
+
+
+def _read(one: Any) -> Provenance:
+    """A source as it is written down. BadFileError where it is damaged."""
+    if not isinstance(one, Mapping) or set(one) != set(Provenance._fields):
+        raise BadFileError(
+            f"a record of sources is damaged: {one!r}; delete its folder, make it again"
+        )
+    return Provenance(**{name: str(text) for name, text in one.items()})

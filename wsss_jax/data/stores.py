@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import UInt8
 
-from wsss_jax.config import as_json, differences
+from wsss_jax.config import SOURCES, as_json, differences
 from wsss_jax.data import records
 from wsss_jax.data.classes import palette
 from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
@@ -140,20 +140,23 @@ def create(
 ) -> Store:
     """A new store, or the same one again to go on with.
 
-    A folder that holds nothing but the index of a start that failed is no store yet. Raises
-    UserError that lists the differing settings where the folder was made by others.
+    A folder that holds nothing but the index of a start that failed is no store yet. Other
+    ``data.provenance`` is written over the old. Raises UserError that lists the differing settings
+    where the folder was made by others.
     """
     store = Store(folder, holds, classes, kind, as_json(made_by), parents)
     path = folder / "index.json"
     if path.exists() and _holds_anything(folder):
-        changed = differences(_index(open_store(folder)), _index(store))
+        old, new = _index(open_store(folder)), _index(store)
+        changed = differences(old, new)
         if changed:
             raise UserError(
                 f"{folder} was made with other settings; choose another folder or delete it:\n  "
                 + "\n  ".join(changed)
             )
-    else:
-        write_atomic(path, json.dumps(_index(store), indent=1).encode())
+        if old == new or SOURCES not in store.made_by:
+            return store
+    write_atomic(path, json.dumps(_index(store), indent=1).encode())
     return store
 
 
