@@ -7,7 +7,7 @@ Supervision: image labels of ImageNet (the network) and of these photographs.
 
 Command: wsss run experiments/voc12_animals_resnet50v2.py --data DATA/voc12_animals --weights DIR
     --train-only resnet50v2
-Hardware: two CPU cores.
+Hardware: two CPU cores. Not run to its end yet, so no number stands here.
 """
 
 from pathlib import Path
