@@ -12,7 +12,7 @@ from wsss_jax.stages.evaluate import Result
 from wsss_jax.study import ablation
 from wsss_jax.study.ablation import Study, Variant
 
-SETTINGS = Combining(cells=24, walk_steps=0, system_probes=False, view_probes=False)
+SETTINGS = Combining(cells=24, walk_steps=0, smoothing=0.0, rounds=0)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,10 @@ def test_standard_takes_one_thing_out_at_a_time():
     assert by_name["features of g alone"].features == ("g",)
     assert by_name["g first"].features == ("g", "f")
     assert by_name["a system of noise added"].systems == ("a", "b", "c", "noise")
-    settings = by_name["without any probe"].settings
-    assert settings == replace(Combining(), system_probes=False, view_probes=False)
-    assert len(by_name) == len(rows) == 20
+    settings = by_name["without probe and smoothing"].settings
+    assert settings == replace(Combining(), smoothing=0.0, rounds=0)
+    assert len(by_name) == len(rows) == 24
+    assert len({ablation.folder_of(row) for row in rows}) == 24
 
 
 def test_without_saliency_and_with_one_network_there_are_fewer_rows():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.combiner import consensus, members, probes
+from wsss_jax.combiner import consensus, probes, refine
 from wsss_jax.combiner.consensus import Evidence
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.errors import BadFileError, UserError
@@ -60,27 +60,37 @@ def test_systems_and_classes_are_treated_alike_and_padding_changes_nothing():
 
 def test_a_refined_map_is_more_probable_than_background_just_above_its_threshold():
     maps = np.array([[0.3, 0.1], [0.5, 0.1]], np.float32)
-    shares = members.beside_background(maps, 0.4)
+    shares = refine.with_background(maps, 0.4)
     np.testing.assert_allclose(shares[0], [0.5, 0.375, 0.125], atol=1e-6)
     assert (shares.argmax(axis=1) == [0, 1]).all()
-    assert (members.beside_background(maps, 0.0)[:, 0] == 0).all()
+    assert (refine.with_background(maps, 0.0)[:, 0] == 0).all()
 
 
-def test_the_geometric_mean_by_hand():
-    one = np.array([[0.9, 0.1], [1.0, 0.0]], np.float32)
-    two = np.array([[0.4, 0.6], [1.0, 0.0]], np.float32)
-    made = members.geometric_mean([one, two])
-    raw = np.sqrt([0.36, 0.06])
-    np.testing.assert_allclose(made[0], raw / raw.sum(), atol=1e-6)
-    np.testing.assert_allclose(made[1], [1, 0], atol=1e-6)  # zero for all stays zero
-    alone = members.geometric_mean([one[:1]])
-    np.testing.assert_allclose(alone, one[:1], atol=1e-6)
+def test_smoothing_is_the_mean_over_cells_weighted_by_the_softmax_of_cosines():
+    similar = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    maps = np.array([[1.0], [0.0], [0.4]], np.float32)
+    far = np.exp(-1 / 0.5)
+    want = [1.4 / (2 + far), 1.4 * far / (1 + 2 * far), 1.4 / (2 + far)]
+    made = refine.Smoothing(similar, 0.5)(maps)
+    np.testing.assert_allclose(made.ravel(), want, rtol=1e-5)
+    np.testing.assert_array_equal(refine.Smoothing(similar, 0.0)(maps), maps)
+    np.testing.assert_array_equal(refine.Smoothing(similar[:, :0], 0.5)(maps), maps)
+
+
+def test_smoothing_of_many_cells_by_evenly_spread_ones_is_near_that_by_all(monkeypatch):
+    random = np.random.default_rng(0)
+    angle = random.random(3000) * 6
+    similar = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    maps = (angle[:, None] < 2).astype(np.float32)
+    few = refine.Smoothing(similar, 0.1)(maps)
+    monkeypatch.setattr(refine, "KEYS", 3000)
+    np.testing.assert_allclose(few, refine.Smoothing(similar, 0.1)(maps), atol=0.06)
 
 
 def test_labels_are_the_highest_map_above_the_threshold():
     maps = np.array([[0.3, 0.6], [0.2, 0.1], [0.7, 0.6]], np.float32)
-    assert members.labels_at(maps, 0.5).tolist() == [2, 0, 1]
-    assert members.labels_at(maps, -1.0).tolist() == [2, 1, 1]
+    assert refine.labels_at(maps, 0.5).tolist() == [2, 0, 1]
+    assert refine.labels_at(maps, -1.0).tolist() == [2, 1, 1]
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +102,7 @@ def learned():
     cells = (centres[labels] + 0.5 * random.normal(size=(600, 2))).astype(np.float32)
     noisy = np.where(random.random(600) < 0.1, random.integers(0, 3, 600), labels)
     possible = np.ones((600, 3), bool)
-    probe = probes.fit(
-        ("a", "b"), cells, noisy, possible, np.ones(600), penalty=1e-3, salient=False
-    )
+    probe = probes.fit(("a", "b"), cells, noisy, possible, np.ones(600), penalty=1e-3)
     return probe, cells, labels
 
 
@@ -133,7 +141,7 @@ def test_without_background_a_probe_never_names_it():
     cells = np.eye(4, dtype=np.float32)
     possible = np.array([[False, True, True]] * 4)
     labels = np.array([1, 2, 1, 2])
-    probe = probes.fit(("a", "b"), cells, labels, possible, np.ones(4), penalty=1e-2, salient=False)
+    probe = probes.fit(("a", "b"), cells, labels, possible, np.ones(4), penalty=1e-2)
     found = probe.probabilities(cells, ("a", "b"))
     assert (found[:, 0] == 0).all() and (found.argmax(axis=1) == labels).all()
 
@@ -145,9 +153,22 @@ def test_cells_hold_features_colours_to_the_second_order_and_saliency():
     assert probes.cells_of(features, image, None).shape == (1, 11)
 
 
+def test_classes_that_no_image_shows_together_are_told_apart():
+    """Cells of class a point up, of b down, in images of one class each; background is at 0."""
+    cells = np.array([[0, 1], [0, -1], [1, 0]] * 20, np.float32)
+    labels = np.array([1, 2, 0] * 20)
+    possible = np.array([[True, True, False], [True, False, True], [True, True, False]] * 20)
+    probe = probes.fit(("a", "b"), cells, labels, possible, np.ones(60), penalty=1e-3)
+    found = probe.probabilities(cells, ("a", "b"))
+    assert (found.argmax(axis=1) == labels).all()
+    assert found[0, 1] > 10 * found[0, 2] and found[1, 2] > 10 * found[1, 1]
+
+
 def test_steps_go_with_the_area_and_odd_settings_are_refused():
     assert [Combining(cells=n).steps() for n in (64, 128, 32)] == [32, 128, 8]
     assert Combining(cells=24, walk_steps=0).steps() == 0
-    for wrong in ({"cells": 1}, {"penalty": 0.0}, {"labelled": -1}, {"labelled_share": 1.0}):
+    wrong: list[dict[str, Any]] = [{"cells": 1}, {"penalty": 0.0}, {"labelled": -1}]
+    wrong += [{"smoothing": -0.1}, {"labelled_share": 1.0}]
+    for settings in wrong:
         with pytest.raises(UserError, match="wanted"):
-            Combining(**wrong)
+            Combining(**settings)

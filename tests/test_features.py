@@ -133,7 +133,7 @@ def test_a_combiner_refuses_features_of_another_meaning(tmp_path):
     first = inputs.features[0].folder
     kept = {"centre": np.zeros(3, np.float32), "basis": np.eye(3, dtype=np.float32)}
     np.savez(first / KEPT, **kept)
-    settings = Combining(cells=24, walk_steps=0, system_probes=False)
+    settings = Combining(cells=24, walk_steps=0, rounds=1)
     run = learn(inputs, tmp_path / "run", settings, ids=inputs.source.ids)
     assert record.load(run, inputs)[2].cells == 24
     np.savez(first / KEPT, **kept | {"basis": 2 * kept["basis"]})

@@ -32,13 +32,13 @@ class Seen(NamedTuple):
 
 
 def over_images(
-    title: str, inputs: Inputs, ids: Sequence[str], steps: int, use: Callable[[Seen], None]
+    title: str, inputs: Inputs, shown: Mapping[str, int], steps: int, use: Callable[[Seen], None]
 ) -> Tally:
-    """Call ``use`` once for each image that shows a class; returns what was left out, and why.
+    """Call ``use`` once for each image; returns what was left out, and why.
 
-    steps: of the random walk. Shows progress. Raises Interrupted after SIGTERM or Ctrl-C.
+    shown: how many classes each image shows. steps: of the random walk. Shows progress. Raises
+    Interrupted after SIGTERM or Ctrl-C.
     """
-    shown = inputs.shown(ids)
     skipped: dict[str, str] = {}
 
     def look(group: Group) -> int:

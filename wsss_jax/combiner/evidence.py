@@ -53,10 +53,10 @@ class Inputs:
     """The stores that are combined, and the photographs.
 
     systems: score maps of classes, in any order. saliency: a store of one class-agnostic map.
-    features: stores of frozen features (``stages.features``), one for each network; the random
-    walk goes along those of the first. labelled: ids whose true masks may be read. cells: the
-    grid's long side. units: see ``Combining``. missing: filled while reading: by image and system,
-    why a map is missing.
+    features: stores of frozen features (``stages.features``), one for each network. The linear
+    probe and the random walk use those of the first, smoothing those of the last. labelled: ids
+    whose true masks may be read. cells: the grid's long side. units: see ``Combining``. missing:
+    filled while reading: by image and system, why a map is missing.
 
     Raises UserError without a system, for one of other classes than the source's, for two systems
     of one name, and for a saliency of several classes.
@@ -92,10 +92,10 @@ class Inputs:
         """What the systems are called: the names of their folders."""
         return tuple(store.folder.name for store in self.systems)
 
-    def shown(self, ids: Sequence[str]) -> dict[str, int]:
-        """How many classes each image shows; images that show none are left out."""
+    def shown(self, ids: Sequence[str], *, negatives: bool = False) -> dict[str, int]:
+        """How many classes each image shows; images that show none only with ``negatives``."""
         counts = {id: int(self.source.labels(id).sum()) for id in ids}
-        return {id: count for id, count in counts.items() if count}
+        return {id: count for id, count in counts.items() if count or negatives}
 
     def read(self, id: str) -> Example:
         """The example of one image. BadFileError where no system has a usable map of it."""
@@ -127,7 +127,7 @@ class Inputs:
         scores = np.zeros((len(self.systems), *grid, len(classes)), np.float32)
         available = np.zeros((len(self.systems), len(classes)), bool)
         absent = {}
-        for row, store in enumerate(self.systems):
+        for row, store in enumerate(self.systems if len(classes) else ()):
             try:
                 maps = maps_of(store, id)
                 if maps.size != size:

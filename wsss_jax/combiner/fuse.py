@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from wsss_jax.combiner import members, record
+from wsss_jax.combiner import record, refine
 from wsss_jax.combiner.batches import Seen, over_images
 from wsss_jax.combiner.evidence import Example, Inputs, grid_of, tell_absent
-from wsss_jax.combiner.members import Cells
 from wsss_jax.combiner.record import Learned
+from wsss_jax.combiner.refine import Cells
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
@@ -26,7 +26,7 @@ class Fused(NamedTuple):
 
     maps: probabilities of the classes, what they leave of 1 is background. trust: each system's
     share of what all systems give the class that wins. uncertainty: entropy, in shares of its
-    maximum, and disagreement of the members, their standard deviation at the class that wins.
+    maximum, and disagreement: standard deviation of systems and probe at the class that wins.
     """
 
     maps: Store
@@ -37,8 +37,7 @@ class Fused(NamedTuple):
 def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fused:
     """Fuse the maps of ``ids`` into a store at ``folder``, with ``_trust`` and ``_uncertainty``.
 
-    Systems may be others than those that the run has learned from, in any order and number: one
-    that it has not learned has the probe of the first network and the mean of the thresholds. An
+    Systems may be others than those that the run has learned from, in any order and number. An
     image that shows no class is empty. Images that are there are left as they are. Raises UserError
     for other frozen features than those of the training.
     """
@@ -50,54 +49,33 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     _put_empty(stores_made.maps, inputs, ids)
 
     def use(seen: Seen) -> None:
-        _put(stores_made, seen, members.cells_of(seen, inputs), found, inputs)
+        _put(stores_made, seen, refine.cells_of(seen, inputs), found, settings.smoothing)
 
     lacking = {id for store in stores_made for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
-    tally = over_images(f"combine {folder.name}", inputs, missing, settings.steps(), use)
+    tally = over_images(
+        f"combine {folder.name}", inputs, inputs.shown(missing), settings.steps(), use
+    )
     tell_absent(folder, inputs.missing)
     settle(stores_made.maps, tally)
     return stores_made
 
 
-def system_members(
-    cells: Cells, found: Learned, names: Sequence[str]
-) -> list[Float[np.ndarray, "m n"]]:
-    """The refined map of each system that has one of this image."""
-    made = []
-    for row, name in enumerate(names):
-        if not cells.known[row]:
-            continue
-        probe = found.systems.get(name)
-        if probe is None and found.systems and found.views:
-            probe = list(found.views.values())[-1]
-        threshold = found.thresholds.get(name, float(np.mean(list(found.thresholds.values()))))
-        made.append(members.beside_background(members.mean_map(cells, row, probe), threshold))
-    return made
-
-
-def view_members(cells: Cells, found: Learned, inputs: Inputs) -> list[Float[np.ndarray, "m n"]]:
-    """The probabilities of each view probe."""
-    numbers = {store.folder.name: n for n, store in enumerate(inputs.features)}
-    made = (members.by_probe(cells, probe, numbers[name]) for name, probe in found.views.items())
-    return [one for one in made if one is not None]
-
-
-def _put(made: Fused, seen: Seen, cells: Cells, found: Learned, inputs: Inputs) -> None:
-    systems = system_members(cells, found, inputs.names())
-    everyone = [members.geometric_mean(systems), *view_members(cells, found, inputs)]
-    fused = members.geometric_mean(everyone)
+def _put(made: Fused, seen: Seen, cells: Cells, found: Learned, smoothing: float) -> None:
+    maps, by_probe = refine.refined(cells, found.probe, smoothing)
+    fused = refine.with_background(maps, found.threshold)
     winner = fused.argmax(axis=1)[:, None]
-    support = np.zeros((len(fused), len(inputs.systems)), np.float32)
-    for column, one in zip(np.flatnonzero(cells.known), systems, strict=True):
-        support[:, column] = np.take_along_axis(one, winner, axis=1)[:, 0]
+    opinions = refine.opinions(cells, by_probe, found.threshold)
+    at_winner = [np.take_along_axis(one, winner, axis=1)[:, 0] for one in opinions]
+    support = np.zeros((len(fused), len(cells.known)), np.float32)
+    for column, one in zip(np.flatnonzero(cells.known), at_winner, strict=False):
+        support[:, column] = one
     support /= np.maximum(support.sum(axis=1, keepdims=True), 1e-6)
-    at_winner = [np.take_along_axis(one, winner, axis=1)[:, 0] for one in [*systems, *everyone[1:]]]
     p = np.clip(fused, 1e-12, 1)
     entropy = -(p * np.log(p)).sum(axis=1) / np.log(p.shape[1])
     doubt = np.stack([entropy, np.std(at_winner, axis=0)], axis=1)
     _write(made.maps, seen.id, fused[:, 1:], cells.labels, seen.example)
-    _write(made.trust, seen.id, support, np.arange(len(inputs.systems)), seen.example)
+    _write(made.trust, seen.id, support, np.arange(len(cells.known)), seen.example)
     _write(made.uncertainty, seen.id, doubt, np.arange(2), seen.example)
 
 

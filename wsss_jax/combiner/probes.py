@@ -3,8 +3,10 @@
 A linear probe is a softmax regression of single cells, from frozen features, colours and saliency
 to background and all classes (Alain & Bengio 2016 use the word for one that looks into a network).
 Systems err image by image; what all images of a class have in common is mostly the class. A probe
-is taught by hard labels of maps, without a mask. Each cell chooses between background and the
-classes that its image shows, so no cell is a negative example of a class that its image lacks.
+learns from pseudo-labels, without a mask. Two choices are learned from each cell: between
+background and the classes that its image shows; and, from a cell of a class, between all classes,
+since an image label tells that the others are not there. The first alone never compares two classes
+that no image shows together.
 """
 
 import io
@@ -27,20 +29,21 @@ from wsss_jax.errors import BadFileError, UserError
 STEPS = 60
 """Of L-BFGS; the objective is convex, and maps do not change after about 40."""
 
+IMPOSSIBLE = -1e9
+"""Logit of what cannot be chosen."""
+
 
 @dataclass(frozen=True)
 class Probe:
     """Logits of a cell are ``offset + cells @ kernel``, column 0 background.
 
     classes: names, in the order of the columns after the first. kernel: (d, 1 + c), of what
-    ``cells_of`` gives. offset: (1 + c,), -inf for background where there is none. salient: whether
-    it is given saliency.
+    ``cells_of`` gives. offset: (1 + c,), -inf for background where there is none.
     """
 
     classes: tuple[str, ...]
     kernel: Float[np.ndarray, "d n"]
     offset: Float[np.ndarray, " n"]
-    salient: bool
 
     @cached_property
     def _column(self) -> dict[str, int]:
@@ -71,14 +74,13 @@ class Probe:
         """Write it, whole or not at all."""
         buffer = io.BytesIO()
         names = np.frombuffer("\n".join(self.classes).encode(), np.uint8)
-        salient = np.array(self.salient)
-        np.savez(buffer, classes=names, kernel=self.kernel, offset=self.offset, salient=salient)
+        np.savez(buffer, classes=names, kernel=self.kernel, offset=self.offset)
         write_atomic(path, buffer.getvalue())
 
 
 def load(path: Path) -> Probe:
     """A probe that ``Probe.save`` wrote. BadFileError for a file that is none."""
-    arrays = read_npz(path, {"classes": "u", "kernel": "f", "offset": "f", "salient": "b"})
+    arrays = read_npz(path, {"classes": "u", "kernel": "f", "offset": "f"})
     kernel, offset = arrays["kernel"], arrays["offset"]
     classes = tuple(arrays["classes"].astype(np.uint8).tobytes().decode().split("\n"))
     wanted = (len(classes) + 1,)
@@ -87,7 +89,7 @@ def load(path: Path) -> Probe:
             f"{path}: kernel {kernel.shape} and offset {offset.shape} for {len(classes)} classes; "
             "wanted a column for each and one for background; learn the combiner again"
         )
-    return Probe(classes, kernel, offset, bool(arrays["salient"]))
+    return Probe(classes, kernel, offset)
 
 
 def cells_of(
@@ -121,12 +123,11 @@ def fit(
     weights: Float[np.ndarray, " n"],
     *,
     penalty: float,
-    salient: bool,
 ) -> Probe:
-    """The probe that maximises the mean log-likelihood of ``labels`` less a penalty.
+    """The probe that maximises the mean log-likelihood of both choices less a penalty.
 
-    labels: column of each cell (0 background, class + 1), one of its ``possible`` ones. weights: of
-    the cells, > 0. salient: whether they hold saliency. penalty: of the squared kernel, in
+    labels: column of each cell (0 background, class + 1), one of its ``possible`` ones, among which
+    the first choice is. weights: of the cells, > 0. penalty: of the squared kernel, in
     standard deviations of ``cells``. Raises UserError where there is no cell.
     """
     if not len(cells):
@@ -136,14 +137,14 @@ def fit(
         jnp.asarray((cells - centre) / scale),
         jnp.asarray(labels),
         jnp.asarray(possible),
-        jnp.asarray(weights / weights.sum(), jnp.float32),
+        jnp.asarray(weights / (weights.sum() + weights[labels > 0].sum()), jnp.float32),
         jnp.float32(penalty),
     )
     kernel = np.asarray(kernel) / scale[:, None]
     offset = np.asarray(offset) - centre @ kernel
     if not possible[:, 0].any():
         offset[0] = -np.inf
-    return Probe(classes, kernel.astype(np.float32), offset.astype(np.float32), salient)
+    return Probe(classes, kernel.astype(np.float32), offset.astype(np.float32))
 
 
 @jax.jit
@@ -156,9 +157,11 @@ def _fitted(
 ) -> tuple[Float[Array, "d c"], Float[Array, " c"]]:
     def loss(parameters: Any) -> Array:
         kernel, offset = parameters
-        logits = jnp.where(possible, cells @ kernel + offset[None], -1e9)
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
-        return penalty * jnp.square(kernel).sum() - (weights * chosen).sum()
+        logits = cells @ kernel + offset[None]
+        here = _log_likelihood(jnp.where(possible, logits, IMPOSSIBLE), labels)
+        classes = _log_likelihood(logits.at[:, 0].set(IMPOSSIBLE), labels)
+        both = here + jnp.where(labels > 0, classes, 0)
+        return penalty * jnp.square(kernel).sum() - (weights * both).sum()
 
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
@@ -173,3 +176,7 @@ def _fitted(
 
     start = (jnp.zeros((cells.shape[1], possible.shape[1])), jnp.zeros(possible.shape[1]))
     return jax.lax.fori_loop(0, STEPS, step, (start, solver.init(start)))[0]
+
+
+def _log_likelihood(logits: Float[Array, "n c"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]

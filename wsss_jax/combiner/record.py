@@ -1,15 +1,15 @@
-"""The folder of a learned combiner: how it was learned, its probes and its thresholds.
+"""The folder of a learned combiner: how it was learned, its probe and its threshold.
 
-settings.json holds the settings and what it was learned from; systems/<name>.npz and
-views/<name>.npz hold probes, thresholds.json where the background of each system begins. What is
-fused with a run follows its record, whatever is given otherwise.
+settings.json holds the settings and what it was learned from, probe.npz the linear probe (none
+without frozen features), threshold.json where background begins. What is fused with a run follows
+its record, whatever is given otherwise.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wsss_jax import config
 from wsss_jax.combiner import probes
@@ -25,18 +25,11 @@ from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
 
 
-@dataclass
-class Learned:
-    """What a run has learned.
+class Learned(NamedTuple):
+    """What a run has learned: the probe, if any, and the threshold of the refined maps."""
 
-    systems: the probe of each system, by its name. views: the probe of each frozen network, by the
-    name of its store, in the order in which they were learned. thresholds: where each system's
-    background begins, on maps of maximum 1.
-    """
-
-    systems: dict[str, Probe]
-    views: dict[str, Probe]
-    thresholds: dict[str, float]
+    probe: Probe | None
+    threshold: float
 
 
 def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Claim:
@@ -62,11 +55,10 @@ def inputs_of(inputs: Inputs) -> dict[str, Any]:
 
 def save(run: Path, found: Learned) -> None:
     """Write all that was learned."""
-    for kind, table in (("systems", found.systems), ("views", found.views)):
-        for name, probe in table.items():
-            probe.save(run / kind / f"{name}.npz")
-    content = {"thresholds": found.thresholds, "views": list(found.views)}
-    write_atomic(run / "thresholds.json", json.dumps(content, indent=1).encode())
+    if found.probe is not None:
+        found.probe.save(run / "probe.npz")
+    content = {"threshold": found.threshold}
+    write_atomic(run / "threshold.json", json.dumps(content, indent=1).encode())
 
 
 def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
@@ -90,20 +82,15 @@ def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
                 f"{run} was learned with {name} {_words(record[name])}, now it is {_words(given)}; "
                 f"give the {name} of its training, or learn in another folder"
             )
-    path = run / "thresholds.json"
+    path = run / "threshold.json"
     try:
-        content = read_json(path)
-        thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
-        views = [str(name) for name in content["views"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        threshold = float(read_json(path)["threshold"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
         raise BadFileError(f"{path}: {problem!r}; delete {run} and learn it again") from problem
-    systems = record["systems"] if settings.system_probes and record["features"] else []
-    found = Learned(
-        {name: probes.load(run / "systems" / f"{name}.npz") for name in systems},
-        {name: probes.load(run / "views" / f"{name}.npz") for name in views},
-        thresholds,
-    )
-    return settings, found, replace(inputs, cells=settings.cells, units=settings.units)
+    learned = bool(record["features"]) and settings.rounds > 0
+    probe = probes.load(run / "probe.npz") if learned else None
+    ready = replace(inputs, cells=settings.cells, units=settings.units)
+    return settings, Learned(probe, threshold), ready
 
 
 def record_of(run: Path) -> dict[str, Any]:

@@ -19,15 +19,15 @@ class Combining:
         background: whether a cell may show no class; False for data sets without background.
         walk_steps: length of the random walk over each system's map, on a grid of 64 cells; on
             others it goes with the area. 0: no walk.
-        penalty: of the probes' squared weights, beside the mean log-likelihood; those on other
-            networks than the first, whose teacher errs in other ways, have a tenth of it.
-        system_probes: whether each system's map is averaged with a linear probe that it teaches.
-        view_probes: whether linear probes, one on the features of each frozen network, are taught
-            by what is fused so far, and join it.
+        smoothing: how unlike the features of two cells of an image may be for one to lend the other
+            its scores: temperature of their cosine. 0: no smoothing.
+        rounds: how often the linear probe is learned, each time from better pseudo-labels. 0: no
+            probe.
+        penalty: of the probe's squared weights, subtracted from the mean log-likelihood.
         units: typical divides a system whose scores stay low by what they usually reach
             (``data.units``); given takes them as they are.
-        labelled: images whose true masks teach the view probes as well, drawn by the seed; a
-            regime of its own. 0 reads no mask.
+        labelled: images whose true masks teach the probe as well, drawn by the seed; a regime of
+            its own. 0 reads no mask.
         labelled_share: weight of these images among all that teach.
         seed: of the cells that teach, and of the labelled images.
     """
@@ -35,19 +35,24 @@ class Combining:
     cells: int = 64
     background: bool = True
     walk_steps: int = 32
+    smoothing: float = 0.1
+    rounds: int = 2
     penalty: float = 1e-2
-    system_probes: bool = True
-    view_probes: bool = True
     units: Literal["typical", "given"] = "typical"
     labelled: int = 0
     labelled_share: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.cells < 4 or self.walk_steps < 0 or self.penalty <= 0:
+        if self.cells < 4 or self.penalty <= 0:
             raise UserError(
-                f"{self.cells} cells, {self.walk_steps} steps of the walk, penalty {self.penalty}; "
-                "wanted at least 4 cells, no negative number of steps and a positive penalty"
+                f"{self.cells} cells, penalty {self.penalty}; wanted at least 4 cells and a "
+                "positive penalty"
+            )
+        if min(self.walk_steps, self.smoothing, self.rounds) < 0:
+            raise UserError(
+                f"{self.walk_steps} steps of the walk, smoothing {self.smoothing}, {self.rounds} "
+                "rounds; wanted no negative number"
             )
         if self.labelled < 0 or not 0 < self.labelled_share < 1:
             raise UserError(

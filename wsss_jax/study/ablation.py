@@ -91,12 +91,16 @@ def standard(
 
     rows = [
         whole,
-        other("without system probes", system_probes=False),
-        other("without view probes", view_probes=False),
-        other("without any probe", system_probes=False, view_probes=False),
+        other("without the probe", rounds=0),
+        other("without smoothing", smoothing=0.0),
+        other("without probe and smoothing", rounds=0, smoothing=0.0),
         other("without the walk", walk_steps=0),
-        other("penalty × 10", penalty=10 * settings.penalty),
-        other("penalty ÷ 10", penalty=settings.penalty / 10),
+        other("one round", rounds=1),
+        other("three rounds", rounds=3),
+        other("wider smoothing", smoothing=1.4 * settings.smoothing),
+        other("narrower smoothing", smoothing=settings.smoothing / 1.4),
+        other("ten times the penalty", penalty=10 * settings.penalty),
+        other("a tenth of the penalty", penalty=settings.penalty / 10),
     ]
     if saliency:
         rows.append(replace(whole, name="without saliency", saliency=False))
@@ -135,13 +139,13 @@ def run(variants: Sequence[Variant], study: Study, folder: Path) -> dict[str, di
     The first variant is what the others are compared with. Raises UserError for two variants of one
     folder.
     """
-    folders = [_folder(variant) for variant in variants]
+    folders = [folder_of(variant) for variant in variants]
     twins = sorted({name for name in folders if folders.count(name) > 1})
     if twins:
         raise UserError(f"two variants share the folder {', '.join(twins)}; rename one")
     found: dict[str, dict[str, Result]] = {}
     for variant in variants:
-        found[variant.name] = _outcome(variant, study, folder / _folder(variant))
+        found[variant.name] = _outcome(variant, study, folder / folder_of(variant))
         numbers = "  ".join(f"{s} {100 * r.miou():.1f}" for s, r in found[variant.name].items())
         print(f"{variant.name}: {numbers}", flush=True)
         write_atomic(folder / "ablation.md", markdown(found).encode())
@@ -177,5 +181,6 @@ def _outcome(variant: Variant, study: Study, folder: Path) -> dict[str, Result]:
     }
 
 
-def _folder(variant: Variant) -> str:
+def folder_of(variant: Variant) -> str:
+    """The name of the folder that a variant is made in."""
     return re.sub(r"\W+", "_", variant.name).strip("_").lower()
