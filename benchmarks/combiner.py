@@ -104,7 +104,7 @@ def walked(inputs: Inputs, folder: Path, steps: int) -> Store:
         labels, peak = seen.example.classes, scores.max(axis=(0, 1))
         target.put_scores(seen.id, ScoreMaps(scores, labels, seen.example.size, peak))
 
-    over_images(folder.name, inputs, inputs.source.ids, steps, use)
+    over_images(folder.name, inputs, inputs.shown(inputs.source.ids), steps, use)
     return target
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation
-from wsss_jax.stages.train import Training
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
 
@@ -39,7 +39,8 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
     return Recipe(
         name="voc12_animals_resnet50v2",
         data=data,
-        systems={"resnet50v2": Training(model, view, epochs=3, imageless=NEVER)},
+        systems={"resnet50v2": Training(model, view, epochs=3)},
+        imageless=NEVER,
         explanation=Explanation(scales=(0.6,), flip=False),
         refinements=("walk",),
         scoring=Scoring(classes=SCORED, threshold=0.3),

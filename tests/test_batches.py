@@ -223,7 +223,8 @@ def test_impossible_training_batches_are_refused(wrong):
 
 NOTEBOOK = """
 import numpy as np
-from wsss_jax.data import augment, batches, classes, datasets
+from wsss_jax.batches import augment, batches
+from wsss_jax.data import classes
 
 class Source:
     name, classes, has_background, ids = "x", classes.ClassList(("cat",)), True, ("a", "b")

@@ -150,19 +150,12 @@ def test_inputs_that_cannot_be_told_apart_or_teach_nothing_are_refused(inputs, t
         )
 
 
-def test_true_masks_are_read_of_the_labelled_images_alone_and_told(inputs, tmp_path):
-    read = []
-
-    class Watched:
-        def __getattr__(self, name):
-            return getattr(inputs.source, name)
-
-        def mask(self, id):
-            read.append(id)
-            return inputs.source.mask(id)
-
+def test_true_masks_are_read_of_the_labelled_images_alone_and_told(inputs, tmp_path, monkeypatch):
+    read, kind = [], type(inputs.source)
+    mask = kind.mask
+    monkeypatch.setattr(kind, "mask", lambda self, id: read.append(id) or mask(self, id))
     settings = replace(SETTINGS, labelled=2)
-    few = replace(inputs, source=Watched(), missing={})
+    few = replace(inputs, missing={})
     run = learn(few, tmp_path / "run", settings, ids=inputs.source.ids)
     taught = record.record_of(run)["labelled"]
     assert len(taught) == 2

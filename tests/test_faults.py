@@ -23,6 +23,7 @@ from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
 from wsss_jax.stages.masks import Masking, decide
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.train.loop import Loop
 from wsss_jax.types import ScoreMaps
 
 CLASSES = ("cat", "dog", "cow")
@@ -261,12 +262,12 @@ def test_a_store_without_records_is_nobodys_and_one_that_is_taken_over_is_notice
 
 
 def trained(folder):
-    system, course = linear_system(), folders.Course(STEPS, seed=0, save_every=2)
+    system, plan = linear_system(), Loop(STEPS, save_every=2)
     with folders.claim(folder, RECORD) as run:
         if not run.finished:
             batches = ToyBatches()
             batches.skipped = {"a": "damaged"}  # type: ignore[attr-defined]
-            folders.learn(system, batches, course, folder)
+            folders.learn(system, batches, plan, folder, seed=0)
     template = jax.eval_shape(system.init, jax.random.key(0))
     return jax.tree.leaves(folders.last_state(folder, template).params), template, run.finished
 

@@ -1,10 +1,9 @@
 """The layout of a folder is told from its files and the labels, or refused with the candidates."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import toy_priors
+from golden_draw import PRIORS, write_priors
 from PIL import Image
 
 from wsss_jax.data import stores
@@ -15,36 +14,6 @@ from wsss_jax.priors.external import READERS
 
 SIZE = (8, 12)
 LABELS = {"a": (4, 7), "b": (0, 1), "c": (14,), "d": (0,)}
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A source that knows labels only."""
-
-    table: dict
-
-    name = "toy"
-    classes = VOC
-    has_background = True
-
-    @property
-    def ids(self):
-        return tuple(self.table)
-
-    def labels(self, id):
-        return np.isin(np.arange(len(VOC)), self.table[id])
-
-    def size(self, id):
-        return SIZE
-
-    def image(self, id):
-        return np.zeros((*SIZE, 3), np.uint8)
-
-    def mask(self, id):
-        return None
-
-    def encoded(self, id):
-        return b""
 
 
 def scores(count, seed=0):
@@ -59,7 +28,7 @@ def folder_of(tmp_path, layout, table=LABELS, shift=0):
 
 
 def survey(folder, table=LABELS, **more):
-    return layouts.survey(folder, Labelled(table), tuple(table), **more)
+    return layouts.survey(folder, toy_priors.Labelled(table, SIZE), tuple(table), **more)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +43,9 @@ def test_auto_finds_every_layout(tmp_path, layout):
     assert survey(tmp_path / "in", layout=layout)[1:] == plan[1:]
 
 
-def test_auto_reads_the_golden_folders(shared):
-    root = shared / "golden/external_priors"
-    table = {"2007_000799": (12, 14), "2007_001299": (9,)}
+def test_auto_reads_what_the_tools_wrote(tmp_path):
+    root = write_priors(tmp_path)
+    table = {id: classes for id, (classes, _) in PRIORS.items()}
     for name in ("psa_cam", "psa_crf", "irn", "puzzle", "puzzle_rw", "clipes", "mask_png"):
         plan = survey(root / name, table)
         assert plan.layout == name

@@ -15,9 +15,10 @@ from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.report import overlays
 from wsss_jax.report.figures import heat_ramp
+from wsss_jax.run.training import Training
 from wsss_jax.stages import pictures
 from wsss_jax.stages.subject import subject, subject_of
-from wsss_jax.stages.train import Training, fit
+from wsss_jax.stages.train import fit
 from wsss_jax.study import judge_maps
 from wsss_jax.systems import Classifier, classifier
 

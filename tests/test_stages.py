@@ -19,13 +19,14 @@ from wsss_jax.errors import BadFileError
 from wsss_jax.models import build
 from wsss_jax.recipes import demo, recipe, summary
 from wsss_jax.recipes import report as reporting
+from wsss_jax.run.training import Training
 from wsss_jax.stages import evaluate
 from wsss_jax.stages.combine import Fusion, combine, stacked
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.features import Features
 from wsss_jax.stages.masks import Masking, decide, fixed, label_free_threshold
-from wsss_jax.stages.train import Training, fit, trained
+from wsss_jax.stages.train import fit, trained
 from wsss_jax.train import checkpoint
 from wsss_jax.types import IGNORE, ScoreMaps
 from wsss_jax.weights import loading as weights

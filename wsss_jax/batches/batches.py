@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import grain
 import numpy as np
@@ -19,11 +19,11 @@ from PIL import Image
 
 from wsss_jax.batches.augment import Augmentation, augment
 from wsss_jax.batches.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
-from wsss_jax.config import as_json, fingerprint
+from wsss_jax.config import Record, as_json, fingerprint
 from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.types import Batch, Sample, Size
+from wsss_jax.types import Batch, Leaf, Sample, Size
 
 T = TypeVar("T")
 MaskReader = Callable[[str], UInt8[np.ndarray, "H W"]]
@@ -58,11 +58,11 @@ class TrainingBatches:
         with self._draw.lock:
             return dict(self._draw.skipped)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> Record:
         """Where the iterator stands, as JSON values."""
         return {"order": self._draw.order, "grain": self._iterator.get_state()}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Record) -> None:
         """Go on exactly from ``get_state``. ValueError for the state of other batches."""
         if state.get("order") != self._draw.order:
             raise UserError(
@@ -79,7 +79,7 @@ def training_batches(
     seed: int,
     batch_size: int,
     shard: tuple[int, int] = (0, 1),
-    start: dict[str, Any] | None = None,
+    start: Record | None = None,
     masks: MaskReader | None = None,
     cache_bytes: int = 0,
     read_threads: int = 2,
@@ -261,13 +261,18 @@ def _cached(read: Callable[[str], np.ndarray], limit: int) -> Callable[[str], np
 
 def _training_batch(drawn: Sequence[_Drawn]) -> Batch:
     masks = [d.mask for d in drawn if d.mask is not None]
-    return Batch(
-        images=_unit(np.stack([d.image for d in drawn])),
-        labels=np.stack([d.labels for d in drawn]),
-        inside=np.stack([d.inside for d in drawn]),
-        real=np.ones(len(drawn), bool),
-        masks=np.stack(masks).astype(np.int32) if masks else None,
+    return _on_host(
+        _unit(np.stack([d.image for d in drawn])),
+        np.stack([d.labels for d in drawn]),
+        np.stack([d.inside for d in drawn]),
+        np.ones(len(drawn), bool),
+        np.stack(masks).astype(np.int32) if masks else None,
     )
+
+
+def _on_host(*arrays: np.ndarray | None) -> Batch:
+    """A batch of NumPy arrays, in the order of its fields; whoever computes moves it to devices."""
+    return Batch(*cast("tuple[Leaf, ...]", arrays))
 
 
 def _unit(pixels: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -286,11 +291,11 @@ def _grouped(
     sizes = {id: working_size(size) for id, size in full.items()}
     if canvases is None:
         canvases = choose_canvases(sizes.values(), multiple=plan.multiple) if sizes else ()
-    home = {id: canvas_for(size, canvases) for id, size in sizes.items()}
-    for canvas in dict.fromkeys(home.values()):
+    canvas_of = {id: canvas_for(size, canvases) for id, size in sizes.items()}
+    for canvas in dict.fromkeys(canvas_of.values()):
         waiting: list[Sample] = []
         sized = plan._replace(batch_size=rows_for(canvas, plan.batch_size))
-        for id in (id for id in sizes if home[id] == canvas):
+        for id in (id for id in sizes if canvas_of[id] == canvas):
             try:
                 waiting.append(_sample(source, id, sizes[id]))
             except BadFileError as problem:
@@ -337,7 +342,7 @@ def _scaled(
         inside[row, :height, :width] = True
     count = len(samples)
     images[count:], inside[count:] = images[0], inside[0]
-    return Batch(images, labels, inside, np.arange(len(labels)) < count)
+    return _on_host(images, labels, inside, np.arange(len(labels)) < count)
 
 
 def _ahead(items: Iterable[T]) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""The command line: ``wsss <verb>``. It parses, calls one stage, and says where the result is.
+"""The command line: ``wsss <verb>``. It parses, calls one stage, and prints where the result is.
 
 Nothing but the table of verbs (``table``) is read before a verb is chosen, so that help, a mistyped
 verb and a check of a data set start at once. Exit codes are those of ``ending``.

@@ -12,12 +12,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 
-from wsss_jax.config import SOURCES, as_json, differences
+from wsss_jax.config import SOURCES, Record, as_json, differences
 from wsss_jax.data import records
 from wsss_jax.data.classes import palette
 from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
@@ -52,7 +52,7 @@ class Store:
     holds: Holds
     classes: tuple[str, ...]
     kind: Kind
-    made_by: Mapping[str, Any]
+    made_by: Record
     parents: tuple[str, ...]
 
     def ids(self) -> tuple[str, ...]:
@@ -129,12 +129,22 @@ class Store:
         return mask
 
 
+def require(store: Store, ids: Sequence[str], what: str) -> None:
+    """UserError that names some of the ids of which the store has no record. what: ``masks``."""
+    missing = store.missing(ids)
+    if missing:
+        raise UserError(
+            f"{store.folder}: no {what} of {len(missing)} of {len(ids)} images "
+            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
+        )
+
+
 def create(
     folder: Path,
     *,
     holds: Holds,
     classes: tuple[str, ...],
-    made_by: Mapping[str, Any],
+    made_by: Record,
     kind: Kind = "activation",
     parents: tuple[str, ...] = (),
 ) -> Store:
@@ -218,7 +228,7 @@ def _holds_anything(folder: Path) -> bool:
     return names != {Path("index.json")}
 
 
-def _is_index(index: Any) -> bool:
+def _is_index(index: object) -> bool:
     """Whether an index that was read has all that a store needs, of the right kinds."""
     if not isinstance(index, dict) or set(index) != {"format", *_PARTS}:
         return False
@@ -228,7 +238,7 @@ def _is_index(index: Any) -> bool:
     return named and known and isinstance(index["made_by"], dict)
 
 
-def _index(store: Store) -> dict[str, Any]:
+def _index(store: Store) -> Record:
     return {
         "format": FORMAT,
         "holds": store.holds,

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -107,7 +107,10 @@ def _some_classes(
     return None if mask is None else table[mask]
 
 
-def _the_same(value: Any, id: str) -> Any:
+T = TypeVar("T")
+
+
+def _the_same(value: T, id: str) -> T:
     return value
 
 

@@ -11,6 +11,7 @@ TensorFlow), and the last of them may hang over the edge. Here every grid cell r
 the network looked, so maps of all scales and mirror images lie over one another.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -62,6 +63,14 @@ def explain_scale(
     return on_grid(plain, place, canvas, mirrored=False) + on_grid(
         mirrored, place, canvas, mirrored=True
     )
+
+
+def full_canvas(scaled: tuple[int, ...], scale: float) -> Size:
+    """The grid of a canvas at full scale, from its pixels (height, width) at another scale.
+
+    Taken from the first scale of a group, it is the same for all groups of that canvas.
+    """
+    return grid_size((math.ceil(scaled[0] / scale), math.ceil(scaled[1] / scale)))
 
 
 class Placement(NamedTuple):

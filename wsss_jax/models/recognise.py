@@ -7,6 +7,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -57,8 +58,7 @@ VALUES: Mapping[str, int] = MappingProxyType({
     "resnest50_fast_2s2x40d": 24_965_976, "resnest50_fast_4s2x40d": 28_463_376,
     "resnest50_fast_1s4x24d": 23_691_680,
 })  # fmt: skip
-"""Parameters and statistics of each backbone without a classifier. One that is not here is found
-all the same, after those that are."""
+"""Numbers of values that need not be counted. A new backbone need not be here (``size_of``)."""
 
 _SAME: Mapping[str, str] = MappingProxyType({
     "resnet50_irn": "resnet50", "deit_tiny": "vit_tiny", "deit_small": "vit_small",
@@ -223,6 +223,17 @@ def settled_weights(
     return found.path, found.network, None if text == own else text
 
 
+@cache
+def size_of(name: str) -> int:
+    """Parameters and statistics of a backbone, without a classifier.
+
+    Counting takes a tenth of a second of processor time, so that VALUES spares it for most.
+    """
+    if name in VALUES:
+        return VALUES[name]
+    return sum(math.prod(x.shape) for x in import_names.values_of(build.of_shapes(name)).values())
+
+
 def fitting(file: WeightFile, called: str, hint: str = "") -> str:
     """The backbone that a weight file fits exactly.
 
@@ -233,8 +244,7 @@ def fitting(file: WeightFile, called: str, hint: str = "") -> str:
         return "resnet38d"  # the only one that was published so
     fits, misfits = [], {}
     for name in _candidates(file):
-        size = VALUES.get(name)
-        if fits and size is not None and size != VALUES.get(fits[0], size):
+        if fits and size_of(name) != size_of(fits[0]):
             continue  # what fits a network fits none of another size
         problems = _misfits(name, file, called)
         if problems is None:
@@ -259,16 +269,14 @@ def _network(file: WeightFile, found: Resolved, entry: Weights | None) -> str:
 
 
 def _candidates(file: WeightFile) -> list[str]:
-    """Backbones whose number of values is near the file's, nearest first; then unknown ones."""
+    """Backbones whose number of values is near the file's, nearest first."""
     counts = [
         sum(math.prod(x.shape) for name, x in arrays.items() if not _HEAD.search(name))
         for arrays in weights.unwrapped(file.arrays)
     ]
 
     def distance(name: str) -> float:
-        if name not in VALUES:
-            return math.log(_NEAR)
-        return min(abs(math.log(max(count, 1) / VALUES[name])) for count in counts)
+        return min(abs(math.log(max(count, 1) / size_of(name))) for count in counts)
 
     near = [name for name in BACKBONES if distance(name) <= math.log(_NEAR)]
     return sorted(near, key=distance)

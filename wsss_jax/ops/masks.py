@@ -45,7 +45,7 @@ def otsu(counts: Float[np.ndarray, " n"]) -> float:
     filled. Source: Otsu 1979, "A threshold selection method from gray-level histograms".
     """
     if (counts > 0).sum() < 2:
-        raise ValueError("scores are all alike: there is nothing that a threshold could part")
+        raise ValueError("all scores are equal, so no threshold can part them")
     weight = counts / counts.sum()
     value = (np.arange(len(counts)) + 0.5) / len(counts)
     below, mean = np.cumsum(weight)[:-1], np.cumsum(weight * value)[:-1]

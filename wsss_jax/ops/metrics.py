@@ -7,7 +7,6 @@ occurs neither in the truth nor in the prediction has no IoU (NaN), and means le
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num, UInt8
@@ -142,7 +141,7 @@ def average_precision(
     return _ratio((rise * found / seen).sum(axis=0), labels.sum(axis=0))
 
 
-def _ratio(part: Any, whole: Any) -> np.ndarray:
+def _ratio(part: np.ndarray | np.generic, whole: np.ndarray | np.generic) -> np.ndarray:
     """part / whole as floats, NaN where whole is 0; scalars come back as arrays without axes."""
     missing = np.full(np.shape(whole), np.nan)
     return np.divide(part, whole, out=missing, where=np.asarray(whole) != 0)
@@ -175,7 +174,7 @@ def _counted(pairs: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " v"]:
     return np.bincount(values, lengths, minlength=_VALUES**2).astype(np.int64)  # exact to 2^53
 
 
-def _refuse(present: Any, first: int, what: str) -> None:
+def _refuse(present: np.ndarray | np.bool_, first: int, what: str) -> None:
     """Error for the values ``first``, first + 1, … that are flagged as present."""
     values = ", ".join(str(value) for value in np.flatnonzero(present) + first)
     if values:
@@ -194,4 +193,4 @@ def _check_range(rows: np.ndarray, columns: np.ndarray, scores: np.ndarray, clas
             f"best holds {columns.min()} to {columns.max()}, wanted classes 0 to {classes - 1}"
         )
     if np.isnan(scores).any():
-        raise ValueError("peak holds NaN; mend the score maps first")
+        raise ValueError("peak holds NaN; correct the score maps first")

@@ -1,11 +1,10 @@
 """Files of other tools, read as score maps: one layout per table row, one check for all.
 
-What comes out of a reader is checked alike for all layouts: classes against the image's labels,
-grids against the photograph's size, values against their range. A class whose map cannot be
-trusted is left out with the reason, the others go on; a file of which nothing can be trusted is one
-BadFileError. The few things that are put right are told in the prior's notes. Nothing is ever
-unpickled. Not here: how files are written (``prior_readers``), which layout a folder has
-(``layouts``), and storing.
+One check serves all layouts: classes against the image's labels, grids against the photograph's
+size, values against their range. A class whose map cannot be trusted is left out with the reason,
+the others go on; a file of which nothing can be trusted is one BadFileError. The few things that
+are put right are told in the prior's notes. Nothing is ever unpickled. Not here: how files are
+written (``prior_readers``), which layout a folder has (``layouts``), and storing.
 """
 
 from collections.abc import Mapping, Sequence

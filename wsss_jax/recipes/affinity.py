@@ -17,7 +17,8 @@ from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
-from wsss_jax.stages.affinity import AffinityTraining, learn_affinity
+from wsss_jax.run.training import Training
+from wsss_jax.stages.affinity import learn_affinity
 from wsss_jax.stages.affinity_labels import Irn, Rule, make_labels
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.refine import Crf, Walk, refine
@@ -25,7 +26,7 @@ from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim
 
 
-def light(weights: Path | None = None) -> AffinityTraining:
+def light(weights: Path | None = None) -> Training[AffinityNet]:
     """IRN's branch on a frozen MobileNetV2, learned in minutes on a CPU.
 
     So few steps are too few for plain gradients; AdamW's are of one size from the first on.
@@ -33,7 +34,7 @@ def light(weights: Path | None = None) -> AffinityTraining:
     """
     optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
     view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
-    return AffinityTraining(AffinityNet(weights=weights, optim=optim), view, epochs=6)
+    return Training(AffinityNet(weights=weights, optim=optim), view, epochs=6)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class AffinityPlan:
         rule: which labels are certain.
         training: the network and how it learns.
         walk: how far the maps walk; its affinity is the one learned here.
-        beside: the walk over colours that is judged beside it.
+        colour_walk: a walk over colours instead, for comparison.
         with_crf: refine what has walked by a dense CRF.
         crf: its settings.
         scoring: what counts.
@@ -69,13 +70,13 @@ class AffinityPlan:
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
     rule: Rule = field(default_factory=lambda: Irn(thresholds="otsu"))
-    training: AffinityTraining = field(default_factory=light)
+    training: Training[AffinityNet] = field(default_factory=light)
     walk: Walk = field(
         default_factory=lambda: Walk(
             beta=10.0, steps=256, off_boundaries=False, to_activations=True
         )
     )
-    beside: Walk = field(default_factory=Walk)
+    colour_walk: Walk = field(default_factory=Walk)
     with_crf: bool = True
     crf: Crf = field(default_factory=lambda: Crf("pnoc_masks", certainty=0.9))
     scoring: Scoring = field(default_factory=Scoring)
@@ -100,7 +101,7 @@ class AffinityPlan:
         )
         run = learn_affinity(source, labels, self.training, out / "run")
         along = replace(self.walk, affinity=run)
-        steps: list[tuple[Store, str, Walk | Crf]] = [(start, "colour_walk", self.beside)]
+        steps: list[tuple[Store, str, Walk | Crf]] = [(start, "colour_walk", self.colour_walk)]
         for other in map(open_store, self.others):
             steps.append((other, f"walk_{other.folder.name}", along))
         steps.append((start, "walk", along))

@@ -22,6 +22,7 @@ from wsss_jax.errors import UserError
 from wsss_jax.export.corrected import Corrected, with_corrected
 from wsss_jax.recipes.photographs_plan import Plan, System, systems_of
 from wsss_jax.run.folders import versions
+from wsss_jax.run.training import Training
 from wsss_jax.stages import segment
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
@@ -31,8 +32,7 @@ from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import decide, fixed
 from wsss_jax.stages.predict import RECORD
 from wsss_jax.stages.refine import Crf, refine
-from wsss_jax.stages.segment import Segmentation
-from wsss_jax.stages.train import Training, fit
+from wsss_jax.stages.train import fit
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train.optimizers import Optim
@@ -72,7 +72,12 @@ class Steps:
         plan, sizes = self.plan, self.plan.sizes
         cams = []
         for system in systems_of(plan.networks):
-            run = fit(plan.teaching, self.training(system), self.out / f"run_{system.name}")
+            run = fit(
+                plan.teaching,
+                self.training(system),
+                self.out / f"run_{system.name}",
+                imageless=plan.imageless,
+            )
             folder = self.out / f"cam_{system.name}"
             cams.append(explain(run, self.source, folder, self.explanation(), ids=self.ids))
         self.systems = tuple(cams)
@@ -137,13 +142,13 @@ class Steps:
             label_smoothing=0.1,
             optim=_adam(1e-4),
         )
-        settings = Segmentation(model, self._view(), sizes.segmenter, sizes.batch, seed=self.seed)
+        settings = Training(model, self._view(), sizes.segmenter, sizes.batch, seed=self.seed)
         teaching = self.plan.teaching
         ids = set(masks.ids())
         usable = self.plan.opened(tuple(id for id in teaching.ids if id in ids))
         return segment.fit(usable, segment.pseudo_masks(masks, usable), settings, folder)
 
-    def training(self, system: System) -> Training:
+    def training(self, system: System) -> Training[Classifier]:
         """How one of the systems is trained."""
         sizes = self.plan.sizes
         model = Classifier(
@@ -154,9 +159,7 @@ class Steps:
             optim=_adam(3e-4),
         )
         seed = self.seed + (system.smoothing > 0)
-        return Training(
-            model, self._view(), sizes.epochs, sizes.batch, seed, imageless=self.plan.imageless
-        )
+        return Training(model, self._view(), sizes.epochs, sizes.batch, seed)
 
     def _view(self) -> Augmentation:
         crop = self.plan.sizes.crop

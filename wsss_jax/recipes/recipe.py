@@ -22,6 +22,7 @@ from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.thresholds import label_free_threshold
+from wsss_jax.run.training import Training
 from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.explain import Explanation, explain
@@ -29,7 +30,8 @@ from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import decide, fixed
 from wsss_jax.stages.refine import Crf, Walk, refine
-from wsss_jax.stages.train import Training, fit
+from wsss_jax.stages.train import fit
+from wsss_jax.systems import Model
 
 VOTES = ("majority_vote", "staple", "dawid_skene")
 """Rules whose result is a share of votes or a posterior: half is their threshold by meaning."""
@@ -51,6 +53,8 @@ class Recipe:
         train_split: where image labels are learned from.
         splits: where masks are made and judged.
         systems: by name, what is trained.
+        imageless: classes that may be without any training image; without it, one such class stops
+            the run.
         explanation: which maps are made.
         saliency: folder of 8-bit saliency PNGs; None to do without.
         saliency_supervision: what people provided for them to be made, for tables of results.
@@ -75,7 +79,10 @@ class Recipe:
     classes: tuple[str, ...] = ()
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
-    systems: dict[str, Training] = field(default_factory=dict)
+    systems: Annotated[dict[str, Training[Model]], tyro.conf.AvoidSubcommands] = field(
+        default_factory=dict
+    )
+    imageless: tuple[str, ...] = ()
     explanation: Explanation = field(default_factory=Explanation)
     saliency: Path | None = None
     saliency_supervision: str = NOT_STATED
@@ -162,9 +169,9 @@ def judge_all(recipe: Recipe, made: Made) -> list[Result]:
     results = []
     otsu: dict[str, float | None] = {}
     if recipe.scoring.on(opened(recipe)).background:
-        taught = opened(recipe, recipe.train_split).ids
+        teaching = opened(recipe, recipe.train_split).ids
         otsu = {
-            name: label_free_threshold(store, taught)
+            name: label_free_threshold(store, teaching)
             for name, store in made.stores.items()
             if not _votes(name)
         }
@@ -196,10 +203,15 @@ class _Steps:
     stores: dict[str, Store] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
 
-    def system(self, name: str, training: Training) -> Store:
+    def system(self, name: str, training: Training[Model]) -> Store:
         """Train one system and explain it."""
         recipe = self.recipe
-        run = fit(opened(recipe, recipe.train_split), training, self.out / f"run_{name}")
+        run = fit(
+            opened(recipe, recipe.train_split),
+            training,
+            self.out / f"run_{name}",
+            imageless=recipe.imageless,
+        )
         folder = self.out / f"cam_{name}"
         maps = explain(run, self.source, folder, recipe.explanation, ids=self.source.ids)
         return self._keep(maps, "single: class maps")
@@ -228,12 +240,12 @@ class _Steps:
             for one in recipe.features
         )
         inputs = Inputs(self.source, tuple(cams), saliency=self.cue, features=frozen)
-        taught = opened(recipe, recipe.train_split).ids
-        run = learn(inputs, self.out / "run_combiner", settings, ids=taught)
+        teaching = opened(recipe, recipe.train_split).ids
+        run = learn(inputs, self.out / "run_combiner", settings, ids=teaching)
         for one in cams if recipe.rivals else ():
             alone = replace(inputs, systems=(one,), missing={})
             name = one.folder.name.removeprefix("cam_")
-            own = learn(alone, self.out / f"run_combiner_{name}", settings, ids=taught)
+            own = learn(alone, self.out / f"run_combiner_{name}", settings, ids=teaching)
             store = fuse(own, alone, self.out / f"combined_{name}", ids=ids).maps
             self._keep(store, "single: refined as the combiner does")
         combined = self._keep(

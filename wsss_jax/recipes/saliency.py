@@ -15,11 +15,13 @@ from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
+from wsss_jax.run.training import Training
 from wsss_jax.stages import objects, saliency
 from wsss_jax.stages.affinity_labels import Irn, make_labels
 from wsss_jax.stages.evaluate import Scoring
-from wsss_jax.stages.objects import ObjectTraining
-from wsss_jax.stages.saliency import Contrasting, Looking
+from wsss_jax.stages.saliency import Looking
+from wsss_jax.systems.objects import Objects
+from wsss_jax.systems.saliency import Contrast
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class SaliencyPlan:
             of the share of people who drew a pixel, by ``wsss import --layout saliency_png --stride
             1``).
         network: that network.
-        beside: stores of other saliency maps that are judged beside ours.
+        compare: stores of other saliency maps that are judged too, for comparison.
         workers: processes and shards of the per-image stages.
         name: of the run.
     """
@@ -51,14 +53,14 @@ class SaliencyPlan:
     layout: str = "auto"
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
-    training: Contrasting = field(default_factory=Contrasting)
+    training: Training[Contrast] = field(default_factory=saliency.defaults)
     looking: Looking = field(default_factory=Looking)
     with_network: bool = True
     rule: Irn = field(default_factory=lambda: Irn(foreground=0.6, background=0.4))
     classes: Path | None = None
     edges: Path | None = None
-    network: ObjectTraining = field(default_factory=ObjectTraining)
-    beside: tuple[Path, ...] = ()
+    network: Training[Objects] = field(default_factory=objects.defaults)
+    compare: tuple[Path, ...] = ()
     workers: Workers = field(default_factory=Workers)
     name: str = "saliency"
 
@@ -78,7 +80,7 @@ class SaliencyPlan:
         saliency.write_pngs(made[-1], pngs, ids=whole.ids, workers=self.workers)
         opened = {split: views.agnostic(self._open(split)) for split in self.splits}
         sources = {split: one for split, one in opened.items() if one.has_background}
-        judged = [*map(open_store, self.beside), *made]
+        judged = [*map(open_store, self.compare), *made]
         summary.conclude(judged, sources, Scoring(), self.workers, out / "results", self)
         return made[-1]
 
@@ -88,9 +90,9 @@ class SaliencyPlan:
         )
         classes = None if self.classes is None else open_store(self.classes)
         edges = None if self.edges is None else open_store(self.edges)
-        home = out / "network"
+        folder = out / "network"
         run = objects.fit(
-            source, self.network, home, proposals=proposals, classes=classes, edges=edges
+            source, self.network, folder, proposals=proposals, classes=classes, edges=edges
         )
         folders = out / "saliency", out / "edges"
         return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]

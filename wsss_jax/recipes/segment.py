@@ -16,11 +16,13 @@ from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.errors import UserError
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
+from wsss_jax.run.training import Training
 from wsss_jax.stages import segment
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.masks import decide, fixed
 from wsss_jax.stages.refine import Crf, refine
-from wsss_jax.stages.segment import Prediction, Segmentation
+from wsss_jax.stages.segment import Prediction
+from wsss_jax.systems.pixels import Segmenter
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class SegmentPlan:
     layout: str = "auto"
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("val",)
-    training: Segmentation = field(default_factory=Segmentation)
+    training: Training[Segmenter] = field(default_factory=segment.defaults)
     prediction: Prediction = field(default_factory=Prediction)
     with_crf: bool = True
     crf: Crf = field(default_factory=lambda: Crf("deeplab"))
@@ -74,8 +76,8 @@ class SegmentPlan:
             made[-1], folder, fixed(made[-1], scoring), ids=whole.ids, workers=self.workers
         )
         sources = {split: self._open(split) for split in self.splits}
-        home = out / f"{stem}results"
-        summary.conclude(made, sources, self.scoring, self.workers, home, self)
+        results = out / f"{stem}results"
+        summary.conclude(made, sources, self.scoring, self.workers, results, self)
         return masks
 
     def _teacher(self, source: Source) -> segment.Teacher:

@@ -24,7 +24,7 @@ _FIXED = (
 )
 _OTSU = "Otsu: the one that parts the scores themselves best; no mask was read."
 _TUNED = "Tuned: the best threshold on the truth of this very split, an upper bound."
-_SHOTS = "Not from image labels alone, since true masks of some images taught it:"
+_SHOTS = "Not from image labels alone: it also learned from true masks of some images:"
 _SOURCES = "Supervision beside this data set's own labels, with licence:"
 _INTERVAL = "with the 95 % interval of a paired bootstrap over images."
 _BEST_SINGLE = (

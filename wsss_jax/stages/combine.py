@@ -138,8 +138,8 @@ def combine_learned(
     seen = tuple(open_store(path) for path in chosen.features)
     inputs = Inputs(source, tuple(systems), saliency=saliency, features=seen)
     if chosen.learn:
-        taught = replace(inputs, source=teaching, missing={})
-        learn(taught, chosen.run, chosen.combining, ids=teaching.ids)
+        learned_from = replace(inputs, source=teaching, missing={})
+        learn(learned_from, chosen.run, chosen.combining, ids=teaching.ids)
     return fuse(chosen.run, inputs, out, ids=source.ids)
 
 

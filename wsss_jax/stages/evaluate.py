@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import SupportsFloat
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from wsss_jax.config import as_json
+from wsss_jax.config import Record, as_json
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.provenance import inherited, recorded, sources_of
@@ -183,7 +183,7 @@ def judge(
     if not len(maps.classes):
         empty = metrics.confusion(truth, np.zeros_like(truth), count).counts
         return np.broadcast_to(empty, (len(thresholds), *empty.shape))
-    total: Any = 0
+    total = np.zeros((), np.int64)
     for part, winner, score in strips(maps):
         if scoring.background:
             own = metrics.threshold_confusions(
@@ -261,12 +261,12 @@ def _nearest(threshold: float) -> int:
     return int(np.argmin(np.abs(np.asarray(GRID) - threshold)))
 
 
-def as_record(result: Result, classes: ClassList) -> dict[str, Any]:
+def as_record(result: Result, classes: ClassList) -> Record:
     """The numbers of a result as JSON values, percent nowhere: fractions of 1."""
     names = classes.mask_names()
     interval = result.interval()
 
-    def numbers(counts: np.ndarray) -> dict[str, Any]:
+    def numbers(counts: np.ndarray) -> Record:
         total = counts.sum(axis=0)
         per_class = {
             name: {names[i]: _plain(values[i]) for i in result.scored}
@@ -311,13 +311,15 @@ def as_record(result: Result, classes: ClassList) -> dict[str, Any]:
     }
 
 
-def write_results(path: Path, results: Sequence[Result], classes: ClassList, **extra: Any) -> None:
+def write_results(
+    path: Path, results: Sequence[Result], classes: ClassList, **extra: object
+) -> None:
     """All numbers as JSON."""
     records = [as_record(result, classes) for result in results]
     content = {"results": records, "thresholds": list(GRID), **as_json(extra)}
     write_atomic(path, json.dumps(content, indent=1).encode())
 
 
-def _plain(value: Any) -> float | None:
+def _plain(value: SupportsFloat) -> float | None:
     number = float(value)
     return None if np.isnan(number) else round(number, 6)

@@ -1,18 +1,16 @@
 """From a trained classifier to score maps of every image: scales, mirror images, one grid."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wsss_jax.batches.batches import Group, inference_groups
+from wsss_jax.batches.batches import Group
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.provenance import inherited
@@ -21,8 +19,9 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale, normalise
 from wsss_jax.run import folders
-from wsss_jax.run.images import over_groups, settle
+from wsss_jax.run.images import over_photographs, settle
 from wsss_jax.stages.subject import Method, subject_of
+from wsss_jax.train.state import Weights
 from wsss_jax.types import Batch, ScoreMaps, Size
 
 
@@ -67,21 +66,21 @@ def explain(
     if not missing:
         return target
     maps_of = _explainer_of(run, source, settings)
-    skipped: dict[str, str] = {}
-    groups = inference_groups(
-        source,
-        missing,
-        scales=settings.scales,
-        batch_size=settings.batch_size,
-        skip=skipped.__setitem__,
-    )
 
     def write(group: Group) -> int:
         for id, maps in zip(group.ids, maps_of(group), strict=True):
             target.put_scores(id, maps)
         return len(group.ids)
 
-    settle(target, over_groups(f"explain {folder.name}", groups, len(missing), write, skipped))
+    tally = over_photographs(
+        f"explain {folder.name}",
+        source,
+        missing,
+        write,
+        scales=settings.scales,
+        batch_size=settings.batch_size,
+    )
+    settle(target, tally)
     return target
 
 
@@ -104,7 +103,7 @@ def _explainer_of(
 
 
 def _scale(
-    weights: Any,
+    weights: Weights,
     batch: Batch,
     photographs: Array,
     *,
@@ -128,9 +127,7 @@ def _scale(
 def _explained(group: Group, scale: Callable[..., Array], first_scale: float) -> list[ScoreMaps]:
     grids = [multiscale.grid_size((int(h), int(w))) for h, w in group.sizes]
     photographs = jnp.asarray(group.sizes, jnp.int32)
-    # The canvas at full scale, from the first scale's, so that it is the same for all its groups.
-    height, width = (math.ceil(n / first_scale) for n in group.scaled[0].images.shape[1:3])
-    canvas = multiscale.grid_size((height, width))
+    canvas = multiscale.full_canvas(group.scaled[0].images.shape[1:3], first_scale)
     parts = [scale(batch, photographs, canvas=canvas) for batch in group.scaled]
     scores, peaks = normalise.by_peak(multiscale.sum_of(parts))
     return [_score_maps(row, scores, peaks, group, grids[row]) for row in range(len(group.ids))]

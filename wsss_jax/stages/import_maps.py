@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from wsss_jax.config import Record
 from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
@@ -120,7 +121,7 @@ def import_priors(
     return target
 
 
-def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> dict[str, Any]:
+def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> Record:
     how = READERS.get(plan.layout)
     stride = settings.stride or (COARSE if how is None else how.stride)
     return {
@@ -194,7 +195,7 @@ def _record(folder: Path, told: Mapping[str, _Told], shard: tuple[int, int]) -> 
     _add(folder, external.DROPPED, dropped, shard)
 
 
-def _add(folder: Path, name: str, new: Mapping[str, Any], shard: tuple[int, int]) -> None:
+def _add(folder: Path, name: str, new: Record, shard: tuple[int, int]) -> None:
     if not new:
         return
     path = folder / (f"{name}.json" if shard[1] == 1 else f"{name}_{shard[0]}_of_{shard[1]}.json")

@@ -72,7 +72,7 @@ def command(
     if settings.threshold == "otsu":
         found = 0.5 if maps.kind == "probability" else label_free_threshold(maps, maps.ids())
         if found is None:
-            raise UserError(f"{store}: all scores are alike; give --threshold a number")
+            raise UserError(f"{store}: all scores are equal; give --threshold a number")
         settings = replace(settings, threshold=round(found, 2))
     print(decide(maps, out, settings, ids=maps.ids(), workers=workers).folder)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from wsss_jax.run.progress import meter
 from wsss_jax.stages import explain as explaining
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.subject import Method, Subject, at_layer, subject_of
+from wsss_jax.train.state import Weights
 from wsss_jax.types import Size
 
 MULTIPLE = 32
@@ -220,7 +221,7 @@ def write(
 def _stepped(method: Method, lean: float) -> Callable[..., tuple[Array, Array]]:
     """Rectified maps as they come, and read on the photograph's grid."""
 
-    def step(weights: Any, pixels: Array, inside: Array, labels: Array) -> tuple[Array, Array]:
+    def step(weights: Weights, pixels: Array, inside: Array, labels: Array) -> tuple[Array, Array]:
         maps = jax.nn.relu(method(weights, pixels, inside, labels))
         sizes = multiscale.sizes_of(inside)
         place = multiscale.Placement(sizes, sizes, pixels.shape[1] / maps.shape[1], lean)

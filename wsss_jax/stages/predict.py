@@ -9,20 +9,21 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.batches.batches import Group, inference_groups
+from wsss_jax.batches.batches import Group
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
+from wsss_jax.config import Record
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
@@ -32,9 +33,10 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.datasets.unlabelled import photographs_in
 from wsss_jax.datasets.views import View
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.explain.faithfulness import Logits
 from wsss_jax.export.exported import photograph_names
 from wsss_jax.run import folders
-from wsss_jax.run.images import over_groups, record_skipped
+from wsss_jax.run.images import over_photographs, record_skipped
 from wsss_jax.run.thresholds import foreground
 from wsss_jax.stages import segment
 from wsss_jax.stages.explain import Explanation, explain
@@ -43,6 +45,7 @@ from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.masks import Masking, decide
 from wsss_jax.stages.segment import Prediction
 from wsss_jax.stages.subject import subject_of
+from wsss_jax.train.state import Weights
 from wsss_jax.weights.sources import resolve
 
 RECORD = "photographs.json"
@@ -151,7 +154,7 @@ def found_in(
     return sorted(found, key=lambda one: -one.share) or [rest]
 
 
-def _record_of(run: Path) -> dict[str, Any]:
+def _record_of(run: Path) -> Record:
     """What is needed of a run's folder; a segmentation network's own folder tells less."""
     path = run / RECORD
     if path.is_file():
@@ -172,7 +175,7 @@ def _record_of(run: Path) -> dict[str, Any]:
     )
 
 
-def _emptied_of_others(work: Path, run: Path, record: Mapping[str, Any]) -> None:
+def _emptied_of_others(work: Path, run: Path, record: Record) -> None:
     """Remove maps of another run, or of this one before it learned anew; note whose are to come.
 
     UserError for a folder that holds anything else.
@@ -199,7 +202,7 @@ def _by_segmenter(run: Path, source: Source, work: Path, settings: Predicting) -
 
 
 def _by_classifiers(
-    run: Path, record: Mapping[str, Any], source: Source, work: Path, settings: Predicting
+    run: Path, record: Record, source: Source, work: Path, settings: Predicting
 ) -> tuple[Store, dict[str, np.ndarray]]:
     """Combined maps of the classes that the classifiers find, and the classes' probabilities."""
     base = run / record["base"]
@@ -272,14 +275,6 @@ def _chances(
         (jax.jit(partial(_logits, ask=subject.logits)), subject.weights) for subject in subjects
     ]
     found: dict[str, np.ndarray] = {}
-    skipped: dict[str, str] = {}
-    groups = inference_groups(
-        source,
-        source.ids,
-        scales=(scale,),
-        batch_size=settings.batch_size,
-        skip=skipped.__setitem__,
-    )
 
     def write(group: Group) -> int:
         batch = group.scaled[0]
@@ -288,16 +283,23 @@ def _chances(
         found.update(zip(group.ids, mean, strict=False))
         return len(group.ids)
 
-    tally = over_groups("find classes", groups, len(source.ids), write, skipped)
+    tally = over_photographs(
+        "find classes",
+        source,
+        source.ids,
+        write,
+        scales=(scale,),
+        batch_size=settings.batch_size,
+    )
     tally.report("find classes")
     record_skipped(work, tally)
     if not found:
-        id, reason = min(skipped.items())
-        raise BadFileError(f"all {len(skipped)} photographs failed, first {id}: {reason}")
+        id, reason = min(tally.skipped.items())
+        raise BadFileError(f"all {len(tally.skipped)} photographs failed, first {id}: {reason}")
     return {id: found[id] for id in source.ids if id in found}
 
 
-def _logits(weights: Any, images: Array, inside: Array, *, ask: Any) -> Array:
+def _logits(weights: Weights, images: Array, inside: Array, *, ask: Callable[..., Logits]) -> Array:
     return ask(weights, inside)(images)
 
 

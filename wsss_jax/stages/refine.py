@@ -43,7 +43,7 @@ BACKGROUND = 0.3
 """Score of background beside activations whose maximum is 1."""
 
 PIXELS = 128
-"""Photographs that a network sees are padded to multiples of this, for the same reason."""
+"""Photographs are padded for a network to multiples of this, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -181,14 +181,14 @@ def _kind_after(kind: Kind, settings: Walk | Crf) -> Kind:
 def _otsu(store: Store, ids: tuple[str, ...]) -> float:
     """Background of a CRF over the store; of no account for probabilities, which bring their own.
 
-    Raises ValueError where scores are all alike.
+    Raises ValueError where all scores are equal.
     """
     if store.kind == "probability":
         return BACKGROUND
     found = label_free_threshold(store, ids)
     if found is None:
         raise UserError(
-            f"{store.folder}: scores are all alike, so no background can be read off them; give "
+            f"{store.folder}: all scores are equal, so no background can be read off them; give "
             "crf.background a number"
         )
     return round(found, 2)
@@ -257,7 +257,7 @@ def _along_colours(
     colours = np.asarray(
         Image.fromarray(image).resize((width, height), Image.Resampling.BOX), np.float32
     )
-    padded = _on_canvas(scores, canvas, _slots(count))
+    padded = _on_canvas(scores, canvas, _padded_count(count))
     inside = _on_canvas(np.ones((height, width, 1), np.float32), canvas, 1)[..., 0] > 0
     out = _walk(padded, _on_canvas(colours / np.float32(255), canvas, 3), inside, settings)
     return np.asarray(out)[:height, :width, :count]
@@ -275,7 +275,7 @@ def _along_learned(
     photograph = _on_canvas(image.astype(np.float32) / np.float32(255), canvas, 3)
     inside = _on_canvas(np.ones((*image.shape[:2], 1), np.float32), canvas, 1)[..., 0] > 0
     grid = (canvas[0] // stride, canvas[1] // stride)
-    padded = _on_canvas(resize(scores, (height, width)), grid, _slots(count))
+    padded = _on_canvas(resize(scores, (height, width)), grid, _padded_count(count))
     said = _answers(network.model, network.weights, photograph[None], inside[None])
     out = _walk_learned(said, padded, inside, model=network.model, settings=settings)
     return np.asarray(out)[:height, :width, :count]
@@ -374,13 +374,13 @@ def _rounded_up(size: tuple[int, ...], multiple: int) -> Size:
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
-def _slots(count: int) -> int:
+def _padded_count(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
 def _on_canvas(
-    array: Float[np.ndarray, "h w k"], canvas: Size, slots: int
+    array: Float[np.ndarray, "h w k"], canvas: Size, channels: int
 ) -> Float[np.ndarray, "H W n"]:
-    padded = np.zeros((*canvas, slots), np.float32)
+    padded = np.zeros((*canvas, channels), np.float32)
     padded[: array.shape[0], : array.shape[1], : array.shape[2]] = array
     return padded

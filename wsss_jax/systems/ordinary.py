@@ -5,7 +5,7 @@ it is part of the state, so that a finished run does not depend on that folder.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,14 @@ from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.types import Variables
 
 
 class Judge(NamedTuple):
     """Parameters and statistics of a network that does not learn."""
 
-    params: Any
-    stats: Any
+    params: Variables
+    stats: Variables
 
 
 def read(run: Path, wanted: Classifier, classes: int) -> Judge:
@@ -35,7 +36,7 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
     if not path.is_file() or not (run / "finished").exists():
         raise UserError(
             f"{run}: no finished training run; train a plain classifier there first, it is the "
-            "ordinary classifier that sees the erased images"
+            "ordinary classifier that judges the erased images"
         )
     record = read_json(path)
     if record.get("system") != "vanilla":

@@ -20,17 +20,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
+from wsss_jax.config import Record
 from wsss_jax.errors import CorruptCheckpointError
 from wsss_jax.train.optimizers import path_name
+from wsss_jax.types import Leaf
 
 
 class Restored(NamedTuple):
     """A step that was read back: its number, its arrays, and the JSON values saved beside them."""
 
     step: int
-    state: Any
-    extra: dict[str, Any]
+    state: PyTree
+    extra: Record
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Checkpoints:
     keep: int = 2
     warn: Callable[[str], None] = print
 
-    def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, extra: Record) -> None:
         """Write one step, arrays of ``state`` and JSON values ``extra``; blocks until done.
 
         Raises OSError that names the step's folder where the disk is full; earlier steps stay.
@@ -68,7 +71,7 @@ class Checkpoints:
             return []
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal())
 
-    def newest_whole(self, template: Any) -> Restored | None:
+    def newest_whole(self, template: PyTree) -> Restored | None:
         """The newest step that is whole, None when there is none at all.
 
         template: a state of the wanted structure. Damaged newer steps are reported.
@@ -88,7 +91,7 @@ class Checkpoints:
             )
         return None
 
-    def last(self, template: Any) -> Restored | None:
+    def last(self, template: PyTree) -> Restored | None:
         """The last step, None when there is none. CorruptCheckpointError where it is damaged."""
         steps = self.steps()
         return self._restored(steps[-1], template) if steps else None
@@ -111,13 +114,13 @@ class Checkpoints:
                 if newer > step:
                     shutil.rmtree(self.folder / str(newer))
 
-    def _restored(self, step: int, template: Any) -> Restored:
+    def _restored(self, step: int, template: PyTree) -> Restored:
         arrays, extra = self._read(step, flatten(template))
         leaves = list(arrays.values())
         return Restored(step, jax.tree.unflatten(jax.tree.structure(template), leaves), extra)
 
     def _read(
-        self, step: int, wanted: Mapping[str, Any] | None
+        self, step: int, wanted: Mapping[str, Leaf] | None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arrays and extra of one step, in the order of ``wanted``; None takes what there is."""
         try:
@@ -151,7 +154,7 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
 
-def flatten(tree: Any) -> dict[str, Any]:
+def flatten(tree: PyTree) -> dict[str, Leaf]:
     """The arrays of a pytree by their path, in tree order."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {
@@ -185,7 +188,7 @@ def _entry(array: np.ndarray) -> dict[str, Any]:
 
 
 def _check_array(
-    name: str, array: Any, entry: Mapping[str, Any], wanted: Mapping[str, Any] | None
+    name: str, array: Any, entry: Mapping[str, Any], wanted: Mapping[str, Leaf] | None
 ) -> None:
     if _entry(np.asarray(array)) != entry:
         raise CorruptCheckpointError(f"{name} differs from its checksum")

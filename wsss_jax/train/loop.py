@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray, PyTree
 
 from wsss_jax.config import lookup
 from wsss_jax.data.files import naming, write_atomic
@@ -23,7 +24,7 @@ from wsss_jax.signals import Interrupted, StopFlag, stop_signals
 from wsss_jax.train import parallel
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.train.utilisation import Utilisation
-from wsss_jax.types import System
+from wsss_jax.types import Batch, System
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called with (done, total, latest metrics)."""
@@ -33,7 +34,7 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 class Batches(Protocol):
     """An iterator over batches that can say where it is and go back there."""
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Batch:
         """The next batch of this host."""
         ...
 
@@ -70,10 +71,10 @@ def fit(
     loop: Loop,
     *,
     folder: Path,
-    key: Any,
+    key: PRNGKeyArray,
     progress: Progress = lambda done, total, metrics: None,
     resumed: Callable[[int], None] = lambda done: None,
-) -> Any:
+) -> PyTree:
     """Train until ``loop.steps`` and return the last state.
 
     folder: gets checkpoint/ and metrics.jsonl. key: all randomness of the steps and of the start.
@@ -98,7 +99,7 @@ def fit(
             saved = done
 
     with stop_signals() as stop:
-        latest: dict[str, Any] = {}
+        latest: parallel.Metrics = {}
         for done in range(start, loop.steps):
             rows = next(batches)
             batch, step_key = engine.split(rows), jax.random.fold_in(key, done)
@@ -128,7 +129,7 @@ def in_type(step: parallel.Step, compute: str) -> parallel.Step:
     """
     dtype = lookup(_TYPES, compute, "type to compute in")
 
-    def typed(state: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+    def typed(state: PyTree, batch: PyTree, key: PRNGKeyArray) -> tuple[PyTree, parallel.Metrics]:
         return step(state, replace(batch, images=jnp.asarray(batch.images, dtype)), key)
 
     return typed
@@ -156,7 +157,9 @@ def _advice(loop: Loop, done: int, folder: Path) -> str:
     )
 
 
-def _start(system: System, batches: Batches, checkpoints: Checkpoints, key: Any) -> tuple[int, Any]:
+def _start(
+    system: System, batches: Batches, checkpoints: Checkpoints, key: PRNGKeyArray
+) -> tuple[int, PyTree]:
     state = system.init(key)
     found = checkpoints.newest_whole(state)
     if found is None:
@@ -186,13 +189,13 @@ class _Log:
             kept = [line + "\n" for line in lines if _step_of(line) <= start]
             write_atomic(path, "".join(kept).encode())
 
-    def count(self, rows: int, step: Any, *arguments: Any) -> None:
+    def count(self, rows: int, step: parallel.Compiled, *arguments: PyTree) -> None:
         """Note a step on so many images of this host, before it is made."""
         self.images += rows * jax.process_count()
         if self.loop.engine == "mesh":
             self.utilisation.add(step, *arguments)
 
-    def write(self, done: int, metrics: dict[str, Any]) -> dict[str, float] | None:
+    def write(self, done: int, metrics: parallel.Metrics) -> dict[str, float] | None:
         """The metrics as numbers, and a line of them, where one is due."""
         if done % self.loop.log_every and done != self.loop.steps:
             return None
