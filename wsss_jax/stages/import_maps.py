@@ -136,7 +136,7 @@ def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> Record:
     }
 
 
-def _taught_by(settings: Import, prior_folder: Path) -> dict[str, Any]:
+def _taught_by(settings: Import, prior_folder: Path) -> Record:
     if (prior_folder / "index.json").is_file():
         return inherited(stores.open_store(prior_folder))
     return recorded(Provenance(prior_folder.name, settings.licence, settings.supervision))
