@@ -70,6 +70,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         imageless=NEVER,
         saliency=data / "saliency_csnet",
+        saliency_supervision="people's masks",
         combiner=Combining(),
         features=(Features(weights / V2),),
         fusions=RULES,

@@ -58,6 +58,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         },
         imageless=NEVER,
         saliency=data / "saliency_csnet",
+        saliency_supervision="people's masks",
         combiner=Combining(),
         features=(Features(weights / V2),),
         fusions=("mean", "median", "log_opinion_pool", "majority_vote", "weighted_mean"),

@@ -10,6 +10,12 @@ from toy_transformers import photos, small, stored_network
 
 from wsss_jax.explain import attention, gradient
 
+METHODS = (
+    attention.raw_attention,
+    attention.rollout,
+    attention.attention_grad_cam,
+    attention.legrad,
+)
 A1 = jnp.array([[0.5, 0.25, 0.25], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])[None]
 A2 = jnp.array([[0.4, 0.4, 0.2], [0.3, 0.5, 0.2], [0.25, 0.25, 0.5]])[None]
 
@@ -63,6 +69,45 @@ def test_rollout_by_hand():
     np.testing.assert_allclose(attention.class_row(matrices, start_layer=1)[0], matrices[1][0, 0])
 
 
+def straightforward_legrad(model, image, label):
+    """LeGrad of one image, written out: one block, one gradient at a time, from the records."""
+    attentive, maps = model.attentive(), []
+
+    def norm(x, weights):
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + weights.form.epsilon)
+        return scaled * weights.kernel[None] + weights.bias[None]
+
+    for seen in attentive.record(image[None])[1]:
+        one, (expand, contract) = seen.weights, (seen.weights.expand, seen.weights.contract)
+
+        def score(attention, seen=seen, one=one, expand=expand, contract=contract):
+            heads = [a @ v for a, v in zip(attention, seen.value[0], strict=True)]
+            mixed = jnp.concatenate(heads, axis=1) @ one.project.kernel + one.project.bias[None]
+            x = seen.tokens[0] + mixed
+            hidden = norm(x, one.norm2) @ expand.kernel + expand.bias[None]
+            hidden = jax.nn.gelu(hidden, approximate=False)
+            x = x + hidden @ contract.kernel + contract.bias[None]
+            token = norm(x.mean(0, keepdims=True), attentive.norm)
+            return (token @ attentive.head.kernel + attentive.head.bias[None])[0, label]
+
+        gradient = jax.grad(score)(seen.attention[0])
+        maps.append(jnp.maximum(gradient, 0).mean((0, 1))[1:])
+    return jnp.stack(maps).mean(0).reshape(2, 3)
+
+
+def test_legrad_equals_its_definition_written_out():
+    model, images = small(), photos()
+    labels = jnp.array([[True, False, True, False], [False, False, True, False]])
+    found = jax.jit(lambda x, y: attention.legrad(model.attentive(), x, y))(images, labels)
+    for row, label in ((0, 0), (0, 2), (1, 2)):
+        wanted = straightforward_legrad(model, images[row], label)
+        np.testing.assert_allclose(found[row, ..., label], wanted, rtol=1e-3, atol=1e-7)
+    assert not np.asarray(found)[1, ..., 0].any() and np.asarray(found).max() > 0
+    with pytest.raises(ValueError, match="start_layer is 2, wanted 0 to 1"):
+        attention.legrad(model.attentive(), images, labels, start_layer=2)
+
+
 @pytest.fixture(scope="module")
 def maps():
     """Maps of the small network: both images, the second alone, and eager."""
@@ -72,10 +117,7 @@ def maps():
     @jax.jit
     def run(images, labels):
         attentive = model.attentive()
-        return [
-            method(attentive, images, labels)
-            for method in (attention.raw_attention, attention.rollout, attention.attention_grad_cam)
-        ]
+        return [method(attentive, images, labels) for method in METHODS]
 
     return run(images, labels), run(images[1:], labels[1:]), labels
 

@@ -78,7 +78,9 @@ def test_the_whole_path_makes_every_store_and_the_page(small, made, scenes, caps
     assert stores_made.final == "combined_crf"
     record = json.loads((out / "results.json").read_text())
     assert len(record["results"]) == 2 * len(stores_made.stores)
-    assert "fuse_mean" in (out / "results.md").read_text()
+    tables = (out / "results.md").read_text()
+    assert "fuse_mean" in tables and "tiny.npz (not known; licence not known)" in tables
+    assert "Supervision" in page.read_text()
     assert "tuned" in capsys.readouterr().out.lower()
 
 

@@ -285,6 +285,14 @@ def test_wrappers_are_taken_off_the_names(tmp_path, wrap):
     assert found.values == 11_186_112
 
 
+def test_of_a_teacher_and_a_student_the_teacher_is_taken():
+    names = ("bn1.weight", "bn1.bias")
+    arrays = {f"{who}.backbone.{n}": np.full(2, i) for i, who in enumerate(("student", "teacher"))
+              for n in names}  # fmt: skip
+    found = next(one for one in weights.unwrapped(arrays) if names[0] in one)
+    np.testing.assert_array_equal(found["bn1.weight"], 1)
+
+
 @pytest.mark.parametrize(
     "name, wanted",
     [

@@ -14,6 +14,9 @@ from wsss_jax.errors import UserError
 
 T = TypeVar("T")
 
+SOURCES = "sources"
+"""Name of what follows from settings and is written beside them: see ``data.provenance``."""
+
 Record: TypeAlias = Mapping[str, Any]
 """A JSON object of this program's own: settings, provenance, notes. Whoever wrote it reads it."""
 
@@ -58,10 +61,10 @@ def fingerprint(settings: object) -> str:
 
 
 def differences(old: object, new: object, prefix: str = "") -> list[str]:
-    """Every setting in which two settings differ, as ``name: old -> new`` lines."""
+    """Every setting in which two settings differ, as ``name: old -> new`` lines; not SOURCES."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines = []
-        for key in sorted({*old, *new}):
+        for key in sorted({*old, *new} - {SOURCES}):
             lines += differences(old.get(key), new.get(key), f"{prefix}{key}.")
         return lines
     return [] if old == new else [f"{prefix.rstrip('.')}: {old!r} -> {new!r}"]

@@ -267,6 +267,14 @@ class Attentive(NamedTuple):
     embedding: Embedding | None = None
 
 
+class Provenance(NamedTuple):
+    """Weights or maps of others: their name, their licence, and what people provided for them."""
+
+    name: str
+    licence: str
+    supervision: str
+
+
 class System(NamedTuple):
     """A learning problem: two pure functions over a state that is data.
 

@@ -15,7 +15,8 @@ from wsss_jax.combiner import probes
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data import components, json_records, stores
+from wsss_jax.data import components, json_records
+from wsss_jax.data.provenance import inherited
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
@@ -38,15 +39,15 @@ def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Cla
         "features": _features(inputs),
         "images": images,
         "labelled": sorted(inputs.labelled),
-        **masks_read(inputs),
+        **inputs_of(inputs),
     }
     return folders.claim(run, record)
 
 
-def masks_read(inputs: Inputs) -> dict[str, list[str]]:
-    """Of which images true masks taught what is combined, here or in an earlier stage."""
+def inputs_of(inputs: Inputs) -> dict[str, Any]:
+    """True masks, weights and maps of others that what is combined rests on, as it is recorded."""
     given = (*inputs.systems, inputs.saliency, *inputs.features)
-    return stores.masks_read(*given, {"labelled": sorted(inputs.labelled)})
+    return inherited(*given, {"labelled": sorted(inputs.labelled)})
 
 
 def save(run: Path, found: Learned) -> None:

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import UInt8
 
-from wsss_jax.config import Record, as_json, differences
+from wsss_jax.config import SOURCES, Record, as_json, differences
 from wsss_jax.data import json_records, records
 from wsss_jax.data.classes import palette
 from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
@@ -148,44 +148,24 @@ def create(
 ) -> Store:
     """A new store, or the same one again to go on with.
 
-    A folder that holds nothing but the index of a start that failed is no store yet. Raises
-    UserError that lists the differing settings where the folder was made by others.
+    A folder that holds nothing but the index of a start that failed is no store yet. Other
+    ``data.provenance`` is written over the old. Raises UserError that lists the differing settings
+    where the folder was made by others.
     """
     store = Store(folder, holds, classes, kind, as_json(made_by), parents)
     path = folder / "index.json"
     if path.exists() and _holds_anything(folder):
-        changed = differences(_index(open_store(folder)), _index(store))
+        old, new = _index(open_store(folder)), _index(store)
+        changed = differences(old, new)
         if changed:
             raise UserError(
                 f"{folder} was made with other settings; choose another folder or delete it:\n  "
                 + "\n  ".join(changed)
             )
-    else:
-        json_records.write(path, _index(store))
+        if old == new or SOURCES not in store.made_by:
+            return store
+    json_records.write(path, _index(store))
     return store
-
-
-def masks_read(*made: object) -> dict[str, list[str]]:
-    """Of which images true masks were read for these, as ``{"labelled": ids}``; {} where of none.
-
-    made: stores, and records of runs, each of which says so itself or of what it came from. What
-    is made from them says it in turn, however many stages lie between.
-    """
-    found: set[str] = set()
-
-    def look(value: object) -> None:
-        if isinstance(value, Store):
-            look(value.made_by)
-        elif isinstance(value, Mapping):
-            for name, part in value.items():
-                if name == "labelled" and isinstance(part, (list, tuple)):
-                    found.update(part)
-                else:
-                    look(part)
-
-    for each in made:
-        look(each)
-    return {"labelled": sorted(found)} if found else {}
 
 
 def open_stores(folders: Sequence[Path]) -> list[Store]:

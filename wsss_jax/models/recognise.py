@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from wsss_jax.backbones import BACKBONES
 from wsss_jax.errors import MissingFileError, UserError
 from wsss_jax.models import build
+from wsss_jax.types import Provenance
 from wsss_jax.weights import import_files, import_names
 from wsss_jax.weights import loading as weights
 from wsss_jax.weights.families import family_of
@@ -134,35 +135,38 @@ def known(given: str | Path, network: str | None = None, normalise: str | None =
     )  # fmt: skip
 
 
-class Provenance(NamedTuple):
-    """Whose weights they are and what people provided for them; "not known" where it is not.
-
-    name: in WEIGHTS, or that of the file.
-    """
-
-    name: str
-    licence: str
-    supervision: str
-
-
 def provenance(given: str | Path) -> Provenance:
     """For tables of results: name, licence and supervision of weights; reads no arrays.
 
-    given: what ``weights.resolve`` takes, or the name of a file of the table, as run folders
-    record it. Of a file that is neither known nor ours only its name is known.
+    given: what ``weights.resolve`` takes. Of a file that is neither known nor ours only its name
+    is known, and of one that is not here what the table tells of that name.
     """
+    try:
+        found = resolve(given)
+    except MissingFileError:
+        found = Resolved(Path(given))
     for name, entry in WEIGHTS.items():
-        if str(given) in (entry.file, name):
+        if found.name == name or (not found.path.exists() and found.path.name == entry.file):
             return Provenance(name, entry.licence or UNKNOWN, entry.supervision)
-    found = resolve(given)
-    if found.entry is not None:
-        return provenance(str(found.name))
-    notes = import_files.read_notes(found.path)
+    notes = import_files.read_notes(found.path) if found.path.exists() else {}
     return Provenance(
         notes.get("weights", found.path.name),
         notes.get("licence", UNKNOWN),
         notes.get("supervision", UNKNOWN),
     )
+
+
+def provenances(settings: Any) -> tuple[Provenance, ...]:
+    """Those of all weights in settings: of every dataclass in them that has ``weights``."""
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        return ()
+    found: list[Provenance] = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name == "weights" and value is not None:
+            found.append(provenance(value))
+        found += provenances(value)
+    return tuple(dict.fromkeys(found))
 
 
 def convert(

@@ -16,6 +16,7 @@ from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import lookup
+from wsss_jax.data.provenance import NOT_STATED
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source, open_dataset, open_together
@@ -57,6 +58,7 @@ class Recipe:
             the run.
         explanation: which maps are made.
         saliency: folder of 8-bit saliency PNGs; None to do without.
+        saliency_supervision: what people provided for them to be made, for tables of results.
         walk: random walk of each system and of the fusion.
         crf: dense CRF of each system, of the fusion and of the combiner.
         refinements: which of saliency, walk and crf are done; always in that order.
@@ -84,6 +86,7 @@ class Recipe:
     imageless: tuple[str, ...] = ()
     explanation: Explanation = field(default_factory=Explanation)
     saliency: Path | None = None
+    saliency_supervision: str = NOT_STATED
     walk: Walk = field(default_factory=Walk)
     crf: Crf = field(default_factory=Crf)
     refinements: tuple[Refinement, ...] = REFINEMENTS
@@ -122,7 +125,7 @@ def make(recipe: Recipe, out: Path) -> Made:
     if recipe.saliency is not None and scoring.background:
         with parallel.in_turn():
             cue = import_priors(
-                Import("saliency_png", stride=1),
+                Import("saliency_png", stride=1, supervision=recipe.saliency_supervision),
                 recipe.saliency,
                 everything,
                 out / "saliency",

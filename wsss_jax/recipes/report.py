@@ -210,6 +210,7 @@ def _scores(row: Row, size: int) -> list[StageScore]:
         threshold_source="fixed",
         group=row.group,
         gain=gain,
+        supervision=result.supervision,
     )
     tuned = replace(
         fixed,

@@ -24,6 +24,7 @@ _FIXED = (
 _OTSU = "Otsu: the one that parts the scores themselves best; no mask was read."
 _TUNED = "Tuned: the best threshold on the truth of this very split, an upper bound."
 _SHOTS = "Not from image labels alone: it also learned from true masks of some images:"
+_SOURCES = "Supervision beside this data set's own labels, with licence:"
 _INTERVAL = "with the 95 % interval of a paired bootstrap over images."
 _BEST_SINGLE = (
     "Gain: against the best single system on this split (picked by truth, in its favour), both at "
@@ -94,7 +95,15 @@ def explanation(table_rows: Sequence[Row]) -> str:
     shots = {row.result.name: row.result.labelled for row in table_rows if row.result.labelled}
     listed = ", ".join(f"{name} ({count})" for name, count in shots.items())
     regime = [f"{_SHOTS} {listed}."] if shots else []
-    return " ".join([_FIXED, *([_OTSU] if otsu else []), _TUNED, *regime, table_rows[0].gained])
+    parts = [_FIXED, *([_OTSU] if otsu else []), _TUNED, *regime, table_rows[0].gained]
+    return " ".join([*parts, *_sources(table_rows)])
+
+
+def _sources(table_rows: Sequence[Row]) -> list[str]:
+    """Whose weights and maps the rows rest on, in a sentence; none where none is recorded."""
+    found = dict.fromkeys(source for row in table_rows for source in row.result.sources)
+    told = [f"{one.name} ({one.supervision}; licence {one.licence})" for one in found]
+    return [f"{_SOURCES} {', '.join(told)}."] if told else []
 
 
 def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
@@ -161,9 +170,12 @@ def write(out: Path, table_rows: Sequence[Row], classes: ClassList, **extra: obj
     write_atomic(out / "results.md", "\n".join(lines).encode())
 
 
-_HEAD = ("step", "store", "fixed", "95 %", "at", "Otsu", "at", "tuned", "at", "gain", "95 %")
+_HEAD = (
+    *("step", "store", "fixed", "95 %", "at", "Otsu", "at", "tuned", "at", "gain", "95 %"),
+    "supervision",
+)
 _SHOWN = (1, 2, 3, 5, 7, 9, 10)  # on a terminal; the files have the thresholds too
-_LEFT = ("step", "store", "95 %")
+_LEFT = ("step", "store", "95 %", "supervision")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -186,4 +198,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{result.tuned:.2f}",
         gain,
         spread,
+        row.result.supervision,
     )

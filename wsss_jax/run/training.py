@@ -12,6 +12,8 @@ from wsss_jax import config
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import MaskReader, training_batches
 from wsss_jax.config import Record
+from wsss_jax.data import provenance
+from wsss_jax.data.texts import read_json
 from wsss_jax.datasets.table import Source
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
@@ -111,6 +113,9 @@ def record(settings: Training[M], source: Source, notes: Record) -> Record:
         "settings": config.as_json(_without_folders(settings)),
         "data": {"name": source.name, "images": len(source.ids)},
         **config.as_json(notes),
+        **provenance.inherited(
+            provenance.recorded(*recognise.provenances(settings)), *_runs_in(settings)
+        ),
     }
 
 
@@ -122,6 +127,17 @@ def recorded(found: Record, kind: type[M]) -> Training[M]:
     settings = found["settings"]
     model = config.from_json(kind, settings["model"])
     return config.from_json(Training, {**settings, "model": model})
+
+
+def _runs_in(settings: object) -> list[Record]:
+    """Records of the runs that settings name: of the ordinary classifier of OC-CSE and P-NOC."""
+    if isinstance(settings, Path):
+        path = settings / "settings.json"
+        return [read_json(path)] if path.is_file() else []
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        return []
+    parts = [getattr(settings, one.name) for one in dataclasses.fields(settings)]
+    return [found for part in parts for found in _runs_in(part)]
 
 
 def _without_folders(settings: S) -> S:

@@ -4,7 +4,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from wsss_jax.data import stores
+from wsss_jax.config import Record
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.run import folders, training
@@ -46,9 +47,9 @@ def learn_affinity(
     return training.train(settings, source, folder, affinity.make, notes=notes, masks=teacher.masks)
 
 
-def masks_read(folder: Path) -> dict[str, list[str]]:
-    """Of which images true masks were read for what a run learned from, as in ``data.stores``."""
-    return stores.masks_read(folders.record_of(folder, _HOW))
+def run_sources(folder: Path) -> Record:
+    """True masks, weights and maps of others that a run rests on, as it is recorded."""
+    return inherited(folders.record_of(folder, _HOW))
 
 
 @cache

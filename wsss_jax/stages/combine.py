@@ -18,6 +18,7 @@ from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
@@ -71,7 +72,7 @@ def combine(
             "stage": "combine",
             **as_json(fusion),
             "saliency": list(cue),
-            **stores.masks_read(*systems, saliency),
+            **inherited(*systems, saliency),
         },
         parents=(*(store.folder.name for store in systems), *cue),
     )

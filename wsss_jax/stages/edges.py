@@ -24,7 +24,7 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.run import dense
 from wsss_jax.run.dense import Dense
-from wsss_jax.stages.affinity import learned, masks_read
+from wsss_jax.stages.affinity import learned, run_sources
 from wsss_jax.systems import affinity
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet
 from wsss_jax.train.state import Weights
@@ -70,7 +70,7 @@ def edges(
         holds="scores",
         classes=EDGES,
         kind="probability",
-        made_by={"stage": "edges", "run": run.name, **as_json(settings), **masks_read(run)},
+        made_by={"stage": "edges", "run": run.name, **as_json(settings), **run_sources(run)},
         parents=(run.name,),
     )
     network = Dense(partial(_logits, model), weights, model.stride, lean=0.5)

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from wsss_jax.config import Record, as_json
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.files import write_atomic
-from wsss_jax.data.stores import Store, masks_read
+from wsss_jax.data.provenance import inherited, recorded, sources_of
+from wsss_jax.data.stores import Store
 from wsss_jax.datasets import numbering
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
@@ -28,6 +29,7 @@ from wsss_jax.ops import intervals, metrics
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import Tally, each
 from wsss_jax.run.thresholds import strips
+from wsss_jax.types import Provenance
 
 GRID = tuple(round(0.02 * step, 2) for step in range(1, 50))
 """Thresholds of the curve; the tuned threshold is one of them."""
@@ -68,7 +70,8 @@ class Result:
     """One store on one split: counts per image (n, C+1, C+1) at both thresholds, and the curve.
 
     otsu: the threshold of the curve that is nearest to the one read off the scores, if any.
-    labelled: of how many images true masks were read to make it (the k-shot regime).
+    labelled: of how many images true masks were read to make it (the k-shot regime). sources: the
+    weights and maps of others that it rests on.
     """
 
     name: str
@@ -83,6 +86,12 @@ class Result:
     skipped: Mapping[str, str] = field(default_factory=dict)
     otsu: float | None = None
     labelled: int = 0
+    sources: tuple[Provenance, ...] = ()
+
+    @property
+    def supervision(self) -> str:
+        """What people provided for the weights and maps of others, in a few words."""
+        return "; ".join(dict.fromkeys(s.supervision for s in self.sources)) or "none recorded"
 
     def miou(self, *, tuned: bool = False) -> float:
         """Mean IoU over the scored classes, in [0, 1]."""
@@ -243,7 +252,8 @@ def _result(
         scored=scored,
         skipped=dict(tally.skipped),
         otsu=None if otsu is None or len(thresholds) == 1 else GRID[_nearest(otsu)],
-        labelled=len(masks_read(store).get("labelled", ())),
+        labelled=len(inherited(store).get("labelled", ())),
+        sources=sources_of(store),
     )
 
 
@@ -296,6 +306,7 @@ def as_record(result: Result, classes: ClassList) -> Record:
         },
         **free,
         **({"labelled": result.labelled} if result.labelled else {}),
+        **recorded(*result.sources),
         "curve": [_plain(value) for value in result.curve],
     }
 

@@ -13,14 +13,15 @@ from jaxtyping import Array, Float
 from wsss_jax.batches.batches import Group
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
-from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, multiscale, normalise
+from wsss_jax.explain import multiscale, normalise
 from wsss_jax.ops.resize import grid_size
+from wsss_jax.run import folders
 from wsss_jax.run.images import over_photographs, settle
-from wsss_jax.stages.train import trained
-from wsss_jax.systems import SYSTEMS, Explained, name_of
+from wsss_jax.stages.subject import Method, subject_of
 from wsss_jax.train.state import Weights
 from wsss_jax.types import Batch, ScoreMaps, Size
 
@@ -30,7 +31,8 @@ class Explanation:
     """Which maps are made.
 
     Attributes:
-        method: a name of EXPLAINERS.
+        method: a name of EXPLAINERS; of a class token, one of ATTENTION_EXPLAINERS, or one that
+            needs only features and head, or the image alone.
         scales: of the photograph's size, each explained and summed.
         flip: add the mirror image at each scale.
         batch_size: images per call.
@@ -54,7 +56,11 @@ def explain(
         folder,
         holds="scores",
         classes=source.classes.names,
-        made_by={"stage": "explain", **as_json(settings)},
+        made_by={
+            "stage": "explain",
+            **as_json(settings),
+            **inherited(folders.record_of(run, "run `wsss train`")),
+        },
         parents=(run.name,),
     )
     missing = target.missing(ids)
@@ -82,21 +88,19 @@ def explain(
 def _explainer_of(
     run: Path, source: Source, settings: Explanation
 ) -> Callable[[Group], list[ScoreMaps]]:
-    training, classes, state = trained(run)
+    asked = subject_of(run)
+    classes = asked.classes
     if classes.names != source.classes.names:
         raise UserError(
             f"{run} was trained on {len(classes)} classes ({', '.join(classes.names[:3])}, …), the "
             f"data set has {len(source.classes)}; explain with the data set it was trained on"
         )
-    explained = SYSTEMS[name_of(training.model)].explained(training.model)
-    methods = ATTENTION_EXPLAINERS if explained.attentive else EXPLAINERS
-    explainer = lookup(methods, settings.method, "explanation method of this network")
+    method = lookup(asked.methods, settings.method, "explanation method of this network")
     step = jax.jit(
-        partial(_scale, explainer=explainer, explained=explained, flip=settings.flip),
+        partial(_scale, method=method, lean=asked.lean, flip=settings.flip),
         static_argnames="canvas",
     )
-    weights = explained.weights(state)
-    return lambda group: _explained(group, partial(step, weights), settings.scales[0])
+    return lambda group: _explained(group, partial(step, asked.weights), settings.scales[0])
 
 
 def _scale(
@@ -105,20 +109,18 @@ def _scale(
     photographs: Array,
     *,
     canvas: Size,
-    explainer: Callable[..., Array],
-    explained: Explained,
+    method: Method,
+    lean: float,
     flip: bool,
 ) -> Float[Array, "b h w c"]:
-    network = explained.structure(batch.labels.shape[1])
     return multiscale.explain_scale(
-        explainer,
-        explained.scorer(network, *weights),
+        partial(method, weights),
         batch.images,
         batch.inside,
         batch.labels,
         photographs=photographs,
         canvas=canvas,
-        lean=explained.lean,
+        lean=lean,
         flip=flip,
     )
 

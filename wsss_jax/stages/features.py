@@ -23,10 +23,11 @@ from jaxtyping import Array, Bool, Float
 
 from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.batches.resized import Resized, long_side
-from wsss_jax.config import Record, as_json
+from wsss_jax.config import Record, as_json, differences
 from wsss_jax.data import components, stores
 from wsss_jax.data.components import Components
 from wsss_jax.data.files import write_atomic
+from wsss_jax.data.provenance import recorded
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.selection import Data
 from wsss_jax.datasets.table import Source
@@ -99,10 +100,10 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
         settings.weights, settings.backbone, settings.normalise
     )
     settings = replace(settings, weights=file, backbone=backbone, normalise=normalise)
-    made_by = _made_by(settings)
+    made_by = _made_by(settings) | recorded(recognise.provenance(file))
     if (folder / "index.json").is_file() and (folder / components.KEPT).is_file():
         target = open_store(folder)
-        if target.made_by == made_by and not target.missing(ids):
+        if not differences(target.made_by, made_by) and not target.missing(ids):
             return target
     network = _pretrained(settings)
     source, original = _at_size(source, network, settings), source

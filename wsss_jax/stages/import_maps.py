@@ -14,6 +14,7 @@ from wsss_jax.data import json_records, stores
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
+from wsss_jax.data.provenance import NOT_STATED, inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
@@ -27,7 +28,7 @@ from wsss_jax.priors.prior_readers import COARSE, READERS
 from wsss_jax.run import left_out
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import SHOWN, each, settle
-from wsss_jax.types import Size
+from wsss_jax.types import Provenance, Size
 
 REPAIRS = "repairs"
 """Name of the list, beside a store, of what was put right or left out, in words, by image id."""
@@ -46,6 +47,9 @@ class Import:
         field: which field is read where files have several (high_res or cam of IRN); the finest
             if not given.
         suffix: what follows the id in the file names, where images have several files.
+        supervision: what people provided for these maps to be made ("image labels", "people's
+            masks"), as tables of results then tell; of a store what it records.
+        licence: of these maps.
     """
 
     layout: str = AUTO
@@ -53,6 +57,8 @@ class Import:
     first_class: int | None = None
     field: str | None = None
     suffix: str | None = None
+    supervision: str = NOT_STATED
+    licence: str = NOT_STATED
 
     def __post_init__(self) -> None:
         if self.stride is not None and self.stride < 1:
@@ -131,7 +137,14 @@ def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> Record:
         "field": plan.field,
         "hard": how is not None and how.hard,
         "from": prior_folder.name,
+        **_taught_by(settings, prior_folder),
     }
+
+
+def _taught_by(settings: Import, prior_folder: Path) -> Record:
+    if (prior_folder / "index.json").is_file():
+        return inherited(stores.open_store(prior_folder))
+    return recorded(Provenance(prior_folder.name, settings.licence, settings.supervision))
 
 
 def _announce(prior_folder: Path, plan: Plan, stride: int, own: ClassList) -> None:

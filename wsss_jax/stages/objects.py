@@ -18,6 +18,7 @@ from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import EDGES, SALIENCY
 from wsss_jax.data.photographs import working_size
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
@@ -123,7 +124,7 @@ def predict(
     made_by = {"stage": "objects", **as_json(settings)} | {
         name: record[name] for name in ("proposals", "classes")
     }
-    made_by |= stores.masks_read(record)
+    made_by |= inherited(record)
     saliency, edges = (
         stores.create(
             folder,

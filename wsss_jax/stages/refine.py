@@ -23,6 +23,7 @@ from wsss_jax.crf import by_pydensecrf as crf_pydensecrf
 from wsss_jax.crf import dense as crf
 from wsss_jax.data import stores
 from wsss_jax.data.photographs import working_size
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
@@ -30,7 +31,7 @@ from wsss_jax.ops import affinity, masks, walk
 from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
-from wsss_jax.stages.affinity import Learned, learned, masks_read
+from wsss_jax.stages.affinity import Learned, learned, run_sources
 from wsss_jax.stages.masks import label_free_threshold
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet, answers
 from wsss_jax.types import Kind, ScoreMaps, Size
@@ -146,12 +147,12 @@ def refine(
     if isinstance(settings, Crf) and settings.background == "otsu":
         settings = replace(settings, background=_otsu(store, ids))
     made_by, parents = as_json(settings), [store.folder.name]
-    shown = stores.masks_read(store)
+    shown = inherited(store)
     if isinstance(settings, Walk) and settings.affinity is not None:
         learned(settings.affinity)  # a run that is not finished is refused before anything is made
         made_by["affinity"] = settings.affinity.name
         parents.append(settings.affinity.name)
-        shown = stores.masks_read(store, masks_read(settings.affinity))
+        shown = inherited(store, run_sources(settings.affinity))
     target = stores.create(
         folder,
         holds="scores",

@@ -24,6 +24,7 @@ from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import SALIENCY
 from wsss_jax.data.files import path_of, write_atomic
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
@@ -142,7 +143,7 @@ def predict(
             **as_json(settings),
             "system": record["system"],
             "hints": record["hints"],
-            **stores.masks_read(record),
+            **inherited(record),
         },
         parents=(run.name,),
     )

@@ -17,6 +17,7 @@ from scipy.special import softmax
 from wsss_jax.batches.batches import Group, MaskReader
 from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
+from wsss_jax.data.provenance import NOT_STATED, inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
@@ -26,7 +27,7 @@ from wsss_jax.run.dense import Dense
 from wsss_jax.run.training import Training
 from wsss_jax.systems import pixels
 from wsss_jax.systems.pixels import Segmenter
-from wsss_jax.types import IGNORE, ScoreMaps, Size
+from wsss_jax.types import IGNORE, Provenance, ScoreMaps, Size
 
 TRUTH = "true masks of every pixel: full supervision, an upper bound"
 """What records hold of a network that learned from true masks."""
@@ -86,13 +87,15 @@ def pseudo_masks(store: Store, source: Source) -> Teacher:
 def truth(source: Source) -> Teacher:
     """The source's own true masks as teacher: not weak supervision, but its upper bound."""
 
+    taught = recorded(Provenance(source.name, NOT_STATED, "true masks"))
+
     def read(id: str) -> UInt8[np.ndarray, "H W"]:
         mask = source.mask(id)
         if mask is None:
             raise MissingFileError(f"{id}: no true mask, so it cannot teach")
         return mask
 
-    return Teacher(_checked(read, len(source.classes)), {"masks": TRUTH})
+    return Teacher(_checked(read, len(source.classes)), {"masks": TRUTH, **taught})
 
 
 def fit(source: Source, teacher: Teacher, settings: Training[Segmenter], folder: Path) -> Path:
@@ -127,7 +130,7 @@ def predict(
             f"{len(source.classes)}; predict on the data set it was trained for"
         )
     made_by = {"stage": "segment", **as_json(settings), "learned_from": record["learned_from"]}
-    made_by |= stores.masks_read(record)
+    made_by |= inherited(record)
     target = stores.create(
         folder,
         holds="scores",
