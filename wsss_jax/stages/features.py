@@ -100,7 +100,7 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
         settings.weights, settings.backbone, settings.normalise
     )
     settings = replace(settings, weights=file, backbone=backbone, normalise=normalise)
-    made_by = _made_by(settings) | recorded(recognise.provenance(file))
+    made_by = {**_made_by(settings), **recorded(recognise.provenance(file))}
     if (folder / "index.json").is_file() and (folder / components.KEPT).is_file():
         target = open_store(folder)
         if not differences(target.made_by, made_by) and not target.missing(ids):
