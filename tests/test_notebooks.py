@@ -39,7 +39,7 @@ def test_combiner_inputs_makes_a_table_and_pictures(headless, tmp_path, monkeypa
     assert (tmp_path / "trust.png").stat().st_size > 10_000
     text = (tmp_path / "ablation.md").read_text()
     assert text in capsys.readouterr().out
-    assert list(cells["found"]) == ["all", "without system probes"]
+    assert list(cells["found"]) == ["all", "without the probe"]
     assert all(f"| {name} |" in text for name in cells["found"])
     assert cells["shares"].sum(axis=1) == pytest.approx(1, abs=1e-2)
 
