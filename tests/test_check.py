@@ -12,6 +12,7 @@ from PIL import Image
 from wsss_jax.data import photographs
 from wsss_jax.datasets import check
 from wsss_jax.datasets.check import problems, survey
+from wsss_jax.datasets.table import open_dataset
 
 IDS = ("a", "b", "c")
 SOUND = {"a": ["cat"], "b": ["cat"], "c": ["dog"]}
@@ -178,6 +179,22 @@ def test_turned_images_are_notices_and_come_upright(root):
     assert findings.problems == ()
     assert [notice.kind for notice in findings.notices] == ["orientation"]
     assert photographs.read_image(root / "images/a.jpg").shape == (16, 12, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_masks_of_the_stored_size_are_turned_with_their_photograph(root, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((24, 32, 3), np.uint8)
+    pixels[8:16, 8:24] = 255
+    (root / "images/a.jpg").unlink()
+    Image.fromarray(pixels).save(root / f"images/a.{suffix}", exif=exif)
+    Image.fromarray(pixels[..., 0] // 255).save(root / "masks/a.png")
+    source = open_dataset(root, split="all", ids=("a",))
+    mask = source.mask("a")
+    assert source.size("a") == mask.shape == ((24, 32) if orientation < 5 else (32, 24))
+    assert ((source.image("a")[..., 0] > 127) == mask).all()
 
 
 def test_images_without_truth_or_class_are_notices(root):

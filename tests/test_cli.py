@@ -104,7 +104,7 @@ def test_a_command_may_end_with_images_left_out(capsys, monkeypatch, returned, c
 def test_warnings_of_xla_stay_off_the_terminal_unless_they_are_asked_for():
     environment = {"GRPC_VERBOSITY": "INFO"}
     cli.quiet(environment)
-    assert environment["TF_CPP_MIN_LOG_LEVEL"] == "2" and environment["GRPC_VERBOSITY"] == "INFO"
+    assert environment["TF_CPP_MIN_LOG_LEVEL"] == "3" and environment["GRPC_VERBOSITY"] == "INFO"
 
 
 def test_a_mistyped_flag_names_the_nearest(capsys, tmp_path):

@@ -1,6 +1,7 @@
 """COCO: polygons and run lengths by hand and against slow obvious versions."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,20 @@ def test_exports_of_roboflow_are_read(tmp_path):
     assert source.classes.names == ("pets", "dog") and source.labels("x").tolist() == [False, True]
     source = datasets.open_dataset(tmp_path, split="all")
     assert source.ids == ("train/x", "valid/x") and source.image("valid/x").shape == (5, 6, 3)
+
+
+@pytest.mark.parametrize("name", ["result.json", "_annotations.coco.json"])
+def test_one_file_of_annotations_is_read(tmp_path, name):
+    root = instances(tmp_path, [thing(3, [SQUARE])])
+    (root / "val2017").rename(root / "images")
+    (root / "annotations/instances_val2017.json").rename(root / name)
+    source = datasets.open_dataset(root, split="all")
+    assert datasets.splits(root) == ("train",)
+    assert source.labels("000000000009").tolist() == [False, True]
+    (root / name).write_text("{}")
+    (root / "labels.csv").write_text("000000000009,cat\n")
+    os.utime(root / name, (1, 1))
+    assert datasets.layout_of(root) == "folder"
 
 
 def test_many_polygons_take_seconds():

@@ -33,6 +33,9 @@ def test_indices_come_as_they_stand(tmp_path):
     assert (read_truth(tmp_path / "p.png") == VALUES).all()
     assert (read_truth(saved(tmp_path / "b.png", VALUES == 1)) == (VALUES == 1)).all()
     assert (read_truth(saved(tmp_path / "rgb.png", palette()[VALUES])) == VALUES).all()
+    picture.putpalette(palette().tobytes())
+    picture.save(tmp_path / "p.gif")  # whose writer numbers colours anew
+    assert (read_truth(tmp_path / "p.gif") == VALUES).all()
     grey = np.repeat(VALUES[..., None], 3, axis=-1)
     assert (read_truth(saved(tmp_path / "grey.png", grey)) == VALUES).all()
 
@@ -120,6 +123,7 @@ def test_255_is_the_class_where_there_is_one_class_and_nothing_else(tmp_path):
     labels = {"a": ["cat"], "b": []}
     source = datasets.open_dataset(folder(tmp_path, white, labels, ("cat",)), split="all")
     assert np.unique(source.mask("a")).tolist() == [0, 1] and not source.mask("b").any()
+    assert source.assumed == "masks hold 0 and 255 alone, so 255 is read as cat"
     white["a"][1] = 1
     source = datasets.open_dataset(folder(tmp_path, white, labels, ("cat",)), split="all")
     assert np.unique(source.mask("a")).tolist() == [0, 1, IGNORE]

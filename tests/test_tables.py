@@ -41,10 +41,17 @@ def shown(root: Path) -> dict[str, list[int]]:
         "Dateiname|cat|dog\nIMG 001|1.0|1.0\nim1|1.0|0.0\ngröße|0.0|1.0\nim3|0.0|0.0\n",
         "im1,cat\nIMG 001,cat,dog\ngröße,dog\nim3,background\n",
         "file,label\nIMG 001,Cat;dog\nim1,cat\nIMG 001,cat\ngröße,dog\nim3,none\n",
+        'Datei;Klasse\n"IMG 001.jpg";"cat;dog"\n"im1.jpg";"cat"\n"größe.jpg";"dog"\n"im3.jpg";""\n',
+        'file,label,\nIMG 001.jpg,"cat, dog",\n im1.jpg , cat ,\ngröße.jpg,dog,\nim3.jpg,nan,\n',
+        "sep=;\nAufnahme;Inhalt\nIMG 001;cat+dog\nim1;cat\ngröße;dog\nim3;-\n",
+        "My labels\n,species,split\nIMG 001,cat dog,a\nim1,cat,a\ngröße,dog,b\nim3,,b\n",
+        "Nr;Bild;cat;dog\n0;IMG 001;wahr;WAHR\n1;im1;Ja;nein\n1;größe;-;✓\n0;im3;n;falsch\n",
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
-def test_tables_of_every_form_are_read_alike(root, text, encoding):
+def test_tables_of_every_form_are_read(root, text, encoding):
+    if encoding == "latin-1":
+        text = text.replace("✓", "x")
     (root / "labels.csv").write_bytes(text.replace("\n", "\r\n").encode(encoding))
     assert shown(root) == WANTED
 
@@ -73,12 +80,29 @@ def test_no_entry_is_missing_and_an_empty_one_is_not(root):
     ("text", "message"),
     [("a,b\nc,d\n", "no column of it names"), ("", "no column"), ("im1,\nim3,\n", "no class"),
      ("file,size,colour\nim1,3,red\nim3,4,blue\n", "which of the columns"),
-     ("im1,cat\x01\n", "control characters")],
+     ("im1,0,1\nim3,1,1\n", "without a header"), ("im1,cat\x01\n", "control characters")],
 )  # fmt: skip
 def test_tables_that_say_nothing_are_refused_by_name(root, text, message):
     (root / "labels.csv").write_text(text)
     with pytest.raises(BadFileError, match=message):
         datasets.open_dataset(root, split="all")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_mean_the_classes_of_a_list(root, first):
+    (root / "classes.txt").write_text("cat\ndog\n")
+    table = f"im1,{first}\nIMG 001,{first};{first + 1}\ngröße,{first + 1}\nim3,\n"
+    (root / "labels.csv").write_text(table, "utf-8")
+    assert shown(root) == WANTED
+
+
+def test_a_spreadsheet_is_named_and_a_plain_json_is_read(root):
+    (root / "labels.xlsx").write_bytes(b"PK")
+    with pytest.raises(BadFileError, match="xlsx is not read: save it as CSV"):
+        datasets.open_dataset(root, split="all")
+    plain = '{"IMG 001.jpg": ["cat", "dog"], "im1": "cat", "größe.jpg": ["dog"], "im3": []}'
+    (root / "labels.json").write_text(plain, "utf-8")
+    assert shown(root) == WANTED
 
 
 def test_classes_have_the_order_of_their_file(root):

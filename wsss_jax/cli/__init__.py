@@ -13,8 +13,9 @@ from wsss_jax.cli import ending
 from wsss_jax.cli.table import VERBS, chosen, first_page
 from wsss_jax.run import left_out
 
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
-"""Notes and warnings of XLA's C++ code are of no use on a terminal; its errors are."""
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
+"""Of XLA's C++ code nothing belongs on a terminal but what ends the process: its "errors" are
+alarms that something compiles slowly, and what fails is an exception of Python as well."""
 
 STRICT = "--strict"
 """Images that are left out make a command fail (1) in place of ending with 3."""

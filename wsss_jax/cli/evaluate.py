@@ -9,6 +9,7 @@ from wsss_jax.data.classes import SALIENCY
 from wsss_jax.data.stores import open_stores
 from wsss_jax.datasets import views
 from wsss_jax.datasets.selection import Data
+from wsss_jax.datasets.source import PictureFolder
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.evaluate import Scoring
@@ -35,12 +36,15 @@ def command(
             favour; the other stores keep theirs.
     """
     source, opened = data.open(), open_stores(stores)
+    assumed = source.assumed if isinstance(source, PictureFolder) else None
     if all(store.classes == SALIENCY.names for store in opened):
         source = views.agnostic(source)
     scoring = scoring.on(source)
     results = judged(opened, source, scoring, split=data.split, workers=workers)
     rows = summary.against_first(results, tuned=tuned_reference)
     summary.show(rows)
+    if assumed is not None:
+        print(f"{source.name}: {assumed}")
     if out is not None:
         summary.write(out, rows, source.classes)
         print(out / "results.md")

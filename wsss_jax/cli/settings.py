@@ -20,7 +20,7 @@ import tyro
 NAMES: MappingProxyType[str, str] = MappingProxyType(
     {
         "ATTENTION_EXPLAINERS": "wsss_jax.explain",
-        "BACKBONES": "wsss_jax.models",
+        "BACKBONES": "wsss_jax.backbones",
         "BRANCHES": "wsss_jax.systems.affinity",
         "DATASETS": "wsss_jax.datasets.table",
         "EXPLAINERS": "wsss_jax.explain",

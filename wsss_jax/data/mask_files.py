@@ -54,7 +54,8 @@ def decode_truth(
                 f"{name}: a JPEG, whose compression changes the numbers of classes; save masks as "
                 "PNG"
             )
-        mode = picture.mode
+        # The writers of GIF number colours anew.
+        mode = "RGB" if picture.format == "GIF" else picture.mode
         if mode == "P" and colours is None:
             return np.asarray(decoded(picture, name))
         if mode in ("L", "LA", "1") or mode.startswith("I"):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from wsss_jax.data.files import decoded, opened
 from wsss_jax.errors import BadFileError, UserError
@@ -31,7 +31,7 @@ VERIFIED = 2**21
 
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 2**16
-_ORIENTATION = 0x0112
+_ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -105,13 +105,14 @@ def decode_image(
     with opened(source, name) as picture:
         about = _header(picture)
         size = about.size if whole else working_size(about.size)
-        stored = size if about.orientation < 5 else (size[1], size[0])
+        left = 1 if about.format == "TIFF" else about.orientation  # Pillow turns TIFF by itself
+        stored = size if left < 5 else (size[1], size[0])
         if stored != about.raw:
             picture.draft(None, (stored[1], stored[0]))  # JPEG skips what would be thrown away
         ready = in_colour(decoded(picture, name), name)
         if (ready.height, ready.width) != stored:
             ready = ready.resize((stored[1], stored[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
-        return np.asarray(turned(ready, about.orientation))
+        return np.asarray(turned(ready, left))
 
 
 def verify(source: Path | bytes, name: Path | str) -> Header:
@@ -173,11 +174,12 @@ def _tail(source: Path | bytes) -> bytes:
 
 def _header(picture: Image.Image) -> Header:
     """Of a picture whose pixels were not read yet."""
-    orientation = 1
-    # Pillow turns TIFF by itself, and would decode a PNG to look for EXIF behind its pixels.
-    if picture.format in ("JPEG", "MPO", "WEBP", "AVIF") or "exif" in picture.info:
+    orientation, raw = 1, (picture.height, picture.width)
+    # Pillow would decode a PNG to look for EXIF behind its pixels.
+    if picture.format in ("JPEG", "MPO", "WEBP", "AVIF", "TIFF") or "exif" in picture.info:
         with suppress(*DAMAGE, Warning):  # damaged EXIF tells nothing
             orientation = int(picture.getexif().get(_ORIENTATION, 1))
-    raw = (picture.height, picture.width)
-    known = orientation if picture.format != "TIFF" and orientation in _TURNS else 1
+    known = orientation if orientation in _TURNS else 1
+    if isinstance(picture, TiffImagePlugin.TiffImageFile) and known >= 5:
+        raw = (picture.tag_v2[_HEIGHT], picture.tag_v2[_WIDTH])
     return Header(raw, known, picture.mode, picture.format or "")

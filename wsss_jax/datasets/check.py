@@ -210,10 +210,8 @@ def _passed_over(root: Path, source: PictureFolder) -> Iterator[Problem]:
     for path in folders.stray_masks(root, source.images, source.table):
         text = "a mask of no photograph; give it the name of its photograph"
         yield Problem("stray mask", str(path.relative_to(root)), text)
-    if source.white_is_class:
-        name = source.classes.names[0]
-        text = f"masks hold 0 and 255 alone, so 255 is read as {name}"
-        yield Problem("white masks", str(root), text, accepted=True)
+    if source.assumed is not None:
+        yield Problem("white masks", str(root), source.assumed, accepted=True)
 
 
 def _survey_one(source: Source, id: str) -> _Seen:
@@ -245,7 +243,7 @@ def _image_findings(source: Source, id: str) -> Iterator[Problem]:
     if about.mode != "RGB":
         yield Problem("colour mode", id, f"{about.mode}, read as RGB", accepted=True)
     if about.orientation != 1:
-        text = f"EXIF {about.orientation}: turned upright, and so is a mask of its raw size"
+        text = "turned upright, as its EXIF tells, and so is a mask of its raw size"
         yield Problem("orientation", id, text, accepted=True)
     small = working_size(about.size)
     if small != about.size:

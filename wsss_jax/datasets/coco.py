@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -33,6 +33,10 @@ MAX_JSON = 2**30
 
 _PREFIX = "instances_"
 _ROBOFLOW = "_annotations.coco.json"
+
+ALONE = (_ROBOFLOW, "instances.json", "annotations.json", "coco.json", "result.json",
+         "annotations/annotations.json", "annotations/coco.json")  # fmt: skip
+"""Names that programs give to one file of annotations; result.json is Label Studio's."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,37 @@ class CocoSource:
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """Splits of a COCO folder: what stands after ``instances_``, or the folders of Roboflow."""
+    """Splits of a COCO folder: what stands after ``instances_``, or the folders of Roboflow.
+
+    One file alone, of the names in ``ALONE``, is the split "train".
+    """
+    return tuple(_instances(root))
+
+
+def _instances(root: Path) -> dict[str, Path]:
+    """Files of annotations by split, sorted."""
     found = sorted((root / "annotations").glob(f"{_PREFIX}*.json"))
-    own = tuple(path.stem.removeprefix(_PREFIX) for path in found)
-    return own or tuple(sorted(path.parent.name for path in root.glob(f"*/{_ROBOFLOW}")))
+    if found:
+        return {path.stem.removeprefix(_PREFIX): path for path in found}
+    found = sorted(root.glob(f"*/{_ROBOFLOW}"))
+    if found:
+        return {path.parent.name: path for path in found}
+    alone = (root / name for name in ALONE)
+    first = next(
+        (path for path in alone if path.is_file() and _is_instances(path, path.stat().st_mtime_ns)),
+        None,
+    )
+    return {} if first is None else {"train": first}
+
+
+@lru_cache
+def _is_instances(path: Path, changed: int) -> bool:
+    """Whether a file of a common name is one of COCO. A damaged one is: it is named when read."""
+    try:
+        content = read_json(path, MAX_JSON)
+    except BadFileError:
+        return True
+    return isinstance(content, dict) and {"images", "categories"} <= set(content)
 
 
 def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> CocoSource:
@@ -146,8 +177,8 @@ def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> 
 
     split: "val2017", or "val" where only one split starts so, or "all" for all that there are. The
     photographs lie in ``<split>/``, ``images/<split>/`` or ``images/``. Roboflow's
-    ``<split>/_annotations.coco.json`` lies with its photographs. ids: these images instead of all.
-    Raises BadFileError.
+    ``<split>/_annotations.coco.json`` lies with its photographs. One file of a name in ``ALONE`` is
+    the split "train". ids: these images instead of all. Raises BadFileError.
     """
     known = splits(root)
     names = known if split.lower() == ALL and known else (_split(root, split),)
@@ -199,10 +230,8 @@ class _File(NamedTuple):
 
 
 def _read(root: Path, name: str) -> _File:
-    path = root / "annotations" / f"{_PREFIX}{name}.json"
+    path = _instances(root)[name]
     folders = [root / name, root / "images" / name, root / "images", root]
-    if not path.is_file():
-        path = root / name / _ROBOFLOW
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     content = read_json(path, MAX_JSON)
     try:

@@ -24,6 +24,7 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
            "validation": "val"}  # fmt: skip
 _LISTED = frozenset({*_SPLITS, "trainval"})
 _JSON = ("labels.json", "image_labels.json")
+_SHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 
 
 def folder(
@@ -40,9 +41,11 @@ def folder(
     images, index = _photographs(root)
     table = _table(root, index)
     if table is None:
+        sheets = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in _SHEETS]
+        hint = f"; {sheets[0]} is not read: save it as CSV" if sheets else ""
         raise BadFileError(
             f"{root}: no labels; wanted labels.csv with rows like {next(iter(images), 'im0')},cat, "
-            "or labels.json"
+            f"or labels.json{hint}"
         )
     return made(root, split, images, table, ids=ids, lists=list_files(root, lists))
 
@@ -145,6 +148,10 @@ def chosen_ids(
     root: Path, split: str, *, lists_by_split: dict[str, Path], images: Files, table: LabelTable
 ) -> tuple[str, ...]:
     """Ids of a split: of its list, else of all images and labels. Raises BadFileError."""
+    shared = [images[id] for id in table.twice if len(images.get(id, ())) > 1]
+    if shared:
+        names = " and ".join(path.name for path in shared[0])
+        raise BadFileError(f"{root}: {names} differ in their suffix alone; rename or delete one")
     if table.twice:
         raise BadFileError(f"{root}: {', '.join(table.twice[:3])} have labels twice")
     index = Index(images)

@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from wsss_jax.data.classes import COCO, IGNORED, NO_CLASS, VOC, ClassList
-from wsss_jax.data.ids import Index, files_below
+from wsss_jax.data.ids import PHOTOGRAPHS, Index, files_below
 from wsss_jax.data.stores import read_npz
 from wsss_jax.data.texts import MISTAKES, read_json, read_text
+from wsss_jax.datasets.cells import in_order, names_in, spellings
 from wsss_jax.datasets.lists import repeated
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats.bounded import read_bytes
@@ -32,6 +33,7 @@ MAX_STEPS = 50_000_000
 """Operations of a pickle of labels; the 12,000 photographs of VOC take about 300,000."""
 
 _MAX_XML = 2**20
+_ROWS = re.compile(rf"[,;|\t]|({'|'.join(map(re.escape, PHOTOGRAPHS))})\s", re.IGNORECASE)
 _MOST_OF_VOC = 15
 
 
@@ -94,7 +96,8 @@ def json_table(path: Path) -> LabelTable:
     Numbers count the foreground classes from 0. Where the first class is called "void" or
     "background", the list is in mask numbering: numbers are mask values from 1 on, the first name
     is no class, and "void" means that 0 marks pixels without truth (MSRC). ``"background": false``
-    says the same of 0 where no void class is listed. Raises BadFileError.
+    says the same of 0 where no void class is listed. ``{id: [names]}`` or ``{id: "cat;dog"}`` alone
+    is read as well; its classes are those that occur. Raises BadFileError.
     """
     repeats: list[str] = []
 
@@ -103,6 +106,8 @@ def json_table(path: Path) -> LabelTable:
         return dict(items)
 
     table = read_json(path, 2**28, pairs)
+    if isinstance(table, dict) and table and not {"classes", "image_labels"} & set(table):
+        return _plain(path, table, tuple(repeats))
     names = table.get("classes") if isinstance(table, dict) else None
     entries = table.get("image_labels") if isinstance(table, dict) else None
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -113,6 +118,19 @@ def json_table(path: Path) -> LabelTable:
     no_truth = (as_masks and names[0].casefold() in IGNORED) or table.get("background") is False
     classes = class_list(path, names[1:] if as_masks else names)
     return LabelTable(path, classes, entries, int(as_masks), 0 if no_truth else None, (*repeats,))
+
+
+def _plain(path: Path, table: Mapping[str, Any], twice: tuple[str, ...]) -> LabelTable:
+    """Labels by photograph and nothing else."""
+    found: dict[str, list[str]] = {}
+    for id, value in table.items():
+        cells = [value] if isinstance(value, str) else value
+        if not (isinstance(cells, list) and all(isinstance(cell, str) for cell in cells)):
+            raise BadFileError(f'{path}: labels of {id} are {value!r}, wanted {{"im0": ["cat"]}}')
+        found[id] = [name for cell in cells for name in names_in(cell)]
+    entries, notes = spellings(found)
+    classes = class_list(path, in_order({name for own in entries.values() for name in own}))
+    return LabelTable(path, classes, entries, twice=twice, notes=tuple(notes))
 
 
 def npz_table(path: Path, classes: ClassList) -> LabelTable:
@@ -170,7 +188,7 @@ def is_class_file(path: Path) -> bool:
     """Whether a file lists classes; labels.txt may be a table of labels as well."""
     if path.name not in CLASS_FILES or not path.is_file():
         return False
-    return path.name != "labels.txt" or not re.search("[,;|\t]", read_text(path)[0])
+    return path.name != "labels.txt" or not _ROWS.search(read_text(path)[0])
 
 
 def xml_table(folder: Path, classes: ClassList | None, *, masks: bool) -> LabelTable:

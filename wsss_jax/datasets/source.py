@@ -138,6 +138,13 @@ class PictureFolder:
             raise MissingFileError(f"{self.root}: no photograph of {id}{hint}")
         return only(self.images[id], self.root)
 
+    @property
+    def assumed(self) -> str | None:
+        """What is taken for granted of the masks, in words; None where nothing is."""
+        if not self.white_is_class:
+            return None
+        return f"masks hold 0 and 255 alone, so 255 is read as {self.classes.names[0]}"
+
     @cached_property
     def white_is_class(self) -> bool:
         """Whether 255 is the one class: no mask of a photograph that shows it has anything else."""

@@ -4,20 +4,21 @@ Read are rows of file and label (``im0.jpg,cat``, one label a row or several in 
 ``cat;dog``), and one column per class with 0 and 1. Delimiter, encoding, header and the order of
 the columns are told from the table itself: the column of files is the one that names photographs.
 An empty cell of labels means that the photograph shows none of the classes. What was decided is
-in the notes of the table, which ``wsss check`` prints.
+in the notes of the table, which ``wsss check`` prints. Not here: what one cell means (``cells``).
 """
 
 import csv
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wsss_jax.data.classes import NO_CLASS, ClassList
 from wsss_jax.data.ids import PHOTOGRAPHS, Index
 from wsss_jax.data.texts import read_text
+from wsss_jax.datasets import cells as forms
 from wsss_jax.datasets.labels import LabelTable, class_list
 from wsss_jax.datasets.lists import repeated
 from wsss_jax.errors import BadFileError
@@ -32,21 +33,26 @@ _FILE = re.compile(
 _LABEL = re.compile(
     r"(label|class|categor|tag|klasse|kategorie|target|annotation|object)[a-z _-]*", re.IGNORECASE
 )
-_YES = {"1": True, "1.0": True, "true": True, "yes": True, "x": True}
-_NO = {"0": False, "0.0": False, "-1": False, "false": False, "no": False}
-_NONE = NO_CLASS | {"", "none"}
-_FLAGS = _YES | _NO
+_NUMBER = re.compile(
+    r"(|#|nr\.?|no\.?|num|number|nummer|index|idx|row|unnamed: \d+)", re.IGNORECASE
+)
+_OTHER = re.compile(rf"{_NUMBER.pattern}|split|subset|set|fold", re.IGNORECASE)
+_FLAGS = forms.YES | forms.NO
 
 Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a table is to be read. column: of the files. header: its cells, none without a header."""
+    """How a table is to be read.
+
+    column: of the files. header: its cells, none without a header. above: lines over the header.
+    """
 
     rows: Rows
     column: int
     header: list[str]
+    above: int = 0
 
 
 def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTable:
@@ -55,14 +61,16 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     Raises BadFileError where no column names photographs, or no class is named.
     """
     text, encoding = read_text(path)
-    layout, delimiter = _layout(path, text, index)
+    layout = _layout(path, text, index)
     width = max(map(len, layout.rows), default=0)
+    layout = _named(path, layout, width, classes)
     flags = _flag_columns(layout, width)
     notes = [f"{path.name} is read as {encoding}"] if "utf-8" not in encoding else []
+    notes += [f"{layout.above} lines above the header are not read"] if layout.above else []
     if flags:
         entries, names, more = _wide(layout, flags, width)
     else:
-        entries, names, more = _long(path, layout, width, delimiter)
+        entries, names, more = _long(path, layout, width, classes)
     if not names and classes is None:
         raise BadFileError(f"{path}: no class is named in it; wanted rows like im0.jpg,cat")
     known = classes or class_list(path, names)
@@ -70,9 +78,9 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     return LabelTable(path, known, entries, twice=twice, notes=(*notes, *more))
 
 
-def _layout(path: Path, text: str, index: Index) -> tuple[_Layout, str]:
+def _layout(path: Path, text: str, index: Index) -> _Layout:
     """Rows, column of files and header under the delimiter that names most photographs."""
-    best: tuple[int, int, str, Rows] = (0, 0, "", [])
+    best: tuple[int, int, Rows] = (0, 0, [])
     for delimiter in DELIMITERS:
         try:
             rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
@@ -82,38 +90,71 @@ def _layout(path: Path, text: str, index: Index) -> tuple[_Layout, str]:
         hits = Counter(n for row in some for n, cell in enumerate(row) if index.find(cell))
         column, count = max(hits.items(), key=lambda item: (item[1], -item[0]), default=(0, 0))
         if count > best[0] and max(map(len, rows)) > 1:
-            best = (count, column, delimiter, rows)
-    count, column, delimiter, rows = best
+            best = (count, column, rows)
+    count, column, rows = best
     if not count:
         raise BadFileError(
             f"{path}: no column of it names photographs; wanted rows like "
             f"{next(iter(index.files), 'im0')},label"
         )
-    rows = [row for row in rows if len(row) > column and row[column].strip()]
-    header = [cell.strip() for cell in rows[0]] if _is_header(rows, column, index) else []
-    return _Layout(rows[1:] if header else rows, column, header), delimiter
+    start, header = _header(rows, column, index)
+    named = [row for row in rows[start:] if len(row) > column and row[column].strip()]
+    return _Layout(named, column, header, max(start - 1, 0))
 
 
-def _is_header(rows: Rows, column: int, index: Index) -> bool:
-    first = rows[0][column].strip()
-    if index.find(first) or first.lower().endswith(PHOTOGRAPHS):
-        return False
-    others = [cell.strip().casefold() for n, cell in enumerate(rows[0]) if n != column]
-    below = [cell.strip().casefold() for row in rows[1:] for cell in row[column + 1 :]]
-    words = bool(_FILE.fullmatch(first)) or any(_LABEL.fullmatch(cell) for cell in others)
-    return words or (bool(below) and set(below) <= set(_FLAGS) and not set(others) <= set(_FLAGS))
+def _header(rows: Rows, column: int, index: Index) -> tuple[int, list[str]]:
+    """How many rows are no data, and the cells of the last of them, which is the header.
+
+    Rows above the first one that names a photograph are data, of photographs that are missing,
+    where they name a file of a picture or a label that other rows have.
+    """
+    first = next(n for n, row in enumerate(rows) if index.find("".join(row[column : column + 1])))
+    below = {
+        label.casefold()
+        for row in rows[first:]
+        for n, cell in enumerate(row)
+        if n != column
+        for label in (cell.strip(), *forms.names_in(cell))
+    } - forms.GAPS
+    start = 0
+    for n, row in enumerate(rows[:first]):
+        file = "".join(row[column : column + 1]).strip()
+        others = {cell.strip().casefold() for m, cell in enumerate(row) if m != column}
+        if file.lower().endswith(PHOTOGRAPHS) or (others & below and not _FILE.fullmatch(file)):
+            break
+        start = n + 1
+    return start, [cell.strip() for cell in rows[start - 1]] if start else []
+
+
+def _named(path: Path, layout: _Layout, width: int, classes: ClassList | None) -> _Layout:
+    """The layout, with the listed classes as header over columns of 0 and 1 that have none."""
+    cells = {
+        cell.strip().casefold()
+        for row in layout.rows
+        for n, cell in enumerate(row)
+        if n != layout.column
+    } - forms.GAPS
+    if layout.header or width < 3 or not (cells and cells <= _FLAGS):
+        return layout
+    if classes is None or len(classes) != width - 1:
+        raise BadFileError(
+            f"{path}: {width - 1} columns of {', '.join(sorted(cells)[:3])} without a header; name "
+            "the class of each column in the first line"
+        )
+    names = list(classes.names)
+    return replace(layout, header=[*names[: layout.column], "file", *names[layout.column :]])
 
 
 def _flag_columns(layout: _Layout, width: int) -> list[int]:
     """Columns of zeros and ones below the name of a class."""
     found = []
     for n in (n for n in range(min(width, len(layout.header))) if n != layout.column):
-        cells = {row[n].strip().casefold() for row in layout.rows if n < len(row)} - {""}
+        cells = {row[n].strip().casefold() for row in layout.rows if n < len(row)} - forms.GAPS
         called = layout.header[n]
         flags = bool(cells) and cells <= set(_FLAGS)
         if _LABEL.fullmatch(called) and not flags:
             return []  # a column of labels, beside which others mean something else
-        found += [n] if called and flags else []
+        found += [n] if flags and not _NUMBER.fullmatch(called) else []
     if len(found) == 1 and _LABEL.fullmatch(layout.header[found[0]]):
         return []  # file,label with classes that are called 0 and 1
     return found
@@ -125,17 +166,17 @@ def _wide(
     names = [layout.header[n] for n in flags]
     # Where zeros are written, an empty cell is a gap; where only ones are, it is a zero.
     written = {row[n].strip().casefold() for row in layout.rows for n in flags if n < len(row)}
-    gaps = bool(written & set(_NO))
+    gaps = bool(written & forms.NO)
     entries: dict[str, Any] = {}
     for row in layout.rows:
         cells = [row[n].strip().casefold() if n < len(row) else "" for n in flags]
         file = row[layout.column].strip()
-        lacking = [name for name, cell in zip(names, cells, strict=True) if not cell]
+        lacking = [name for name, cell in zip(names, cells, strict=True) if cell in forms.GAPS]
         if lacking and gaps:
             entries[file] = BadFileError(f"{file}: no 0 or 1 of {', '.join(lacking[:3])}")
         else:
             shown = zip(names, cells, strict=True)
-            entries[file] = [n for n, cell in shown if cell and _FLAGS[cell]]
+            entries[file] = [name for name, cell in shown if cell in forms.YES]
     classes = [name for name in names if name.casefold() not in NO_CLASS]
     for entry in entries.values():
         if isinstance(entry, list):
@@ -145,42 +186,53 @@ def _wide(
 
 
 def _long(
-    path: Path, layout: _Layout, width: int, delimiter: str
+    path: Path, layout: _Layout, width: int, classes: ClassList | None
 ) -> tuple[dict[str, Any], list[str], list[str]]:
-    columns = [n for n in range(width) if n != layout.column]
-    if layout.header:
-        chosen = [n for n in columns if n < len(layout.header) and _LABEL.match(layout.header[n])]
-        if not chosen and len([n for n in columns if n < len(layout.header)]) > 1:
-            raise BadFileError(
-                f"{path}: which of the columns {', '.join(layout.header)} has the labels? call it "
-                "label, or write 0 and 1 below the name of each class"
-            )
-        kept = _label_columns(layout.header, chosen) or columns
-        unread = [n for n in columns if n < len(layout.header) and n not in kept]
-        # What goes on behind the header belongs to a label in its last column.
-        columns = kept + [n for n in columns if n >= len(layout.header) and n not in kept]
-    else:
-        unread = []
-    separators = "".join(s for s in ";,|" if s != delimiter)
+    columns, unread = _label_columns(path, layout, width)
+    known = () if classes is None else classes.names
     found: dict[str, list[str]] = {}
     none: set[str] = set()
     for row in layout.rows:
         file = row[layout.column].strip()
-        cells = [label for n in columns if n < len(row) for label in _labels(row[n], separators)]
-        found.setdefault(file, []).extend(cells)
-        none |= set() if cells else {file}
-    spelled, notes = _spellings(found)
-    entries: dict[str, Any] = {
-        file: list(dict.fromkeys(spelled[label.casefold()] for label in labels))
-        for file, labels in found.items()
-    }
+        cells = (row[n] for n in columns if n < len(row))
+        labels = [label for cell in cells for label in forms.names_in(cell, known)]
+        found.setdefault(file, []).extend(labels)
+        none |= set() if labels else {file}
+    numbers = () if classes is None else _numbers(path, found, classes)
+    if numbers:
+        spelled = {file: [numbers[int(n)] for n in own] for file, own in found.items()}
+        notes = [f"label 0 is read as {numbers[0]}" if numbers[0] else f"label 1 is {numbers[1]}"]
+    else:
+        spelled, notes = forms.spellings(found)
+    entries: dict[str, Any] = {file: list(labels) for file, labels in spelled.items()}
     for file in none:
         if entries[file]:
             entries[file] = BadFileError(f"{file}: one row names no class, another one does")
-    return entries, sorted(set(spelled.values()), key=str.casefold), notes + _unread(layout, unread)
+    names = forms.in_order({name for labels in spelled.values() for name in labels})
+    return entries, names, notes + _unread(layout, unread)
 
 
-def _label_columns(header: Sequence[str], chosen: Sequence[int]) -> list[int]:
+def _label_columns(path: Path, layout: _Layout, width: int) -> tuple[list[int], list[int]]:
+    """The columns that hold labels, and those under the header that do not."""
+    columns = [n for n in range(width) if n != layout.column]
+    header = layout.header
+    if not header:
+        return columns, []
+    under = [n for n in columns if n < len(header)]
+    chosen = [n for n in under if _LABEL.match(header[n])]
+    likely = chosen or [n for n in under if not _OTHER.fullmatch(header[n])]
+    if not chosen and len(likely) > 1:
+        raise BadFileError(
+            f"{path}: which of the columns {', '.join(filter(None, header))} has the labels? call "
+            "it label, or write 0 and 1 below the name of each class"
+        )
+    kept = _best(header, chosen) or likely or under
+    unread = [n for n in under if n not in kept]
+    # What goes on behind the header belongs to a label in its last column.
+    return kept + [n for n in columns if n >= len(header) and n not in kept], unread
+
+
+def _best(header: Sequence[str], chosen: Sequence[int]) -> list[int]:
     """Of several columns that may hold labels: label, else label1, label2 …, else class_name."""
     exact = [n for n in chosen if header[n].casefold() in ("label", "labels", "class", "classes")]
     counted = [n for n in chosen if header[n][-1:].isdigit()]
@@ -188,24 +240,20 @@ def _label_columns(header: Sequence[str], chosen: Sequence[int]) -> list[int]:
     return exact[:1] or counted or named[:1] or list(chosen[:1])
 
 
-def _labels(cell: str, separators: str) -> list[str]:
-    """The labels of one cell: ``cat``, ``cat;dog``, ``['cat', 'dog']``, or none."""
-    text = cell.strip()
-    if text[:1] + text[-1:] in ("[]", "()", "{}"):
-        text, separators = text[1:-1], separators + ","
-    parts = re.split(f"[{re.escape(separators)}]", text)
-    labels = [part.strip().strip("\"'").strip() for part in parts]
-    return [label for label in labels if label.casefold() not in _NONE]
-
-
-def _spellings(found: dict[str, list[str]]) -> tuple[dict[str, str], list[str]]:
-    """Of names that differ in capitals alone the most frequent one, and notes of such."""
-    counts = Counter(label for labels in found.values() for label in labels)
-    spelled: dict[str, str] = {}
-    for label in sorted(counts, key=lambda label: (-counts[label], label)):
-        spelled.setdefault(label.casefold(), label)
-    others = [label for label in sorted(counts) if spelled[label.casefold()] != label]
-    return spelled, [f"label {label} is read as {spelled[label.casefold()]}" for label in others]
+def _numbers(path: Path, found: Mapping[str, list[str]], classes: ClassList) -> tuple[str, ...]:
+    """Names by number, where labels are numbers of listed classes, from 0 or from 1; else ()."""
+    labels = {label for own in found.values() for label in own}
+    if not labels or labels & set(classes.names) or not all(n.isdecimal() for n in labels):
+        return ()
+    low, high = min(map(int, labels)), max(map(int, labels))
+    if low == 0 and high < len(classes):
+        return classes.names
+    if high == len(classes) and low > 0:
+        return ("", *classes.names)
+    raise BadFileError(
+        f"{path}: labels are numbers from {low} to {high} of {len(classes)} listed classes; it "
+        "does not tell whether the first class is 0 or 1; write the names of classes instead"
+    )
 
 
 def _unread(layout: _Layout, columns: Sequence[int]) -> list[str]:

@@ -95,20 +95,28 @@ def page_of_photographs(
     made = shown.made
     final = made.stores[made.final]
     gallery = Gallery(
-        {name: store for name, store in made.stores.items() if name.startswith("cam_")},
-        {made.masks.folder.name: made.masks},
+        {
+            name.removeprefix("cam_"): store
+            for name, store in made.stores.items()
+            if name.startswith("cam_")
+        },
+        {"mask": made.masks},
         made.saliency,
         shown.scoring,
         {made.final: final},
         doubts=_beside([store for store in made.stores.values()], "uncertainty"),
     )
-    report = _report(
-        path.parent.name, shown.rows, shown.source, settings, gallery=gallery, groups=made.groups
-    )
+    title = f"Masks of {shown.source.name}"
+    report = _report(title, shown.rows, shown.source, settings, gallery=gallery, groups=made.groups)
     chosen = dict(shown.order[:count])
     names = photograph_names(shown.source, chosen)
     pictures = (
-        replace(one, name=str(names.get(one.id, one.id)), uncertainty=chosen[one.id])
+        replace(
+            one,
+            name=str(names.get(one.id, one.id)),
+            uncertainty=chosen[one.id],
+            doubts=dict(zip(["uncertainty"], one.doubts.values(), strict=False)),
+        )
         for one in _pictures(gallery, shown.source, tuple(chosen))
     )
     return write_page(path, replace(report, lead=tuple(lead)), pictures)
@@ -328,5 +336,6 @@ def _mask(store: Store, id: str, scoring: Scoring) -> np.ndarray:
     return masks.decide(winner, score, -1.0 if threshold is None else threshold)
 
 
+# Entropy is the first that combiner.fuse writes, and all that a page of photographs shows.
 _DOUBTS = MappingProxyType({"entropy": ("entropy", 1), "disagreement": ("disagreement ×2", 2)})
 """Uncertainties by their name in a store: what they are called here, and drawn times what."""
