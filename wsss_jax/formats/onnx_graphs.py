@@ -56,13 +56,11 @@ def read(path: Path) -> Graph:
     that lie in another file, and texts.
     """
     with one_error(path, "no ONNX model that can be read"):
-        fields = _Fields()
-        content = memoryview(read_bytes(path, MAX_BYTES))
+        fields, content = _Fields(), memoryview(read_bytes(path, MAX_BYTES))
         graphs = [_bytes(value) for number, value in fields.of(content) if number == 7]
         if len(graphs) != 1:
             raise UserError(f"{len(graphs)} graphs, wanted 1; perhaps a graph of TensorFlow")
-        arrays: dict[str, np.ndarray] = {}
-        nodes = []
+        arrays, nodes = {}, []
         for number, value in fields.of(graphs[0]):
             if number == 1:
                 nodes.append(_node(fields, _bytes(value)))
