@@ -33,7 +33,7 @@ def ours(name: str, options: dict, weights: dict, images: Any) -> dict[str, Call
     from wsss_jax.backbones import BACKBONES
     from wsss_jax.weights import loading as door
 
-    module = nnx.eval_shape(lambda: BACKBONES[name](rngs=nnx.Rngs(0), **options))
+    module: Any = nnx.eval_shape(lambda: BACKBONES[name](rngs=nnx.Rngs(0), **options))
     door.fill(module, weights, called=f"timm's {name}")
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     x = jnp.asarray(images.transpose(0, 2, 3, 1))

@@ -63,7 +63,7 @@ def draw(root: Path, count: int) -> None:
 
 def _encoded(random: np.random.Generator, form: str, size: tuple[int, int]) -> bytes:
     coarse = random.integers(0, 256, (size[0] // 8, size[1] // 8, 3), np.uint8)
-    picture = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
+    picture = Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     pixels = np.asarray(picture, np.int16) + random.integers(-9, 10, (*size, 3), np.int16)
     buffer = io.BytesIO()
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, form)

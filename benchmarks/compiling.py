@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 NETWORKS = {"resnet38d": (8, 448), "resnest101": (16, 512), "vit_base": (16, 448)}
 """Backbone to output stride and pixels."""
@@ -75,7 +76,7 @@ def step(name: str, remat: bool, *, batch: int) -> dict:
     settings = Classifier(name, output_stride=stride, remat=remat)
     system = classifier.make(settings, classes=20, steps=100)
 
-    def shaped(shape: tuple, dtype: object) -> jax.ShapeDtypeStruct:
+    def shaped(shape: tuple, dtype: object) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
     images = shaped((batch, pixels, pixels, 3), jnp.float32)

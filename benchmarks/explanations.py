@@ -54,7 +54,7 @@ def case(given: argparse.Namespace) -> Case:
         model.fc.bias.zero_()
         model.fc.weight.mul_(20)
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
-    module = nnx.eval_shape(lambda: BACKBONES["resnet18"](rngs=nnx.Rngs(0), output_stride=32))
+    module: Any = nnx.eval_shape(lambda: BACKBONES["resnet18"](rngs=nnx.Rngs(0), output_stride=32))
     backbone = {key: value for key, value in weights.items() if not key.startswith("fc.")}
     door.fill(module, backbone, called="timm's resnet18")
     rng = np.random.default_rng(0)

@@ -3,15 +3,15 @@
     python benchmarks/fuzz_readers.py --mutations 10000
 
 Small whole files of each kind are written, then changed at random (bits, bytes, cuts, doubled
-parts, lengths that lie), and read. A reader survives when it returns or raises UserError; every
-other exception, more than ten seconds, or more than 500 MB is printed as a failure, and the script
-ends with 1. The seed makes a run repeatable.
+parts, lengths that lie; members of archives and chunks of PNGs behind checksums that hold; values
+of JSON), and read. A reader survives when it returns or raises UserError that names the file; every
+other exception, more than ten seconds of the processor, or more than 500 MB is a failure. The seed
+makes a run repeatable.
 """
 
 import argparse
 import io
 import json
-import pickle
 import resource
 import signal
 import struct
@@ -19,31 +19,41 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import fuzz_samples as files
 import numpy as np
-from PIL import Image
 
-from wsss_jax.data import stores
 from wsss_jax.data.classes import VOC
 from wsss_jax.data.files import read_levels, read_mask
+from wsss_jax.data.ids import Index
+from wsss_jax.data.mask_files import colour_table, read_truth
 from wsss_jax.data.photographs import read_image
+from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets import coco
-from wsss_jax.errors import UserError
+from wsss_jax.datasets.labels import LabelTable, json_table, npz_table, xml_table
+from wsss_jax.datasets.lists import ids_of
+from wsss_jax.datasets.tables import text_table
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.export.brush_tasks import mask_of, read_tasks
 from wsss_jax.formats.pickled_arrays import read_content, read_vectors
 from wsss_jax.priors import regions
-from wsss_jax.priors.external import Wanted, read_file
-from wsss_jax.types import ScoreMaps
+from wsss_jax.priors.external import Wanted, read_file, read_maps
+from wsss_jax.stages import train
 from wsss_jax.weights.import_files import read_arrays
+from wsss_jax.weights.import_hub import configured
 
-SIZE = (6, 8)
 SECONDS = 10
 MEGABYTES = 500
-VALUES = np.linspace(0, 1, 2 * 6 * 8, dtype=np.float32).reshape(2, *SIZE)
 LYING = (0, 1, 0x7F, 0x80, 0xFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1)
+STRANGE = (None, True, -1, 0, 1, 255, 2**31, 2**63, 2**200, 0.5, -0.5, 1e308, float("nan"),
+           float("inf"), "", "a", "1", "cat", "../a", "x" * 1000, "\x00", "\u202e", [], {}, [[]],
+           [None], [0.5] * 7, {"a": {}}, {"counts": "x", "size": [1, 1]})  # fmt: skip
 
 
 class Hang(BaseException):
@@ -69,168 +79,159 @@ class Result:
     seconds: float = 0.0
 
 
-def text(word: str) -> bytes:
-    return b"X" + struct.pack("<I", len(word)) + word.encode()
-
-
-def tensor(key: str, count: int) -> bytes:
-    """The operations of a tensor (2,6,8) whose storage lies elsewhere."""
-    sides = b"(" + b"".join(b"K" + bytes([n]) for n in (2, *SIZE)) + b"t"
-    steps = b"(" + b"".join(b"K" + bytes([n]) for n in (48, 8, 1)) + b"t"
-    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu")
-    storage += b"J" + struct.pack("<i", count)
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"tQ" + b"K\x00"
-        + sides + steps + b"\x89ccollections\nOrderedDict\n)RtR"
-    )  # fmt: skip
-
-
-def torch_archive() -> bytes:
-    buffer = io.BytesIO()
-    nest = b"\x80\x02}(" + text("keys") + b"](K\x04K\x07e" + text("masks") + tensor("0", 96) + b"u."
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("a/data.pkl", nest)
-        archive.writestr("a/byteorder", b"little")
-        archive.writestr("a/data/0", VALUES.tobytes())
-    return buffer.getvalue()
-
-
-def torch_stream() -> bytes:
-    parts = [pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
-    nest = b"\x80\x02}(" + text("cam") + tensor("7", 96).replace(b"tQ", b"NtQ") + b"u."
-    return b"".join([*parts, nest, pickle.dumps(["7"], 2), struct.pack("<q", 96), VALUES.tobytes()])
-
-
-def dictionaries() -> list[bytes]:
-    content = {"keys": np.array([4, 7]), "high_res": VALUES, "more": {"a": None}, "name": "x"}
-    plain = {4: VALUES[0], 7: VALUES[1]}
-    made = [pickle.dumps(content, protocol) for protocol in range(6)]
-    for one in (content, plain):
-        buffer = io.BytesIO()
-        np.save(buffer, np.array(one, object))
-        made.append(buffer.getvalue())
-    return [*made, torch_archive(), torch_stream(), *archives()]
-
-
-def archives() -> list[bytes]:
-    made = []
-    for save in (np.savez, np.savez_compressed):
-        buffer = io.BytesIO()
-        save(buffer, keys=np.array([4, 7]), high_res=VALUES, names=np.array(["a", "bc"]))
-        made.append(buffer.getvalue())
-    return made
-
-
-def saved(array: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
-    buffer = io.BytesIO()
-    picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def masks() -> list[bytes]:
-    mask = (VALUES[0] * 7).astype(np.uint8)
-    return [saved(mask), saved(mask, mode="P")]
-
-
-def pictures() -> list[bytes]:
-    grey = (VALUES[0] * 255).astype(np.uint8)
-    deep = (VALUES[0] * 65535).astype(np.uint16)
-    modes = [saved(grey, mode=mode) for mode in ("L", "LA", "RGB", "1", "P")]
-    return [*modes, saved(deep), saved(grey, "JPEG"), saved(grey, "BMP"), saved(grey, "WEBP")]
-
-
-def region_files() -> list[bytes]:
-    run = {"size": list(SIZE), "counts": [3, 5, 40]}
-    packed = {"size": list(SIZE), "counts": "35X1"}
-    polygon = [[1.0, 1.0, 5.0, 1.0, 5.0, 4.0]]
-    sam = [{"segmentation": r, "area": 5, "bbox": [0, 0, 3, 3], "predicted_iou": 0.9} for r in
-           (run, packed)]  # fmt: skip
-    found = [{"image_id": 1, "category_id": 5, "score": 0.5, "segmentation": r} for r in
-             (run, polygon)]  # fmt: skip
-    grounded = {"annotations": [{"class_name": "cat", "score": [0.5], "segmentation": run}],
-                "img_height": 6, "img_width": 8}  # fmt: skip
-    return [json.dumps(value).encode() for value in (sam, found, grounded)]
-
-
-def record() -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, scores=VALUES.transpose(1, 2, 0).astype(np.float16), peak=np.ones(2, "f4"),
-             classes=np.array([4, 7], np.int16), size=np.array(SIZE, np.int32))  # fmt: skip
-    return buffer.getvalue()
-
-
-def weights() -> dict[str, list[bytes]]:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [2, 6, 8], "data_offsets": [0, 384]}})
-    safe = struct.pack("<Q", len(header)) + header.encode() + VALUES.tobytes()
-    return {".pth": [torch_archive(), torch_stream()], ".npz": [record()], ".safetensors": [safe],
-            ".onnx": [onnx_model()]}  # fmt: skip
-
-
-def onnx_model() -> bytes:
-    """One layer as PyTorch exports it; every length here is below 128 but those of two bytes."""
-
-    def field(number: int, content: bytes) -> bytes:
-        length = len(content)
-        size = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
-        return bytes([number << 3 | 2]) + size + content
-
-    sides = b"".join(bytes([1 << 3, n]) for n in (12, 8))
-    tensor = sides + b"\x10\x01" + field(8, b"onnx::MatMul_7") + field(9, VALUES.tobytes())
-    node = field(1, b"x") + field(1, b"onnx::MatMul_7") + field(3, b"/a/MatMul")
-    graph = field(1, node + field(4, b"MatMul")) + field(5, tensor)
-    return b"\x08\x07" + field(2, b"pytorch") + field(7, graph)
-
-
-def label_files() -> list[bytes]:
-    vectors = {f"2007_00000{n}": np.eye(20, dtype=np.float32)[n] for n in range(5)}
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(vectors, object))
-    return [buffer.getvalue(), pickle.dumps({2007000032: np.ones(20)}, 2)]
-
-
-def coco_files() -> list[bytes]:
-    things = [{"image_id": 1, "category_id": 5, "segmentation": [[1, 1, 5, 1, 5, 4]], "area": 9}]
-    images = [{"id": 1, "file_name": "a.jpg", "height": 6, "width": 8}]
-    whole = {"images": images, "annotations": things, "categories": [{"id": 5, "name": "cat"}]}
-    return [json.dumps(whole).encode()]
-
-
 def kinds(folder: Path) -> dict[str, Kind]:
     """Every reader by name; folder: where the files of stores lie."""
-    store = stores.create(folder / "own", holds="scores", classes=VOC.names, made_by={})
-    maps = ScoreMaps(VALUES.transpose(1, 2, 0), np.array([4, 7]), SIZE, np.ones(2, np.float32))
-    store.put_scores("a", maps)
-    index = (folder / "own/index.json").read_bytes()
+    own = files.write_stores(folder / "own")
+    photographs = Index({id: (folder / f"{id}.jpg",) for id in "ab"})
     labels = np.isin(np.arange(len(VOC)), (4, 7))
 
     def layout(name: str, first: int | None = None) -> Callable[[Path], object]:
-        wanted = Wanted(VOC, labels, SIZE, SIZE, first)
+        wanted = Wanted(VOC, labels, files.SIZE, files.SIZE, first)
         return lambda path: read_file(name, path, wanted)
 
+    def record(holds: str, get: Callable[[Store, str], object]) -> Kind:
+        path = own[holds].path("a")
+        place = str(path.relative_to(folder))
+        return Kind(place, [path.read_bytes()], lambda _: get(own[holds], "a"))
+
+    index = (own["scores"].folder / "index.json").read_bytes()
     made = {
-        "arrays": Kind("a.npy", dictionaries(), read_content),
-        "irn": Kind("a.npy", dictionaries()[:7], layout("irn")),
-        "psa_cam": Kind("a.npy", dictionaries()[7:8], layout("psa_cam")),
-        "dhr": Kind("a.pt", [torch_archive()], layout("dhr", 0)),
-        "cls_labels": Kind("a.npy", label_files(), read_vectors),
-        "mask_png": Kind("a.png", masks(), layout("mask_png")),
-        "saliency_png": Kind("a.png", pictures()[:6], layout("saliency_png")),
-        "levels": Kind("a.png", pictures(), read_levels),
-        "masks": Kind("a.png", masks(), read_mask),
-        "photographs": Kind("a.jpg", pictures(), read_image),
-        "regions": Kind("a.json", region_files(), regions.read_regions),
-        "record": Kind("own/scores/a.npz", [record()], lambda path: store.get_scores("a")),
-        "index": Kind("other/index.json", [index], lambda path: stores.open_store(path.parent)),
-        "coco": Kind("coco/annotations/instances_v.json", coco_files(),
+        **_layouts(layout),
+        "read_maps": Kind("a.npy", files.dictionaries()[:7], read_maps),
+        "arrays": Kind("a.npy", files.dictionaries(), read_content),
+        "regions": Kind("a.json", files.region_files(), regions.read_regions),
+        "photographs": Kind("a.jpg", files.pictures(), read_image),
+        "levels": Kind("a.png", files.pictures(), read_levels),
+        "masks": Kind("a.png", files.masks(), read_mask),
+        "true masks": Kind("a.png", files.pictures()[:5], read_truth),
+        "cls_labels.npy": Kind("a.npy", files.label_files(), read_vectors),
+        "cls_labels.npz": Kind("a.npz", [files.label_archive()], lambda p: npz_table(p, VOC)),
+        "label JSON": Kind("a.json", [files.label_json()], lambda path: _all(json_table(path))),
+        "label table": Kind(
+            "a.csv", files.label_tables(), lambda path: _all(text_table(path, photographs, None))
+        ),
+        "annotation": Kind("voc/a.xml", [files.annotation()], lambda path: _all(
+            xml_table(path.parent, None, masks=False))),
+        "list": Kind("a.txt", [b"a\nb\n"], lambda path: ids_of(path, photographs)),
+        "colours": Kind("colours/colours.csv", [b"cat,128,0,0\ndog,0,128,0\n"],
+                        lambda path: colour_table((path.parent,), VOC)),
+        "COCO": Kind("coco/annotations/instances_v.json", files.coco_files(),
                      lambda path: coco.open_coco(path.parents[1], "v").mask("a")),
+        "Label Studio": Kind("a.json", [files.brush_tasks()], lambda path: [
+            mask_of(task, VOC, files.SIZE) for task in read_tasks(path)]),
+        "store: scores": record("scores", Store.get_scores),
+        "store: masks": record("masks", Store.get_mask),
+        "store: regions": record("regions", regions.get_regions),
+        "store: index": Kind("other/index.json", [index], lambda path: open_store(path.parent)),
+        "run: settings": Kind("run/settings.json", [files.run_settings()], _run),
+        "weights: config": Kind("a.json", [files.normalisation()],
+                                lambda path: configured(path.with_suffix(".pth"))),
+        "weights: MXNet": Kind("a.params", [files.mxnet()], read_arrays),
     }  # fmt: skip
-    for ending, samples in weights().items():
-        made[f"weights {ending}"] = Kind(f"a{ending}", samples, read_arrays)
+    for ending, samples in files.weights().items():
+        made[f"weights: {ending}"] = Kind(f"a{ending}", samples, read_arrays)
     return made
 
 
+def _layouts(layout: Callable[..., Callable[[Path], object]]) -> dict[str, Kind]:
+    """The layouts of other tools' maps."""
+    dictionaries, planes = files.dictionaries(), files.planes()
+    return {
+        "irn": Kind("a.npy", dictionaries[:7], layout("irn")),
+        "psa_cam": Kind("a.npy", dictionaries[7:8], layout("psa_cam")),
+        "puzzle": Kind("a.npy", [files.numbered("hr_cam", (5, 8))], layout("puzzle")),
+        "puzzle_rw": Kind("a.npy", [files.numbered("rw", (5, 8))], layout("puzzle_rw")),
+        "ccam": Kind("a.npy", [files.numbered("hr_cam", (1,))], layout("ccam")),
+        "clipes": Kind("a.npy", [files.numbered("attn_highres")], layout("clipes")),
+        "dhr": Kind("a.pt", [files.torch_archive()], layout("dhr", 0)),
+        "msc_seg": Kind("a.npy", [files.saved_array({"msc_seg": planes})], layout("msc_seg")),
+        "weclip": Kind("a.npy", [files.saved_array({"segs": planes})], layout("weclip")),
+        "array": Kind("a.npy", [files.saved_array(planes)], layout("array")),
+        "oaa": Kind("a_4.png", files.masks()[:1], layout("oaa")),
+        "mask_png": Kind("a.png", files.masks(), layout("mask_png")),
+        "saliency_png": Kind("a.png", files.pictures()[:6], layout("saliency_png")),
+        "instances": Kind("a.json", files.region_files()[1:2], layout("instances")),
+    }
+
+
+def _all(table: LabelTable) -> list[object]:
+    """The labels of every photograph of a table; those of a damaged entry are refused."""
+    return [table.of(id) for id in table.entries]
+
+
+def _run(path: Path) -> object:
+    """The settings of a run that is finished; its checkpoint is not there."""
+    path.with_name("finished").touch()
+    try:
+        return train.trained(path.parent)
+    except BadFileError as problem:
+        if "without a checkpoint" not in str(problem):
+            raise
+        return None
+
+
 def changed(content: bytes, generator: np.random.Generator) -> bytes:
+    """The content changed at random: half of the time behind its checksums or in its values."""
+    if generator.integers(2):
+        if content.startswith(b"PK"):
+            return _changed_member(content, generator)
+        if content.startswith(b"\x89PNG"):
+            return _changed_chunk(content, generator)
+        if content[:1] in (b"[", b"{"):
+            return json.dumps(_changed_value(json.loads(content), generator)).encode()
+    return _changed_bytes(content, generator)
+
+
+def _changed_member(content: bytes, generator: np.random.Generator) -> bytes:
+    """A zip archive with one member changed, whose checksum holds."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
+        names = old.namelist()
+        chosen = names[int(generator.integers(len(names)))]
+        for name in names:
+            member = old.read(name)
+            new.writestr(name, _changed_bytes(member, generator) if name == chosen else member)
+    return buffer.getvalue()
+
+
+def _changed_chunk(content: bytes, generator: np.random.Generator) -> bytes:
+    """A PNG with one chunk changed, whose checksum holds."""
+    chunks, at = [], 8
+    while at < len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        chunks.append(content[at + 4 : at + 8 + length])
+        at += 12 + length
+    place = int(generator.integers(len(chunks)))
+    kind, data = chunks[place][:4], chunks[place][4:]
+    packed = kind == b"IDAT" and generator.integers(2)
+    data = _changed_bytes(zlib.decompress(data) if packed else data, generator)
+    chunks[place] = kind + (zlib.compress(data) if packed else data)
+    whole = [
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+    ]
+    return content[:8] + b"".join(whole)
+
+
+def _changed_value(nest: Any, generator: np.random.Generator) -> Any:
+    """A JSON value with one of its parts replaced, left out or doubled."""
+    if not (isinstance(nest, (dict, list)) and nest and generator.integers(8)):
+        return STRANGE[int(generator.integers(len(STRANGE)))]
+    keys = list(nest) if isinstance(nest, dict) else list(range(len(nest)))
+    key = keys[int(generator.integers(len(keys)))]
+    match int(generator.integers(8)):
+        case 0:
+            del nest[key]
+        case 1 if isinstance(nest, list):
+            nest.append(nest[key])
+        case 2 if isinstance(nest, dict):
+            nest[str(key).upper()] = nest.pop(key)
+        case _:
+            nest[key] = _changed_value(nest[key], generator)
+    return nest
+
+
+def _changed_bytes(content: bytes, generator: np.random.Generator) -> bytes:
     """The content with one to four random changes."""
     data = bytearray(content)
     for _ in range(int(generator.integers(1, 5))):
@@ -262,13 +263,14 @@ def changed(content: bytes, generator: np.random.Generator) -> bytes:
 
 
 def stopped(number: int, frame: FrameType | None) -> None:
-    raise Hang(f"more than {SECONDS} seconds")
+    raise Hang(f"more than {SECONDS} seconds of the processor")
 
 
 def tried(kind: Kind, path: Path, content: bytes, result: Result) -> None:
     path.write_bytes(content)
     start = time.perf_counter()
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # a busy machine is no hang
+    signal.setitimer(signal.ITIMER_REAL, 20 * SECONDS)
     try:
         kind.read(path)
         result.read += 1
@@ -281,20 +283,21 @@ def tried(kind: Kind, path: Path, content: bytes, result: Result) -> None:
     except (Exception, Hang) as problem:
         result.failures.append(f"{type(problem).__name__}: {str(problem)[:200]}")
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
     result.seconds += time.perf_counter() - start
 
 
-def fuzz(mutations: int, seed: int, only: tuple[str, ...] = ()) -> dict[str, Result]:
-    """Read ``mutations`` changed files per kind; only: these kinds instead of all."""
-    before = signal.signal(signal.SIGALRM, stopped)
+def fuzz(mutations: int, seed: int, only: tuple[str, ...] = ()) -> Iterator[tuple[str, Result]]:
+    """Read ``mutations`` changed files per kind, one kind after the other; only: these kinds."""
+    numbers = (signal.SIGALRM, signal.SIGPROF)
+    before = [signal.signal(number, stopped) for number in numbers]
     try:
         with tempfile.TemporaryDirectory() as there:
-            results = {}
             for name, kind in kinds(Path(there)).items():
                 if only and name not in only:
                     continue
-                results[name] = result = Result()
+                result = Result()
                 generator = np.random.default_rng([seed, *name.encode()])
                 path = Path(there) / kind.place
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -305,9 +308,10 @@ def fuzz(mutations: int, seed: int, only: tuple[str, ...] = ()) -> dict[str, Res
                     sample = kind.samples[n % len(kind.samples)]
                     tried(kind, path, changed(sample, generator), result)
                 path.unlink()
-            return results
+                yield name, result
     finally:
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def peak() -> float:
@@ -322,14 +326,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=(), help="kinds; all if none is given")
     settings = parser.parse_args()
     start = peak()
-    results = fuzz(settings.mutations, settings.seed, tuple(settings.only))
     print(f"{'reader':<22}{'tried':>8}{'survived':>10}{'read':>8}{'refused':>9}{'ms each':>9}")
     failed = 0
-    for name, result in results.items():
+    for name, result in fuzz(settings.mutations, settings.seed, tuple(settings.only)):
         tries = settings.mutations
         each = 1000 * result.seconds / max(tries, 1)
         print(f"{name:<22}{tries:>8}{tries - len(result.failures):>10}{result.read:>8}"
-              f"{result.refused:>9}{each:>9.2f}")  # fmt: skip
+              f"{result.refused:>9}{each:>9.2f}", flush=True)  # fmt: skip
         for failure in sorted(set(result.failures))[:5]:
             print(f"  {failure}")
         failed += len(result.failures)

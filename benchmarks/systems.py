@@ -34,7 +34,8 @@ def measure(name: str, backbone: str, batch: int, crop: int, steps: int) -> dict
     rng = np.random.default_rng(0)
     images = rng.random((batch, crop, crop, 3), np.float32)
     labels = rng.random((batch, 20)) > 0.9
-    fed = Batch(images, labels, np.ones(images.shape[:3], bool), np.ones(batch, bool))
+    arrays = (images, labels, np.ones(images.shape[:3], bool), np.ones(batch, bool))
+    fed = Batch(*(jax.numpy.asarray(array) for array in arrays))
     key = jax.random.key(0)
     step = jax.jit(system.step, donate_argnums=0).lower(state, fed, key).compile()
     memory = step.memory_analysis()

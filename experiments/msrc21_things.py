@@ -17,9 +17,9 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
-from wsss_jax.stages.train import Training
 from wsss_jax.systems import Classifier, OcCse
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim

@@ -23,7 +23,7 @@ from pathlib import Path
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.affinity import AffinityPlan
-from wsss_jax.stages.affinity import AffinityTraining
+from wsss_jax.run.training import Training
 from wsss_jax.stages.affinity_labels import Irn
 from wsss_jax.stages.refine import Crf, Walk
 from wsss_jax.systems.affinity import AffinityNet
@@ -47,7 +47,7 @@ def recipe(data: Path, weights: Path | None) -> AffinityPlan:
         train_split="train_aug",
         splits=("train", "val"),
         rule=Irn(0.30, 0.05),
-        training=AffinityTraining(model, view, epochs=3, batch_size=32, save_every=100),
+        training=Training(model, view, epochs=3, batch_size=32, save_every=100),
         walk=Walk(beta=10.0, steps=256),
         crf=Crf(),
     )

@@ -14,9 +14,9 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
-from wsss_jax.stages.train import Training
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
 
@@ -56,23 +56,21 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         name="voc12_animals",
         data=data,
         systems={
-            "v2": Training(
-                Classifier("mobilenet_v2", weights / V2, optim=momentum), view, imageless=NEVER
-            ),
+            "v2": Training(Classifier("mobilenet_v2", weights / V2, optim=momentum), view),
             "v2_int8": Training(
                 Classifier("mobilenet_v2", weights / V2_INT8, optim=even),
                 view,
                 seed=2,
-                imageless=NEVER,
             ),
             "v2_randaugment": Training(
                 Classifier("mobilenet_v2", weights / V2, optim=momentum),
                 replace(view, crop=256, operations=2),
                 seed=4,
-                imageless=NEVER,
             ),
         },
+        imageless=NEVER,
         saliency=data / "saliency_csnet",
+        saliency_supervision="people's masks",
         combiner=Combining(),
         features=(Features(weights / V2),),
         fusions=RULES,

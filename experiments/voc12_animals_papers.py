@@ -36,13 +36,14 @@ from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes.affinity import light
 from wsss_jax.run.executors import Workers
+from wsss_jax.run.training import Training
 from wsss_jax.stages.affinity import learn_affinity
 from wsss_jax.stages.affinity_labels import Irn, Pnoc, Rule, make_labels
 from wsss_jax.stages.evaluate import Scoring, evaluate, write_results
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.masks import label_free_threshold
 from wsss_jax.stages.refine import Crf, Walk, refine
-from wsss_jax.stages.train import Training, fit
+from wsss_jax.stages.train import fit
 from wsss_jax.systems import Classifier, Model, OcCse, PNoc, POc, PuzzleCam, Seam
 from wsss_jax.systems.terms import Erasing, Puzzle
 from wsss_jax.train.optimizers import Optim
@@ -93,7 +94,7 @@ def one(name: str, seed: int, chosen: argparse.Namespace) -> None:
         runs = ["vanilla" if name == "occse" else "randaugment", name]
     for each in runs:
         training = training_of(each, seed, chosen.weights, chosen.out)
-        run = fit(teaching, training, chosen.out / f"run_{each}_{seed}")
+        run = fit(teaching, training, chosen.out / f"run_{each}_{seed}", imageless=NEVER)
     maps = explain(run, source, chosen.out / f"cam_{name}_{seed}", Explanation(), ids=source.ids)
     judged(maps, chosen)
     if chosen.affinity is not None:
@@ -144,7 +145,7 @@ def judged(maps: Store, chosen: argparse.Namespace) -> None:
     write_results(path, results, sources["train"].classes)
 
 
-def training_of(name: str, seed: int, weights: Path, out: Path) -> Training:
+def training_of(name: str, seed: int, weights: Path, out: Path) -> Training[Model]:
     """One system's settings."""
     optim = Optim("adamw", learning_rate=2e-4, warm_up=10)
     plain = Classifier("mobilenet_v2", weights / V2, optim=optim)
@@ -170,7 +171,7 @@ def training_of(name: str, seed: int, weights: Path, out: Path) -> Training:
         raise SystemExit(f"error: no system {name}; there are {', '.join(models)}")
     view = replace(view, operations=2) if name == "randaugment" else view
     view = replace(view, crop=512, long_side=(320, 640)) if name == "puzzle_512" else view
-    return Training(models[name](), view, seed=seed, imageless=NEVER)
+    return Training(models[name](), view, seed=seed)
 
 
 def _tag(rule: str) -> str:

@@ -13,9 +13,10 @@ from pathlib import Path
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.segment import SegmentPlan
+from wsss_jax.run.training import Training
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.refine import Crf
-from wsss_jax.stages.segment import Prediction, Segmentation
+from wsss_jax.stages.segment import Prediction
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train.optimizers import Optim
 
@@ -35,7 +36,7 @@ def recipe(data: Path, weights: Path | None) -> SegmentPlan:
         data,
         masks=Path("runs/voc12_animals/pseudo_masks"),
         name="voc12_animals_segment",
-        training=Segmentation(model, view, epochs=4, batch_size=8),
+        training=Training(model, view, epochs=4, batch_size=8),
         # Long sides of 250 and 375 for VOC's 500, as in training.
         prediction=Prediction(scales=(0.5, 0.75), batch_size=8),
         crf=Crf("deeplab"),

@@ -2,13 +2,13 @@
 
 Reads the class maps (cam_*), the saliency and the frozen features (features*) of a run folder that
 a recipe made. The combiner is learned without true masks, with five that are suggested from what
-that gave, and with five drawn at random, three seeds each: once a seed, seven to ten minutes in
-all on two CPU cores. Judged on val, and on train without the photographs that taught.
+that gave, and with five drawn at random, for each of three seeds. Judged on val, and on train
+without the photographs that taught.
 
 Command: python experiments/voc12_animals_suggest.py RUN --data DATA/voc12_animals
-    [--systems cam_a cam_b] [--features features_a features_b] [--seeds 3] [--out FOLDER]
-The same command goes on where it was stopped. The table is FOLDER/suggest.md. Source: k-shot
-labels of Combining.labelled; reached: see benchmarks/RESULTS.md.
+    [--systems cam_a cam_b] [--features features_a features_b] [--seeds 3] --out FOLDER
+The same command goes on where it was stopped. The table is FOLDER/suggest.md. It has not been run
+to its end; no number of it is known.
 """
 
 import argparse

@@ -18,9 +18,9 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
-from wsss_jax.stages.train import Training
 from wsss_jax.systems import Classifier, OcCse, PuzzleCam
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim
@@ -53,10 +53,12 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         name="voc12_animals_systems",
         data=data,
         systems={
-            name: Training(model, augmentation, seed=seed, imageless=NEVER)
+            name: Training(model, augmentation, seed=seed)
             for name, (model, augmentation, seed) in models.items()
         },
+        imageless=NEVER,
         saliency=data / "saliency_csnet",
+        saliency_supervision="people's masks",
         combiner=Combining(),
         features=(Features(weights / V2),),
         fusions=("mean", "median", "log_opinion_pool", "majority_vote", "weighted_mean"),

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.saliency import SaliencyPlan
-from wsss_jax.stages.objects import ObjectTraining
-from wsss_jax.stages.saliency import Contrasting
+from wsss_jax.run.training import Training
+from wsss_jax.stages.saliency import defaults
 from wsss_jax.systems.objects import Objects
 from wsss_jax.systems.saliency import Contrast
 from wsss_jax.train.optimizers import Optim
@@ -33,7 +33,7 @@ def recipe(data: Path, weights: Path | None) -> SaliencyPlan:
         raise UserError(f"give the folder of {RESNEST} with --weights")
     optim = Optim(learning_rate=1e-3, new_layers=1.0, momentum_is_weight_decay=True)
     contrast = Contrast("resnest269", weights / RESNEST, 16, hint_weight=1.0, optim=optim)
-    plain = Contrasting().augmentation  # colours stay as they are
+    plain = defaults().augmentation  # colours stay as they are
     return SaliencyPlan(
         data,
         name="voc12_c2amh",
@@ -41,10 +41,8 @@ def recipe(data: Path, weights: Path | None) -> SaliencyPlan:
         classes=Path("runs/voc12_pnoc/labels"),
         train_split="train_aug",
         splits=("train",),
-        training=Contrasting(contrast, replace(plain, long_side=(515, 515))),
-        network=ObjectTraining(
-            Objects("resnest269", weights / RESNEST),
-            plain,
-            batch_size=10,
+        training=Training(
+            contrast, replace(plain, long_side=(515, 515)), epochs=10, batch_size=128
         ),
+        network=Training(Objects("resnest269", weights / RESNEST), plain, epochs=9, batch_size=10),
     )

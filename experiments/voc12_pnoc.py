@@ -21,8 +21,8 @@ from pathlib import Path
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.explain import Explanation
-from wsss_jax.stages.train import Training
 from wsss_jax.systems import Classifier, PNoc
 from wsss_jax.systems.terms import Erasing
 from wsss_jax.train.optimizers import Optim

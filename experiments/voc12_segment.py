@@ -19,8 +19,9 @@ from pathlib import Path
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.segment import SegmentPlan
+from wsss_jax.run.training import Training
 from wsss_jax.stages.refine import Crf
-from wsss_jax.stages.segment import Prediction, Segmentation
+from wsss_jax.stages.segment import Prediction
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train.optimizers import Optim
 
@@ -39,7 +40,7 @@ def recipe(data: Path, weights: Path | None) -> SegmentPlan:
         name="voc12_segment",
         train_split="train_aug",
         splits=("val",),
-        training=Segmentation(model, view, epochs=15, batch_size=32, save_every=200),
+        training=Training(model, view, epochs=15, batch_size=32, save_every=200),
         prediction=Prediction(scales=(0.5, 1.0, 1.5, 2.0)),
         crf=Crf("deeplab", stride=1),
     )

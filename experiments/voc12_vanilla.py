@@ -19,8 +19,8 @@ from pathlib import Path
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.explain import Explanation
-from wsss_jax.stages.train import Training
 from wsss_jax.systems import Classifier
 from wsss_jax.train.optimizers import Optim
 

@@ -21,10 +21,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+HEAVY = (
+    "test_stages", "test_photographs", "test_combiner", "test_parallel", "test_faults",
+    "test_reference_networks", "test_systems_fit", "test_notebooks", "test_learn_affinity",
+    "test_segment", "test_classifier", "test_crf", "test_explain_full_grad",
+)  # fmt: skip
+"""Files of several expensive tests: begun first, so that two workers end at the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Heavy files first; ``--no-loadscope-reorder`` makes pytest-xdist keep this order."""
+    place = {name: number for number, name in enumerate(HEAVY)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(HEAVY)))
+
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real photographs, weights and reference outputs that lies beside the clone."""
+    """The folder of real photographs and public weights that lies beside the clone."""
     if not (SHARED / "README.md").is_file():
-        pytest.skip(f"{SHARED.name}/ is not beside this clone: no reference data to compare with")
+        pytest.skip(f"needs real photographs or weights: {SHARED.name}/ is not beside this clone")
     return SHARED

@@ -11,7 +11,7 @@ from wsss_jax.data import stores
 from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.recipes.affinity import AffinityPlan
-from wsss_jax.stages.affinity import AffinityTraining
+from wsss_jax.run.training import Training
 from wsss_jax.stages.refine import Walk
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.types import ScoreMaps
@@ -38,9 +38,9 @@ def test_a_plan_goes_from_score_maps_to_a_verdict_and_goes_on_where_it_was(tmp_p
         maps.folder,
         train_split="all",
         splits=("all",),
-        training=AffinityTraining(model, Augmentation(crop=32, hue=0.0), epochs=1, batch_size=4),
+        training=Training(model, Augmentation(crop=32, hue=0.0), epochs=1, batch_size=4),
         walk=QUICK,
-        beside=QUICK,
+        colour_walk=QUICK,
         with_crf=False,
     )
     made = plan.make(tmp_path / "out")

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_draw import reference_arrays
 
 from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
-from wsss_jax.stages.train import Training, run_record
+from wsss_jax.run import training
+from wsss_jax.run.training import Training
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.checkpoint import Checkpoints
@@ -48,12 +50,13 @@ def test_rows_that_only_fill_up_do_not_count():
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_the_template_fits_a_run_from_pretrained_weights(shared, tmp_path):
-    settings = Classifier("mobilenet_v2", shared / "weights" / V2)
+def test_the_template_fits_a_run_from_pretrained_weights(tmp_path):
+    np.savez(tmp_path / "weights.npz", **reference_arrays("mobilenet_v1")[0])
+    settings = Classifier("mobilenet_v1", tmp_path / "weights.npz")
     state = classifier.make(settings, classes=2, steps=5).init(jax.random.key(0))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state, {})
-    gone = Classifier("mobilenet_v2", tmp_path / "weights-that-were-moved.npz")
+    gone = Classifier("mobilenet_v1", tmp_path / "weights-that-were-moved.npz")
     found = checkpoints.last(classifier.template(gone, 2))
     assert found is not None
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(found[1]), strict=True):
@@ -63,5 +66,5 @@ def test_the_template_fits_a_run_from_pretrained_weights(shared, tmp_path):
 def test_a_run_does_not_care_where_its_weights_lie(tmp_path):
     source = open_dataset(synthetic.write(tmp_path, 4, 0), split="all")
     paths = (tmp_path / "here" / V2, tmp_path / "elsewhere" / V2)
-    records = [run_record(Training(Classifier(weights=path)), source) for path in paths]
+    records = [training.record(Training(Classifier(weights=path)), source, {}) for path in paths]
     assert records[0] == records[1]

@@ -9,7 +9,8 @@ import pytest
 import toy_commands
 from toy_commands import typed
 
-from wsss_jax import cli, errors, memory
+from wsss_jax import errors, memory
+from wsss_jax.cli import command_line, table
 from wsss_jax.cli.table import Verb
 from wsss_jax.data import stores
 from wsss_jax.datasets import synthetic
@@ -22,14 +23,14 @@ def scenes(tmp_path_factory):
     return synthetic.write(tmp_path_factory.mktemp("scenes"), 12, 0)
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", table.VERBS)
 def test_every_verb_has_help_that_fits_a_screen(capsys, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = typed(capsys, verb, "--help")
     assert code == 0 and f"wsss {verb}" in out and len(out.splitlines()) <= 60
     missing = [
         name
-        for name in cli.VERBS[verb].everyday.split()
+        for name in table.VERBS[verb].everyday.split()
         if name not in ("*", "run", "maps", "masks") and f"--{name} " not in out.replace(",", " ")
     ]
     assert verb == "run" or not missing
@@ -55,6 +56,7 @@ def test_what_needs_no_network_imports_no_jax(scenes):
         (("explian",), "code 2"),
         (("--verison",), "code 2"),
         (("check", str(scenes)), ""),
+        *(((verb, "--help"), "") for verb in ("compare", "evaluate", "export", "import", "masks")),
         (("check", str(scenes), "--layuot", "voc"), "code 2"),
     ):
         done = subprocess.run(
@@ -82,7 +84,7 @@ def test_what_the_user_can_put_right_is_one_line_and_our_mistakes_keep_their_tra
 
     verb = Verb("a verb that fails", "toy_commands:fail")
     monkeypatch.setattr(toy_commands, "fail", fail, raising=False)
-    monkeypatch.setattr(cli.table, "VERBS", {"fail": verb})
+    monkeypatch.setattr(table, "VERBS", {"fail": verb})
     if told is None:
         with pytest.raises(type(problem)):
             typed(capsys, "fail")
@@ -97,13 +99,13 @@ def test_what_the_user_can_put_right_is_one_line_and_our_mistakes_keep_their_tra
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
 def test_a_command_may_end_with_images_left_out(capsys, monkeypatch, returned, code):
     monkeypatch.setattr(toy_commands, "end", lambda: returned, raising=False)
-    monkeypatch.setattr(cli.table, "VERBS", {"end": Verb("ends", "toy_commands:end")})
+    monkeypatch.setattr(table, "VERBS", {"end": Verb("ends", "toy_commands:end")})
     assert typed(capsys, "end")[0] == code
 
 
 def test_warnings_of_xla_stay_off_the_terminal_unless_they_are_asked_for():
     environment = {"GRPC_VERBOSITY": "INFO"}
-    cli.quiet(environment)
+    command_line.quiet(environment)
     assert environment["TF_CPP_MIN_LOG_LEVEL"] == "3" and environment["GRPC_VERBOSITY"] == "INFO"
 
 

@@ -15,6 +15,7 @@ from wsss_jax.data import stores
 from wsss_jax.datasets import views
 from wsss_jax.errors import UserError
 from wsss_jax.ops import metrics
+from wsss_jax.run import left_out
 from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.evaluate import Scoring, evaluate
 from wsss_jax.study import fusion_world, world
@@ -76,7 +77,11 @@ def test_a_bad_map_costs_its_system_and_never_the_image(inputs, run, tmp_path, c
     try:
         inputs.systems[0].path(first).write_bytes(kept[:-40])
         hidden = inputs.systems[1].path(second).rename(tmp_path / "hidden.npz")
-        made = fuse(run, replace(inputs, missing={}), tmp_path / "fused", ids=(first, second))
+        for _ in range(2):  # the second finds all done, and forgets nothing
+            fresh = replace(inputs, missing={})
+            with left_out.recorded() as record:
+                made = fuse(run, fresh, tmp_path / "fused", ids=(first, second))
+            assert record.maps == {"fused": 2} and record.exit_code() == left_out.CODE
         assert set(made.maps.ids()) == {first, second}
         absent = json.loads((tmp_path / "fused" / "absent.json").read_text())
         assert absent == {first: ["part"], second: ["overctx"]}
@@ -150,19 +155,12 @@ def test_inputs_that_cannot_be_told_apart_or_teach_nothing_are_refused(inputs, t
         )
 
 
-def test_true_masks_are_read_of_the_labelled_images_alone_and_told(inputs, tmp_path):
-    read = []
-
-    class Watched:
-        def __getattr__(self, name):
-            return getattr(inputs.source, name)
-
-        def mask(self, id):
-            read.append(id)
-            return inputs.source.mask(id)
-
+def test_true_masks_are_read_of_the_labelled_images_alone_and_told(inputs, tmp_path, monkeypatch):
+    read, kind = [], type(inputs.source)
+    mask = kind.mask
+    monkeypatch.setattr(kind, "mask", lambda self, id: read.append(id) or mask(self, id))
     settings = replace(SETTINGS, labelled=2)
-    few = replace(inputs, source=Watched(), missing={})
+    few = replace(inputs, missing={})
     run = learn(few, tmp_path / "run", settings, ids=inputs.source.ids)
     taught = record.record_of(run)["labelled"]
     assert len(taught) == 2

@@ -76,6 +76,11 @@ def test_voc_opens_in_list_order_with_indexed_masks(tmp_path):
     assert datasets.open_dataset(root, split="all").ids == ("2007_2", "2007_1", "2007_3")
 
 
+def test_voc_without_train_aug_tells_where_it_comes_from(tmp_path):
+    with pytest.raises(MissingFileError, match=r"10,582.*jiwoon-ahn/irn.*list train: 2 image"):
+        datasets.open_dataset(voc(tmp_path), split="train_aug")
+
+
 def test_voc_is_found_below_a_devkit(tmp_path):
     voc(tmp_path / "VOCdevkit/VOC2012")
     assert len(datasets.open_dataset(tmp_path, split="val").ids) == 1

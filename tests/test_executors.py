@@ -10,13 +10,19 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy_workers as toy
 
+from wsss_jax.data import stores
+from wsss_jax.datasets import synthetic
+from wsss_jax.datasets.table import open_dataset
 from wsss_jax.run import executors
 from wsss_jax.run import images as images_run
 from wsss_jax.run.executors import ONE_THREAD, Workers, map_unordered, shard_of_environment
 from wsss_jax.signals import Interrupted
+from wsss_jax.stages.refine import Walk, refine
+from wsss_jax.types import ScoreMaps
 
 IDS = tuple(f"image_{number:02d}" for number in range(12))
 HERE, TWO = Workers(), Workers(2)
@@ -227,15 +233,19 @@ def test_without_ray_the_error_says_how_to_get_it():
 
 @needs_ray
 @pytest.mark.filterwarnings("ignore")
-def test_a_real_local_ray_does_the_same(tmp_path, monkeypatch):
+def test_two_nodes_of_ray_do_the_same(tmp_path, monkeypatch):
     import ray
+    from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     on_ray = Workers(2, engine="ray")
     environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
-    ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env=environment)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, runtime_env=environment)
     try:
+        assert len({found.value for found in map_unordered(toy.ray_node, IDS, on_ray)}) == 2
         failing = partial(toy.write_or_fail, folder=tmp_path, poison=IDS[3:4])
         assert list(collected(failing, IDS[:6], on_ray)) == [IDS[3]]
         assert finished(tmp_path) == {*IDS[:6]} - {IDS[3]}
@@ -246,6 +256,25 @@ def test_a_real_local_ray_does_the_same(tmp_path, monkeypatch):
             list(map_unordered(toy.refuse_to_write, IDS, on_ray))
         seen, _ = next(map_unordered(toy.surroundings, IDS[:1], on_ray)).value
         assert seen == dict(ONE_THREAD)
+        _check_refine(tmp_path, on_ray)
         assert ray.is_initialized()  # whoever started it ends it
     finally:
         ray.shutdown()
+        cluster.shutdown()
+
+
+def _check_refine(folder, workers):
+    """A stage gives the same on Ray as here."""
+    source = open_dataset(synthetic.write(folder / "data", 3, 0), split="all")
+    names = source.classes.names
+    maps = stores.create(folder / "maps", holds="scores", classes=names, made_by={})
+    for number, id in enumerate(source.ids):
+        scores = np.random.default_rng(number).random((8, 8, 1), np.float32)
+        found = ScoreMaps(scores, np.zeros(1, np.int32), source.size(id), scores.max((0, 1)))
+        maps.put_scores(id, found)
+    walk, ids = Walk(steps=4), source.ids
+    here = refine(maps, source, folder / "here", walk, ids=ids)
+    there = refine(maps, source, folder / "there", walk, ids=ids, workers=workers)
+    assert there.ids() == here.ids() and len(there.ids()) == 3
+    for id in ids:
+        np.testing.assert_allclose(there.get_scores(id).scores, here.get_scores(id).scores, 1e-5)

@@ -76,7 +76,7 @@ def test_where_and_what_shows_the_reconstruction_in_the_map_and_white_elsewhere(
 def test_importance_sums_to_one_and_the_other_images_do_not_matter():
     def make():
         plain = Classifier(Tiny(rngs=nnx.Rngs(0)), 2, rngs=nnx.Rngs(0))
-        return lfi.beside(plain, width=8, key=jax.random.key(0))
+        return lfi.with_importance(plain, width=8, key=jax.random.key(0))
 
     graph, state = nnx.split(filled(make))
     images = photos(1, (16, 16))
@@ -100,7 +100,9 @@ def test_importance_sums_to_one_and_the_other_images_do_not_matter():
 
 def test_a_classifier_without_a_feature_map_has_no_importance():
     with pytest.raises(ValueError, match="needs a head on a feature map, not Decoder"):
-        lfi.beside(decoder.Decoder(2, stride=1, rngs=nnx.Rngs(0)), width=8, key=jax.random.key(0))
+        lfi.with_importance(
+            decoder.Decoder(2, stride=1, rngs=nnx.Rngs(0)), width=8, key=jax.random.key(0)
+        )
 
 
 def losses_of(system, batch, steps):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from golden_draw import EXPLAINED, FOLDER, drawn, normal, reference_arrays
 from golden_weights import filled
 from toy_scorers import conv_features, linear_scorer, net_t, photos, t_image
 
@@ -16,7 +17,6 @@ from wsss_jax.explain import equations, full_gradient, gradient, normalise
 from wsss_jax.ops import images as image_ops
 from wsss_jax.weights import loading as weights
 
-QUICKLY = {"xla_backend_optimization_level": 0}
 ALL = jnp.ones((1, 3), bool)
 
 
@@ -102,21 +102,28 @@ def test_the_parts_of_a_mobilenet_are_whole_with_what_its_caps_imply():
     np.testing.assert_allclose(parts.gap_of_added, -parts.implied, atol=1e-4)
 
 
-def test_the_reference_is_reproduced_through_our_network(shared):
-    """ResNet-18: FullGrad, its completeness, and gradient maps of a layer inside, by its name."""
-    path = shared / "golden/xai/resnet18_96.npz"
-    with np.load(path) as file:
-        stored = {key: file[key] for key in file.files}
-    found = {key.removeprefix("weights/"): stored[key] for key in stored if "weights/" in key}
-    arrays = {key: value.astype(np.float32) for key, value in found.items()}
-    module = nnx.eval_shape(lambda: resnet.resnet18(rngs=nnx.Rngs(0), output_stride=32))
-    weights.fill(module, arrays, called=str(path))
+def residual_network():
+    """A residual network of eight layers with drawn weights, and its classifier."""
+    make = partial(resnet.ResNet, resnet.Basic, (1, 1, 1, 1), output_stride=32)
+    module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+    classifier = {"fc.weight": (6, 512), "fc.bias": (6,)}
+    arrays, _ = reference_arrays("resnet34")
+    arrays |= {name: drawn(name, shape) for name, shape in classifier.items()}
+    weights.fill(module, arrays)
+    return module, arrays
+
+
+def test_the_reference_is_reproduced_through_our_network():
+    """FullGrad, its completeness, and gradient maps of a layer inside, by its name."""
+    with np.load(FOLDER / "explanations.npz") as file:
+        stored = {key[7:]: file[key] for key in file.files if key.startswith("resnet/")}
+    module, arrays = residual_network()
     graph, state = nnx.split(module)
-    images = jnp.asarray(stored["input"].transpose(0, 2, 3, 1))
-    labels = jnp.arange(6)[None, :] == jnp.asarray(stored["classes"])[:, None]
+    images = jnp.asarray(normal("images", (2, 3, 48, 64)).transpose(0, 2, 3, 1))
+    labels = jnp.arange(6)[None, :] == jnp.asarray(EXPLAINED)[:, None]
     settings = full_gradient.FULL_GRADS["pytorch_grad_cam"]
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def run(state, images):
         module = nnx.merge(graph, state)
         scorer = linear_scorer(lambda x: module(x)[-1], arrays["fc.weight"], arrays["fc.bias"])
@@ -127,11 +134,12 @@ def test_the_reference_is_reproduced_through_our_network(shared):
 
     maps, parts, cam = run(state, images)
     final = normalise.stretch(maps[..., None])[..., 0]
-    np.testing.assert_allclose(final, stored["layer4/FullGrad/final"], atol=2e-4)
-    chosen = int(stored["classes"][0])
-    np.testing.assert_allclose(parts.input[0, chosen], -0.71420, atol=1e-3)
-    np.testing.assert_allclose(parts.added[0, chosen], 1.81456 + 0.12238, atol=1e-3)
+    np.testing.assert_allclose(final, stored["FullGrad"], atol=2e-4)
+    chosen, logits = EXPLAINED[0], stored["logits"][:1]
+    np.testing.assert_allclose(parts.logits, logits, atol=1e-4)
+    np.testing.assert_allclose(parts.input[0, chosen], stored["input_part"], atol=1e-4)
+    np.testing.assert_allclose(parts.added, logits - parts.input, atol=2e-4)
     np.testing.assert_allclose(parts.gap, np.zeros((1, 6)), atol=2e-4)
     np.testing.assert_array_equal(parts.implied, np.zeros((1, 6)))
-    wanted = stored["layer3/GradCAM/raw0"]
-    np.testing.assert_allclose(cam, wanted, atol=1e-3 * np.abs(wanted).max())
+    wanted = stored["layer3/GradCAM"]
+    np.testing.assert_allclose(cam, wanted, atol=1e-4 * np.abs(wanted).max())

@@ -1,9 +1,10 @@
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_draw import FOLDER, cam_arrays, drawn
 from toy_scorers import conv_scorer, linear_scorer, net_t, photos, t_image
 
 from wsss_jax.explain import class_maps, gradient, normalise, perturb
@@ -110,13 +111,6 @@ def test_one_pass_per_label_and_not_per_class():
     np.testing.assert_allclose(maps, jnp.where(labels[:, None, None], every, 0), rtol=1e-6)
 
 
-GOLDEN = [
-    ("resnet18_96", "layer4"),
-    ("resnet18_96", "layer3"),
-    ("resnest14d_64", "layer4"),
-    ("resnest14d_64", "layer3"),
-    ("vit_tiny_patch16_224_96", "blocks_last_norm1"),
-]
 WEIGHINGS = {
     "GradCAM": gradient.grad_cam_map,
     "GradCAMPlusPlus": partial(gradient.grad_cam_pp_map, epsilon=1e-6),
@@ -126,39 +120,35 @@ WEIGHINGS = {
 }
 
 
-@pytest.mark.parametrize(("network", "layer"), GOLDEN)
-def test_reference_maps_from_stored_activations_and_gradients(shared, network, layer):
-    with np.load(shared / "golden/xai" / f"{network}.npz") as golden:
-        a, g = (
-            jnp.asarray(golden[f"{layer}/{name}"].transpose(0, 2, 3, 1))
-            for name in ("activations", "grads")
-        )
-        for name, weigh in WEIGHINGS.items():
-            raw = golden[f"{layer}/{name}/raw0"]
-            maps = weigh(a, g)
-            # Sums of a ViT's signed activations nearly cancel: single precision puts the reference
-            # itself 7e-6 off its value in double precision.
-            tolerance = 2e-5 if name == "XGradCAM" and network.startswith("vit") else 1e-5
-            np.testing.assert_allclose(maps, raw, atol=tolerance * np.abs(raw).max(), err_msg=name)
-            final = golden[f"{layer}/{name}/final"]
-            large = image_ops.resize(normalise.min_max(maps[..., None]), final.shape[1:])
-            np.testing.assert_allclose(
-                normalise.stretch(large)[..., 0], final, atol=1e-5, err_msg=name
-            )
+@cache
+def golden():
+    with np.load(FOLDER / "explanations.npz") as file:
+        return dict(file)
 
 
-def test_reference_maps_through_a_linear_head(shared):
-    with np.load(shared / "golden/xai/resnet18_96.npz") as golden:
-        a = jnp.asarray(golden["layer4/activations"].transpose(0, 2, 3, 1))
-        weight, bias = (
-            golden[f"weights/fc.{name}"].astype(np.float32) for name in ("weight", "bias")
-        )
-        wanted = {name: golden[f"layer4/{name}/raw0"] for name in ("GradCAM", "AblationCAM")}
-        classes, logits = golden["classes"], golden["logits"]
+@pytest.mark.parametrize("kind", ["relu", "signed"])
+def test_maps_of_given_activations_and_gradients_equal_the_reference(kind):
+    a, g = (jnp.asarray(x.transpose(0, 2, 3, 1)) for x in cam_arrays(kind))
+    for name, weigh in WEIGHINGS.items():
+        raw, final = (golden()[f"{kind}/{name}/{part}"] for part in ("raw", "final"))
+        maps = weigh(a, g)
+        # Sums of signed activations may nearly cancel in single precision.
+        tolerance = 1e-4 if name == "XGradCAM" and kind == "signed" else 1e-5
+        np.testing.assert_allclose(maps, raw, atol=tolerance * np.abs(raw).max(), err_msg=name)
+        large = image_ops.resize(normalise.min_max(maps[..., None]), final.shape[1:])
+        large = normalise.stretch(large)[..., 0]
+        np.testing.assert_allclose(large, final, atol=tolerance, err_msg=name)
+
+
+def test_maps_through_a_linear_head_equal_the_reference():
+    a = jnp.asarray(cam_arrays("relu")[0].transpose(0, 2, 3, 1))
+    weight, bias = drawn("fc.weight", (6, 8)), drawn("fc.bias", (6,))
     scorer = linear_scorer(lambda images: a, weight, bias)
+    logits = golden()["linear/logits"]
     np.testing.assert_allclose(scorer.head(a), logits, atol=1e-5)
-    labels = jnp.arange(6)[None, :] == jnp.asarray(classes)[:, None]
+    labels = jnp.asarray(logits == logits.max(axis=1, keepdims=True))
     for name, method in (("GradCAM", gradient.grad_cam), ("AblationCAM", perturb.ablation_cam)):
         maps = method(scorer, photos(), labels).sum(axis=-1)
         tolerance = 1e-5 if name == "GradCAM" else 1e-4
-        np.testing.assert_allclose(maps, wanted[name], atol=tolerance * np.abs(maps).max())
+        wanted = golden()[f"linear/{name}"]
+        np.testing.assert_allclose(maps, wanted, atol=tolerance * np.abs(maps).max())

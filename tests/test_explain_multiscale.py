@@ -7,7 +7,7 @@ import pytest
 from toy_scorers import conv_scorer, photos
 
 from wsss_jax.explain import class_maps, multiscale, normalise
-from wsss_jax.types import Scorer
+from wsss_jax.ops.resize import grid_size
 
 
 def masked_scorer(inside):
@@ -22,9 +22,10 @@ def masked_scorer(inside):
 
 
 def scale_maps(images, inside, photographs, canvas, **settings):
-    explain = partial(
-        multiscale.explain_scale, class_maps.cam, masked_scorer, canvas=canvas, **settings
-    )
+    def cam(images, inside, labels):
+        return class_maps.cam(masked_scorer(inside), images, labels)
+
+    explain = partial(multiscale.explain_scale, cam, canvas=canvas, **settings)
     labels = jnp.ones((len(images), 3), bool)
     return jax.jit(explain)(images, inside, labels, photographs=jnp.array(photographs))
 
@@ -72,16 +73,12 @@ def test_padding_changes_nothing():
 
 @pytest.mark.parametrize("value", [0.0, 2.5])
 def test_a_constant_map_stays_constant(value):
-    def of(inside):
-        return Scorer(lambda x: x[:, ::2, ::2], lambda a: a[:, 0, 0])
-
-    def constant(scorer, images, labels):
-        shape = (*scorer.features(images).shape[:3], labels.shape[1])
-        return jnp.full(shape, value)
+    def constant(images, inside, labels):
+        return jnp.full((*images[:, ::2, ::2].shape[:3], labels.shape[1]), value)
 
     inside = jnp.zeros((1, 8, 12), bool).at[:, :7, :9].set(True)
     maps = multiscale.explain_scale(
-        constant, of, jnp.ones((1, 8, 12, 3)), inside, jnp.ones((1, 2), bool),
+        constant, jnp.ones((1, 8, 12, 3)), inside, jnp.ones((1, 2), bool),
         photographs=jnp.array([[12, 16]]), canvas=(4, 5),
     )  # fmt: skip
     np.testing.assert_allclose(maps[0, :3, :4], 2 * value, rtol=1e-6)
@@ -91,7 +88,7 @@ def test_a_constant_map_stays_constant(value):
     ("size", "wanted"), [((1, 4), (1, 1)), ((5, 8), (2, 2)), ((9, 500), (3, 125))]
 )
 def test_the_grid_has_one_cell_per_four_pixels(size, wanted):
-    assert multiscale.grid_size(size) == wanted
+    assert grid_size(size) == wanted
 
 
 def test_sizes_follow_the_mask_and_the_stride():

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import toy_priors
+from golden_draw import PRIORS, prior_scores, write_priors
 from PIL import Image
 
 from wsss_jax.data import stores
@@ -99,12 +100,10 @@ def test_an_unknown_layout_names_the_nearest(tmp_path):
         read(tmp_path, "saliency_pgn")
 
 
-@pytest.mark.parametrize("id", ["2007_000799", "2007_001299"])
-def test_golden_files_are_read_bit_by_bit(shared, id):
-    root = shared / "golden/external_priors"
-    truth = np.load(root / f"truth/{id}.npz")
-    classes, values = truth["classes"], truth["scores"]
-    size = values.shape[1:]
+@pytest.mark.parametrize("id", PRIORS)
+def test_files_of_the_tools_are_read_bit_by_bit(id, tmp_path):
+    root, values = write_priors(tmp_path), prior_scores(id)
+    classes, size = PRIORS[id]
     low, high = values.min((1, 2), keepdims=True), values.max((1, 2), keepdims=True)
     masks = np.concatenate([np.full_like(values[:1], 0.35), values]).argmax(0)
     hard = np.stack([masks == n + 1 for n in range(len(classes))])
@@ -120,7 +119,7 @@ def test_golden_files_are_read_bit_by_bit(shared, id):
         kind = "activation" if name == "psa_crf" else None  # its background is (1 - max) ** 4
         want = wanted(classes, size=size, grid=size, kind=kind)
         prior = external.read_prior(layout, root / name, id, want)
-        assert prior.notes == () and prior.maps.classes.tolist() == classes.tolist()
+        assert prior.notes == () and prior.maps.classes.tolist() == list(classes)
         got = prior.maps.scores.transpose(2, 0, 1)
         np.testing.assert_array_equal(got, wanted_scores, err_msg=name)
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,14 +16,19 @@ import pytest
 from toy_learning import STEPS, ToyBatches, linear_system
 
 from wsss_jax.cli import main
-from wsss_jax.data import files, records, stores
+from wsss_jax.data import files, json_records, records, stores
+from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
+from wsss_jax.data.mask_files import colour_table
+from wsss_jax.datasets.coco import open_coco
+from wsss_jax.datasets.labels import npz_table
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import folders, left_out
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
 from wsss_jax.stages.masks import Masking, decide
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.train.loop import Loop
 from wsss_jax.types import ScoreMaps
 
 CLASSES = ("cat", "dog", "cow")
@@ -107,17 +113,33 @@ def test_a_damaged_index_or_settings_file_is_one_error(tmp_path, text):
     with pytest.raises(BadFileError, match=r"index\.json"):
         stores.open_store(tmp_path)
     (tmp_path / "finished").touch()
-    if text not in ('{"format": 1}', "[]", "null"):
-        with pytest.raises(BadFileError, match=r"settings\.json"):
-            folders.record_of(tmp_path, "train")
+    with pytest.raises(BadFileError, match=r"settings\.json"):
+        folders.record_of(tmp_path, "train")
 
 
 @pytest.mark.parametrize("wrong", [{"holds": "x"}, {"kind": 1}, {"classes": "abc"}, {"parents": 0}])
 def test_an_index_of_other_kinds_is_no_index(tmp_path, wrong):
     store(tmp_path)
-    index = json.loads((tmp_path / "index.json").read_text())
-    (tmp_path / "index.json").write_text(json.dumps(index | wrong))
+    path = tmp_path / "index.json"
+    json_records.write(path, json_records.read(path) | wrong)
     with pytest.raises(BadFileError, match="not an index"):
+        stores.open_store(tmp_path)
+
+
+def test_every_flipped_bit_of_an_index_is_noticed(tmp_path):
+    kept = store(tmp_path)
+    path = tmp_path / "index.json"
+    content = path.read_bytes()
+    for bit in np.random.default_rng(0).choice(8 * len(content), 300, replace=False):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            assert stores.open_store(tmp_path) == kept  # white space
+        except BadFileError as problem:
+            assert "index.json" in str(problem)
+    path.write_text(json.dumps(json.loads(content) | {"classes": ["cat"]}))
+    with pytest.raises(BadFileError, match="changed since it was written"):
         stores.open_store(tmp_path)
 
 
@@ -215,6 +237,14 @@ def test_a_full_disk_while_a_checkpoint_is_written_names_its_folder(tmp_path, mo
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_a_checkpoint_for_which_there_is_no_room_is_not_begun(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"No space left on device: .*checkpoint/4"):
+        Checkpoints(tmp_path / "checkpoint").save(4, {"w": np.ones(3)}, {})
+    assert not list((tmp_path / "checkpoint").iterdir())
+
+
 def test_a_second_run_in_one_folder_is_refused_at_once_and_a_dead_one_leaves_no_lock(tmp_path):
     hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
     wait = "f.write('process 7 on x'); f.flush(); print('locked', flush=True); sys.stdin.read()"
@@ -261,12 +291,12 @@ def test_a_store_without_records_is_nobodys_and_one_that_is_taken_over_is_notice
 
 
 def trained(folder):
-    system, course = linear_system(), folders.Course(STEPS, seed=0, save_every=2)
+    system, plan = linear_system(), Loop(STEPS, save_every=2)
     with folders.claim(folder, RECORD) as run:
         if not run.finished:
             batches = ToyBatches()
             batches.skipped = {"a": "damaged"}  # type: ignore[attr-defined]
-            folders.learn(system, batches, course, folder)
+            folders.learn(system, batches, plan, folder, seed=0)
     template = jax.eval_shape(system.init, jax.random.key(0))
     return jax.tree.leaves(folders.last_state(folder, template).params), template, run.finished
 
@@ -321,3 +351,24 @@ def test_images_left_out_are_counted_until_they_are_there(tmp_path):
         settle(kept, each("toy", write, ("a", "b"), workers=Workers()))
     assert record.exit_code(strict=True) == 0 and record.line() == ""
     left_out.note("outside of a command", 1)  # nobody asks
+
+
+def test_what_fuzzing_found_is_one_error_that_names_the_file(tmp_path):
+    """Characters beyond Unicode, superscript digits, names of 3,000 letters, pictures of rows."""
+    ids = np.frombuffer(np.array([0x7F000000, 0x61], "<u4").tobytes(), "<U1")
+    np.savez(tmp_path / "labels.npz", ids=ids, labels=np.eye(2, dtype=np.uint8))
+    with pytest.raises(BadFileError, match=r"labels\.npz.*characters that there are not"):
+        npz_table(tmp_path / "labels.npz", ClassList(("a", "b")))
+    (tmp_path / "colours.csv").write_text("a,1²8,0,0\n")
+    with pytest.raises(BadFileError, match=r"colours\.csv: no colours"):
+        colour_table((tmp_path,), ClassList(("a", "b")))
+    (tmp_path / "annotations").mkdir()
+    image = {"id": 1, "file_name": "a" * 3000, "height": 6, "width": 8}
+    content = {"images": [image], "annotations": [], "categories": [{"id": 5, "name": "cat"}]}
+    (tmp_path / "annotations/instances_v.json").write_text(json.dumps(content))
+    with pytest.raises(BadFileError, match=r"instances_v\.json.*file name of 3000 characters"):
+        open_coco(tmp_path, "v")
+    long = files.Image.new("L", (files.MAX_SIDE + 1, 1))
+    long.save(tmp_path / "long.png")
+    with pytest.raises(BadFileError, match=r"long\.png: 100001×1 pixels, sides of at most"):
+        files.read_levels(tmp_path / "long.png")

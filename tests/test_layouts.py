@@ -1,50 +1,21 @@
 """The layout of a folder is told from its files and the labels, or refused with the candidates."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import toy_priors
+from golden_draw import PRIORS, write_priors
 from PIL import Image
 
 from wsss_jax.data import stores
-from wsss_jax.data.classes import VOC
+from wsss_jax.data.classes import VOC, ClassList
 from wsss_jax.errors import BadFileError
 from wsss_jax.priors import layouts
 from wsss_jax.priors.external import READERS
+from wsss_jax.stages.combine import opened
+from wsss_jax.stages.import_maps import Import, import_priors
 
 SIZE = (8, 12)
 LABELS = {"a": (4, 7), "b": (0, 1), "c": (14,), "d": (0,)}
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A source that knows labels only."""
-
-    table: dict
-
-    name = "toy"
-    classes = VOC
-    has_background = True
-
-    @property
-    def ids(self):
-        return tuple(self.table)
-
-    def labels(self, id):
-        return np.isin(np.arange(len(VOC)), self.table[id])
-
-    def size(self, id):
-        return SIZE
-
-    def image(self, id):
-        return np.zeros((*SIZE, 3), np.uint8)
-
-    def mask(self, id):
-        return None
-
-    def encoded(self, id):
-        return b""
 
 
 def scores(count, seed=0):
@@ -59,7 +30,7 @@ def folder_of(tmp_path, layout, table=LABELS, shift=0):
 
 
 def survey(folder, table=LABELS, **more):
-    return layouts.survey(folder, Labelled(table), tuple(table), **more)
+    return layouts.survey(folder, toy_priors.Labelled(table, SIZE), tuple(table), **more)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +45,9 @@ def test_auto_finds_every_layout(tmp_path, layout):
     assert survey(tmp_path / "in", layout=layout)[1:] == plan[1:]
 
 
-def test_auto_reads_the_golden_folders(shared):
-    root = shared / "golden/external_priors"
-    table = {"2007_000799": (12, 14), "2007_001299": (9,)}
+def test_auto_reads_what_the_tools_wrote(tmp_path):
+    root = write_priors(tmp_path)
+    table = {id: classes for id, (classes, _) in PRIORS.items()}
     for name in ("psa_cam", "psa_crf", "irn", "puzzle", "puzzle_rw", "clipes", "mask_png"):
         plan = survey(root / name, table)
         assert plan.layout == name
@@ -189,3 +160,43 @@ def test_a_store_of_other_classes_is_refused(tmp_path):
     stores.create(tmp_path / "own", holds="scores", classes=("x", "y"), made_by={})
     with pytest.raises(BadFileError, match=r"holds classes x, y .*the data set has aeroplane"):
         survey(tmp_path / "own")
+
+
+def test_files_of_all_vocs_numbers_are_read_for_a_data_set_of_some_of_its_classes(tmp_path):
+    """Tools number a cow 9, whatever else a folder of photographs shows."""
+
+    class Some(Labelled):
+        classes = ClassList(("cat", "cow", "person"))
+
+        def labels(self, id):
+            return np.isin(np.arange(3), self.table[id])
+
+    own = {"a": (1, 2), "b": (0,)}
+    whole = {"a": (9, 14), "b": (7,)}
+    for layout in ("irn", "mask_png", "msc_seg"):
+        folder = tmp_path / layout
+        for id, classes in whole.items():
+            toy_priors.write(layout, folder, id, classes, scores(len(classes)))
+        plan = layouts.survey(folder, Some(own), tuple(own))
+        assert (plan.layout, plan.numbering) == (layout, VOC)
+        out = tmp_path / f"{layout}_out"
+        made = import_priors(Import(), folder, Some(own), out, ids=("a", "b"))
+        assert made.classes == ("cat", "cow", "person")
+        assert sorted(made.get_scores("a").classes.tolist()) == [1, 2]
+        assert made.get_scores("b").classes.tolist() == [0]
+    for id, classes in own.items():
+        toy_priors.write("irn", tmp_path / "own", id, classes, scores(len(classes)))
+    assert layouts.survey(tmp_path / "own", Some(own), tuple(own)).numbering == Some.classes
+
+
+def test_folders_of_other_tools_become_stores_beside_the_result_whatever_they_are_called(tmp_path):
+    for place, layout in (("x/cam", "irn"), ("y/cam", "psa_cam"), ("salient", "saliency_png")):
+        for id, classes in LABELS.items():
+            toy_priors.write(layout, tmp_path / place, id, classes, scores(len(classes)))
+    folders = [tmp_path / place for place in ("x/cam", "y/cam", "salient")]
+    made = opened(folders, Labelled(LABELS), tmp_path / "out")
+    assert [store.folder.relative_to(tmp_path / "out_imported").as_posix() for store in made] == [
+        "x/cam", "y/cam", "salient"
+    ]  # fmt: skip
+    assert [store.ids() for store in made] == [tuple(LABELS)] * 3
+    assert opened([made[0].folder], Labelled(LABELS), tmp_path / "out") == made[:1]

@@ -13,7 +13,8 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.data import stores
 from wsss_jax.data.classes import EDGES
 from wsss_jax.errors import BadFileError
-from wsss_jax.stages.affinity import AffinityTraining, learn_affinity, learned
+from wsss_jax.run.training import Training
+from wsss_jax.stages.affinity import learn_affinity, learned
 from wsss_jax.stages.edges import Edges, edges
 from wsss_jax.stages.refine import Walk, refine, walked
 from wsss_jax.systems.affinity import AffinityNet
@@ -24,7 +25,7 @@ SIZE = (32, 44)
 VIEW = Augmentation(
     crop=32, long_side=(44, 44), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
 )
-TRAINING = AffinityTraining(
+TRAINING = Training(
     AffinityNet(
         "boundary", "tiny", None, 8, radius=4, learns_body=True,
         optim=Optim("adamw", 1e-2, schedule="constant"),

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_weights import assert_close, drawn
+from golden_draw import drawn
+from golden_weights import assert_close
 
 from wsss_jax.backbones import inverted, resnest, resnet, resnet_v2, vit
 from wsss_jax.weights import loading as weights

@@ -67,7 +67,7 @@ def test_otsu_parts_where_a_slow_search_finds_the_largest_variance_between_the_p
 
     best = max(range(1, 64), key=between)
     assert masks.otsu(counts) == pytest.approx(best / 64)
-    with pytest.raises(ValueError, match="all alike"):
+    with pytest.raises(ValueError, match="all scores are equal"):
         masks.otsu(np.array([0.0, 5, 0]))
 
 

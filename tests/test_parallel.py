@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,7 +19,9 @@ import numpy as np
 import pytest
 from toy_learning import ToyBatches, linear_system
 
+from wsss_jax.data import stores
 from wsss_jax.datasets import synthetic
+from wsss_jax.stages import train as stages_train
 from wsss_jax.train import parallel
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.train.loop import Loop, fit
@@ -32,7 +36,7 @@ def compiled(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
-def started(script, *arguments, devices, cache):
+def started(*arguments, devices, cache):
     """A Python process with so many virtual devices, which compiles as this one does."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -43,10 +47,9 @@ def started(script, *arguments, devices, cache):
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, str(HERE / script), *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, cwd=HERE.parent, **pipes)
 
 
 def ended(process, code=0):
@@ -60,7 +63,7 @@ def ended(process, code=0):
 
 
 def test_eight_devices_give_the_losses_of_one_and_bfloat16_comes_close(compiled):
-    [found] = ended(started("toy_devices.py", 6, devices=8, cache=compiled))
+    [found] = ended(started(HERE / "toy_devices.py", 6, devices=8, cache=compiled))
     assert found.pop("devices") == 8
     one = found["mesh_1_float32"]["losses"]
     assert one[-1] < one[0]
@@ -73,17 +76,56 @@ def test_eight_devices_give_the_losses_of_one_and_bfloat16_comes_close(compiled)
     assert all(run["types"] == ["float32"] and run["step"] == 6 for run in found.values())
 
 
-def hosts(*arguments, cache, code=0):
-    """What two hosts of two devices each print."""
+EXPERIMENT = """
+from wsss_jax.batches.augment import Augmentation
+from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.stages.explain import Explanation
+from wsss_jax.stages.train import Training
+from wsss_jax.systems import Classifier
+from wsss_jax.train.optimizers import Optim
+
+def recipe(data, weights):
+    net = Classifier("tiny", None, 8, optim=Optim("adamw", learning_rate=1e-3))
+    view = Augmentation(crop=32, long_side=(32, 40))
+    return Recipe(
+        "toy", data, splits=("train",),
+        systems={"tiny": Training(net, view, epochs=25, batch_size=8, save_every=1000)},
+        explanation=Explanation("cam", (1.0,), flip=False),
+    )
+"""
+"""Fifty steps, of which none is saved but the one at which the run is stopped, and the last."""
+
+
+def typed(out, cache, *flags, devices):
+    """Training and class maps of the experiment beside the folder ``out``, as a process."""
+    data, experiment = out.parent / "data", out.parent / "experiment.py"
+    arguments = ("-m", "wsss_jax.cli", "run", experiment, "--data", data, "--out", out)
+    return started(*arguments, "--train-only", "tiny", *flags, devices=devices, cache=cache)
+
+
+def hosts(out, cache):
+    """Two hosts of two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    several = ("--hosts", 2, "--port", port)
-    both = [
-        started("toy_host.py", *arguments, *several, "--rank", n, devices=2, cache=cache)
-        for n in range(2)
-    ]
-    return [ended(process, code) for process in both]
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = ("--hosts.address", address, "--hosts.count", 2, "--hosts.index")
+    return [typed(out, cache, *flags, index, devices=2) for index in range(2)]
+
+
+def code_of(process):
+    """Its exit code, and what it printed."""
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    return process.returncode, out + err
+
+
+def wait_for(path, process):
+    """Until a file is there, or the process that writes it has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def losses_of(folder):
@@ -91,28 +133,36 @@ def losses_of(folder):
     return [(line["step"], line["loss"]) for line in lines]
 
 
-def test_two_hosts_stop_together_and_go_on_as_if_nothing_had_been(tmp_path, compiled):
-    data = synthetic.write(tmp_path / "data", 24, 0)
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    first = hosts(data, whole, part, "--signal-at", 3, cache=compiled)
-    for done, stopped in first:
-        assert done["devices"] == 4 and done["code"] == 0 and done["step"] == 6
-        # The second host was told in its third step; both saw it when they next asked.
-        assert stopped["code"] == 128 + signal.SIGTERM and len(stopped["seen"]) == 4
-    assert Checkpoints(part / "checkpoint").steps()[-1] == 4
-    second = hosts(data, part, cache=compiled)
-    for (done, stopped), [rest] in zip(first, second, strict=True):
-        assert stopped["seen"] + rest["seen"] == done["seen"]
-        assert rest["step"] == 6 and rest["digest"] == done["digest"]
-    assert first[0][0]["digest"] == first[1][0]["digest"]
-    assert first[0][0]["seen"] != first[1][0]["seen"]
-    assert losses_of(part) == losses_of(whole)
+def test_two_hosts_make_what_one_makes_and_stop_and_go_on_together(tmp_path, compiled):
+    synthetic.write(tmp_path / "data", 24, 0)
+    (tmp_path / "experiment.py").write_text(EXPERIMENT)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    whole = typed(alone, compiled, devices=4)
+    first, second = hosts(together, compiled)
+    wait_for(together / "run_tiny/metrics.jsonl", first)
+    second.send_signal(signal.SIGTERM)
+    stopped = code_of(first), code_of(second)
+    assert [code for code, _ in stopped] == [128 + signal.SIGTERM] * 2, stopped
+    [at] = Checkpoints(together / "run_tiny/checkpoint").steps()
+    assert 5 <= at < 50
+    first, second = map(code_of, hosts(together, compiled))
+    assert first[0] == 0 and second[0] == 0, (first, second)
+    assert "train run_tiny" in first[1] and "train run_tiny" not in second[1], "one host prints"
+    assert code_of(whole)[0] == 0
+    a, b = (np.array(losses_of(out / "run_tiny")) for out in (alone, together))
+    np.testing.assert_allclose(b, a, rtol=1e-4)
+    a, b = (stages_train.trained(out / "run_tiny")[2] for out in (alone, together))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), a.params, b.params)
+    a, b = (stores.open_store(out / "cam_tiny") for out in (alone, together))
+    assert len(a.ids()) == 16 and a.ids() == b.ids()
+    for id in a.ids():
+        np.testing.assert_allclose(b.get_scores(id).scores, a.get_scores(id).scores, atol=0.01)
 
 
 def test_killed_while_saving_a_run_loses_the_unsaved_steps_only(tmp_path, compiled):
     loop = Loop(6, save_every=2, log_every=1)
     run, whole = tmp_path / "run", tmp_path / "whole"
-    process = started("toy_killed.py", run, 4, devices=2, cache=compiled)
+    process = started(HERE / "toy_killed.py", run, 4, devices=2, cache=compiled)
     assert ended(process, -signal.SIGKILL) == [{"saved": 2}]
     assert Checkpoints(run / "checkpoint").steps() in ([2], [2, 4])
     key, resumed = jax.random.key(0), []
@@ -121,14 +171,6 @@ def test_killed_while_saving_a_run_loses_the_unsaved_steps_only(tmp_path, compil
     wanted = fit(linear_system(), ToyBatches(), loop, folder=whole, key=key)
     jax.tree.map(np.testing.assert_array_equal, state.params, wanted.params)
     assert losses_of(run) == losses_of(whole)
-
-
-def test_a_run_of_other_hosts_is_refused(tmp_path):
-    loop = Loop(2, save_every=1)
-    state = linear_system().init(jax.random.key(0))
-    Checkpoints(tmp_path / "checkpoint").save(1, state, {"batches": [{"position": 1}] * 2})
-    with pytest.raises(ValueError, match="written by 2 hosts, here are 1"):
-        fit(linear_system(), ToyBatches(), loop, folder=tmp_path, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", parallel.ENGINES)

@@ -168,6 +168,12 @@ def test_photographs_without_labels_get_masks_and_confidences(made, photos, tmp_
     assert all(0 <= float(row[key] or 0) <= 1 for row in rows for key in ("confidence", "share"))
     with Image.open(next((tmp_path / "found").glob("*.png"))) as mask:
         assert mask.mode == "P"
+    if by == "segmenter":  # two jobs make together what one makes
+        parts = [Predicting(flip=False, shard=(index, 2)) for index in range(2)]
+        assert sum(predict.predict(run, [new], tmp_path / "parts", part) for part in parts) == 3
+        for name in names:
+            one, other = ((tmp_path / folder / name).read_bytes() for folder in ("found", "parts"))
+            assert one == other
 
 
 def test_what_is_no_run_or_no_photograph_is_told(made, tmp_path):

@@ -15,9 +15,10 @@ from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.report import overlays
 from wsss_jax.report.figures import heat_ramp
+from wsss_jax.run.training import Training
 from wsss_jax.stages import pictures
 from wsss_jax.stages.subject import subject, subject_of
-from wsss_jax.stages.train import Training, fit
+from wsss_jax.stages.train import fit
 from wsss_jax.study import judge_maps
 from wsss_jax.systems import Classifier, classifier
 
@@ -166,7 +167,10 @@ def test_a_class_token_has_its_own_methods_and_those_of_others():
     asked = subject(settings, ClassList(("a", "b", "c")), state)
     pixels, inside = jnp.zeros((1, 32, 32, 3)), jnp.ones((1, 32, 32), bool)
     labels = jnp.array([[True, False, True]])
-    for name, grid in {"attribution": 2, "grad_cam": 2, "ablation_cam": 2, "rise": 32}.items():
-        maps = jax.eval_shape(asked.methods[name], asked.weights, pixels, inside, labels)
-        assert maps.shape == (1, grid, grid, 3)
+    on_pixels = {"full_lrp", "vanilla_gradient", "smooth_grad", "integrated_gradients", "rise"}
+    assert on_pixels | {"legrad", "attribution", "grad_cam", "ablation_cam"} <= set(asked.methods)
+    for name, method in asked.methods.items():
+        maps = jax.eval_shape(method, asked.weights, pixels, inside, labels)
+        grid = 32 if name in on_pixels else 2
+        assert maps.shape == (1, grid, grid, 3), name
     assert "score_cam" not in asked.methods and asked.mean == (0.5, 0.5, 0.5)

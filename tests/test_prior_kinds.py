@@ -12,6 +12,7 @@ from wsss_jax.data.classes import VOC
 from wsss_jax.errors import BadFileError
 from wsss_jax.priors import external
 from wsss_jax.priors.external import Wanted, read_file, read_maps
+from wsss_jax.run import left_out
 from wsss_jax.stages.import_maps import Import, import_priors
 
 TABLE = {"2007_000504": (9, 14)}
@@ -185,7 +186,13 @@ def test_two_files_of_an_image_are_told_apart_by_suffix_or_folder(tmp_path):
 def test_a_bad_class_is_left_out_and_listed(tmp_path, capsys):
     source = Labelled(TABLE)
     toy_priors.write("psa_cam", tmp_path / "in", ID, (9, 14), np.stack([COW * np.nan, COW]))
-    store = import_priors(Import(), tmp_path / "in", source, tmp_path / "out", ids=source.ids)
+    with left_out.recorded() as record:
+        store = import_priors(Import(), tmp_path / "in", source, tmp_path / "out", ids=source.ids)
+    assert record.exit_code() == left_out.CODE
+    assert record.line() == "left out: out 1 map(s); the reasons are above"
+    with left_out.recorded() as again:  # nothing is left to do, and the map is still not there
+        import_priors(Import(), tmp_path / "in", source, tmp_path / "out", ids=source.ids)
+    assert again.maps == {"out": 1}
     assert store.get_scores(ID).classes.tolist() == [14]
     dropped = external.dropped_classes(store.folder)
     assert list(dropped) == [ID] and "NaN or infinity" in dropped[ID]["cow"]

@@ -1,10 +1,10 @@
 """Regions of detectors and segment-anything tools come with their pixels, scores and classes."""
 
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import toy_priors
 
 from wsss_jax.data import stores
 from wsss_jax.data.classes import COCO, VOC
@@ -127,55 +127,26 @@ def test_numbers_of_coco_are_its_official_ones():
     assert regions.labels_of((0, 79), COCO, first=0) == [0, 79]
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """A source that knows labels and sizes only."""
-
-    table: dict
-    name = "toy"
-    classes = VOC
-    has_background = True
-
-    @property
-    def ids(self):
-        return tuple(self.table)
-
-    def labels(self, id):
-        return np.isin(np.arange(len(VOC)), self.table[id])
-
-    def size(self, id):
-        return SIZE
-
-    def image(self, id):
-        return np.zeros((*SIZE, 3), np.uint8)
-
-    def mask(self, id):
-        return None
-
-    def encoded(self, id):
-        return b""
-
-
 def test_one_file_of_results_is_imported_for_all_images(tmp_path):
     """Images are found by number, whatever zeros stand before it."""
     value = [
         {"image_id": 9, "category_id": 5, "score": 0.5, "segmentation": run(MASKS[0])},
         {"image_id": 12, "category_id": 8, "score": 0.5, "segmentation": run(MASKS[1])},
     ]
-    source = Labelled({"COCO_val_000000000009": (4,), "000000000012": (7,)})
+    source = toy_priors.Labelled({"COCO_val_000000000009": (4,), "000000000012": (7,)}, SIZE)
     path = written(tmp_path / "results.json", value)
     store = import_priors(Import(), path, source, tmp_path / "out", ids=source.ids)
     assert store.made_by["layout"] == "instances" and store.made_by["stride"] == 1
     np.testing.assert_allclose(
         store.get_scores("000000000012").scores[..., 0], MASKS[1] * 0.5, atol=1e-3
     )
-    other = Labelled({"17": (4,)})
+    other = toy_priors.Labelled({"17": (4,)}, SIZE)
     with pytest.raises(BadFileError, match="no regions of any of the 1 images"):
         layouts.survey(path, other, other.ids)
 
 
 def test_regions_without_classes_become_a_store_of_regions(tmp_path):
-    source = Labelled({"a": (4,), "b": (7,)})
+    source = toy_priors.Labelled({"a": (4,), "b": (7,)}, SIZE)
     (tmp_path / "in").mkdir()
     for id in source.ids:
         written(tmp_path / f"in/{id}.json", sam())

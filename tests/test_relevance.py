@@ -1,12 +1,12 @@
 """Relevance propagation: rules by hand, conservation, batches, and the reference's numbers."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_transformers import one_hot, photos, small, stored_network
+from toy_transformers import photos, small, stored_network
 
 from wsss_jax.explain import attention, relevance
 from wsss_jax.explain import relevance_rules as rules
@@ -17,66 +17,41 @@ ONES = jnp.ones((1, 2))
 
 
 @cache
-def reference(folder):
-    """Relevance maps of the reference network for one class per image; quick to compile."""
-    model, images, stored, chefer = stored_network(folder)
-    attentive, labels = model.attentive(), one_hot(stored, "top")
+def reference():
+    """Relevance maps of the reference network for one class per image."""
+    model, images, labels, stored = stored_network()
+    attentive = model.attentive()
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def run(images, labels):
         _, blocks = attentive.record(images)
         at = relevance.propagated(attentive, blocks, labels.astype(jnp.float32), CHEFER)[0]
         args = (attentive, images, labels)
         return {
             "attn_cam": jnp.stack(at, axis=1),
+            "attribution_start0": relevance.attribution(*args, start_layer=0),
             "attribution_start1": relevance.attribution(*args),
+            "lrp_rollout_ours": relevance.lrp_rollout(*args),
             "full_lrp_ours": relevance.full_lrp(*args),
             "full_lrp_orig": relevance.full_lrp(*args, rules=BASELINE),
             "partial_lrp_orig": relevance.partial_lrp(*args),
         }
 
-    return run(images, labels), chefer
+    return run(images, labels), stored
 
 
-# The z-rule divides by sums that may be nearly zero, so rounding grows on the way down. The same
-# rules in float64 are 4e-2 of a block's maximum away from the reference's own float32 relevance of
-# attention, 3e-2 (attribution, full LRP) and 8e-2 (full LRP by the baseline's rules) from its maps.
-TOLERANCES = {
-    "attn_cam": 5e-2,
-    "attribution_start1": 2e-2,
-    "partial_lrp_orig": 1e-3,
-    "full_lrp_ours": 1e-1,
-    "full_lrp_orig": 2e-1,
-}
-
-
-@pytest.mark.parametrize("name", sorted(TOLERANCES))
-def test_relevance_equals_the_reference(shared, name):
-    found, chefer = reference(shared / "golden/xai")
-    wanted, found = chefer[f"top/{name}"], np.asarray(found[name])
+@pytest.mark.parametrize(
+    "name",
+    ["attn_cam", "attribution_start0", "attribution_start1", "lrp_rollout_ours", "full_lrp_ours",
+     "full_lrp_orig", "partial_lrp_orig"],
+)  # fmt: skip
+def test_relevance_equals_the_reference(name):
+    """The z-rule divides by sums that may be nearly zero: rounding grows, most in plain LRP."""
+    found, stored = reference()
+    wanted, found = stored[name], np.asarray(found[name])
     found = (found if name == "attn_cam" else found.sum(axis=-1)).reshape(wanted.shape)
-    assert np.abs(found - wanted).max() < TOLERANCES[name] * np.abs(wanted).max()
-    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.99
-
-
-def test_the_last_block_equals_the_reference_closely(shared):
-    found, chefer = reference(shared / "golden/xai")
-    wanted = chefer["top/attn_cam"][:, -1]
-    np.testing.assert_allclose(found["attn_cam"][:, -1], wanted, atol=1e-4 * np.abs(wanted).max())
-
-
-@pytest.mark.parametrize("which", ["top", "other"])
-def test_maps_from_the_stored_relevance_equal_the_reference(shared, which):
-    stored = np.load(shared / "golden/xai/vit_tiny_patch16_224_96_chefer.npz")
-    read = lambda name: list(jnp.asarray(stored[f"{which}/{name}"]).swapaxes(0, 1))  # noqa: E731
-    at, matrices = read("attn_cam"), relevance._weighed(read("attn_grad"), read("attn_cam"))
-    averages = [attention.with_identity(jax.nn.relu(r).mean(axis=1)) for r in at]
-    for row, name in (
-        (attention.class_row(matrices, start_layer=0), "attribution_start0"),
-        (attention.class_row(matrices, start_layer=1), "attribution_start1"),
-        (attention.class_row(averages, start_layer=1), "lrp_rollout_ours"),
-    ):
-        np.testing.assert_allclose(row[:, 1:], stored[f"{which}/{name}"], atol=1e-6)
+    share = 1e-2 if name == "full_lrp_orig" else 1e-3
+    assert np.abs(found - wanted).max() < share * np.abs(wanted).max()
 
 
 def test_linear_rules_by_hand():

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsss_jax.data.classes import ClassList
+from wsss_jax.recipes import summary
 from wsss_jax.report import (
     Gain,
     Picture,
@@ -22,6 +24,8 @@ from wsss_jax.report import (
     page,
     write_page,
 )
+from wsss_jax.stages.evaluate import Result
+from wsss_jax.types import Provenance
 
 HOSTILE = """</script><script>alert("x")</script>'"&<!--{{data}}"""
 CLASSES = ("background", "cat", HOSTILE)
@@ -311,3 +315,21 @@ def test_pictures_are_checked_when_made(maps, masks, message):
     photo = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(ValueError, match=message):
         Picture("a", photo, ("cat", "dog"), maps, masks)
+
+
+def test_tables_tell_supervision_and_licence_of_every_row(tmp_path):
+    counts = np.array([[[5, 1], [2, 7]], [[3, 0], [1, 9]]])
+    shared = Provenance("v2", "Apache-2.0", "image labels")
+    cue = Provenance("saliency", "not stated", "people's masks")
+    result = Result("cam", "val", ("a", "b"), 0.3, 0.5, counts, counts, np.zeros(1), (0, 1),
+                    sources=(shared, cue))  # fmt: skip
+    bare = replace(result, name="noise", sources=())
+    summary.write(tmp_path, summary.against_first([result, bare]), ClassList(("cat",)))
+    text = (tmp_path / "results.md").read_text()
+    assert "v2 (image labels; licence Apache-2.0), saliency (people's masks; licence not st" in text
+    assert text.count("| image labels; people's masks |") == 1 and "| none recorded |" in text
+    records = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [len(record["sources"]) for record in records] == [2, 0]
+    table = charts.stage_table([stage("cam", 0.5, supervision=result.supervision)])
+    assert "<td>image labels; people&#x27;s masks</td>" in table
+    assert "Supervision" not in charts.stage_table([stage("cam", 0.5)])

@@ -1,4 +1,4 @@
-"""ResNets against stored outputs of timm, hand-computed layers, and BatchNorm against its text."""
+"""ResNets: hand-computed layers, and BatchNorm against its text."""
 
 from functools import partial
 
@@ -7,29 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_weights import assert_close, filled, reproduce
+from golden_weights import assert_close, filled
 from jax import lax
 
 from wsss_jax.backbones import BACKBONES, norms, residual, resnet
-
-
-def test_resnet50_reproduces_timm_with_every_tap(shared):
-    path = shared / "golden/backbones/resnet50.npz"
-    made = reproduce(path, lambda: resnet.resnet50(rngs=nnx.Rngs(0), output_stride=32))
-    names = ("stem", "layer1", "layer2", "layer3", "layer4")
-    for name, x in zip(names, made.maps, strict=True):
-        assert_close(x, made.stored[name])
-    logits = made.maps[-1].mean((2, 3)) @ made.arrays["fc.weight"].T + made.arrays["fc.bias"]
-    assert_close(logits, made.stored["logits"])
-
-
-def test_resnet18_reproduces_timm(shared):
-    path = shared / "golden/xai/resnet18_96.npz"
-    made = reproduce(path, lambda: resnet.resnet18(rngs=nnx.Rngs(0), output_stride=32))
-    assert_close(made.maps[3], made.stored["layer3/activations"])
-    assert_close(made.maps[4], made.stored["layer4/activations"])
-    logits = made.maps[-1].mean((2, 3)) @ made.arrays["fc.weight"].T + made.arrays["fc.bias"]
-    assert_close(logits, made.stored["logits"])
 
 
 def test_plan_of_strides_is_that_of_the_publications():

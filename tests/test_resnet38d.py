@@ -1,24 +1,13 @@
-"""ResNet38-d against stored outputs of its authors' network, its names, and its dropout."""
+"""ResNet38-d: its names, and its dropout."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from golden_weights import assert_close, filled, reproduce
+from golden_weights import filled
 
 from wsss_jax.backbones import norms
 from wsss_jax.backbones.resnet38d import End, ResNet38d
-
-
-def test_resnet38d_reproduces_its_reference_with_every_tap(shared):
-    made = reproduce(shared / "golden/backbones/resnet38d.npz", lambda: ResNet38d(rngs=nnx.Rngs(0)))
-    assert_close(made.maps[2], made.stored["conv4"])
-    assert_close(made.maps[3], made.stored["conv5"])
-    assert_close(made.maps[4][:1], made.stored["conv6_first_image"])
-    kernel = made.arrays["fc8.weight"][:, :, 0, 0]
-    maps = np.einsum("bkhw,ck->bchw", made.maps[4], kernel)
-    assert_close(maps, made.stored["class_maps"])
-    assert_close(maps.mean((2, 3)), made.stored["logits"])
 
 
 def test_mxnet_names_become_those_of_the_table():

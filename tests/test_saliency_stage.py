@@ -19,10 +19,10 @@ from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError
 from wsss_jax.ops import boundaries
 from wsss_jax.ops.resize import resize
-from wsss_jax.run import dense, folders
+from wsss_jax.run import dense, folders, training
+from wsss_jax.run.training import Training
 from wsss_jax.stages import evaluate, objects, saliency
-from wsss_jax.stages.objects import ObjectTraining
-from wsss_jax.stages.saliency import Contrasting, Looking
+from wsss_jax.stages.saliency import Looking
 from wsss_jax.systems import objects as system_of_objects
 from wsss_jax.systems import saliency as system_of_contrast
 from wsss_jax.systems.objects import Objects
@@ -126,12 +126,12 @@ def world(tmp_path_factory):
 
 def test_hints_and_their_weight_go_together(world, tmp_path):
     _, source, hints = world
-    plain, hinted = Contrasting(), Contrasting(Contrast(hint_weight=1.0))
+    plain, hinted = Contrast(), Contrast(hint_weight=1.0)
     with pytest.raises(ValueError, match=r"hint_weight is 0\.0, and there are hints"):
-        saliency.run_record(plain, source, hints)
+        saliency.notes_of(plain, hints)
     with pytest.raises(ValueError, match="there are no hints"):
-        saliency.run_record(hinted, source, None)
-    assert saliency.run_record(hinted, source, hints)["hints"]["by"] == {"stage": "explain"}
+        saliency.notes_of(hinted, None)
+    assert saliency.notes_of(hinted, hints)["hints"]["by"] == {"stage": "explain"}
     empty = stores.create(tmp_path / "e", holds="scores", classes=("a",), made_by={})
     with pytest.raises(ValueError, match=f"no hints of 6 of 6 images .{source.ids[0]}"):
         saliency.hint_reader(empty, source)
@@ -155,8 +155,9 @@ def test_hints_travel_as_bytes_beside_the_photograph(world):
 def test_maps_are_saliency_and_pictures_read_back_the_same(world, tmp_path, monkeypatch):
     _, source, hints = world
     run = tmp_path / "run"
-    settings = Contrasting(Contrast("tiny", None, 8, hint_weight=1.0))
-    folders.claim(run, saliency.run_record(settings, source, hints))
+    settings = Training(Contrast("tiny", None, 8, hint_weight=1.0))
+    notes = saliency.notes_of(settings.model, hints)
+    folders.claim(run, training.record(settings, source, notes))
     (run / "finished").write_text("")
 
     def ramp(state, images, inside):
@@ -219,8 +220,8 @@ def test_boundary_maps_teach_edges_themselves(world, tmp_path, monkeypatch):
     _, cells = system_of_objects.labels_of(batch, drawn=True)
     assert [int(cells[0, 0, column]) for column in (2, 6, 7)] == [1, U, 0]
     made = []
-    monkeypatch.setattr(folders, "learn", lambda *given: made.append(given[3]))
-    settings = ObjectTraining(SMALL, VIEW, epochs=1, batch_size=2)
+    monkeypatch.setattr(folders, "learn", lambda *given, seed: made.append(given[3]))
+    settings = Training(SMALL, VIEW, epochs=1, batch_size=2)
     fit = partial(objects.fit, source, settings, proposals=proposals)
     record = json.loads((fit(tmp_path / "run", edges=drawn) / "settings.json").read_text())
     assert made == [tmp_path / "run"] and record["edges"]["maps"] == "e"
@@ -249,10 +250,10 @@ def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, mo
         truth = np.asarray(source.mask(id))
         classes.put_mask(id, truth)
         proposals.put_mask(id, (truth > 0).astype(np.uint8))
-    settings = ObjectTraining(SMALL, VIEW, epochs=1, batch_size=2)
+    settings = Training(SMALL, VIEW, epochs=1, batch_size=2)
     planes_seen = []
 
-    def learned(system, batches, course, folder):
+    def learned(system, batches, plan, folder, *, seed):
         planes_seen.append(next(batches).masks)
         Checkpoints(folder / "checkpoint").save(1, learner[0], {})
         (folder / "finished").write_text("")

@@ -16,9 +16,10 @@ from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError
 from wsss_jax.ops import masks as deciding
 from wsss_jax.ops import pixel_loss
-from wsss_jax.run import dense, folders, thresholds
+from wsss_jax.run import dense, folders, thresholds, training
+from wsss_jax.run.training import Training
 from wsss_jax.stages import segment
-from wsss_jax.stages.segment import Prediction, Segmentation
+from wsss_jax.stages.segment import Prediction
 from wsss_jax.systems import pixels
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train.checkpoint import Checkpoints
@@ -141,10 +142,9 @@ def world(learner, tmp_path_factory):
     )
     for id in source.ids:
         store.put_mask(id, np.asarray(source.mask(id)))
-    settings = Segmentation(SMALL, VIEW, epochs=2, batch_size=4, save_every=1)
-    folders.claim(
-        out / "run", segment.run_record(settings, source, segment.pseudo_masks(store, source))
-    )
+    settings = Training(SMALL, VIEW, epochs=2, batch_size=4, save_every=1)
+    notes = segment.notes_of(source, segment.pseudo_masks(store, source))
+    folders.claim(out / "run", training.record(settings, source, notes))
     Checkpoints(out / "run" / "checkpoint").save(4, learner[0], {})
     (out / "run" / "finished").write_text("4 steps\n")
     return out, source, store, settings, out / "run"
@@ -172,10 +172,10 @@ def test_pseudo_masks_must_be_whole_and_of_the_same_classes(world, tmp_path):
 
 
 def test_records_say_who_taught(world, tmp_path):
-    _, source, _, settings, run = world
+    _, source, _, _, run = world
     record = json.loads((run / "settings.json").read_text())
     assert record["learned_from"]["made_by"] == {"stage": "decide"}
-    bound = segment.run_record(settings, source, segment.truth(source))
+    bound = segment.notes_of(source, segment.truth(source))
     assert "full supervision, an upper bound" in bound["learned_from"]["masks"]
     blind = views.photographs(source)
     with pytest.raises(BadFileError, match="no true mask"):

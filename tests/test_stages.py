@@ -19,13 +19,14 @@ from wsss_jax.errors import BadFileError
 from wsss_jax.models import build
 from wsss_jax.recipes import demo, recipe, summary
 from wsss_jax.recipes import report as reporting
+from wsss_jax.run.training import Training
 from wsss_jax.stages import evaluate
 from wsss_jax.stages.combine import Fusion, combine, stacked
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.features import Features
 from wsss_jax.stages.masks import Masking, decide, fixed, label_free_threshold
-from wsss_jax.stages.train import Training, fit, trained
+from wsss_jax.stages.train import fit, trained
 from wsss_jax.train import checkpoint
 from wsss_jax.types import IGNORE, ScoreMaps
 from wsss_jax.weights import loading as weights
@@ -68,7 +69,7 @@ def test_the_whole_path_makes_every_store_and_the_page(small, made, scenes, caps
         assert not store.missing(source.ids)
     assert not stores_made.masks.missing(source.ids)
     results = recipe.judge_all(small, stores_made)
-    rows = summary.rows(stores_made, results)
+    rows = summary.rows(stores_made.groups, results)
     summary.write(out, rows, source.classes)
     summary.show(rows)
     page = reporting.page(out / "report.html", small, stores_made, rows, source)
@@ -77,7 +78,9 @@ def test_the_whole_path_makes_every_store_and_the_page(small, made, scenes, caps
     assert stores_made.final == "combined_crf"
     record = json.loads((out / "results.json").read_text())
     assert len(record["results"]) == 2 * len(stores_made.stores)
-    assert "fuse_mean" in (out / "results.md").read_text()
+    tables = (out / "results.md").read_text()
+    assert "fuse_mean" in tables and "tiny.npz (not known; licence not known)" in tables
+    assert "Supervision" in page.read_text()
     assert "tuned" in capsys.readouterr().out.lower()
 
 
@@ -109,7 +112,7 @@ def test_systems_refined_alone_are_rivals_of_the_combiner(small, made, capsys):
     assert theirs == ["combined_fine", "combined_coarse"]
     results = [r for r in recipe.judge_all(small, steps) if r.split == "val"]
     rivals = [r for r in results if steps.groups[r.name].startswith("single")]
-    rows = {row.result.name: row for row in summary.rows(steps, results)}
+    rows = {row.result.name: row for row in summary.rows(steps.groups, results)}
     assert rows["combined"].reference == max(rivals, key=lambda r: r.miou()).name
     assert all(rows[name].gain is None for name in theirs)
     long = replace(rows["combined"], result=replace(rows["combined"].result, name="n" * 40))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import stores
+from wsss_jax.data import provenance, stores
 from wsss_jax.errors import BadFileError
-from wsss_jax.types import ScoreMaps
+from wsss_jax.types import Provenance, ScoreMaps
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -162,11 +162,32 @@ def test_half_written_files_are_not_records(tmp_path):
     assert kept.ids() == ("a",)
 
 
-def test_what_is_made_from_true_masks_says_so_however_far_from_them(tmp_path):
+def test_what_is_made_from_true_masks_or_weights_says_so_however_far_from_them(tmp_path):
     few = store(tmp_path / "few", made_by={"stage": "learned", "labelled": ["b", "a"]})
     more = store(tmp_path / "more", made_by={"labelled": ["c", "a"]})
     free = store(tmp_path / "free", made_by={"among": "labelled"})
-    run = {"learned_from": {"made_by": {"stage": "labels", **stores.masks_read(few)}}}
-    assert stores.masks_read(free, None, {"seed": 0}) == {}
-    assert stores.masks_read(few, free, more) == {"labelled": ["a", "b", "c"]}
-    assert stores.masks_read(run) == {"labelled": ["a", "b"]}
+    run = {"learned_from": {"made_by": {"stage": "labels", **provenance.inherited(few)}}}
+    assert provenance.inherited(free, None, {"seed": 0}) == {}
+    assert provenance.inherited(few, free, more) == {"labelled": ["a", "b", "c"]}
+    assert provenance.inherited(run) == {"labelled": ["a", "b"]}
+    one, two = Provenance("v2", "Apache-2.0", "image labels"), Provenance("s", "not known", "masks")
+    first = store(tmp_path / "one", made_by=provenance.recorded(one, one))
+    both = {"saliency": {"by": provenance.recorded(two)}, **provenance.inherited(first, few)}
+    last = store(tmp_path / "last", made_by={"stage": "fuse", **provenance.inherited(both)})
+    assert provenance.sources_of(stores.open_store(last.folder)) == (two, one)
+    assert provenance.inherited(last)["labelled"] == ["a", "b"]
+
+
+def test_a_damaged_record_of_sources_is_named(tmp_path):
+    with pytest.raises(BadFileError, match="record of sources is damaged"):
+        provenance.sources_of(store(tmp_path, made_by={"sources": [{"name": "v2"}]}))
+
+
+def test_what_follows_from_the_settings_is_not_compared(tmp_path):
+    store(tmp_path).put_scores("a", maps())  # as by a version that recorded no sources
+    source = Provenance("v2", "Apache-2.0", "image labels")
+    again = store(tmp_path, made_by={"alpha": 4, **provenance.recorded(source)})
+    assert again.ids() == ("a",)
+    assert provenance.sources_of(stores.open_store(tmp_path)) == (source,)
+    assert provenance.sources_of(store(tmp_path)) == ()
+    assert provenance.sources_of(stores.open_store(tmp_path)) == (source,)

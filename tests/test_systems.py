@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from wsss_jax import config
-from wsss_jax.stages import train as training
+from wsss_jax.run.training import Training
+from wsss_jax.stages import train
 from wsss_jax.systems import (
     SYSTEMS,
     Classifier,
@@ -117,10 +118,10 @@ def test_a_system_learns_in_one_compilation_and_fits_its_template(name, run):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_settings_of_a_system_survive_its_record(name, run):
-    settings = training.Training(settings_of(name, run), epochs=3)
+    settings = Training(settings_of(name, run), epochs=3)
     assert name_of(settings.model) == name
     record = {"system": name, "settings": config.as_json(settings)}
-    assert training.training_of(json.loads(json.dumps(record))) == settings
+    assert train.training_of(json.loads(json.dumps(record))) == settings
 
 
 def test_other_objects_are_no_systems():

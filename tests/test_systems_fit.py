@@ -15,8 +15,9 @@ from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.models import heads
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.explain import Explanation, explain
-from wsss_jax.stages.train import Training, fit, training_of
+from wsss_jax.stages.train import fit, training_of
 from wsss_jax.systems import SYSTEMS, Classifier, OcCse, Seam, classifier, name_of
 from wsss_jax.systems.terms import Erasing
 
@@ -79,9 +80,8 @@ def test_a_class_that_no_image_shows_stops_training_with_its_name(folder, source
     training = Training(OWN, VIEW, epochs=1, batch_size=len(few))
     with pytest.raises(ValueError, match=f"no image shows {lost}"):
         fit(partial, training, tmp_path / "run")
-    wrong = dataclasses.replace(training, imageless=("nothing",))
     with pytest.raises(ValueError, match="imageless"):
-        fit(partial, wrong, tmp_path / "other")
+        fit(partial, training, tmp_path / "other", imageless=("nothing",))
 
 
 def test_kernel_usage_gates_by_a_softmax_over_classes():

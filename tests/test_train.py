@@ -1,7 +1,10 @@
 """The training engine on a toy problem: a linear classifier of one-pixel images."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -103,6 +106,27 @@ def test_a_checkpoint_of_another_type_is_refused(tmp_path):
     checkpoints.save(1, {"w": jnp.ones(4, jnp.float32)}, {})
     with pytest.raises(CorruptCheckpointError):
         checkpoints.last({"w": jnp.ones(4, jnp.bfloat16)})
+
+
+ON_ONE_DEVICE = """
+import sys, jax, numpy as np
+from pathlib import Path
+from wsss_jax.train.checkpoint import Checkpoints
+template = {"w": jax.ShapeDtypeStruct((4,), np.float32)}
+print(jax.device_count(), Checkpoints(Path(sys.argv[1])).last(template).state["w"].tolist())
+"""
+
+
+def test_a_checkpoint_of_two_devices_is_read_on_one(tmp_path):
+    assert jax.device_count() == 2
+    state = parallel.replicate({"w": jnp.arange(4.0)}, parallel.data_mesh())
+    Checkpoints(tmp_path).save(1, state, {})
+    found = Checkpoints(tmp_path).last(state)
+    assert found.state["w"].tolist() == [0, 1, 2, 3]
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-c", ON_ONE_DEVICE, str(tmp_path)]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert told.stdout == "1 [0.0, 1.0, 2.0, 3.0]\n", told.stderr[-2000:]
 
 
 def test_two_devices_give_the_step_of_one(tmp_path):

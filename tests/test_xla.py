@@ -1,5 +1,7 @@
 """Reductions on a CPU are right, in this process and in those that it starts."""
 
+from importlib import metadata
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,10 @@ def test_the_option_is_set_where_it_is_needed_and_known():
     )
     for version in ("0.10.1", "0.13.0", "0.9.2"):
         assert xla.environment({"A": "b"}, version) == {"A": "b"}
+
+
+def test_the_version_of_jaxlib_is_that_of_its_distribution():
+    assert xla.jaxlib_version() == metadata.version("jaxlib")
 
 
 def test_a_choice_of_the_users_stays():

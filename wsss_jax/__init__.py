@@ -91,7 +91,7 @@ __all__ = [
 
 _HOMES = MappingProxyType(
     {
-        "BACKBONES": "wsss_jax.models",
+        "BACKBONES": "wsss_jax.backbones",
         "CRF_PRESETS": "wsss_jax.crf.settings:PRESETS",
         "DATASETS": "wsss_jax.datasets.table",
         "EXPLAINERS": "wsss_jax.explain",

@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wsss_jax.errors import UserError
 
 T = TypeVar("T")
+
+SOURCES = "sources"
+"""Name of what follows from settings and is written beside them: see ``data.provenance``."""
+
+Record: TypeAlias = Mapping[str, Any]
+"""A JSON object of this program's own: settings, provenance, notes. Whoever wrote it reads it."""
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
@@ -27,7 +33,7 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     raise UserError(f"unknown {what} {name!r}{hint} (known: {', '.join(sorted(table))})")
 
 
-def as_json(settings: Any) -> Any:
+def as_json(settings: object) -> Any:
     """Settings as plain JSON values: dataclasses to objects, paths to strings, tuples to lists."""
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         return {f.name: as_json(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
@@ -48,17 +54,17 @@ def as_json(settings: Any) -> Any:
     )
 
 
-def fingerprint(settings: Any) -> str:
+def fingerprint(settings: object) -> str:
     """Twelve hexadecimal digits that change whenever any setting changes."""
     text = json.dumps(as_json(settings), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Every setting in which two settings differ, as ``name: old -> new`` lines."""
+def differences(old: object, new: object, prefix: str = "") -> list[str]:
+    """Every setting in which two settings differ, as ``name: old -> new`` lines; not SOURCES."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines = []
-        for key in sorted({*old, *new}):
+        for key in sorted({*old, *new} - {SOURCES}):
             lines += differences(old.get(key), new.get(key), f"{prefix}{key}.")
         return lines
     return [] if old == new else [f"{prefix.rstrip('.')}: {old!r} -> {new!r}"]

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: the command line prints each as one line.
+"""Errors that a user can put right: the command line prints each as one line.
 
 Every other exception is a mistake of ours and keeps its traceback (``cli``).
 """

@@ -13,7 +13,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 WATCHED = (signal.SIGTERM, signal.SIGINT)
 
@@ -102,7 +103,7 @@ def stop_signals() -> Iterator[StopFlag]:
         return
     before = {number: signal.getsignal(number) for number in WATCHED}
 
-    def rise(number: int, frame: Any) -> None:
+    def rise(number: int, frame: FrameType | None) -> None:
         if flag.is_set():
             _leave(number, frame)
         flag.number = number
@@ -117,7 +118,7 @@ def stop_signals() -> Iterator[StopFlag]:
     flag.check()
 
 
-def _leave(number: int, frame: Any) -> NoReturn:
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """End the process here: nothing that it does now is needed for what is on disk."""
     for other in WATCHED:
         signal.signal(other, signal.SIG_IGN)

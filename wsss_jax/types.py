@@ -16,7 +16,19 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 if TYPE_CHECKING:
-    from jaxtyping import Array
+    from jaxtyping import Array, PRNGKeyArray, PyTree
+
+    Leaf = Array
+    Variables = PyTree
+    Structure = Any
+else:
+    # Unchecked where code runs: jax puts shapes and shardings there too.
+    Leaf = Any
+    """An array in a tree."""
+    Variables = Any
+    """Parameters of a network, or its running statistics: a tree of arrays (``flax.nnx.State``)."""
+    Structure = Any
+    """A network without its arrays (``flax.nnx.GraphDef``)."""
 
 IGNORE = 255
 """Mask value of pixels that count for nothing."""
@@ -47,14 +59,21 @@ class Batch:
     real: (b,) bool, False on rows that only fill the batch up.
     """
 
-    images: Any
-    labels: Any
-    inside: Any
-    real: Any
-    masks: Any = None
+    images: Leaf
+    labels: Leaf
+    inside: Leaf
+    real: Leaf
+    masks: Leaf | None = None
 
     def __post_init__(self) -> None:
         _register_as_pytree(type(self))
+
+    @property
+    def given_masks(self) -> Leaf:
+        """The masks. ValueError where the batch has none."""
+        if self.masks is None:
+            raise ValueError("this batch has no masks; give training_batches a reader of masks")
+        return self.masks
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,7 @@ class ScoreMaps:
     Background is never among the classes, absent classes have no row, and class-agnostic maps
     (saliency, edges) are score maps of a single class. ``size`` is the photograph's (H, W) in
     pixels, the grid may be coarser. ``peak`` is each map's maximum before it was normalised, which
-    says how sure the system was that the class is there at all.
+    tells how sure the system was that the class is there at all.
 
     >>> import numpy as np
     >>> import wsss_jax as wj
@@ -108,15 +127,38 @@ class Backbone(Protocol):
     windows are padded on the right alone; 0, the first, for symmetric padding; 1/2 for patches.
     """
 
-    strides: tuple[int, ...]
-    channels: tuple[int, ...]
-    lean: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per cell of each returned map."""
+        ...
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each returned map."""
+        ...
+
+    @property
+    def lean(self) -> float:
+        """See above."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of the images that the weights were learned from, by colour, in [0, 1]."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Their standard deviation."""
+        ...
 
     def __call__(
-        self, images: "Array", *, inside: "Array | None" = None, rngs: Any = None
-    ) -> tuple:
+        self,
+        images: "Array",
+        *,
+        inside: "Array | None" = None,
+        rngs: Any = None,
+    ) -> "tuple[Array, ...]":
         """Normalised images (b,h,w,3), and which pixels are real, to one map per stride."""
         ...
 
@@ -154,8 +196,8 @@ class Form:
 class Affine(NamedTuple):
     """x @ kernel + bias: kernel (k,n), bias (n,). Also a norm's scale (k,) and bias (k,)."""
 
-    kernel: Any
-    bias: Any
+    kernel: Leaf
+    bias: Leaf
     form: Form = Form()
 
 
@@ -173,7 +215,7 @@ class BlockWeights(NamedTuple):
     norm2: Affine
     expand: Affine
     contract: Affine
-    turn: Any = None
+    turn: Leaf | None = None
 
 
 class BlockRecord(NamedTuple):
@@ -186,15 +228,15 @@ class BlockRecord(NamedTuple):
     """
 
     weights: BlockWeights
-    keys: Any
-    tokens: Any
-    query: Any
-    key: Any
-    value: Any
-    attention: Any
-    mixed: Any
-    middle: Any
-    hidden: Any
+    keys: Leaf | None
+    tokens: Leaf
+    query: Leaf
+    key: Leaf
+    value: Leaf
+    attention: Leaf
+    mixed: Leaf
+    middle: Leaf
+    hidden: Leaf
 
 
 class Embedding(NamedTuple):
@@ -205,7 +247,7 @@ class Embedding(NamedTuple):
     """
 
     linear: Affine
-    token: Any
+    token: Leaf
     patches: "Callable[[Array], tuple[Array, Array]]"
 
 
@@ -225,6 +267,14 @@ class Attentive(NamedTuple):
     embedding: Embedding | None = None
 
 
+class Provenance(NamedTuple):
+    """Weights or maps of others: their name, their licence, and what people provided for them."""
+
+    name: str
+    licence: str
+    supervision: str
+
+
 class System(NamedTuple):
     """A learning problem: two pure functions over a state that is data.
 
@@ -232,8 +282,8 @@ class System(NamedTuple):
     is any pytree with a field ``images``, as a Batch is.
     """
 
-    init: Callable[[Any], Any]
-    step: Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
+    init: "Callable[[PRNGKeyArray], PyTree]"
+    step: "Callable[[PyTree, Batch, PRNGKeyArray], tuple[PyTree, dict[str, Array]]]"
 
 
 _PYTREES: set[type] = set()

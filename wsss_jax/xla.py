@@ -7,9 +7,9 @@ batch (tests/test_xla.py; others: github.com/jax-ml/jax/issues/39103). XLA reads
 first computation starts, so ``import wsss_jax`` sets it before. A choice of the user's stays.
 """
 
+import importlib.util
 import os
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 
 VARIABLE = "XLA_FLAGS"
@@ -29,7 +29,19 @@ def environment(current: Mapping[str, str], jaxlib: str) -> dict[str, str]:
 
 def keep_reductions_right() -> None:
     """Set the option for this process and those it starts."""
-    os.environ.update(environment(os.environ, metadata.version("jaxlib")))
+    os.environ.update(environment(os.environ, jaxlib_version()))
+
+
+def jaxlib_version() -> str:
+    """The version of jaxlib that is installed, read from its own file.
+
+    ``importlib.metadata`` takes longer to import than all else that happens before a command can
+    heed signals, and jaxlib itself much longer.
+    """
+    found = importlib.util.find_spec("jaxlib")
+    assert found is not None and found.origin is not None
+    text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    return text.partition('_version = "')[2].partition('"')[0]
 
 
 def keep_compiled() -> None:

@@ -45,7 +45,8 @@ def fuse(maps: Any, rule: str = "mean", *, available: Any = None) -> Any:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise ValueError(
-            f"maps of different shapes {shapes}; resize them to one grid, and order classes alike"
+            f"maps of different shapes {shapes}; resize them to one grid, "
+            "and put the classes in one order"
         )
     highest = max(float(array.max(initial=0)) for array in arrays)
     if highest > 1:

@@ -118,7 +118,7 @@ def otsu_threshold(maps: Any) -> float:
 
     maps: ScoreMaps, an array (h,w,k) in [0, 1], a list of either, or a store of activations. Of
     each cell counts its best class. Returns a number in (0, 1); no mask and no label is read.
-    Source: Otsu 1979. Raises ValueError where all scores are alike.
+    Source: Otsu 1979. Raises ValueError where all scores are equal.
 
     >>> import numpy as np
     >>> import wsss_jax as wj
@@ -128,7 +128,7 @@ def otsu_threshold(maps: Any) -> float:
     if isinstance(maps, Store):
         found = label_free_threshold(maps, maps.ids())
         if found is None:
-            raise UserError(f"{maps.folder}: no activations, or all scores are alike")
+            raise UserError(f"{maps.folder}: no activations, or all scores are equal")
         return found
     several = maps if isinstance(maps, list | tuple) else [maps]
     counts = np.zeros(BINS)

@@ -7,7 +7,8 @@ import jax
 
 from wsss_jax.datasets.selection import Data
 from wsss_jax.models import build
-from wsss_jax.stages.train import Training, fit
+from wsss_jax.run.training import Training
+from wsss_jax.stages.train import fit
 from wsss_jax.systems import Classifier
 
 

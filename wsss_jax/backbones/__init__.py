@@ -4,17 +4,17 @@ To add one: write its module and table of weight names in ``backbones/<name>.py`
 ``BACKBONES``; the family test then covers it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from wsss_jax.backbones import inverted, resnest, resnet, resnet_v2, vit
 from wsss_jax.backbones.mobilenet import MobileNetV1, MobileNetV2
 from wsss_jax.backbones.resnet38d import ResNet38d
 from wsss_jax.backbones.tiny import Tiny
 from wsss_jax.backbones.vit_hybrid import HybridViT
+from wsss_jax.types import Backbone
 
-BACKBONES: Mapping[str, Any] = MappingProxyType(
+BACKBONES: Mapping[str, Callable[..., Backbone]] = MappingProxyType(
     {
         "efficientnet_lite0": inverted.efficientnet_lite0,
         "efficientnet_lite1": inverted.efficientnet_lite1,

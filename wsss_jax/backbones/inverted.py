@@ -11,16 +11,16 @@ The last stages are dilated where an output stride below 32 is wanted, as in ``m
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.backbones import layers, residual
-from wsss_jax.backbones.layers import grid_inside, keep, relu6
+from wsss_jax.backbones.layers import Rngs, grid_inside, keep, relu6
 from wsss_jax.backbones.mobilenet import dilated
-from wsss_jax.backbones.norms import FrozenBatchNorm
+from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import Conv, Inside
 from wsss_jax.weights.import_names import torch_names
 
@@ -122,7 +122,7 @@ class Inverted(nnx.Module):
         stride: int,
         dilation: int,
         same: bool,
-        norm: Any,
+        norm: NormClass,
         rngs: nnx.Rngs,
     ):
         inner, size = inputs * stage.factor, stage.size
@@ -162,7 +162,7 @@ class InvertedNet(nnx.Module):
         *,
         rngs: nnx.Rngs,
         output_stride: int = 16,
-        norm: Any = FrozenBatchNorm,
+        norm: NormClass = FrozenBatchNorm,
         remat: bool = False,
     ):
         rows = list(_rows(stages))
@@ -198,9 +198,9 @@ class InvertedNet(nnx.Module):
         images: Float[Array, "b H W 3"],
         *,
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to five maps. ``rngs`` only says that this is training.
+        """Normalised images to five maps. ``rngs`` only tells that this is training.
 
         Explanations find the maps inside by the names ``stem``, ``block0``, ``block1``, ….
         """

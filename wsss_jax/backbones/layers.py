@@ -20,11 +20,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from wsss_jax.ops.channels import add_bias
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+Rngs = PRNGKeyArray | nnx.Rngs | None
+"""Where chance comes from while training; None where nothing is trained."""
 
 Margins = tuple[tuple[int, int], tuple[int, int]]
 """Zeros above and below, and to the left and right of a map."""

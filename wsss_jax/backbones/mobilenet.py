@@ -15,7 +15,15 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import Conv3x3, Depthwise3x3, Pointwise, grid_inside, keep, relu6
+from wsss_jax.backbones.layers import (
+    Conv3x3,
+    Depthwise3x3,
+    Pointwise,
+    Rngs,
+    grid_inside,
+    keep,
+    relu6,
+)
 from wsss_jax.errors import UserError
 
 _V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2),
@@ -92,7 +100,7 @@ class MobileNetV1(nnx.Module):
         )
 
     def __call__(
-        self, images: Images, *, inside: Bool[Array, "b H W"] | None = None, rngs: object = None
+        self, images: Images, *, inside: Bool[Array, "b H W"] | None = None, rngs: Rngs = None
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Normalised images to five maps; nothing here is random, so ``rngs`` is not used."""
         del rngs
@@ -143,7 +151,7 @@ class MobileNetV2(nnx.Module):
         self.last = Pointwise(inputs, 1280, rngs=rngs)
 
     def __call__(
-        self, images: Images, *, inside: Bool[Array, "b H W"] | None = None, rngs: object = None
+        self, images: Images, *, inside: Bool[Array, "b H W"] | None = None, rngs: Rngs = None
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Normalised images to five maps; nothing here is random, so ``rngs`` is not used."""
         del rngs

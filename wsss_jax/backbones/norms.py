@@ -6,7 +6,7 @@ optimizer sees them. Scale and bias are parameters of both; the systems that fre
 does, IRN does not) leave their paths out of the optimizer. Everything is computed in float32.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -68,7 +68,7 @@ class TrainedBatchNorm(nnx.Module):
         return _affine(self, x, mean, var)
 
 
-def _affine(norm: Any, x: Array, mean: Array, var: Array) -> Array:
+def _affine(norm: FrozenBatchNorm | TrainedBatchNorm, x: Array, mean: Array, var: Array) -> Array:
     factor = norm.scale[...] * lax.rsqrt(var + norm.epsilon)
     shift = norm.bias[...] - mean * factor
     return scale_shift(x.astype(jnp.float32), factor, shift).astype(x.dtype)
@@ -120,3 +120,7 @@ class GroupNorm(nnx.Module):
         var = jnp.square(away).sum(axis=(1, 2, 4), keepdims=True) / count
         y = (away * lax.rsqrt(var + EPSILON)).reshape(x.shape)
         return scale_shift(y, self.scale[...], self.bias[...]).astype(x.dtype)
+
+
+NormClass = Callable[..., FrozenBatchNorm | TrainedBatchNorm]
+"""A class of norms: channels to the layer."""

@@ -171,10 +171,14 @@ def run_stages(
     *,
     remat: bool,
 ) -> tuple[Float[Array, "b _ _ _"], ...]:
-    """The map that comes in and the outputs of the stages, zero on padding.
+    """The pooled map that comes in and the outputs of the stages, zero on padding.
+
+    x: of the stem, before its pooling; cells: which of its cells are real.
 
     They bear the names ``stem``, ``layer1``, ``layer2``, …, by which explanations find them.
     """
+    x = max_pool3x3(x, cells)
+    cells = None if cells is None else grid_inside(cells, 2)
     x = checkpoint_name(x, "stem")
     taps = [keep(x, cells)]
     for n, stage in enumerate(stages, 1):

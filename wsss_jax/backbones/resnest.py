@@ -10,10 +10,10 @@ others). Weight files: the authors' ``resnest*.pth`` and timm's ``resnest*d`` / 
 share their names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.backbones import residual
-from wsss_jax.backbones.layers import grid_inside, keep, pointwise
-from wsss_jax.backbones.norms import FrozenBatchNorm
+from wsss_jax.backbones.layers import Rngs, grid_inside, keep, pointwise
+from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import After, Conv, Inside
 from wsss_jax.weights.import_names import torch_names
 
@@ -64,7 +64,9 @@ class SplitAttention(nnx.Module):
     one; of a single map the weight is a sigmoid.
     """
 
-    def __init__(self, channels: int, splits: Splits, *, dilation: int, norm: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, splits: Splits, *, dilation: int, norm: NormClass, rngs: nnx.Rngs
+    ):
         self.splits, both, groups = splits, channels * splits.radix, splits.groups
         inner = max(both // 4, 32)
         self.conv = Conv(
@@ -103,7 +105,7 @@ class SplitAttention(nnx.Module):
 class Shortcut(nnx.Module):
     """Average over the cells that a stride merges, 1×1 convolution, normalisation."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Any, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: NormClass, rngs: nnx.Rngs):
         self.stride = stride
         self.conv = Conv(inputs, outputs, 1, rngs=rngs)
         self.norm = norm(outputs)
@@ -133,7 +135,7 @@ class Block(nnx.Module):
         splits: Splits,
         pooled: bool,
         first: bool,
-        norm: Any,
+        norm: NormClass,
         rngs: nnx.Rngs,
     ):
         self.stride, self.pooled, self.first, outputs = stride, pooled, first, 4 * width
@@ -167,7 +169,7 @@ class Block(nnx.Module):
 class Stem(nnx.Module):
     """Three 3×3 convolutions, the first of stride 2, to twice ``width`` channels."""
 
-    def __init__(self, width: int, *, norm: Any, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, norm: NormClass, rngs: nnx.Rngs):
         self.conv0 = Conv(3, width, 3, stride=2, rngs=rngs)
         self.bn0 = norm(width)
         self.conv1 = Conv(width, width, 3, rngs=rngs)
@@ -215,7 +217,7 @@ class ResNeSt(nnx.Module):
         stem: int = 64,
         splits: Splits = Splits(),  # noqa: B008 (a tuple)
         pool_first: bool = False,
-        norm: Any = FrozenBatchNorm,
+        norm: NormClass = FrozenBatchNorm,
         remat: bool = False,
     ):
         rows = residual.plan((1, 2, 2, 2), output_stride, (8, 16, 32))
@@ -250,14 +252,12 @@ class ResNeSt(nnx.Module):
         images: Float[Array, "b H W 3"],
         *,
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to five maps. ``rngs`` only says that this is training."""
+        """Normalised images to five maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         x = self.stem(images, inside, training)
         cells = None if inside is None else grid_inside(inside, 2)
-        x = residual.max_pool3x3(x, cells)
-        cells = None if cells is None else grid_inside(cells, 2)
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         return residual.run_stages(stages, x, cells, training, remat=self.remat)
 
@@ -309,7 +309,7 @@ resnest200 = partial(ResNeSt, (3, 24, 36, 3))
 resnest269 = partial(ResNeSt, (3, 30, 48, 8))
 """108.9 M parameters."""
 
-FAST: Mapping[str, Any] = MappingProxyType(
+FAST: Mapping[str, Callable[..., ResNeSt]] = MappingProxyType(
     {
         f"resnest50_fast_{radix}s{groups}x{base}d": partial(
             resnest50, splits=Splits(radix, groups, base), pool_first=True

@@ -10,15 +10,15 @@ Weight files: torchvision's and timm's ``resnet*.pth`` / ``.safetensors``.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.backbones import residual, resnest
-from wsss_jax.backbones.layers import grid_inside
-from wsss_jax.backbones.norms import FrozenBatchNorm
+from wsss_jax.backbones.layers import Rngs, grid_inside
+from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import After, Conv, Inside
 from wsss_jax.weights.import_names import torch_names
 
@@ -29,7 +29,7 @@ STRIDES = (1, 2, 2, 2)
 class Shortcut(nnx.Module):
     """1×1 convolution, with the stride, and normalisation where a block changes its shape."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Any, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: NormClass, rngs: nnx.Rngs):
         self.conv = Conv(inputs, outputs, 1, stride=stride, rngs=rngs)
         self.norm = norm(outputs)
 
@@ -52,7 +52,7 @@ class Variant(NamedTuple):
     groups: int = 1
     deep: bool = False
 
-    def shortcut(self) -> Any:
+    def shortcut(self) -> type[Shortcut] | type[resnest.Shortcut]:
         """The class of the shortcuts."""
         return resnest.Shortcut if self.deep else Shortcut
 
@@ -70,7 +70,7 @@ class Basic(nnx.Module):
         *,
         stride: int,
         dilation: int,
-        norm: Any,
+        norm: NormClass,
         rngs: nnx.Rngs,
     ):
         self.stride = stride
@@ -108,7 +108,7 @@ class Bottleneck(nnx.Module):
         *,
         stride: int,
         dilation: int,
-        norm: Any,
+        norm: NormClass,
         rngs: nnx.Rngs,
     ):
         self.stride, outputs, inner = stride, 4 * width, variant.widen * width
@@ -157,7 +157,7 @@ class ResNet(nnx.Module):
 
     def __init__(
         self,
-        block: Any,
+        block: type[Basic] | type[Bottleneck],
         counts: Sequence[int],
         variant: Variant = Variant(),  # noqa: B008 (a tuple)
         *,
@@ -165,7 +165,7 @@ class ResNet(nnx.Module):
         output_stride: int = 16,
         strides: Sequence[int] = STRIDES,
         allowed: Sequence[int] = (8, 16, 32),
-        norm: Any = FrozenBatchNorm,
+        norm: NormClass = FrozenBatchNorm,
         remat: bool = False,
     ):
         rows = residual.plan(strides, output_stride, allowed)
@@ -202,17 +202,15 @@ class ResNet(nnx.Module):
         images: Float[Array, "b H W 3"],
         *,
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to five maps. ``rngs`` only says that this is training."""
+        """Normalised images to five maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         cells = None if inside is None else grid_inside(inside, 2)
         if self.stem is None:
             x = jax.nn.relu(self.bn1(self.conv1(images, inside), cells, training))
         else:
             x = self.stem(images, inside, training)
-        x = residual.max_pool3x3(x, cells)
-        cells = None if cells is None else grid_inside(cells, 2)
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         return residual.run_stages(stages, x, cells, training, remat=self.remat)
 

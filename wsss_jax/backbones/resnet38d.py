@@ -13,16 +13,15 @@ The authors report a changed epsilon of MXNet's BatchNorm, which its files do no
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.backbones import residual
-from wsss_jax.backbones.layers import grid_inside, keep
-from wsss_jax.backbones.norms import FrozenBatchNorm
+from wsss_jax.backbones.layers import Rngs, grid_inside, keep
+from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import Conv, Inside
 from wsss_jax.errors import UserError
 from wsss_jax.weights.import_names import torch_names
@@ -51,7 +50,7 @@ class Unit(nnx.Module):
         *,
         stride: int,
         dilations: tuple[int, int],
-        norm: Any,
+        norm: NormClass,
         rngs: nnx.Rngs,
     ):
         self.stride = stride
@@ -77,7 +76,7 @@ class Unit(nnx.Module):
 class End(nnx.Module):
     """1×1, 3×3 of dilation 4, 1×1, with dropout of whole channels before the last two."""
 
-    def __init__(self, inputs: int, plan: tuple, *, norm: Any, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, plan: tuple, *, norm: NormClass, rngs: nnx.Rngs):
         first, second, outputs, rate = plan
         self.bn_branch2a = norm(inputs)
         self.conv_branch2a = Conv(inputs, first, 1, rngs=rngs)
@@ -89,7 +88,11 @@ class End(nnx.Module):
         self.dropout = nnx.Dropout(rate, broadcast_dims=(1, 2))
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, training: bool, keys: Any = None
+        self,
+        x: Float[Array, "b h w k"],
+        inside: Inside,
+        training: bool,
+        keys: tuple[PRNGKeyArray, ...] | None = None,
     ) -> tuple[Float[Array, "b h w n"], Float[Array, "b h w k"]]:
         """The block's output, and its rectified input. Two ``keys`` switch dropout on."""
         rectified = jax.nn.relu(self.bn_branch2a(x, inside, training))
@@ -99,7 +102,7 @@ class End(nnx.Module):
         y = self._dropped(jax.nn.relu(self.bn_branch2b2(y, inside, training)), keys, 1)
         return self.conv_branch1(rectified) + self.conv_branch2b2(y), rectified
 
-    def _dropped(self, x: Array, keys: Any, n: int) -> Array:
+    def _dropped(self, x: Array, keys: tuple[PRNGKeyArray, ...] | None, n: int) -> Array:
         return x if keys is None else self.dropout(x, deterministic=False, rngs=keys[n])
 
 
@@ -120,7 +123,7 @@ class ResNet38d(nnx.Module):
         *,
         rngs: nnx.Rngs,
         output_stride: int = 8,
-        norm: Any = FrozenBatchNorm,
+        norm: NormClass = FrozenBatchNorm,
         remat: bool = False,
     ):
         if output_stride != 8:
@@ -155,7 +158,7 @@ class ResNet38d(nnx.Module):
         images: Float[Array, "b H W 3"],
         *,
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Normalised images to five maps. ``rngs`` (a key or nnx.Rngs) switches dropout on.
 
@@ -216,7 +219,7 @@ _MXNET_PARTS = MappingProxyType(
 )
 
 
-def _keys(rngs: Any) -> tuple:
+def _keys(rngs: Rngs) -> tuple:
     """Four keys for the four places of dropout; none without ``rngs``."""
     if rngs is None:
         return ()

@@ -9,15 +9,14 @@ takes the first ReLU's output. Names are those of MXNet's model zoo.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.backbones import residual
-from wsss_jax.backbones.layers import grid_inside
-from wsss_jax.backbones.norms import FrozenBatchNorm
+from wsss_jax.backbones.layers import Rngs, grid_inside
+from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import Conv, Inside
 from wsss_jax.weights.import_names import values_of
 
@@ -31,7 +30,14 @@ class Unit(nnx.Module):
     """1×1, 3×3 and 1×1 with four times as many channels at the end."""
 
     def __init__(
-        self, inputs: int, width: int, *, stride: int, dilation: int, norm: Any, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        width: int,
+        *,
+        stride: int,
+        dilation: int,
+        norm: NormClass,
+        rngs: nnx.Rngs,
     ):
         self.stride, outputs = stride, 4 * width
         self.bn1 = norm(inputs)
@@ -72,7 +78,7 @@ class ResNetV2(nnx.Module):
         *,
         rngs: nnx.Rngs,
         output_stride: int = 16,
-        norm: Any = FrozenBatchNorm,
+        norm: NormClass = FrozenBatchNorm,
         remat: bool = False,
     ):
         rows = residual.plan((1, 2, 2), output_stride, (8, 16))
@@ -105,15 +111,13 @@ class ResNetV2(nnx.Module):
         images: Float[Array, "b H W 3"],
         *,
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised images to four maps. ``rngs`` only says that this is training."""
+        """Normalised images to four maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         x = self.conv0(self.bn0(images, inside, training), inside)
         cells = None if inside is None else grid_inside(inside, 2)
         x = jax.nn.relu(self.bn1(x, cells, training))
-        x = residual.max_pool3x3(x, cells)
-        cells = None if cells is None else grid_inside(cells, 2)
         return residual.run_stages(self.stages, x, cells, training, remat=self.remat)
 
     def parameter_names(self) -> Mapping[str, str | None]:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import Conv3x3, Pointwise, grid_inside, keep
+from wsss_jax.backbones.layers import Conv3x3, Pointwise, Rngs, grid_inside, keep
 from wsss_jax.errors import UserError
 
 
@@ -75,7 +75,7 @@ class Tiny(nnx.Module):
         images: Float[Array, "b H W 3"],
         *,
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: object = None,
+        rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Normalised images to four maps; nothing here is random, so ``rngs`` is not used.
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import grid_inside, keep
+from wsss_jax.backbones.layers import Rngs, grid_inside, keep
 from wsss_jax.errors import UserError
 from wsss_jax.ops import positions as vit_positions
 from wsss_jax.ops import tokens
@@ -248,7 +248,7 @@ class ViT(nnx.Module):
         self.encoder = Encoder(width, depth, heads, family, grid=grid, remat=remat, rngs=rngs)
 
     def __call__(
-        self, images: Images, *, inside: Inside = None, rngs: object = None
+        self, images: Images, *, inside: Inside = None, rngs: Rngs = None
     ) -> tuple[Map, ...]:
         """Normalised images to five maps; nothing is random, ``rngs`` is not used."""
         del rngs

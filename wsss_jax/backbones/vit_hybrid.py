@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import conv3x3, grid_inside, keep, max_pool3x3
+from wsss_jax.backbones.layers import Rngs, conv3x3, grid_inside, keep, max_pool3x3
 from wsss_jax.backbones.vit import Encoder, Family, Linear, cells_of, patch_map
 from wsss_jax.errors import UserError
 from wsss_jax.ops import tokens
@@ -122,7 +122,7 @@ class Stem(nnx.Module):
         self.remat = remat
 
     def __call__(
-        self, images: Images, *, inside: Inside = None, rngs: object = None
+        self, images: Images, *, inside: Inside = None, rngs: Rngs = None
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Normalised images to three maps, zero on padding; nothing is random."""
         del rngs
@@ -167,7 +167,7 @@ class HybridViT(nnx.Module):
         self.encoder = Encoder(768, 12, 12, Family(), grid=grid, remat=remat, rngs=rngs)
 
     def __call__(
-        self, images: Images, *, inside: Inside = None, rngs: object = None
+        self, images: Images, *, inside: Inside = None, rngs: Rngs = None
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Normalised images to four maps; nothing here is random, so ``rngs`` is not used."""
         del rngs

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import grain
 import numpy as np
@@ -19,11 +19,11 @@ from PIL import Image
 
 from wsss_jax.batches.augment import Augmentation, augment
 from wsss_jax.batches.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
-from wsss_jax.config import as_json, fingerprint
+from wsss_jax.config import Record, as_json, fingerprint
 from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.types import Batch, Sample, Size
+from wsss_jax.types import Batch, Leaf, Sample, Size
 
 T = TypeVar("T")
 MaskReader = Callable[[str], UInt8[np.ndarray, "H W"]]
@@ -58,16 +58,16 @@ class TrainingBatches:
         with self._draw.lock:
             return dict(self._draw.skipped)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> Record:
         """Where the iterator stands, as JSON values."""
         return {"order": self._draw.order, "grain": self._iterator.get_state()}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Record) -> None:
         """Go on exactly from ``get_state``. ValueError for the state of other batches."""
         if state.get("order") != self._draw.order:
             raise UserError(
-                "this state belongs to batches of other images, settings, seed, batch size or "
-                "shard; resume with the settings of the first run or start afresh"
+                "this state belongs to batches of other images, settings, seed or batch "
+                "size; resume with the settings of the first run or start afresh"
             )
         self._iterator.set_state(state["grain"])
 
@@ -79,20 +79,21 @@ def training_batches(
     seed: int,
     batch_size: int,
     shard: tuple[int, int] = (0, 1),
-    start: dict[str, Any] | None = None,
+    start: Record | None = None,
     masks: MaskReader | None = None,
     cache_bytes: int = 0,
     read_threads: int = 2,
 ) -> TrainingBatches:
-    """Endless shuffled, augmented batches: a pure function of source, settings, seed and shard.
+    """Endless shuffled, augmented batches: a pure function of source, settings and seed.
 
-    batch_size: images per step over all hosts. shard: (index, count) of this host, which sees
-    every count-th labelled image and batch_size / count of each step. start: a state to go on
-    from. masks: where pseudo-masks come from; the source's own truth is never read. cache_bytes:
-    memory in which decoded images are kept. read_threads: threads that decode ahead.
+    batch_size: images per step over all hosts. shard: (index, count) of this host, which gets the
+    index-th of count equal parts of each step, so that all hosts together see what one alone would
+    see. start: a state to go on from. masks: where pseudo-masks come from; the source's own truth
+    is never read. cache_bytes: memory in which decoded images are kept. read_threads: threads that
+    decode ahead.
 
-    An image that cannot be read is replaced by the next readable one of this host. Raises
-    ValueError where there are fewer labelled images than batch_size.
+    An image that cannot be read is replaced by the next readable one. Raises ValueError where there
+    are fewer labelled images than batch_size.
     """
     index, count = shard
     if not 0 <= index < count or batch_size < 1 or batch_size % count:
@@ -107,14 +108,13 @@ def training_batches(
             f"{source.name}: {len(labels)} of {len(source.ids)} images have labels, not enough "
             f"for one batch of {batch_size}; take a smaller batch size"
         )
-    own = tuple(labels)[index::count]
-    order = fingerprint([own, as_json(settings), seed, batch_size, list(shard)])
-    draw = _Draw(_cached(source.image, cache_bytes), labels, masks, settings, own, skipped, order)
-    local = batch_size // count
-    dataset = grain.MapDataset.range(len(own)).seed(seed).shuffle()[: steps * local].repeat()
-    dataset = dataset.random_map(draw).batch(local, batch_fn=_training_batch)
+    ids = tuple(labels)
+    order = fingerprint([ids, as_json(settings), seed, batch_size])
+    draw = _Draw(_cached(source.image, cache_bytes), labels, masks, settings, ids, skipped, order)
+    dataset = grain.MapDataset.range(len(ids)).seed(seed).shuffle()[: steps * batch_size].repeat()
+    parts = dataset.random_map(draw).batch(batch_size // count, batch_fn=_training_batch)
     ahead = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=2 * read_threads)
-    batches = TrainingBatches(dataset.to_iter_dataset(ahead), steps, draw=draw)
+    batches = TrainingBatches(parts[index::count].to_iter_dataset(ahead), steps, draw=draw)
     if start is not None:
         batches.set_state(start)
     return batches
@@ -195,14 +195,14 @@ class _Draw:
     labels: dict[str, Bool[np.ndarray, " c"]]
     masks: MaskReader | None
     settings: Augmentation
-    own: tuple[str, ...]
+    ids: tuple[str, ...]
     skipped: dict[str, str]
     order: str
     lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, position: int, rng: np.random.Generator) -> _Drawn:
-        for step in range(len(self.own)):
-            id = self.own[(position + step) % len(self.own)]
+        for step in range(len(self.ids)):
+            id = self.ids[(position + step) % len(self.ids)]
             if id in self.skipped:
                 continue
             try:
@@ -213,7 +213,7 @@ class _Draw:
                 continue
             view = augment(sample, self.settings, rng)
             return _Drawn(view.image, view.inside, sample.labels, view.mask)
-        raise BadFileError(f"none of {len(self.own)} images can be read; run `wsss check` on them")
+        raise BadFileError(f"none of {len(self.ids)} images can be read; run `wsss check` on them")
 
     def _read(self, id: str) -> Sample:
         image = self.image(id)
@@ -261,13 +261,18 @@ def _cached(read: Callable[[str], np.ndarray], limit: int) -> Callable[[str], np
 
 def _training_batch(drawn: Sequence[_Drawn]) -> Batch:
     masks = [d.mask for d in drawn if d.mask is not None]
-    return Batch(
-        images=_unit(np.stack([d.image for d in drawn])),
-        labels=np.stack([d.labels for d in drawn]),
-        inside=np.stack([d.inside for d in drawn]),
-        real=np.ones(len(drawn), bool),
-        masks=np.stack(masks).astype(np.int32) if masks else None,
+    return _on_host(
+        _unit(np.stack([d.image for d in drawn])),
+        np.stack([d.labels for d in drawn]),
+        np.stack([d.inside for d in drawn]),
+        np.ones(len(drawn), bool),
+        np.stack(masks).astype(np.int32) if masks else None,
     )
+
+
+def _on_host(*arrays: np.ndarray | None) -> Batch:
+    """A batch of NumPy arrays, in the order of its fields; whoever computes moves it to devices."""
+    return Batch(*cast("tuple[Leaf, ...]", arrays))
 
 
 def _unit(pixels: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -286,11 +291,11 @@ def _grouped(
     sizes = {id: working_size(size) for id, size in full.items()}
     if canvases is None:
         canvases = choose_canvases(sizes.values(), multiple=plan.multiple) if sizes else ()
-    home = {id: canvas_for(size, canvases) for id, size in sizes.items()}
-    for canvas in dict.fromkeys(home.values()):
+    canvas_of = {id: canvas_for(size, canvases) for id, size in sizes.items()}
+    for canvas in dict.fromkeys(canvas_of.values()):
         waiting: list[Sample] = []
         sized = plan._replace(batch_size=rows_for(canvas, plan.batch_size))
-        for id in (id for id in sizes if home[id] == canvas):
+        for id in (id for id in sizes if canvas_of[id] == canvas):
             try:
                 waiting.append(_sample(source, id, sizes[id]))
             except BadFileError as problem:
@@ -337,7 +342,7 @@ def _scaled(
         inside[row, :height, :width] = True
     count = len(samples)
     images[count:], inside[count:] = images[0], inside[0]
-    return Batch(images, labels, inside, np.arange(len(labels)) < count)
+    return _on_host(images, labels, inside, np.arange(len(labels)) < count)
 
 
 def _ahead(items: Iterable[T]) -> Iterator[T]:

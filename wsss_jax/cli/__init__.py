@@ -1,26 +1,9 @@
-"""The command line: ``wsss <verb>``. It parses, calls one stage, and says where the result is.
+"""The command line: ``wsss <verb>``. It parses, calls one stage, and prints where the result is."""
 
-Nothing but the table of verbs (``table``) is read before a verb is chosen, so that help, a mistyped
-verb and a check of a data set start at once. Exit codes are those of ``ending``.
-"""
-
-import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 
-from wsss_jax import __version__, memory, signals, xla
-from wsss_jax.cli import ending
-from wsss_jax.cli.table import VERBS, chosen, first_page
-from wsss_jax.run import left_out
-
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
-"""Of XLA's C++ code nothing belongs on a terminal but what ends the process: its "errors" are
-alarms that something compiles slowly, and what fails is an exception of Python as well."""
-
-STRICT = "--strict"
-"""Images that are left out make a command fail (1) in place of ending with 3."""
-
-HELP, HELP_ALL = ("-h", "--help"), ("-H", "--help-all")
+from wsss_jax import signals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,47 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     alone = arguments is None
     if alone:
         signals.catch()
-    args = list(sys.argv[1:] if arguments is None else arguments)
-    strict = STRICT in args
-    with ending.as_exit_code(), left_out.recorded() as record:
-        code = _run([arg for arg in args if arg != STRICT], alone=alone)
-        if code == ending.DONE and record.stages:
-            print(record.line(), flush=True)
-            code = record.exit_code(strict=strict)
-    if code:
-        raise SystemExit(code)
+    # Imported here, because a signal that comes before ``catch`` ends in a traceback or no word.
+    from wsss_jax.cli import command_line
 
-
-def quiet(environment: MutableMapping[str, str]) -> None:
-    """Keep XLA's warnings off the terminal, unless the user asked for a level."""
-    for name, value in QUIET.items():
-        environment.setdefault(name, value)
-
-
-def _run(args: list[str], *, alone: bool) -> int:
-    """The exit code of a command. alone: this process has nothing else to do."""
-    name, rest = (args[0], args[1:]) if args else ("", [])
-    if name in (*HELP, *HELP_ALL):
-        print(first_page())
-        return ending.DONE
-    if name == "--version":
-        print(f"wsss_jax {__version__}")
-        return ending.DONE
-    verb = chosen(name)
-    asked = {*HELP, *HELP_ALL} & set(rest)
-    if alone and verb.trains and not asked:
-        memory.restart_with_large_pages()
-    quiet(os.environ)
-    command = verb.load()
-    if alone and "jax" in sys.modules:
-        xla.keep_compiled()
-    from wsss_jax.cli import settings  # it imports tyro, which the pages above do without
-
-    if verb.parses:
-        return ending.code_of(command(rest))
-    if asked:
-        return settings.show(name, command, None if asked & {*HELP_ALL} else verb.everyday)
-    return ending.code_of(settings.call(name, command, rest))
-
-
-__all__ = ["VERBS", "main", "quiet"]
+    command_line.run(list(sys.argv[1:] if arguments is None else arguments), alone=alone)

@@ -6,7 +6,6 @@ from pathlib import Path
 import tyro
 
 from wsss_jax.cli.bare import Bare
-from wsss_jax.data.stores import open_store
 from wsss_jax.datasets.selection import Data
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.combine import Fusion, Learned, combine_learned, opened
@@ -29,13 +28,13 @@ def command(
         data: the images, with their labels.
         out: store of score maps to write.
         fusion: the rule.
-        saliency: store of saliency maps that weigh the result.
+        saliency: saliency maps that weigh the result, a store or a folder of grey pictures.
         workers: processes and shards, of a rule.
         learned: the combiner that learns from image labels, in place of a rule.
     """
     source = data.open()
     systems = opened(stores, source, out, workers)
-    cue = None if saliency is None else open_store(saliency)
+    cue = None if saliency is None else opened((saliency,), source, out, workers)[0]
     if learned.run is not None:
         teaching = replace(data, split=learned.learn_split).open()
         print(combine_learned(learned, systems, cue, source, teaching, out).maps.folder)

@@ -17,7 +17,7 @@ from wsss_jax.signals import Interrupted
 
 DONE, FAILED, USAGE, LEFT_OUT = 0, 1, 2, 3
 """All is done; the user's data, files or settings stop it; the command is mistyped; all is done but
-for images that were left out and named."""
+for images or maps that were left out and named."""
 
 STOPPED = 128
 """Plus the number of the signal: the same command goes on where it was stopped."""

@@ -9,12 +9,14 @@ from typing import Any
 
 import tyro
 
-from wsss_jax.cli import HELP, HELP_ALL, ending, settings
+from wsss_jax.cli import ending, settings
+from wsss_jax.cli.command_line import HELP, HELP_ALL
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.recipes import photographs, recipe, summary
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.recipes.report import page as report_page
 from wsss_jax.run import folders
+from wsss_jax.train import parallel
 
 EVERYDAY = "name splits train-split classes saliency fusions refinements systems.*.epochs gallery"
 """Settings of a recipe that ``--help`` shows."""
@@ -90,8 +92,10 @@ def recipe_of(path: Path) -> Callable[[Path, Path | None], Any]:
 def make_whole(chosen: Recipe, out: Path) -> None:
     """Make everything of a recipe into ``out``, judge it, and print where the results are."""
     made = recipe.make(chosen, out)
+    if not parallel.is_first():
+        return
     results = recipe.judge_all(chosen, made)
-    rows = summary.rows(made, results)
+    rows = summary.rows(made.groups, results)
     source = recipe.opened(chosen, chosen.splits[-1])
     summary.write(out, rows, source.classes, recipe=chosen, versions=folders.versions())
     page = report_page(out / "report.html", chosen, made, rows, source)

@@ -18,13 +18,15 @@ class Verb:
     the flags, its docstring explains them. everyday: flags that ``--help`` shows, separated by
     spaces and without their dashes; "a.*" shows all that begin with "a."; "*" shows all.
     ``--help-all`` shows the others too, required flags are always shown. trains: asks for large
-    pages of memory. parses: the function takes the arguments as they were typed.
+    pages of memory. several: several hosts may train together. parses: the function takes the
+    arguments as they were typed.
     """
 
     summary: str
     target: str
     everyday: str = "*"
     trains: bool = False
+    several: bool = False
     parses: bool = False
 
     def load(self) -> Callable[..., Any]:
@@ -48,6 +50,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "model.optim.name model.optim.learning-rate augmentation.crop augmentation.long-side "
             "compute imageless",
             trains=True,
+            several=True,
         ),
         "explain": Verb(
             "a trained run to score maps, or photographs to pictures of them",
@@ -69,6 +72,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "data split train-split layout only out with-crf training.epochs "
             "training.model.backbone training.model.weights walk.steps crf.preset",
             trains=True,
+            several=True,
         ),
         "edges": Verb("edges of an affinity network as a store", "wsss_jax.stages.edges:command"),
         "features": Verb(
@@ -88,6 +92,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "data split train-split layout out hints with-network training.epochs "
             "training.model.backbone training.model.weights network.epochs network.model.weights",
             trains=True,
+            several=True,
         ),
         "segment": Verb(
             "train a segmentation network on pseudo-masks",
@@ -96,11 +101,15 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "training.batch-size training.model.backbone training.model.weights "
             "prediction.scales",
             trains=True,
+            several=True,
         ),
         "evaluate": Verb(
             "judge score maps or masks against true masks",
             "wsss_jax.cli.evaluate:command",
             f"{_DATA} out classes background threshold tuned-reference workers.count",
+        ),
+        "compare": Verb(
+            "runs side by side: settings, curves, results", "wsss_jax.stages.compare:command"
         ),
         "report": Verb("one HTML page about score maps", "wsss_jax.cli.report:command"),
         "weights": Verb(
@@ -116,6 +125,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "photographs and labels to masks, in one command; or an experiment file",
             "wsss_jax.cli.run:command",
             trains=True,
+            several=True,
             parses=True,
         ),
         "predict": Verb(
@@ -152,7 +162,8 @@ def first_page() -> str:
             *lines,
             "",
             "wsss VERB --help shows its everyday settings, wsss VERB --help-all all of them.",
-            "Exit codes: 0 done, 1 error, 2 mistyped, 3 done but images left out, 128 + signal",
-            "stopped (the same command goes on). WSSS_DEBUG=1 shows where an error comes from.",
+            "Exit codes: 0 done, 1 error, 2 mistyped, 3 done but images or maps left out (1 with",
+            "--strict), 128 + signal stopped (the same command goes on). WSSS_DEBUG=1 shows where",
+            "an error comes from.",
         ]
     )

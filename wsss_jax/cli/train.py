@@ -2,21 +2,28 @@
 
 from pathlib import Path
 
+import tyro
+
 from wsss_jax.cli.bare import Bare
 from wsss_jax.datasets.selection import Data
-from wsss_jax.stages.train import Training, fit
+from wsss_jax.run.training import Training
+from wsss_jax.stages.train import fit
+from wsss_jax.systems import Classifier, Model
 
 
 def command(
     data: Bare[Data],
     out: Path,
-    settings: Bare[Training] = Training(),  # noqa: B008
+    # Flags change the settings of the system that is there; another system is a Python file.
+    settings: tyro.conf.AvoidSubcommands[Bare[Training[Model]]] = Training(Classifier()),  # noqa: B008
+    imageless: tuple[str, ...] = (),
 ) -> None:
     """Train one system on image labels into a run folder.
 
     Args:
         data: the data set.
         out: run folder; the same command goes on where it was stopped.
-        settings: the network and how it learns.
+        settings: the network and how it learns; other systems are chosen in an experiment file.
+        imageless: classes that may be without any image. Any other such class stops training.
     """
-    print(fit(data.open(), settings, out))
+    print(fit(data.open(), settings, out, imageless=imageless))

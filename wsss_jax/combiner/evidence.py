@@ -17,15 +17,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
+from wsss_jax.data import json_records
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, check_systems
-from wsss_jax.data.texts import read_json
 from wsss_jax.data.units import unit_of
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors.external import dropped_classes
+from wsss_jax.run import left_out
 from wsss_jax.types import IGNORE, ScoreMaps, Size
 
 
@@ -183,9 +184,15 @@ def maps_of(store: Store, id: str) -> ScoreMaps:
     return store.get_scores(id)
 
 
-def tell_absent(folder: Path, absent: Mapping[str, Iterable[str]]) -> None:
-    """Print which systems had no map of which images, and list it in absent.json of the store."""
+def tell_absent(folder: Path, absent: Mapping[str, Iterable[str]], fused: Iterable[str]) -> None:
+    """Print which systems had no map of which images, and list it in absent.json of the store.
+
+    fused: the images that were fused now; of others the list stays as it was.
+    """
     path = folder / "absent.json"
+    before = json_records.read(path) if path.is_file() else {}
+    absent = {**{id: before[id] for id in before.keys() - {*fused}}, **absent}
+    left_out.note_maps(folder.name, sum(len(list(names)) for names in absent.values()))
     if not absent:
         path.unlink(missing_ok=True)
         return
@@ -205,7 +212,7 @@ def tell_absent(folder: Path, absent: Mapping[str, Iterable[str]]) -> None:
 def _told(folder: Path, id: str) -> str:
     """Why the stage that made the store left an image out, where it listed that."""
     for path in sorted(folder.glob("skipped*.json")):
-        reason = read_json(path).get(id)
+        reason = json_records.read(path).get(id)
         if reason:
             return f", refused when it was made: {reason}"
     return ""

@@ -15,6 +15,7 @@ from wsss_jax.combiner.refine import Cells
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.run.images import settle
 from wsss_jax.types import ScoreMaps
@@ -55,7 +56,7 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     tally = over_images(
         f"combine {folder.name}", inputs, inputs.shown(missing), settings.steps(), use
     )
-    tell_absent(folder, inputs.missing)
+    tell_absent(folder, inputs.missing, missing)
     settle(stores_made.maps, tally)
     return stores_made
 
@@ -98,7 +99,7 @@ def _put_empty(store: Store, inputs: Inputs, ids: Sequence[str]) -> None:
 
 
 def _stores(run: Path, inputs: Inputs, settings: Combining, folder: Path) -> Fused:
-    read = stores.masks_read(record.record_of(run), record.masks_read(inputs))
+    read = inherited(record.record_of(run), record.inputs_of(inputs))
     made_by = {"stage": "combine", "run": run.name, "settings": as_json(settings), **read}
     kinds = {
         "": inputs.source.classes.names,

@@ -5,7 +5,6 @@ without frozen features), threshold.json where background begins. What is fused 
 its record, whatever is given otherwise.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,8 @@ from wsss_jax.combiner import probes
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data import components, stores
-from wsss_jax.data.files import write_atomic
-from wsss_jax.data.texts import read_json
+from wsss_jax.data import components, json_records
+from wsss_jax.data.provenance import inherited
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
@@ -41,23 +39,22 @@ def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Cla
         "features": _features(inputs),
         "images": images,
         "labelled": sorted(inputs.labelled),
-        **masks_read(inputs),
+        **inputs_of(inputs),
     }
     return folders.claim(run, record)
 
 
-def masks_read(inputs: Inputs) -> dict[str, list[str]]:
-    """Of which images true masks taught what is combined, here or in an earlier stage."""
+def inputs_of(inputs: Inputs) -> dict[str, Any]:
+    """True masks, weights and maps of others that what is combined rests on, as it is recorded."""
     given = (*inputs.systems, inputs.saliency, *inputs.features)
-    return stores.masks_read(*given, {"labelled": sorted(inputs.labelled)})
+    return inherited(*given, {"labelled": sorted(inputs.labelled)})
 
 
 def save(run: Path, found: Learned) -> None:
     """Write all that was learned."""
     if found.probe is not None:
         found.probe.save(run / "probe.npz")
-    content = {"threshold": found.threshold}
-    write_atomic(run / "threshold.json", json.dumps(content, indent=1).encode())
+    json_records.write(run / "threshold.json", {"threshold": found.threshold})
 
 
 def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
@@ -83,7 +80,7 @@ def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
             )
     path = run / "threshold.json"
     try:
-        threshold = float(read_json(path)["threshold"])
+        threshold = float(json_records.read(path)["threshold"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise BadFileError(f"{path}: {problem!r}; delete {run} and learn it again") from problem
     learned = bool(record["features"]) and settings.rounds > 0

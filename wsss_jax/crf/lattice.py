@@ -12,13 +12,15 @@ inference (``crf``).
 import math
 from functools import reduce
 from operator import add
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
+
+from wsss_jax.types import Leaf
 
 SCANNED = 4
 """Up to so many values per point XLA-CPU reads corners faster one after the other than at once."""
@@ -35,10 +37,10 @@ class Lattice(NamedTuple):
     none. Points and rows beyond the real ones are padding, with zero weights and no neighbours.
     """
 
-    vertices: Any
-    weights: Any
-    before: Any
-    after: Any
+    vertices: Leaf
+    weights: Leaf
+    before: Leaf
+    after: Leaf
 
 
 def scale_factors(d: int) -> Float[np.ndarray, " d"]:

@@ -7,6 +7,7 @@ wins, so nothing is sorted. Not here: geometry and filtering (``lattice``).
 
 import math
 from functools import lru_cache
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int
 
 from wsss_jax.crf import lattice
 from wsss_jax.crf.lattice import Lattice
+from wsss_jax.types import Leaf
 
 ODD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio (Knuth, vol. 3, 6.4): spreads consecutive keys
 
@@ -54,7 +56,7 @@ def build(scaled: tuple[Float[np.ndarray, " n"], ...]) -> Lattice:
         padded[j, :n] = weights[j]
     size = max(first.size + 1, points // 8)
     before, after = _neighbours(codes[first], strides, bucket(size, 2))
-    return Lattice(vertices, padded, before, after)
+    return Lattice(*cast("tuple[Leaf, ...]", (vertices, padded, before, after)))
 
 
 def padded_to(points: int, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:

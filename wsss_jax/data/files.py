@@ -11,10 +11,12 @@ import itertools
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -27,6 +29,13 @@ from wsss_jax.types import Size
 
 MAX_PIXELS = 128_000_000
 """Larger pictures are refused from their header: a 47 KiB PNG can unpack to 400 megapixels."""
+
+MAX_SIDE = 100_000
+"""Longer sides are refused too: the decoder takes memory and time for every row, even an empty one.
+JPEG ends at 65,535."""
+
+_MOST_LEVELS = 64_000_000
+"""Pixels of a picture that is read as numbers of four bytes."""
 
 FORMATS = (
     "JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "TGA", "AVIF",
@@ -42,8 +51,9 @@ _OLD = 86_400.0
 _counter = itertools.count()
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# Pillow would warn above 89 megapixels; MAX_PIXELS is compared with the header of every picture.
+# Pillow would warn above 89 megapixels; here larger pictures than MAX_PIXELS are an error.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def path_of(folder: Path, id: str, suffix: str) -> Path:
@@ -80,6 +90,8 @@ def read_levels(path: Path) -> Float[np.ndarray, "H W"]:
     for real colours too: nothing tells their values.
     """
     with opened(path, path) as picture:
+        if picture.width * picture.height > _MOST_LEVELS:
+            _refuse(picture, path, f"at most {_MOST_LEVELS:,} of grey levels")
         picture = decoded(picture, path)
         if picture.mode in ("1", "L", "LA"):
             return np.asarray(picture.convert("L"), np.float32) / np.float32(255)
@@ -202,13 +214,17 @@ def opened(source: Path | bytes, name: Path | str) -> Image.Image:
         raise BadFileError(f"{name}: not a picture that is read ({problem})") from problem
     except DAMAGE as problem:
         raise BadFileError(f"{name}: not a picture ({problem})") from problem
+    if max(picture.size) > MAX_SIDE:
+        _refuse(picture, name, f"sides of at most {MAX_SIDE:,}")
     if picture.width * picture.height > MAX_PIXELS:
-        picture.close()
-        raise BadFileError(
-            f"{name}: {picture.width}×{picture.height} pixels, at most {MAX_PIXELS:,} are read; "
-            "scale it down"
-        )
+        _refuse(picture, name, f"at most {MAX_PIXELS:,}")
     return picture
+
+
+def _refuse(picture: Image.Image, name: Path | str, limit: str) -> NoReturn:
+    width, height = picture.size
+    picture.close()
+    raise BadFileError(f"{name}: {width}×{height} pixels, {limit} are read; scale it down")
 
 
 def decoded(picture: Image.Image, name: Path | str) -> Image.Image:

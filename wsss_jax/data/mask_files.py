@@ -90,7 +90,7 @@ def colour_table(folders: tuple[Path, ...], classes: ClassList) -> Colours | Non
     found: dict[int, int] = {}
     for cells in _lines(path):
         name, numbers = cells[0].strip(), [cell.strip() for cell in cells[1:4]]
-        if len(numbers) == 3 and all(n.isdigit() and int(n) < 256 for n in numbers):
+        if len(numbers) == 3 and all(n.isdecimal() and int(n) < 256 for n in numbers):
             red, green, blue = (int(n) for n in numbers)
             found[red << 16 | green << 8 | blue] = _value(name, classes, path)
     if not found:

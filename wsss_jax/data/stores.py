@@ -8,21 +8,19 @@ and masks can hold at all. No pickle, ever.
 """
 
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 
-from wsss_jax.config import as_json, differences
-from wsss_jax.data import records
+from wsss_jax.config import SOURCES, Record, as_json, differences
+from wsss_jax.data import json_records, records
 from wsss_jax.data.classes import palette
 from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
 from wsss_jax.data.ids import ids_in
-from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
 from wsss_jax.formats.bounded import MAX_TOTAL, read_bytes
@@ -52,7 +50,7 @@ class Store:
     holds: Holds
     classes: tuple[str, ...]
     kind: Kind
-    made_by: Mapping[str, Any]
+    made_by: Record
     parents: tuple[str, ...]
 
     def ids(self) -> tuple[str, ...]:
@@ -129,55 +127,45 @@ class Store:
         return mask
 
 
+def require(store: Store, ids: Sequence[str], what: str) -> None:
+    """UserError that names some of the ids of which the store has no record. what: ``masks``."""
+    missing = store.missing(ids)
+    if missing:
+        raise UserError(
+            f"{store.folder}: no {what} of {len(missing)} of {len(ids)} images "
+            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
+        )
+
+
 def create(
     folder: Path,
     *,
     holds: Holds,
     classes: tuple[str, ...],
-    made_by: Mapping[str, Any],
+    made_by: Record,
     kind: Kind = "activation",
     parents: tuple[str, ...] = (),
 ) -> Store:
     """A new store, or the same one again to go on with.
 
-    A folder that holds nothing but the index of a start that failed is no store yet. Raises
-    UserError that lists the differing settings where the folder was made by others.
+    A folder that holds nothing but the index of a start that failed is no store yet. Other
+    ``data.provenance`` is written over the old. Raises UserError that lists the differing settings
+    where the folder was made by others.
     """
     store = Store(folder, holds, classes, kind, as_json(made_by), parents)
     path = folder / "index.json"
     if path.exists() and _holds_anything(folder):
-        changed = differences(_index(open_store(folder)), _index(store))
+        old, new = _index(open_store(folder)), _index(store)
+        changed = differences(old, new)
         if changed:
             raise UserError(
                 f"{folder} was made with other settings; choose another folder or delete it:\n  "
                 + "\n  ".join(changed)
             )
-    else:
-        write_atomic(path, json.dumps(_index(store), indent=1).encode())
+        if old == new or SOURCES not in store.made_by:
+            return store
+    json_records.write(path, _index(store))
     return store
-
-
-def masks_read(*made: Any) -> dict[str, list[str]]:
-    """Of which images true masks were read for these, as ``{"labelled": ids}``; {} where of none.
-
-    made: stores, and records of runs, each of which says so itself or of what it came from. What
-    is made from them says it in turn, however many stages lie between.
-    """
-    found: set[str] = set()
-
-    def look(value: Any) -> None:
-        if isinstance(value, Store):
-            look(value.made_by)
-        elif isinstance(value, Mapping):
-            for name, part in value.items():
-                if name == "labelled" and isinstance(part, (list, tuple)):
-                    found.update(part)
-                else:
-                    look(part)
-
-    for each in made:
-        look(each)
-    return {"labelled": sorted(found)} if found else {}
 
 
 def open_stores(folders: Sequence[Path]) -> list[Store]:
@@ -192,8 +180,8 @@ def open_store(folder: Path) -> Store:
     path = folder / "index.json"
     if not path.is_file():
         raise BadFileError(f"{folder}: no index.json, so no store; run the stage that makes it")
-    index = read_json(path)
-    if isinstance(index, dict) and index.get("format", FORMAT) != FORMAT:
+    index = json_records.read(path)
+    if index.get("format", FORMAT) != FORMAT:
         raise BadFileError(f"{path}: format {index['format']!r}, this version reads {FORMAT}")
     if not _is_index(index):
         raise BadFileError(f"{path}: not an index of this program")
@@ -238,9 +226,9 @@ def _holds_anything(folder: Path) -> bool:
     return names != {Path("index.json")}
 
 
-def _is_index(index: Any) -> bool:
+def _is_index(index: Record) -> bool:
     """Whether an index that was read has all that a store needs, of the right kinds."""
-    if not isinstance(index, dict) or set(index) != {"format", *_PARTS}:
+    if set(index) != {"format", *_PARTS}:
         return False
     lists = (index["classes"], index["parents"])
     named = all(isinstance(part, list) and all(type(v) is str for v in part) for part in lists)
@@ -248,7 +236,7 @@ def _is_index(index: Any) -> bool:
     return named and known and isinstance(index["made_by"], dict)
 
 
-def _index(store: Store) -> dict[str, Any]:
+def _index(store: Store) -> Record:
     return {
         "format": FORMAT,
         "holds": store.holds,

@@ -293,8 +293,14 @@ def _categories(
     return classes, {category["id"]: classes.index(category["name"]) for category in ordered}
 
 
+_LONGEST = 255
+"""Bytes of a name that file systems take."""
+
+
 def _image(image: Mapping[str, Any], folder: Path) -> _Image:
     name = str(image["file_name"]).replace("\\", "/")
+    if any(len(part.encode(errors="replace")) > _LONGEST for part in name.split("/")):
+        raise UserError(f"a file name of {len(name)} characters: {name[:40]!r} …")
     height, width = image.get("height"), image.get("width")
     size = None if height is None or width is None else (int(height), int(width))
     return _Image(name, image["id"], size, folder)

@@ -68,7 +68,7 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     notes = [f"{path.name} is read as {encoding}"] if "utf-8" not in encoding else []
     notes += [f"{layout.above} lines above the header are not read"] if layout.above else []
     if flags:
-        entries, names, more = _wide(layout, flags, width)
+        entries, names, more = _wide(path, layout, flags, width)
     else:
         entries, names, more = _long(path, layout, width, classes)
     if not names and classes is None:
@@ -161,7 +161,7 @@ def _flag_columns(layout: _Layout, width: int) -> list[int]:
 
 
 def _wide(
-    layout: _Layout, flags: Sequence[int], width: int
+    path: Path, layout: _Layout, flags: Sequence[int], width: int
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     names = [layout.header[n] for n in flags]
     # Where zeros are written, an empty cell is a gap; where only ones are, it is a zero.
@@ -173,7 +173,7 @@ def _wide(
         file = row[layout.column].strip()
         lacking = [name for name, cell in zip(names, cells, strict=True) if cell in forms.GAPS]
         if lacking and gaps:
-            entries[file] = BadFileError(f"{file}: no 0 or 1 of {', '.join(lacking[:3])}")
+            entries[file] = BadFileError(f"{path}: {file}: no 0 or 1 of {', '.join(lacking[:3])}")
         else:
             shown = zip(names, cells, strict=True)
             entries[file] = [name for name, cell in shown if cell in forms.YES]
@@ -207,7 +207,9 @@ def _long(
     entries: dict[str, Any] = {file: list(labels) for file, labels in spelled.items()}
     for file in none:
         if entries[file]:
-            entries[file] = BadFileError(f"{file}: one row names no class, another one does")
+            entries[file] = BadFileError(
+                f"{path}: {file}: one row names no class, another one does"
+            )
     names = forms.in_order({name for labels in spelled.values() for name in labels})
     return entries, names, notes + _unread(layout, unread)
 

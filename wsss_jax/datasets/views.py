@@ -1,12 +1,13 @@
 """The same photographs, of which less is known: without labels and truth, or without classes.
 
-``only`` keeps some of the classes; all others become background.
+``only`` keeps some of the classes; all others become background. ``among`` numbers the classes as a
+longer list does.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -96,6 +97,28 @@ def only(source: Source, names: Sequence[str]) -> Source:
     )
 
 
+def among(source: Source, classes: ClassList) -> View:
+    """The same photographs and truth, whose classes have the numbers of a longer list.
+
+    Raises ValueError for a class that the list lacks.
+    """
+    chosen = np.array([classes.index(name) for name in source.classes.names])
+    table = np.arange(256, dtype=np.uint8)
+    table[to_mask_index(np.arange(len(chosen)))] = to_mask_index(chosen)
+    return View(
+        source,
+        classes,
+        partial(_spread_labels, source, chosen, len(classes)),
+        partial(_some_classes, source, table),
+    )
+
+
+def _spread_labels(
+    source: Source, chosen: Int[np.ndarray, " k"], count: int, id: str
+) -> Bool[np.ndarray, " c"]:
+    return np.isin(np.arange(count), chosen[source.labels(id)])
+
+
 def _some_labels(source: Source, chosen: Int[np.ndarray, " k"], id: str) -> Bool[np.ndarray, " k"]:
     return source.labels(id)[chosen]
 
@@ -107,7 +130,10 @@ def _some_classes(
     return None if mask is None else table[mask]
 
 
-def _the_same(value: Any, id: str) -> Any:
+T = TypeVar("T")
+
+
+def _the_same(value: T, id: str) -> T:
     return value
 
 

@@ -9,9 +9,10 @@ from wsss_jax.data.mask_files import SUFFIXES
 from wsss_jax.datasets import folders, labels, lists
 from wsss_jax.datasets.labels import LabelTable
 from wsss_jax.datasets.source import Source, masks_of
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, MissingFileError
 
 MASKS = ("SegmentationClassAug", "SegmentationClass")
+AUGMENTED = "train_aug"
 _SHOWN = ("1", "0")
 """Of the class lists in ImageSets/Main: 0 is an object that is difficult, and counts here."""
 
@@ -30,13 +31,16 @@ def voc(
     masks = _masks(root)
     table = _labels(root, lists, has_masks=bool(masks))
     images = pictures(root / "JPEGImages")
+    files = list_files(root, lists)
+    if ids is None:
+        _check_augmented(root, split, files)
     return folders.made(
         root,
         split,
         images,
         table,
         ids=ids,
-        lists=list_files(root, lists),
+        lists=files,
         masks=masks_of(masks, images),
     )
 
@@ -53,6 +57,21 @@ def list_files(root: Path, given: Path | None = None) -> dict[str, Path]:
         return lists.list_files(given)
     sets = voc_root(root) / "ImageSets"
     return lists.list_files(sets / "Segmentation") or _main(sets / "Main")[0]
+
+
+def _check_augmented(root: Path, split: str, files: Mapping[str, Path]) -> None:
+    """MissingFileError that tells where ``train_aug`` comes from, where it is wanting."""
+    if split.lower() != AUGMENTED or AUGMENTED in files:
+        return
+    instead = ""
+    if "train" in files:
+        instead = f"; or take the list train: {len(lists.read_list(files['train'])):,} images"
+    raise MissingFileError(
+        f"{root}: no list {AUGMENTED}.txt. It is no part of the devkit, its photographs are: VOC's "
+        "own and those of SBD (Hariharan et al. 2011), 10,582 images. Copy it from IRN's code, "
+        "https://github.com/jiwoon-ahn/irn/blob/master/voc12/train_aug.txt, into "
+        f"ImageSets/Segmentation{instead}"
+    )
 
 
 def _main(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:

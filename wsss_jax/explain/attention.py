@@ -1,9 +1,10 @@
-"""Maps read off the attention of a transformer: raw attention, rollout, attention Grad-CAM.
+"""Maps read off a transformer's attention: raw attention, rollout, attention Grad-CAM, LeGrad.
 
 An attention explainer is a pure, jit-able function of an ``Attentive``, images (b,H,W,3) in [0, 1]
 and labels (b,c); it returns RAW maps (b,h,w,c) on the grid of patches, zero for classes that are
 not among the labels. Raw attention and rollout do not know classes: each label gets the same map.
-Source: Abnar & Zuidema 2020 and the code of Chefer et al. 2021. Relevance is in ``relevance``.
+Source: Abnar & Zuidema 2020, the code of Chefer et al. 2021, and Bousselham et al. 2025. Relevance
+is in ``relevance``.
 """
 
 from collections.abc import Callable
@@ -62,6 +63,36 @@ def attention_grad_cam(attentive: Attentive, images: Images, labels: Labels) -> 
     return over_labels(labels, explain)
 
 
+def legrad(attentive: Attentive, images: Images, labels: Labels, *, start_layer: int = 0) -> Maps:
+    """LeGrad: how much more attention to a patch, in any block, would raise the class.
+
+    Block l is read as if it were the last: s_l is the class logit of the mean of the tokens that
+    leave it. The map is the mean over blocks, heads n and queries q of relu(∂s_l / ∂A_l[n, q, t])
+    at each patch t; no gradient passes through more than one block.
+
+    start_layer: first block that counts, from 0. The paper aggregates over all blocks, its code
+    over the last two unless told otherwise.
+    Source: Bousselham et al. (LeGrad, arXiv 2404.03214, ICCV 2025), pooled as in its code for CLIP.
+    We differ in s_l, a logit in place of a cosine to a text, and do not scale maps to [0, 1].
+    """
+    _, blocks = recorded(attentive, images, labels)
+    _check_start(start_layer, len(blocks))
+    reads = [_read_mean(attentive, seen) for seen in blocks[start_layer:]]
+    walks = [_walk_back(seen) for seen in blocks[start_layer:]]
+    keys, t = blocks[-1].keys, blocks[-1].tokens.shape[1]
+    queries = jnp.full((1, 1), t, jnp.float32) if keys is None else keys.sum(axis=1)[:, None]
+
+    def explain(chosen: Float[Array, "b c"]) -> Map:
+        rows = [
+            jax.nn.relu(walk(*read(chosen))[1].astype(jnp.float32)).mean(axis=1).sum(axis=1)
+            for read, walk in zip(reads, walks, strict=True)
+        ]
+        row = sum(rows[1:], rows[0]) / (len(rows) * jnp.maximum(queries, 1).astype(jnp.float32))
+        return on_grid(row, images, attentive.stride)
+
+    return over_labels(labels, explain)
+
+
 def recorded(
     attentive: Attentive, images: Images, labels: Labels
 ) -> tuple[Float[Array, "b c"], list[BlockRecord]]:
@@ -115,8 +146,7 @@ def class_row(matrices: list[Array], *, start_layer: int) -> Row:
 
     Only the row is multiplied, never the matrices: t times less work.
     """
-    if not 0 <= start_layer < len(matrices):
-        raise ValueError(f"start_layer is {start_layer}, wanted 0 to {len(matrices) - 1}")
+    _check_start(start_layer, len(matrices))
     row = matrices[-1][:, 0]
     for matrix in reversed(matrices[start_layer:-1]):
         row = jnp.einsum("bs,bst->bt", row, matrix, precision="highest")
@@ -127,6 +157,24 @@ def on_grid(row: Row, images: Images, stride: int) -> Map:
     """The values of the patch tokens as a map; those of the class token and registers go."""
     h, w = (-(-n // stride) for n in images.shape[1:3])
     return row[:, 1 : 1 + h * w].reshape(-1, h, w)
+
+
+def _check_start(start_layer: int, layers: int) -> None:
+    if not 0 <= start_layer < layers:
+        raise ValueError(f"start_layer is {start_layer}, wanted 0 to {layers - 1}")
+
+
+def _read_mean(attentive: Attentive, seen: BlockRecord) -> Callable[[Array], tuple[Array]]:
+    """From chosen logits (b,c) back to the tokens that left a block, whose real ones are pooled."""
+
+    def logits(out: Array) -> Array:
+        real = jnp.ones(out.shape[:2], bool) if seen.keys is None else seen.keys
+        weights = real[..., None].astype(out.dtype)
+        mean = (out * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1)
+        token = tokens.layer_norm(mean, attentive.norm)
+        return tokens.affine(token.astype(jnp.float32), attentive.head)
+
+    return jax.vjp(logits, tokens.output(seen))[1]
 
 
 def _walk_back(seen: BlockRecord) -> Callable[[Array], tuple[Array, Array]]:

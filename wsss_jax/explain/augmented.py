@@ -17,7 +17,7 @@ fill it: what a view moves onto padding is lost.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,22 +66,22 @@ class Augmented:
 class Views(NamedTuple):
     """Turns in radians (l,) and shifts in pixels, rows and columns (l,2)."""
 
-    angles: Any
-    shifts: Any
+    angles: Array
+    shifts: Array
 
 
 class Readings(NamedTuple):
     """What each cell of each view reads of the fine map: pixel numbers and weights (l,n,m)."""
 
-    pixels: Any
-    weights: Any
+    pixels: Array
+    weights: Array
 
 
 class Solution(NamedTuple):
     """The fine maps (p,b), and the functional at the start and after each iteration (i+1,b)."""
 
-    maps: Any
-    objective: Any
+    maps: Array
+    objective: Array
 
 
 def augmented_grad_cam(

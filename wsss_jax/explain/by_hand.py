@@ -29,7 +29,7 @@ from wsss_jax.explain import (
 )
 from wsss_jax.explain.contract import check_finite, seeded
 from wsss_jax.models import scorer as models
-from wsss_jax.types import Scorer
+from wsss_jax.types import Scorer, Structure, Variables
 
 Reads = Literal["features", "pixels", "attention"]
 """What a method looks at: a map and its head, the image alone, or a transformer's attention."""
@@ -38,11 +38,15 @@ _KEPT = 64
 """Compiled functions that are kept: one for each method, model and size of image."""
 
 
+Calls = tuple[Callable[..., Array], Callable[..., Array]]
+"""Compiled: what gives class scores, and what gives maps."""
+
+
 @runtime_checkable
 class Method(Protocol):
     """An explanation method, called with a model and photographs."""
 
-    def __call__(self, model: Any, images: Any, classes: Any = None) -> np.ndarray:
+    def __call__(self, model: object, images: object, classes: object = None) -> np.ndarray:
         """Raw maps of the classes; see ``by_hand``."""
         ...
 
@@ -65,7 +69,7 @@ def by_hand(explainer: Callable[..., Array], reads: Reads = "features") -> Metho
     for. Raises ValueError that says what to do where an argument cannot be meant so.
     """
 
-    def explain(model: Any, images: Any, classes: Any = None) -> np.ndarray:
+    def explain(model: object, images: object, classes: object = None) -> np.ndarray:
         photographs, single = _photographs(images)
         ask, run = _calls(explainer, reads, model)
         logits = ask(photographs)
@@ -80,7 +84,7 @@ def by_hand(explainer: Callable[..., Array], reads: Reads = "features") -> Metho
 
 
 def _calls(
-    explainer: Callable[..., Array], reads: Reads, model: Any
+    explainer: Callable[..., Array], reads: Reads, model: object
 ) -> tuple[Callable[..., Array], Callable[..., Array]]:
     """Compiled: images to class scores, and images and labels to maps."""
     if models.is_module(model):
@@ -107,11 +111,11 @@ def _calls(
 
 
 @lru_cache(_KEPT)
-def _of_module(explainer: Callable[..., Array], reads: Reads, structure: Any) -> tuple[Any, Any]:
-    def ask(arrays: Any, images: Array) -> Array:
+def _of_module(explainer: Callable[..., Array], reads: Reads, structure: Structure) -> Calls:
+    def ask(arrays: Variables, images: Array) -> Array:
         return models.logits_of(models.put_together(structure, arrays), images)
 
-    def run(arrays: Any, images: Array, labels: Array) -> Array:
+    def run(arrays: Variables, images: Array, labels: Array) -> Array:
         module = models.put_together(structure, arrays)
         if reads == "attention":
             if not isinstance(module, models.HasAttention):
@@ -128,7 +132,7 @@ def _of_module(explainer: Callable[..., Array], reads: Reads, structure: Any) ->
 
 
 @lru_cache(_KEPT)
-def _of_functions(explainer: Callable[..., Array], reads: Reads, scorer: Scorer) -> tuple[Any, Any]:
+def _of_functions(explainer: Callable[..., Array], reads: Reads, scorer: Scorer) -> Calls:
     def ask(images: Array) -> Array:
         return scorer.head(scorer.features(images))
 
@@ -163,7 +167,7 @@ def _on_pixels(logits: Callable[[Array], Array]) -> Scorer:
     return Scorer(lambda pixels: pixels, logits)
 
 
-def _photographs(images: Any) -> tuple[Float[Array, "b H W 3"], bool]:
+def _photographs(images: object) -> tuple[Float[Array, "b H W 3"], bool]:
     """Photographs in [0, 1] with an axis for the batch, and whether there was only one."""
     pixels = np.asarray(images)
     single = pixels.ndim == 3
@@ -172,8 +176,8 @@ def _photographs(images: Any) -> tuple[Float[Array, "b H W 3"], bool]:
         turned = pixels.ndim == 4 and pixels.shape[1] == 3
         advice = "; channels come last: np.moveaxis(images, -3, -1)" if turned else ""
         raise ValueError(
-            f"images are {np.shape(images)}, wanted one photograph (H, W, 3) or many (b, H, W, 3)"
-            f"{advice}"
+            f"images are {np.asarray(images).shape}, wanted one photograph (H, W, 3) or many "
+            f"(b, H, W, 3){advice}"
         )
     if pixels.dtype == np.uint8:
         return jnp.asarray(pixels.astype(np.float32) / np.float32(255)), single
@@ -234,6 +238,7 @@ rise = by_hand(seeded(perturb.rise), "pixels")
 raw_attention = by_hand(attention.raw_attention, "attention")
 rollout = by_hand(attention.rollout, "attention")
 attention_grad_cam = by_hand(attention.attention_grad_cam, "attention")
+legrad = by_hand(attention.legrad, "attention")
 attribution = by_hand(relevance.attribution, "attention")
 gradient_attention = by_hand(relevance.gradient_attention, "attention")
 lrp_rollout = by_hand(relevance.lrp_rollout, "attention")

@@ -91,8 +91,8 @@ def over_labels(
     order = jnp.cumsum(labels, axis=-1) - 1
     maps = jax.eval_shape(explain, jnp.zeros(labels.shape, jnp.float32))
 
-    def add(slot: Array, total: Array) -> Array:
-        chosen = (labels & (order == slot)).astype(jnp.float32)
+    def add(number: Array, total: Array) -> Array:
+        chosen = (labels & (order == number)).astype(jnp.float32)
         # Rows whose labels are used up have no chosen class; their all-zero row adds nothing.
         return total + explain(chosen)[..., None] * chosen[:, None, None, :]
 

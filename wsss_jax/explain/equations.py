@@ -15,9 +15,9 @@ derivative is one equation; only if it has just a backward rule and biases insid
 into, and differentiated as it is written.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +67,15 @@ Shape: TypeAlias = Float[Array, "b h w n"] | jax.ShapeDtypeStruct
 """Images, or only their shape and type."""
 
 
+V = TypeVar("V")
+"""What an equation list is walked through with: arrays, or arrays and what is known of them."""
+
+
 class Rest(NamedTuple):
     """What one equation adds beyond its derivative times its input, and which equation it is."""
 
     equation: str
-    value: Any
+    value: Array
 
 
 class Decomposition(NamedTuple):
@@ -80,7 +84,7 @@ class Decomposition(NamedTuple):
     pull_back: weights of the outputs to (gradient at x, one gradient per rest).
     """
 
-    value: Any
+    value: Array
     rests: list[Rest]
     pull_back: Callable[[Array], tuple[Array, list[Array]]]
 
@@ -88,7 +92,7 @@ class Decomposition(NamedTuple):
 class _Value(NamedTuple):
     """A value on its way: does it depend on x, is it known to be zero? (array: None if unknown)"""
 
-    array: Any
+    array: Array
     moves: bool = False
     zero: bool = False
 
@@ -107,7 +111,7 @@ def decompose(function: Callable[[Array], Array], x: Float[Array, "*s"]) -> Deco
         names.clear()
         rests: list[Array] = []
 
-        def visit(equation: Any, ins: list[_Value]) -> list[_Value]:
+        def visit(equation: core.JaxprEqn, ins: list[_Value]) -> list[_Value]:
             if not any(v.moves for v in ins) or _adds_nothing(equation, ins):
                 return _followed(equation, ins, _alone(equation, [v.array for v in ins]))
             outs, found = _with_rests(equation, ins)
@@ -182,17 +186,17 @@ def weighed(rest: Float[Array, "*s"], gradient: Float[Array, "*s"]) -> Float[Arr
     return jnp.where(gradient == 0, 0, rest * gradient)
 
 
-_UNKNOWN = object()
+_UNKNOWN: Any = object()
 """A value that cannot be computed from what is at hand."""
 
 
 def _evaluate(
-    closed: Any,
-    args: list[Any],
-    visit: Callable[[Any, list[Any]], list[Any]],
-    lift: Callable[[Any], Any],
-    inside: Callable[[Any, list[Any]], Any],
-) -> list[Any]:
+    closed: core.ClosedJaxpr,
+    args: list[V],
+    visit: Callable[[core.JaxprEqn, list[V]], list[V]],
+    lift: Callable[[Array], V],
+    inside: Callable[[core.JaxprEqn, list[V]], core.ClosedJaxpr | None],
+) -> list[V]:
     """Walk through a list of equations with values of any kind.
 
     visit: (equation, its inputs) to its outputs. lift: an array or number to such a value. inside:
@@ -200,10 +204,10 @@ def _evaluate(
     """
     jaxpr, known = closed.jaxpr, {}
 
-    def walk(inner: Any, ins: list[Any]) -> list[Any]:
+    def walk(inner: core.ClosedJaxpr, ins: list[V]) -> list[V]:
         return _evaluate(inner, ins, visit, lift, inside)
 
-    def read(atom: Any) -> Any:
+    def read(atom: core.Var | core.Literal) -> V:
         return lift(atom.val) if isinstance(atom, core.Literal) else known[atom]
 
     known.update(zip(jaxpr.constvars, map(lift, closed.consts), strict=True))
@@ -216,7 +220,7 @@ def _evaluate(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _alone(equation: Any, ins: list[Any]) -> list[Any]:
+def _alone(equation: core.JaxprEqn, ins: list[Array]) -> list[Array]:
     """The outputs of one equation for these input arrays."""
     pairs = zip(equation.invars, ins, strict=True)
     inputs = {atom: value for atom, value in pairs if not isinstance(atom, core.Literal)}
@@ -227,7 +231,7 @@ def _alone(equation: Any, ins: list[Any]) -> list[Any]:
     return core.jaxpr_as_fun(core.ClosedJaxpr(one, []))(*inputs.values())
 
 
-def _with_rests(equation: Any, ins: list[_Value]) -> tuple[list[Any], dict[int, Array]]:
+def _with_rests(equation: core.JaxprEqn, ins: list[_Value]) -> tuple[list[Array], dict[int, Array]]:
     """The outputs of an equation, and the rests of those that are real numbers, by position."""
     arrays, moving = [v.array for v in ins], [n for n, v in enumerate(ins) if v.moves]
     if equation.primitive.name in ADDITIONS and len(moving) == 1:
@@ -238,7 +242,7 @@ def _with_rests(equation: Any, ins: list[_Value]) -> tuple[list[Any], dict[int, 
         return outs, {0: jnp.broadcast_to(constant, outs[0].shape)}
     real = [n for n, v in enumerate(equation.outvars) if _is_real(v)]
 
-    def run(*moved: Array) -> tuple[list[Array], list[Any]]:
+    def run(*moved: Array) -> tuple[list[Array], list[Array]]:
         given = dict(zip(moving, moved, strict=True))
         outs = _alone(equation, [given.get(n, array) for n, array in enumerate(arrays)])
         return [outs[n] for n in real], outs
@@ -249,13 +253,13 @@ def _with_rests(equation: Any, ins: list[_Value]) -> tuple[list[Any], dict[int, 
     return list(outs), {n: v.astype(jnp.float32) - d.astype(jnp.float32) for n, v, d in found}
 
 
-def _name_of(equation: Any) -> str:
+def _name_of(equation: core.JaxprEqn) -> str:
     name = equation.primitive.name
     plain = any(isinstance(atom, core.Literal) for atom in equation.invars)
     return NUMBER if name in ADDITIONS and plain else name
 
 
-def _adds_nothing(equation: Any, ins: list[_Value]) -> bool:
+def _adds_nothing(equation: core.JaxprEqn, ins: list[_Value]) -> bool:
     """Is the rest of this equation zero by its nature, given which inputs move?"""
     name, moves = equation.primitive.name, [v.moves for v in ins]
     if name in ONE_MOVES:
@@ -267,44 +271,49 @@ def _adds_nothing(equation: Any, ins: list[_Value]) -> bool:
     return name in CUSTOM and _is_quiet(_inner_of(equation), ins)
 
 
-def _is_quiet(closed: Any, ins: list[_Value]) -> bool:
+def _is_quiet(closed: core.ClosedJaxpr, ins: list[_Value]) -> bool:
     """Do all equations of this list add nothing? Computes nothing."""
     found: list[bool] = []
 
-    def visit(equation: Any, ins: list[_Value]) -> list[_Value]:
+    def visit(equation: core.JaxprEqn, ins: list[_Value]) -> list[_Value]:
         found.append(not any(v.moves for v in ins) or _adds_nothing(equation, ins))
-        return _followed(equation, ins, [None] * len(equation.outvars))
+        return _followed(equation, ins, [_UNKNOWN] * len(equation.outvars))
 
     _evaluate(closed, ins, visit, _lifted, _looked_into)
     return all(found)
 
 
-def _followed(equation: Any, ins: list[_Value], outs: list[Any]) -> list[_Value]:
+def _followed(equation: core.JaxprEqn, ins: list[_Value], outs: Sequence[Array]) -> list[_Value]:
     moves = any(v.moves for v in ins)
     zero = not moves and equation.primitive.name in KEEP_ZERO and ins[0].zero
     pairs = zip(outs, equation.outvars, strict=True)
     return [_Value(out, moves and _is_real(variable), zero) for out, variable in pairs]
 
 
-def _lifted(value: Any) -> _Value:
+def _lifted(value: Array) -> _Value:
     known = not isinstance(value, Tracer) and np.ndim(value) == 0
     return _Value(value, zero=known and bool(value == 0))
 
 
-def _same(value: Any) -> Any:
+def _same(value: V) -> V:
     return value
 
 
-def _is_real(variable: Any) -> bool:
-    return jnp.issubdtype(variable.aval.dtype, jnp.floating)
+def _is_real(variable: core.Var) -> bool:
+    return jnp.issubdtype(_aval(variable).dtype, jnp.floating)
 
 
-def _calls(equation: Any, ins: list[Any]) -> Any:
+def _aval(variable: core.Var) -> Any:
+    """Shape and type of an array of the list; jax names no public class that has both."""
+    return variable.aval
+
+
+def _calls(equation: core.JaxprEqn, ins: list[V]) -> core.ClosedJaxpr | None:
     """The equations that a plain call holds."""
     return _inner_of(equation) if equation.primitive.name in CALLS else None
 
 
-def _looked_into(equation: Any, ins: list[_Value]) -> Any:
+def _looked_into(equation: core.JaxprEqn, ins: list[_Value]) -> core.ClosedJaxpr | None:
     """Those of a plain call, and of a function with its own backward rule that has biases."""
     if equation.primitive.name == "custom_vjp_call" and any(v.moves for v in ins):
         inner = _inner_of(equation)
@@ -312,12 +321,12 @@ def _looked_into(equation: Any, ins: list[_Value]) -> Any:
     return _calls(equation, ins)
 
 
-def _inner_of(equation: Any) -> Any:
-    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+def _inner_of(equation: core.JaxprEqn) -> core.ClosedJaxpr:
+    inner: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     return inner if hasattr(inner, "jaxpr") else core.ClosedJaxpr(inner, ())
 
 
-def _places(closed: Any) -> Iterator[str]:
+def _places(closed: core.ClosedJaxpr) -> Iterator[str]:
     for equation in closed.jaxpr.eqns:
         if equation.primitive.name == "name":
             yield equation.params["name"]
@@ -326,11 +335,11 @@ def _places(closed: Any) -> Iterator[str]:
             yield from _places(inner)
 
 
-def _is_place(equation: Any, name: str) -> bool:
+def _is_place(equation: core.JaxprEqn, name: str) -> bool:
     return equation.primitive.name == "name" and equation.params["name"] == name
 
 
-def _until(name: str, found: list[Array], equation: Any, ins: list[Any]) -> list[Any]:
+def _until(name: str, found: list[Array], equation: core.JaxprEqn, ins: list[Array]) -> list[Array]:
     """Evaluate as far as the named place, and put its value into ``found``."""
     if found:
         return [_UNKNOWN] * len(equation.outvars)
@@ -340,10 +349,10 @@ def _until(name: str, found: list[Array], equation: Any, ins: list[Any]) -> list
     return outs
 
 
-def _after(name: str, left: list[Array], equation: Any, ins: list[Any]) -> list[Any]:
+def _after(name: str, left: list[Array], equation: core.JaxprEqn, ins: list[Array]) -> list[Array]:
     """Evaluate what follows the named place, whose value is taken out of ``left``."""
     if left and _is_place(equation, name):
-        wanted, values = equation.outvars[0].aval, left.pop()
+        wanted, values = _aval(equation.outvars[0]), left.pop()
         if values.shape != wanted.shape:
             raise ValueError(
                 f"features are {values.shape}, layer {name!r} of these images has {wanted.shape}; "

@@ -1,4 +1,4 @@
-"""Images seen through their maps, or without what the maps show, and what a network says of them.
+"""Images seen through their maps, or without what the maps show, and a network's scores of them.
 
 All works on ``logits``, a function of images (b,H,W,3) in [0, 1] to class logits (b,c), so it
 judges maps of any origin and size. The numbers that follow are in ``ops.faithfulness``. What is
@@ -75,8 +75,8 @@ def through_maps(
     ground = fill[None, None, None]
     clean = _probabilities(logits, images)
 
-    def add(slot: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
-        own = (chosen & (order == slot)).astype(jnp.float32)
+    def add(number: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
+        own = (chosen & (order == number)).astype(jnp.float32)
         mask = jnp.einsum("bhwc,bc->bhw", masks, own, precision="highest")[..., None]
         alone = _probabilities(logits, ground + mask * (images - ground))
         without = _probabilities(logits, images + mask * (ground - images))
@@ -85,8 +85,8 @@ def through_maps(
         return kept + row * alone[:, None, :], removed + row * without[:, None, :]
 
     nothing = jnp.zeros((*chosen.shape, clean.shape[-1]), jnp.float32)
-    slots = chosen.sum(axis=-1).max()
-    return Shown(clean, *jax.lax.fori_loop(0, slots, add, (nothing, nothing)))
+    most = chosen.sum(axis=-1).max()
+    return Shown(clean, *jax.lax.fori_loop(0, most, add, (nothing, nothing)))
 
 
 def exchanged(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,10 +123,10 @@ class Completeness(NamedTuple):
     frozen norms; caps (ReLU6), gates, attention and norms of the image itself have some.
     """
 
-    logits: Any
-    input: Any
-    added: Any
-    implied: Any
+    logits: Array
+    input: Array
+    added: Array
+    implied: Array
 
     @property
     def gap(self) -> Float[Array, "b c"]:

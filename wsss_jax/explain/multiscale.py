@@ -11,6 +11,7 @@ TensorFlow), and the last of them may hang over the edge. Here every grid cell r
 the network looked, so maps of all scales and mirror images lie over one another.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,17 +20,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from wsss_jax.explain.contract import Explainer, Images, Labels
+from wsss_jax.explain.contract import Images, Labels
 from wsss_jax.ops import images as image_ops
-from wsss_jax.types import Scorer, Size
+from wsss_jax.ops.resize import grid_size
+from wsss_jax.types import Size
+
+Method = Callable[[Array, Array, Array], Array]
+"""An explanation of one network: images (b,H,W,3), which of their pixels are real (b,H,W) and
+labels (b,c) to raw maps (b,h,w,c)."""
 
 STRIDE = 4
 """Pixels of the photograph per cell of the grid that score maps are stored on."""
 
 
 def explain_scale(
-    explainer: Explainer,
-    scorer_of: Callable[[Array], Scorer],
+    method: Method,
     images: Images,
     inside: Bool[Array, "b h w"],
     labels: Labels,
@@ -41,18 +46,17 @@ def explain_scale(
 ) -> Float[Array, "b gh gw c"]:
     """The rectified maps of one scale, with those of the mirror images added, on the common grid.
 
-    Jit this once per shape and sum the results of all scales. ``scorer_of`` binds a classifier to
-    an inside mask; ``images`` are already resized to the scale; ``photographs`` are the (height,
-    width) in pixels at full scale, and ``canvas`` is a static grid that holds all of their grids.
-    ``lean``: which of its stride pixels a cell looks at, from 0 (the first) to 1 (the last); 1/2
-    is the middle, as for patches.
+    Jit this once per shape and sum the results of all scales. ``images`` are already resized to the
+    scale; ``photographs`` are the (height, width) in pixels at full scale, and ``canvas`` is a
+    static grid that holds all of their grids. ``lean``: which of its stride pixels a cell looks at,
+    from 0 (the first) to 1 (the last); 1/2 is the middle, as for patches.
     """
     sizes = sizes_of(inside)
     seen, masks = images, inside
     if flip:
         seen = jnp.concatenate([images, image_ops.flip_within(images, sizes)])
         masks, labels = jnp.tile(inside, (2, 1, 1)), jnp.tile(labels, (2, 1))
-    maps = jax.nn.relu(explainer(scorer_of(masks), seen, labels))
+    maps = jax.nn.relu(method(seen, masks, labels))
     place = Placement(sizes, photographs, images.shape[1] / maps.shape[1], lean)
     if not flip:
         return on_grid(maps, place, canvas, mirrored=False)
@@ -60,6 +64,14 @@ def explain_scale(
     return on_grid(plain, place, canvas, mirrored=False) + on_grid(
         mirrored, place, canvas, mirrored=True
     )
+
+
+def full_canvas(scaled: tuple[int, ...], scale: float) -> Size:
+    """The grid of a canvas at full scale, from its pixels (height, width) at another scale.
+
+    Taken from the first scale of a group, it is the same for all groups of that canvas.
+    """
+    return grid_size((math.ceil(scaled[0] / scale), math.ceil(scaled[1] / scale)))
 
 
 class Placement(NamedTuple):
@@ -97,11 +109,6 @@ def on_grid(
     return image_ops.sample_within(
         maps, cells, to_sizes, canvas, start=start, step=step * scale / stride
     )
-
-
-def grid_size(size: Size, stride: int = STRIDE) -> Size:
-    """Cells along height and width of the grid that covers a photograph of this size."""
-    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
 
 
 def sizes_of(inside: Bool[Array, "b h w"]) -> Int[Array, "b 2"]:

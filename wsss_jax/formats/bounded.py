@@ -20,6 +20,9 @@ MAX_BYTES = 256 * 2**20
 MAX_TOTAL = 256 * 2**20
 """Bytes that all arrays of one file may hold together, where no other limit is named."""
 
+LONG = 2**17
+"""Bytes from which ``Views`` copies nothing."""
+
 DAMAGE = (
     ValueError, LookupError, TypeError, ArithmeticError, AttributeError, EOFError, OSError,
     MemoryError, NotImplementedError, RecursionError, RuntimeError, SyntaxError, TokenError,
@@ -63,6 +66,26 @@ def open_file(path: Path) -> io.BufferedReader:
         os.close(handle)
         raise BadFileError(f"{path}: a folder, pipe, device or socket; wanted a file")
     return open(handle, "rb")
+
+
+class Views:
+    """A file in memory, whose long parts are read as views of it.
+
+    Copying the maps of a dictionary takes longer than all that is done with them afterwards.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._file, self._whole = io.BytesIO(content), memoryview(content)
+        self.readline, self.seek, self.tell = self._file.readline, self._file.seek, self._file.tell
+
+    def read(self, count: int = -1) -> bytes | memoryview:
+        """As of a file; a view of ``count`` bytes where that is long."""
+        if count < LONG:
+            return self._file.read(count)
+        start = self._file.tell()
+        part = self._whole[start : start + count]
+        self._file.seek(start + len(part))
+        return part
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:

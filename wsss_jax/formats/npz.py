@@ -5,6 +5,7 @@ The header of an array is a Python dictionary in text; it is matched, not evalua
 
 import math
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,11 +136,15 @@ def _dtype(text: str | None, name: str) -> np.dtype:
     return np.dtype(text)
 
 
-def filled(header: Header, content: bytes, name: str) -> np.ndarray:
+def filled(header: Header, content: bytes | memoryview, name: str) -> np.ndarray:
     """The array of a header and its values. Raises ValueError where they are cut off."""
     if len(content) != header.size:
         raise UserError(f"{name} is cut off at {len(content)} bytes")
     order = "F" if header.fortran else "C"
     if not header.size:
         return np.zeros(header.shape, header.dtype, order)
+    if header.dtype.kind == "U":
+        points = np.frombuffer(content, ">u4" if header.dtype.byteorder == ">" else "<u4")
+        if points.max(initial=0) > sys.maxunicode:
+            raise UserError(f"{name} holds texts of characters that there are not")
     return np.frombuffer(content, header.dtype).reshape(header.shape, order=order)

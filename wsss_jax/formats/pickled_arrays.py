@@ -23,7 +23,7 @@ import numpy as np
 
 from wsss_jax.errors import UserError
 from wsss_jax.formats import npz, pickles, torch_tensors
-from wsss_jax.formats.bounded import MAX_TOTAL, one_error, read_bytes
+from wsss_jax.formats.bounded import MAX_TOTAL, Views, one_error, read_bytes
 from wsss_jax.formats.pickles import Opaque
 from wsss_jax.formats.torch_tensors import Storage, Tensor, Values
 
@@ -79,7 +79,7 @@ def read_content(path: Path, steps: int = MAX_STEPS) -> Content | np.ndarray:
             with zipfile.ZipFile(file) as archive:
                 return _from_archive(archive, steps)
         if content.startswith(npz.MAGIC):
-            return _from_npy(io.BytesIO(content), steps)
+            return _from_npy(Views(content), steps)
         return _from_pickle(content, steps)
 
 
@@ -108,7 +108,7 @@ def _from_archive(archive: zipfile.ZipFile, steps: int) -> Content | np.ndarray:
         if total > MAX_TOTAL:
             raise UserError(f"more than {MAX_TOTAL:,} bytes of arrays")
         with archive.open(name) as member:
-            found[key] = _from_npy(io.BytesIO(member.read(MAX_TOTAL)), steps)
+            found[key] = _from_npy(Views(member.read(MAX_TOTAL)), steps)
     if len(found) == 1 and next(iter(found)) in _ALONE:
         return next(iter(found.values()))
     if any(isinstance(value, Mapping) for value in found.values()):
@@ -116,7 +116,7 @@ def _from_archive(archive: zipfile.ZipFile, steps: int) -> Content | np.ndarray:
     return {int(k) if k.isdecimal() and k.isascii() else k: v for k, v in found.items()}
 
 
-def _from_npy(file: io.BytesIO, steps: int) -> Any:
+def _from_npy(file: Views, steps: int) -> Any:
     """An array, the dictionary of an array of one object, or what stands for other objects."""
     header = npz.parsed(file, "the array")
     if header.dtype.kind == "O":
@@ -134,7 +134,7 @@ def _from_npy(file: io.BytesIO, steps: int) -> Any:
 
 
 def _from_pickle(content: bytes, steps: int) -> Content | np.ndarray:
-    file = io.BytesIO(content)
+    file = Views(content)
     first = _first(file, content, steps)
     if first == torch_tensors.STREAM_MAGIC:
         file.seek(0)
@@ -143,7 +143,7 @@ def _from_pickle(content: bytes, steps: int) -> Content | np.ndarray:
     return _finished(first, None)
 
 
-def _first(file: io.BytesIO, content: bytes, steps: int) -> Any:
+def _first(file: Views, content: bytes, steps: int) -> Any:
     try:
         return pickles.run(file, NAMES, steps=steps)
     except (ValueError, LookupError, EOFError) as problem:
@@ -291,17 +291,17 @@ def _from_buffer(
     return made
 
 
-def _bytes(content: Any) -> bytes | bytearray:
+def _bytes(content: Any) -> bytes | bytearray | memoryview:
     # Python 2 wrote bytes as text.
     content = content.encode("latin-1") if isinstance(content, str) else content
-    if not isinstance(content, (bytes, bytearray)):
+    if not isinstance(content, (bytes, bytearray, memoryview)):
         raise UserError("an array without its numbers")
     return content
 
 
 def _encoded(text: Any = "", codec: Any = "latin1", *_: Any) -> bytes:
     """Bytes as Python 3 writes them for Python 2."""
-    if isinstance(text, (bytes, bytearray)):
+    if isinstance(text, (bytes, bytearray, memoryview)):
         return bytes(text)
     if not isinstance(text, str) or codec not in ("latin1", "latin-1"):
         raise UserError("text that is not encoded as latin1")

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from wsss_jax.errors import UserError
+from wsss_jax.formats.bounded import Views
 
 MAX_STEPS = 10_000_000
 """More operations than this are refused, where no other limit is named."""
@@ -155,7 +156,7 @@ class _Limited:
 def _steps(file: Any, most: int) -> Iterator[tuple[str, Any]]:
     """Operations of a pickle and their arguments, up to a number that a file of arrays needs."""
     # What lies in memory gives what it has, whatever length is asked for.
-    limited: Any = file if isinstance(file, io.BytesIO) else _Limited(file)
+    limited: Any = file if isinstance(file, (io.BytesIO, Views)) else _Limited(file)
     for n, (operation, argument, _) in enumerate(pickletools.genops(limited)):
         if n > most:
             raise UserError(f"the pickle has more than {most:,} operations")

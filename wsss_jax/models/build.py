@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jaxtyping import PRNGKeyArray
 
 from wsss_jax.backbones import BACKBONES
 from wsss_jax.config import lookup
@@ -21,7 +22,7 @@ class _OneKey(nnx.Rngs):
     thousand values, this under one.
     """
 
-    def params(self) -> Any:
+    def params(self) -> PRNGKeyArray:
         """The key."""
         return jax.random.key(0)
 
@@ -62,7 +63,7 @@ def classifier(
     name: str,
     classes: int,
     *,
-    key: Any,
+    key: PRNGKeyArray,
     output_stride: int | None,
     pretrained: Path | None = None,
     normalise: str | None = None,

@@ -1,8 +1,7 @@
 """Which head a classifier has, by name: plain, with a regularised kernel, or on the class token."""
 
-from typing import Any
-
 from flax import nnx
+from jaxtyping import PRNGKeyArray
 
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
@@ -16,7 +15,7 @@ HEADS = (*KERNELS, CLASS_TOKEN)
 """Names of all heads."""
 
 
-def with_head(plain: Classifier, head: str, *, key: Any) -> Classifier | TokenClassifier:
+def with_head(plain: Classifier, head: str, *, key: PRNGKeyArray) -> Classifier | TokenClassifier:
     """A classifier on the backbone of ``plain`` whose head is the one named.
 
     A name of KERNELS keeps the kernel and changes what is made of it; ``class_token`` starts a

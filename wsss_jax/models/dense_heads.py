@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from wsss_jax.backbones.layers import Conv3x3, Pointwise, grid_inside, keep
+from wsss_jax.backbones.layers import Conv3x3, Pointwise, Rngs, grid_inside, keep
 from wsss_jax.backbones.norms import GroupNorm
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
@@ -38,7 +38,7 @@ Taps = Sequence[Float[Array, "b _ _ _"]]
 
 
 class Answers(NamedTuple):
-    """What a ``MultiTask`` network says of a batch; None where it has no such head.
+    """The outputs of a ``MultiTask`` network for a batch; None where it has no such head.
 
     logits (b,c) and class_maps (b,h,w,c) of the classifier, features (b,h,w,k) they come from;
     saliency and edge: logits (b,h,w) on their own grids; affinity: features (b,h,w,k).
@@ -194,7 +194,7 @@ class MultiTask(nnx.Module):
         self,
         images: Float[Array, "b H W 3"],
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
         *,
         learns_body: bool = True,
     ) -> Answers:
@@ -232,7 +232,7 @@ def multitask(
     name: str,
     strides: Mapping[str, int],
     *,
-    key: Any,
+    key: PRNGKeyArray,
     output_stride: int,
     pretrained: Path | None = None,
     normalise: str | None = None,
@@ -254,7 +254,7 @@ def maps_of(
     backbone: Backbone,
     images: Float[Array, "b H W 3"],
     inside: Bool[Array, "b H W"],
-    rngs: Any = None,
+    rngs: Rngs = None,
 ) -> tuple[Float[Array, "b _ _ _"], ...]:
     """All maps of a backbone for images in [0, 1], which it sees normalised as it was trained."""
     mean = jnp.asarray(backbone.mean, images.dtype)

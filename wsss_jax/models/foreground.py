@@ -5,13 +5,11 @@ ResNet-50 side by side. Their BatchNorm of the single output is left to the syst
 standardises the logits of a batch.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import grid_inside
+from wsss_jax.backbones.layers import Rngs, grid_inside
 from wsss_jax.backbones.residual import Conv
 from wsss_jax.types import Backbone
 
@@ -25,15 +23,15 @@ class Foreground(nnx.Module):
     def __init__(self, backbone: Backbone, *, rngs: nnx.Rngs):
         self.backbone = backbone
         self.stride = backbone.strides[-1]
-        alike = [n for n, stride in enumerate(backbone.strides) if stride == self.stride]
-        self.used = tuple(alike[-2:])
+        same = [n for n, stride in enumerate(backbone.strides) if stride == self.stride]
+        self.used = tuple(same[-2:])
         self.head = Conv(sum(backbone.channels[n] for n in self.used), 1, 3, rngs=rngs)
 
     def __call__(
         self,
         images: Float[Array, "b H W 3"],
         inside: Bool[Array, "b H W"],
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> tuple[Float[Array, "b h w k"], Float[Array, "b h w"]]:
         """Features and raw numbers, float32; features are zero on padding."""
         mean = jnp.asarray(self.backbone.mean, images.dtype)

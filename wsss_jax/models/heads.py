@@ -7,14 +7,13 @@ regularised before it is used (``KERNELS``); logits and class maps then both use
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import grid_inside
+from wsss_jax.backbones.layers import Rngs, grid_inside
 from wsss_jax.errors import UserError
 from wsss_jax.types import Backbone
 
@@ -83,7 +82,7 @@ class Classifier(nnx.Module):
         self,
         images: Float[Array, "b H W 3"],
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> Float[Array, "b c"]:
         """Class logits. ``rngs`` (a key or nnx.Rngs) switches dropout on."""
         return self.head(self.features(images, inside, rngs), inside)
@@ -92,7 +91,7 @@ class Classifier(nnx.Module):
         self,
         images: Float[Array, "b H W 3"],
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> Float[Array, "b h w k"]:
         """The last map of the backbone, zero on padding."""
         return self.dropped(self.taps(images, inside, rngs)[-1], rngs)
@@ -101,7 +100,7 @@ class Classifier(nnx.Module):
         self,
         images: Float[Array, "b H W 3"],
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """All maps of the backbone."""
         return self.backbone(self.normalised(images), inside=inside, rngs=rngs)
@@ -112,7 +111,7 @@ class Classifier(nnx.Module):
         scale = jnp.asarray([1 / s for s in self.backbone.std], images.dtype)
         return (images - mean[None, None, None]) * scale[None, None, None]
 
-    def dropped(self, features: Float[Array, "b h w k"], rngs: Any) -> Float[Array, "b h w k"]:
+    def dropped(self, features: Float[Array, "b h w k"], rngs: Rngs) -> Float[Array, "b h w k"]:
         """Features with whole channels dropped, if ``rngs`` are given."""
         if rngs is None or self.dropout.rate == 0:
             return features

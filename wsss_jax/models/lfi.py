@@ -9,14 +9,12 @@ import. Where we differ: the importance network is narrow (theirs keeps all chan
 of any grid size (theirs: 14×14).
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from wsss_jax.backbones.layers import Conv3x3, Pointwise, grid_inside, keep
+from wsss_jax.backbones.layers import Conv3x3, Pointwise, Rngs, grid_inside, keep
 from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
 from wsss_jax.ops import images as image_ops
@@ -40,11 +38,11 @@ class LfiClassifier(nnx.Module):
         self.second = Conv3x3(width, width, rngs=rngs)
         self.widen = Pointwise(width, channels, rngs=rngs)
 
-    def __call__(self, images: Images, inside: Inside = None, rngs: Any = None) -> Array:
+    def __call__(self, images: Images, inside: Inside = None, rngs: Rngs = None) -> Array:
         """Class logits (b,c) of the raised features."""
         return self.plain.head(self.features(images, inside, rngs), inside)
 
-    def features(self, images: Images, inside: Inside = None, rngs: Any = None) -> Features:
+    def features(self, images: Images, inside: Inside = None, rngs: Rngs = None) -> Features:
         """A (1 + M), with A the plain features and M the attention map in [0, 1]."""
         plain = self.plain.features(images, inside, rngs)
         weights = self.importance(images, plain, inside)
@@ -78,7 +76,7 @@ class LfiClassifier(nnx.Module):
         return grid_inside(inside, self.plain.backbone.strides[-1])
 
 
-def beside(plain: Any, *, width: int, key: Any) -> LfiClassifier:
+def with_importance(plain: nnx.Module, *, width: int, key: PRNGKeyArray) -> LfiClassifier:
     """An importance network with a random start beside a classifier.
 
     Raises ValueError for a head that does not read a map of features.

@@ -1,9 +1,9 @@
 """Whole networks that answer for every pixel, from the names of their backbones."""
 
 from pathlib import Path
-from typing import Any
 
 from flax import nnx
+from jaxtyping import PRNGKeyArray
 
 from wsss_jax.models import build
 from wsss_jax.models.foreground import Foreground
@@ -14,7 +14,7 @@ def segmenter(
     name: str,
     outputs: int,
     *,
-    key: Any,
+    key: PRNGKeyArray,
     output_stride: int,
     width: int = 256,
     pretrained: Path | None = None,
@@ -36,7 +36,7 @@ def segmenter(
 def foreground(
     name: str,
     *,
-    key: Any,
+    key: PRNGKeyArray,
     output_stride: int,
     pretrained: Path | None = None,
     normalise: str | None = None,

@@ -1,4 +1,4 @@
-"""SEAM's pixel correlation module on a classifier: maps refined by how alike their pixels are.
+"""SEAM's pixel correlation module on a classifier: maps refined by how similar their pixels are.
 
 Source: Wang et al. 2020 (SEAM) and its code: the image, and two shallower maps reduced to 64 and
 128 channels, are embedded in 192; the classifier's maps then spread among cells of like embedding
@@ -8,17 +8,16 @@ Where we differ: background is made from the foreground maps, so the classifier 
 it (the code's is overwritten before anything reads it).
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from wsss_jax.backbones.layers import grid_inside, keep
+from wsss_jax.backbones.layers import Rngs, grid_inside, keep
 from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
 from wsss_jax.ops import equivariance, images
+from wsss_jax.types import Backbone
 
 Inside = Bool[Array, "b H W"] | None
 Features = Float[Array, "b h w k"]
@@ -32,7 +31,7 @@ class PixelCorrelation(nnx.Module):
     """
 
     def __init__(
-        self, plain: Classifier, *, key: Any, widths: tuple[int, int, int] = (64, 128, 192)
+        self, plain: Classifier, *, key: PRNGKeyArray, widths: tuple[int, int, int] = (64, 128, 192)
     ):
         channels = plain.backbone.channels
         if len(channels) < 3:
@@ -48,18 +47,18 @@ class PixelCorrelation(nnx.Module):
         self.embed = nnx.Param(wide(rngs.params(), (3 + widths[0] + widths[1], widths[2])))
 
     @property
-    def backbone(self) -> Any:
+    def backbone(self) -> Backbone:
         """The classifier's body."""
         return self.classifier.backbone
 
     def __call__(
-        self, pixels: Float[Array, "b H W 3"], inside: Inside = None, rngs: Any = None
+        self, pixels: Float[Array, "b H W 3"], inside: Inside = None, rngs: Rngs = None
     ) -> Float[Array, "b c"]:
         """Class logits: the classifier's."""
         return self.classifier(pixels, inside, rngs)
 
     def features(
-        self, pixels: Float[Array, "b H W 3"], inside: Inside = None, rngs: Any = None
+        self, pixels: Float[Array, "b H W 3"], inside: Inside = None, rngs: Rngs = None
     ) -> Features:
         """The classifier's features, then the embedding; zero on padding."""
         *_, fine, coarse, last = self.classifier.taps(pixels, inside, rngs)
@@ -83,7 +82,7 @@ class PixelCorrelation(nnx.Module):
         return self.classifier.class_maps(features[..., : -self.width])
 
     def correlated(self, features: Features) -> Float[Array, "b h w n"]:
-        """Background and class maps in [0, 1], spread among cells that are alike."""
+        """Background and class maps in [0, 1], spread among similar cells."""
         embedded = features[..., -self.width :]
         # Padding is where the embedding is zero: like nothing, it gives and takes nothing.
         cells = (embedded != 0).any(axis=-1)

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from wsss_jax.backbones import BACKBONES
 from wsss_jax.errors import MissingFileError, UserError
 from wsss_jax.models import build
+from wsss_jax.types import Provenance
 from wsss_jax.weights import import_files, import_names
 from wsss_jax.weights import loading as weights
 from wsss_jax.weights.families import family_of
@@ -56,8 +58,7 @@ VALUES: Mapping[str, int] = MappingProxyType({
     "resnest50_fast_2s2x40d": 24_965_976, "resnest50_fast_4s2x40d": 28_463_376,
     "resnest50_fast_1s4x24d": 23_691_680,
 })  # fmt: skip
-"""Parameters and statistics of each backbone without a classifier. One that is not here is found
-all the same, after those that are."""
+"""Numbers of values that need not be counted. A new backbone need not be here (``size_of``)."""
 
 _SAME: Mapping[str, str] = MappingProxyType({
     "resnet50_irn": "resnet50", "deit_tiny": "vit_tiny", "deit_small": "vit_small",
@@ -134,35 +135,38 @@ def known(given: str | Path, network: str | None = None, normalise: str | None =
     )  # fmt: skip
 
 
-class Provenance(NamedTuple):
-    """Whose weights they are and what people provided for them; "not known" where it is not.
-
-    name: in WEIGHTS, or that of the file.
-    """
-
-    name: str
-    licence: str
-    supervision: str
-
-
 def provenance(given: str | Path) -> Provenance:
     """For tables of results: name, licence and supervision of weights; reads no arrays.
 
-    given: what ``weights.resolve`` takes, or the name of a file of the table, as run folders
-    record it. Of a file that is neither known nor ours only its name is known.
+    given: what ``weights.resolve`` takes. Of a file that is neither known nor ours only its name
+    is known, and of one that is not here what the table tells of that name.
     """
+    try:
+        found = resolve(given)
+    except MissingFileError:
+        found = Resolved(Path(given))
     for name, entry in WEIGHTS.items():
-        if str(given) in (entry.file, name):
+        if found.name == name or (not found.path.exists() and found.path.name == entry.file):
             return Provenance(name, entry.licence or UNKNOWN, entry.supervision)
-    found = resolve(given)
-    if found.entry is not None:
-        return provenance(str(found.name))
-    notes = import_files.read_notes(found.path)
+    notes = import_files.read_notes(found.path) if found.path.exists() else {}
     return Provenance(
         notes.get("weights", found.path.name),
         notes.get("licence", UNKNOWN),
         notes.get("supervision", UNKNOWN),
     )
+
+
+def provenances(settings: Any) -> tuple[Provenance, ...]:
+    """Those of all weights in settings: of every dataclass in them that has ``weights``."""
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        return ()
+    found: list[Provenance] = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name == "weights" and value is not None:
+            found.append(provenance(value))
+        found += provenances(value)
+    return tuple(dict.fromkeys(found))
 
 
 def convert(
@@ -219,6 +223,17 @@ def settled_weights(
     return found.path, found.network, None if text == own else text
 
 
+@cache
+def size_of(name: str) -> int:
+    """Parameters and statistics of a backbone, without a classifier.
+
+    Counting takes a tenth of a second of processor time, so that VALUES spares it for most.
+    """
+    if name in VALUES:
+        return VALUES[name]
+    return sum(math.prod(x.shape) for x in import_names.values_of(build.of_shapes(name)).values())
+
+
 def fitting(file: WeightFile, called: str, hint: str = "") -> str:
     """The backbone that a weight file fits exactly.
 
@@ -229,8 +244,7 @@ def fitting(file: WeightFile, called: str, hint: str = "") -> str:
         return "resnet38d"  # the only one that was published so
     fits, misfits = [], {}
     for name in _candidates(file):
-        size = VALUES.get(name)
-        if fits and size is not None and size != VALUES.get(fits[0], size):
+        if fits and size_of(name) != size_of(fits[0]):
             continue  # what fits a network fits none of another size
         problems = _misfits(name, file, called)
         if problems is None:
@@ -255,16 +269,14 @@ def _network(file: WeightFile, found: Resolved, entry: Weights | None) -> str:
 
 
 def _candidates(file: WeightFile) -> list[str]:
-    """Backbones whose number of values is near the file's, nearest first; then unknown ones."""
+    """Backbones whose number of values is near the file's, nearest first."""
     counts = [
         sum(math.prod(x.shape) for name, x in arrays.items() if not _HEAD.search(name))
         for arrays in weights.unwrapped(file.arrays)
     ]
 
     def distance(name: str) -> float:
-        if name not in VALUES:
-            return math.log(_NEAR)
-        return min(abs(math.log(max(count, 1) / VALUES[name])) for count in counts)
+        return min(abs(math.log(max(count, 1) / size_of(name))) for count in counts)
 
     near = [name for name in BACKBONES if distance(name) <= math.log(_NEAR)]
     return sorted(near, key=distance)

@@ -8,18 +8,18 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 from flax import nnx
 from jaxtyping import Array
 
-from wsss_jax.types import Attentive, Scorer
+from wsss_jax.types import Attentive, Scorer, Structure, Variables
 
 
 @runtime_checkable
 class HasFeatures(Protocol):
     """A classifier in two halves."""
 
-    def features(self, images: Any) -> Any:
+    def features(self, images: Array) -> Array:
         """Images (b,H,W,3) to a map (b,h,w,k)."""
         ...
 
-    def head(self, features: Any) -> Any:
+    def head(self, features: Array) -> Array:
         """The map to class logits (b,c)."""
         ...
 
@@ -28,7 +28,7 @@ class HasFeatures(Protocol):
 class HasClassMaps(Protocol):
     """A classifier whose head is average pooling and a linear layer."""
 
-    def class_maps(self, features: Any) -> Any:
+    def class_maps(self, features: Array) -> Array:
         """The map (b,h,w,k) to class logits of every cell (b,h,w,c)."""
         ...
 
@@ -41,22 +41,22 @@ class HasAttention(Protocol):
         """What attention explanations need."""
         ...
 
-    def last_norm(self, images: Any) -> Scorer:
+    def last_norm(self, images: Array) -> Scorer:
         """Features and head at the last block, for these very images."""
         ...
 
 
-def is_module(model: Any) -> TypeGuard[nnx.Module]:
+def is_module(model: object) -> TypeGuard[nnx.Module]:
     """Whether this is a Flax module."""
     return isinstance(model, nnx.Module)
 
 
-def taken_apart(model: nnx.Module) -> tuple[Any, Any]:
+def taken_apart(model: nnx.Module) -> tuple[Structure, Variables]:
     """Structure (hashable) and arrays of a module."""
     return nnx.split(model)
 
 
-def put_together(structure: Any, arrays: Any) -> Any:
+def put_together(structure: Structure, arrays: Variables) -> Any:
     """The module again, inside a compiled function too."""
     return nnx.merge(structure, arrays)
 

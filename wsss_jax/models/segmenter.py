@@ -11,14 +11,13 @@ is a multiple of the stride plus one. We read every map where its cells lie in t
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from wsss_jax.backbones.layers import Pointwise, grid_inside
+from wsss_jax.backbones.layers import Pointwise, Rngs, grid_inside
 from wsss_jax.backbones.norms import GroupNorm
 from wsss_jax.backbones.residual import Conv
 from wsss_jax.config import lookup
@@ -93,7 +92,7 @@ class Segmenter(nnx.Module):
         self,
         images: Float[Array, "b H W 3"],
         inside: Bool[Array, "b H W"] | None = None,
-        rngs: Any = None,
+        rngs: Rngs = None,
     ) -> Float[Array, "b H W c"]:
         """Class logits of images in [0, 1], float32, zero on padding.
 
@@ -106,7 +105,7 @@ class Segmenter(nnx.Module):
         return self._enlarged(scores, grid_inside(inside, FINE), inside, FINE)
 
     def grid_scores(
-        self, images: Float[Array, "b H W 3"], inside: Bool[Array, "b H W"], rngs: Any = None
+        self, images: Float[Array, "b H W 3"], inside: Bool[Array, "b H W"], rngs: Rngs = None
     ) -> Float[Array, "b h w c"]:
         """The same logits on the grid of stride 4, where they are computed; not zero on padding.
 
@@ -140,7 +139,7 @@ def _size(cells: Cells) -> Array:
     return jnp.maximum(jnp.stack(sides, axis=1).astype(jnp.int32), 1)
 
 
-def _keys(rngs: Any) -> tuple:
+def _keys(rngs: Rngs) -> tuple:
     """Three keys for the three places of dropout, or None for each."""
     if rngs is None:
         return (None,) * 3
@@ -148,5 +147,5 @@ def _keys(rngs: Any) -> tuple:
     return tuple(jax.random.fold_in(key, 100 + n) for n in range(3))
 
 
-def _dropped(dropout: nnx.Dropout, x: Array, key: Any) -> Array:
+def _dropped(dropout: nnx.Dropout, x: Array, key: PRNGKeyArray | None) -> Array:
     return x if key is None else dropout(x, deterministic=False, rngs=key)

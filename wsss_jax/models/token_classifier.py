@@ -5,14 +5,14 @@ backbone under ``heads.Classifier`` instead.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import keep
-from wsss_jax.backbones.vit import cut_patches, patch_map
+from wsss_jax.backbones.layers import Rngs, keep
+from wsss_jax.backbones.vit import Encoder, cut_patches, patch_map
 from wsss_jax.errors import UserError
 from wsss_jax.ops import tokens
 from wsss_jax.types import Affine, Attentive, BlockRecord, Embedding, Scorer
@@ -25,7 +25,7 @@ Inside = Bool[Array, "b H W"] | None
 class TokenBackbone(Protocol):
     """A transformer of any kind of patches: ``ViT`` or ``HybridViT``."""
 
-    encoder: Any
+    encoder: Encoder
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     mean: tuple[float, ...]
@@ -56,7 +56,7 @@ class TokenClassifier(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(classes))
 
     def __call__(
-        self, images: Images, inside: Inside = None, rngs: object = None
+        self, images: Images, inside: Inside = None, rngs: Rngs = None
     ) -> Float[Array, "b c"]:
         """Class logits; nothing here is random, so ``rngs`` is not used."""
         del rngs

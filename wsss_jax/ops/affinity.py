@@ -1,4 +1,4 @@
-"""How alike neighbouring pixels are: symmetric affinities on a fixed stencil of offsets.
+"""How similar neighbouring pixels are: symmetric affinities on a fixed stencil of offsets.
 
 An affinity joins every pixel to those closer than ``radius``. Because it is symmetric, one value
 per pixel and half-plane offset says all: 34 values per pixel at radius 5, 152 at radius 10, in
@@ -9,13 +9,14 @@ for boundaries. Not here: what a walk over the affinities does (``ops.walk``).
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+from wsss_jax.types import Leaf
 
 Offsets = tuple[tuple[int, int], ...]
 """Steps (dy, dx) from a pixel to its partners, in grid pixels."""
@@ -35,7 +36,7 @@ class Affinity:
     that a walk reads each offset's plane as one contiguous run of memory.
     """
 
-    values: Any
+    values: Leaf
     radius: int = field(metadata={"static": True})
 
 

@@ -7,8 +7,6 @@ after: benchmarks/README.md, by ``benchmarks/backbones.py``). On other backends 
 stay.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -55,7 +53,7 @@ def _scale_shift_backward(kept: tuple, g: Array) -> tuple[Array, Array, Array]:
 scale_shift.defvjp(_scale_shift_forward, _scale_shift_backward)
 
 
-def _sums(g: Array, x: Array | None) -> tuple[Any, ...]:
+def _sums(g: Array, x: Array | None) -> tuple[Array, ...]:
     """Sum of g and, where x is given, of g · x, over all axes but the last, in float32."""
     if jax.default_backend() != "cpu" or g.ndim not in (3, 4):
         axes = tuple(range(g.ndim - 1))

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import ndimage
 
 BOX_SHARE = 0.2
 """Share of the maximum above which a pixel belongs to the object (Zhou et al. 2016, CAM)."""
@@ -32,6 +31,8 @@ class Box(NamedTuple):
 
 def largest_component(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The largest 8-connected region of a mask; of equal ones the first in reading order."""
+    from scipy import ndimage  # a quarter of a second, which most commands do without
+
     labels = np.zeros(mask.shape, np.int32)
     if not ndimage.label(mask, structure=_CORNERS_TOUCH, output=labels):
         return np.zeros_like(mask)

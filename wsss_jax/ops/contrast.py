@@ -1,8 +1,9 @@
 """Contrast between the foregrounds and the backgrounds of a batch, of which no class is known.
 
 Sources: Xie et al. 2022, "C2AM: Contrastive learning of class-agnostic activation map" (CCAM):
-foregrounds of different images are alike, backgrounds are alike, foreground and background are
-not; David, Pedrini & Dias 2024, P-NOC (C2AM-H): class activation maps as hints where foreground is.
+foregrounds of different images resemble one another, and so do backgrounds; a foreground and a
+background do not. David, Pedrini & Dias 2024, P-NOC (C2AM-H): class activation maps as hints where
+foreground is.
 """
 
 import jax
@@ -41,7 +42,7 @@ def rank_weights(similarity: Square, real: Bool[Array, " b"], decay: float) -> S
     """exp(-decay (rank - 1)), rank 0 for the most similar column of a row; no gradient.
 
     Each row is most similar to itself, so its best partner has weight 1, and the partners that
-    look least alike, which may show another kind of foreground, count least. Columns that are not
+    look least similar, which may show another kind of foreground, count least. Columns that are not
     real come last.
     """
     ordered = jnp.where(real[None, :], jax.lax.stop_gradient(similarity), -1.0)

@@ -54,7 +54,7 @@ def correlation_target(maps: Maps, cells: Cells) -> Float[Array, "b h w n"]:
 def correlate(
     maps: Float[Array, "b h w n"], features: Float[Array, "b h w k"], cells: Cells
 ) -> Float[Array, "b h w n"]:
-    """Each cell becomes the mean of all cells, weighted by how alike their features are.
+    """Each cell becomes the mean of all cells, weighted by how similar their features are.
 
     Weights are relu(cosine), those of a cell sum to (nearly) one; padding gives and takes
     nothing. Memory is (h w)² per image. Source: SEAM, equation 8.
@@ -66,9 +66,9 @@ def correlate(
     square = jnp.square(flat).sum(axis=-1, keepdims=True)
     length = jnp.sqrt(jnp.where(square > 0, square, 1.0))
     flat = flat / (length + EPSILON)
-    alike = jax.nn.relu(jnp.einsum("bpk,bqk->bpq", flat, flat))
-    alike = alike / (alike.sum(axis=1, keepdims=True) + EPSILON)
-    return jnp.einsum("bpn,bpq->bqn", maps.reshape(b, h * w, -1), alike).reshape(b, h, w, -1)
+    similarity = jax.nn.relu(jnp.einsum("bpk,bqk->bpq", flat, flat))
+    similarity = similarity / (similarity.sum(axis=1, keepdims=True) + EPSILON)
+    return jnp.einsum("bpn,bpq->bqn", maps.reshape(b, h * w, -1), similarity).reshape(b, h, w, -1)
 
 
 def lowest_mean(values: Float[Array, "b h w"], cells: Cells, share: float) -> Float[Array, " b"]:

@@ -12,7 +12,6 @@ section 4.1); drop of others, retention and retention of others of MinMax-CAM (D
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
@@ -116,7 +115,7 @@ def macro(values: Values, label: Int[np.ndarray, " m"]) -> float:
 def summary(
     seen: Seen,
     *,
-    mean: Callable[[Any, Any], float] = macro,
+    mean: Callable[[np.ndarray, np.ndarray], float] = macro,
     alone: float = NONE_THERE,
 ) -> Mapping[str, float]:
     """The five measures by name, and two harmonic means of a pair of them.

@@ -1,7 +1,7 @@
 """Closed-form fusion: the score maps of several systems on one image to one map per class.
 
 Every rule takes ``scores (s,h,w,k)`` in [0, 1] and ``available (s,k)``, and returns ``(h,w,k)`` in
-[0, 1]. A system that does not know a class has no say in it: its numbers are never read, not even
+[0, 1]. A system that does not know a class is left out for it: its numbers are never read, not even
 NaN. A class that no system knows is 0. No rule depends on the order of the systems, and no rule
 looks at a pixel's neighbours.
 

@@ -6,14 +6,16 @@ images might have given, not what another training run might.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer
 
 from wsss_jax.ops.metrics import mean_iou
 
-Metric = Callable[[Any], Any]
+Value = float | np.ndarray | np.generic
+
+Metric = Callable[[np.ndarray], Value]
 """Counts (*b, n, n) to numbers (*b) or (*b, m); ``mean_iou``, ``iou``, or a partial of one."""
 
 RESAMPLES = 2000
@@ -25,9 +27,9 @@ _BLOCK_BYTES = 1 << 26
 class Interval(NamedTuple):
     """A number with the ends of its percentile interval; arrays where the metric is per class."""
 
-    estimate: Any
-    low: Any
-    high: Any
+    estimate: Value
+    low: Value
+    high: Value
 
 
 def bootstrap_interval(
@@ -66,8 +68,9 @@ def bootstrap_difference(
             "same images and classes in the same order"
         )
 
-    def difference(pair: np.ndarray) -> Any:
-        return metric(pair[..., 0, :, :]) - metric(pair[..., 1, :, :])
+    def difference(pair: np.ndarray) -> Value:
+        one, other = metric(pair[..., 0, :, :]), metric(pair[..., 1, :, :])
+        return np.asarray(one) - np.asarray(other)
 
     pairs = np.stack([counts_a, counts_b], axis=1)
     drawn = _resampled(pairs, difference, resamples, seed)
@@ -92,7 +95,7 @@ def _resampled(
     return np.concatenate(parts)
 
 
-def _interval(estimate: Any, drawn: np.ndarray, level: float) -> Interval:
+def _interval(estimate: Value, drawn: np.ndarray, level: float) -> Interval:
     if not 0 < level < 1:
         raise ValueError(f"level is {level}, wanted a share between 0 and 1, such as 0.95")
     ends = np.array([(1 - level) / 2, (1 + level) / 2])

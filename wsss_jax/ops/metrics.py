@@ -7,7 +7,6 @@ occurs neither in the truth nor in the prediction has no IoU (NaN), and means le
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num, UInt8
@@ -15,6 +14,7 @@ from jaxtyping import Bool, Float, Integer, Num, UInt8
 from wsss_jax.types import IGNORE, Confusion
 
 _VALUES = 256
+_PARTS = 1024
 
 
 def confusion(
@@ -60,7 +60,7 @@ def threshold_confusions(
     rows, columns, scores = truth[judged], best[judged], peak[judged]
     _check_range(rows, columns, scores, classes)
     # A pixel is foreground at every threshold below its score, and there are `level` of those.
-    level = np.searchsorted(steps, scores, side="left")
+    level = _levels(steps, scores)
     shape = (classes + 1, classes, steps.size + 1)
     joint = (rows.astype(np.intp) * classes + columns) * shape[2] + level
     counted = np.bincount(joint, minlength=int(np.prod(shape))).reshape(shape)
@@ -68,6 +68,24 @@ def threshold_confusions(
     background = counted.sum(axis=(1, 2))[:, None] - above.sum(axis=1)
     whole = np.concatenate([background[:, None], above], axis=1)
     return np.moveaxis(whole, -1, 0).astype(np.int64)
+
+
+def _levels(
+    steps: Float[np.ndarray, " t"], scores: Float[np.ndarray, " n"]
+) -> Integer[np.ndarray, " n"]:
+    """How many of the rising steps lie below each score, as ``np.searchsorted``, from a table.
+
+    A score times a power of two tells its part of [0, 1] exactly, and where no part holds two steps
+    one comparison decides: half the time of a search.
+    """
+    starts = np.arange(_PARTS, dtype=steps.dtype) / _PARTS
+    below = np.searchsorted(steps, starts, side="left").astype(np.int32)
+    below[0] = 0
+    if np.diff(below, append=steps.size).max() > 1:
+        return np.searchsorted(steps, scores, side="left")
+    part = np.clip(scores * _PARTS, 0, _PARTS - 1).astype(np.int32)
+    first = np.append(steps, np.asarray(np.inf, steps.dtype))[below]
+    return below[part] + (scores > first[part])
 
 
 def iou(counts: Num[np.ndarray, "*b n n"]) -> Float[np.ndarray, "*b n"]:
@@ -142,7 +160,7 @@ def average_precision(
     return _ratio((rise * found / seen).sum(axis=0), labels.sum(axis=0))
 
 
-def _ratio(part: Any, whole: Any) -> np.ndarray:
+def _ratio(part: np.ndarray | np.generic, whole: np.ndarray | np.generic) -> np.ndarray:
     """part / whole as floats, NaN where whole is 0; scalars come back as arrays without axes."""
     missing = np.full(np.shape(whole), np.nan)
     return np.divide(part, whole, out=missing, where=np.asarray(whole) != 0)
@@ -175,7 +193,7 @@ def _counted(pairs: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " v"]:
     return np.bincount(values, lengths, minlength=_VALUES**2).astype(np.int64)  # exact to 2^53
 
 
-def _refuse(present: Any, first: int, what: str) -> None:
+def _refuse(present: np.ndarray | np.bool_, first: int, what: str) -> None:
     """Error for the values ``first``, first + 1, … that are flagged as present."""
     values = ", ".join(str(value) for value in np.flatnonzero(present) + first)
     if values:
@@ -194,4 +212,4 @@ def _check_range(rows: np.ndarray, columns: np.ndarray, scores: np.ndarray, clas
             f"best holds {columns.min()} to {columns.max()}, wanted classes 0 to {classes - 1}"
         )
     if np.isnan(scores).any():
-        raise ValueError("peak holds NaN; mend the score maps first")
+        raise ValueError("peak holds NaN; correct the score maps first")

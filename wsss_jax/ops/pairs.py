@@ -6,7 +6,7 @@ we differ: they take pairs only from cells where the whole stencil fits (2496 of
 radius 5), we take every pair of the grid, as in the walk.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from wsss_jax.ops.affinity import stencil
-from wsss_jax.types import IGNORE
+from wsss_jax.types import IGNORE, Leaf
 
 
 class Pairs(NamedTuple):
@@ -23,9 +23,9 @@ class Pairs(NamedTuple):
     background: both are background. foreground: both are the same class. different: the rest.
     """
 
-    background: Any
-    foreground: Any
-    different: Any
+    background: Leaf
+    foreground: Leaf
+    different: Leaf
 
 
 def pairs(labels: Int[Array, "b h w"], radius: int) -> Pairs:

@@ -8,7 +8,7 @@ as baselines to compare with; the default fusion is elsewhere (``wsss_jax.ops.fu
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def fit_staple(
     prior = jnp.clip(prior, _TINY, 1 - _TINY)
     start = jnp.full((votes.shape[0], votes.shape[2]), FIRST_GUESS, weight.dtype)
 
-    def step(_: Any, rates: Rates) -> Rates:
+    def step(_: Array, rates: Rates) -> Rates:
         posterior = _posterior(votes, given, rates)
         yes, no = (weight * posterior)[None], (weight * (1 - posterior))[None]
         sensitivity = _share((yes * said).sum(axis=1), (yes * asked).sum(axis=1))
@@ -159,7 +159,7 @@ def fit_dawid_skene(
         seen = seen.reshape(size, systems, size).transpose(1, 0, 2) + added[None]
         return seen / jnp.maximum(seen.sum(axis=-1, keepdims=True), _TINY)
 
-    def step(_: Any, truth: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    def step(_: Array, truth: Float[Array, "n m"]) -> Float[Array, "n m"]:
         confusion = confusion_of(truth)
         log_confusion = jnp.where(confusion > 0, jnp.log(jnp.maximum(confusion, _TINY)), 0)
         prior = (truth * weight[:, None]).sum(axis=0) / jnp.maximum(weight.sum(), _TINY)

@@ -8,11 +8,10 @@ that padding changes nothing. Not here: networks, and what SEAM adds (``equivari
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from wsss_jax.ops.images import sample_within
 from wsss_jax.types import Size
@@ -22,7 +21,7 @@ EPSILON = 1e-5
 
 
 def linear_schedule(
-    step: Any, total: int, *, first: float, last: float, share: float
+    step: Int[Array, ""] | int, total: int, *, first: float, last: float, share: float
 ) -> Float[Array, ""]:
     """From ``first`` at step 0 to ``last`` after ``share`` of all steps, then ``last``.
 
@@ -36,7 +35,7 @@ def linear_schedule(
 
 
 def staged_schedule(
-    step: Any, total: int, *, first: float, last: float, stages: int
+    step: Int[Array, ""] | int, total: int, *, first: float, last: float, stages: int
 ) -> Float[Array, ""]:
     """``stages`` equal spans of constant value, evenly from ``first`` to ``last``.
 
@@ -125,7 +124,7 @@ def reconstruction(
     return (pooled(difference, cells) * weights).sum(axis=1)
 
 
-def chosen_class(labels: Bool[Array, "b c"], key: Any) -> Bool[Array, "b c"]:
+def chosen_class(labels: Bool[Array, "b c"], key: PRNGKeyArray) -> Bool[Array, "b c"]:
     """One present class per image, uniformly; none where none is present. Source: OC-CSE."""
     draws = jax.random.uniform(key, labels.shape)
     best = jnp.where(labels, draws, -1.0).argmax(axis=1)

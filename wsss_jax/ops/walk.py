@@ -18,15 +18,17 @@ and the stage that reads a file refuses both.
 import math
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from wsss_jax.ops.affinity import Affinity, joined, stencil
+
+T = TypeVar("T")
 
 Transition = Callable[[Array], Array]
 """Maps scores to their averages over neighbours: one product with T."""
@@ -190,7 +192,7 @@ def _power(
 
 
 def _flat_weights(
-    affinity: Affinity, beta: float | int, dtype: Any
+    affinity: Affinity, beta: float | int, dtype: DTypeLike
 ) -> tuple[Array, tuple[int, ...]]:
     """Weights (..., q, reach + h·w) of the offsets that fit into the grid, and their flat shifts.
 
@@ -284,14 +286,14 @@ def _walk(
     return series[0] * scores + transition(latest) - before
 
 
-def _repeat(step: Callable[[Any, Array], Any], state: Any, numbers: np.ndarray) -> Any:
+def _repeat(step: Callable[[T, Array], T], state: T, numbers: np.ndarray) -> T:
     """Fold a step over numbers, in blocks of about sqrt(n) that the gradient recomputes."""
 
-    def body(state: Any, number: Array) -> tuple[Any, None]:
+    def body(state: T, number: Array) -> tuple[T, None]:
         return step(state, number), None
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def block(state: Any, block: Array) -> tuple[Any, None]:
+    def block(state: T, block: Array) -> tuple[T, None]:
         return lax.scan(body, state, block)
 
     if numbers.size == 0:
@@ -305,7 +307,7 @@ def _repeat(step: Callable[[Any, Array], Any], state: Any, numbers: np.ndarray) 
     return state
 
 
-def _accumulator(scores: Array) -> Any:
+def _accumulator(scores: Array) -> DTypeLike:
     return jnp.float64 if scores.dtype == jnp.float64 else jnp.float32
 
 

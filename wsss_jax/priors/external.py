@@ -1,11 +1,10 @@
 """Files of other tools, read as score maps: one layout per table row, one check for all.
 
-What comes out of a reader is checked alike for all layouts: classes against the image's labels,
-grids against the photograph's size, values against their range. A class whose map cannot be
-trusted is left out with the reason, the others go on; a file of which nothing can be trusted is one
-BadFileError. The few things that are put right are told in the prior's notes. Nothing is ever
-unpickled. Not here: how files are written (``prior_readers``), which layout a folder has
-(``layouts``), and storing.
+One check serves all layouts: classes against the image's labels, grids against the photograph's
+size, values against their range. A class whose map cannot be trusted is left out with the reason,
+the others go on; a file of which nothing can be trusted is one BadFileError. The few things that
+are put right are told in the prior's notes. Nothing is ever unpickled. Not here: how files are
+written (``prior_readers``), which layout a folder has (``layouts``), and storing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from wsss_jax.config import lookup
+from wsss_jax.data import json_records
 from wsss_jax.data.classes import SALIENCY, ClassList
 from wsss_jax.data.files import named_file
-from wsss_jax.data.texts import read_json
 from wsss_jax.errors import MissingFileError, UserError
 from wsss_jax.formats.bounded import one_error
 from wsss_jax.formats.pickled_arrays import kind_of
@@ -102,7 +101,7 @@ def dropped_classes(folder: Path) -> dict[str, dict[str, str]]:
     """Classes that an import left out of the store at ``folder``: id to class name to reason."""
     found: dict[str, dict[str, str]] = {}
     for path in sorted(folder.glob(f"{DROPPED}*.json")):
-        found.update(read_json(path))
+        found.update(json_records.read(path))
     return found
 
 

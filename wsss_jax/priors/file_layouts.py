@@ -145,7 +145,9 @@ def _reading(name: str, content: Any, labels: Bool[np.ndarray, " c"]) -> Found:
     if isinstance(content, np.ndarray):
         raise UserError(f"an array of shape {content.shape}, wanted a dictionary of maps")
     if name in ("msc_seg", "weclip"):
-        field, _ = planes.stacked_logits(content, how.fields, None)
+        field, values = planes.stacked_logits(content, how.fields, None)
+        if len(values) != len(labels) + 1:
+            raise UserError(f"{field} holds {len(values)} planes, wanted {len(labels) + 1}")
         return Found(tuple((np.flatnonzero(labels) + 1).tolist()), (), field)
     if name == "instances":
         raise UserError("no regions")

@@ -3,13 +3,16 @@
 Some files of the folder are looked at. What is inside leaves few layouts; where it leaves several
 (PSA numbers the same dictionary from 0 for maps and from 1 for results of its CRF), the image-level
 labels decide, and where they do not, the folder is refused with the layouts that remain. A file
-that fits none is refused with the reason of the layouts whose fields it has. Not here: reading the
-maps (``external``), and finding the files (``places``).
+that fits none is refused with the reason of the layouts whose fields it has. Tools number the
+classes of PASCAL VOC and COCO as those do, also where a data set has only some of their classes:
+the labels decide on that too. Not here: reading the maps (``external``), and finding the files
+(``places``).
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +20,9 @@ from jaxtyping import Bool
 
 from wsss_jax.config import lookup
 from wsss_jax.data import stores
-from wsss_jax.data.classes import SALIENCY
+from wsss_jax.data.classes import COCO, SALIENCY, VOC, ClassList
 from wsss_jax.data.texts import read_json
+from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.priors import external, places, regions
@@ -36,6 +40,9 @@ AUTO = "auto"
 LOOK = 32
 """Files that are looked at, evenly spread over the images."""
 
+NUMBERINGS = MappingProxyType({"PASCAL VOC": VOC, "COCO": COCO})
+"""Class lists whose numbers the tools of the field write, whatever a data set holds of them."""
+
 _STORES = ("store", "saliency_store")
 _TOLD = (*(name for name, how in READERS.items() if how.told), REGIONS)
 _ENDINGS = (*ARRAYS, *PICTURES, ".json")
@@ -45,8 +52,9 @@ class Plan(NamedTuple):
     """How a folder is read.
 
     layout: a name of READERS, or REGIONS. folder: where the files lie; places: where in it. first:
-    number of the first class. field: which one is read, where files have several. entries: regions
-    by image id, where one file holds those of all images.
+    number of the first class. classes: of the store. numbering: the classes in the order of their
+    numbers in the files. field: which one is read, where files have several. entries: regions by
+    image id, where one file holds those of all images.
     """
 
     layout: str
@@ -54,6 +62,7 @@ class Plan(NamedTuple):
     first: int
     kind: Kind
     classes: tuple[str, ...]
+    numbering: ClassList
     places: tuple[Place, ...] = ()
     field: str | None = None
     entries: Mapping[str, Any] | None = None
@@ -100,10 +109,11 @@ def survey(
     names = _TOLD if layout == AUTO else (layout,)
     found = _found(folder, ids, _ENDINGS if layout == AUTO else _endings(layout))
     where = places.one_each(folder, found, suffix)
-    looks = _looks(folder, {place: found[place] for place in where}, source, names)
+    found = {place: found[place] for place in where}
+    numbering, looks = _numbered_looks(folder, found, source, names)
     name = _decided(folder, looks) if layout == AUTO else layout
     if name == REGIONS:
-        return Plan(name, folder, 0, "probability", source.classes.names, where)
+        return Plan(name, folder, 0, "probability", source.classes.names, numbering, where)
     how = READERS[name]
     start = how.first if first is None else first
     readings = [(look, look.readings[name]) for look in looks if name in look.readings]
@@ -111,7 +121,7 @@ def survey(
         _check_numbering(folder, readings, start, name)
     classes = SALIENCY.names if how.agnostic else source.classes.names
     field = _field(how, readings) if field is None else field
-    return Plan(name, folder, start, _kind(how, readings), classes, where, field)
+    return Plan(name, folder, start, _kind(how, readings), classes, numbering, where, field)
 
 
 def _of_store(folder: Path, source: Source) -> Plan:
@@ -121,13 +131,14 @@ def _of_store(folder: Path, source: Source) -> Plan:
             f"{folder} holds classes {', '.join(store.classes[:3])} …, the data set has "
             f"{', '.join(source.classes.names[:3])} …"
         )
+    own = source.classes
     if store.holds == "masks":
-        return Plan("mask_png", folder / "masks", 1, "probability", store.classes)
+        return Plan("mask_png", folder / "masks", 1, "probability", store.classes, own)
     if store.holds == "regions":
         here = (Place("", ".npz"),)
-        return Plan(REGIONS, folder / "regions", 0, "probability", store.classes, here)
+        return Plan(REGIONS, folder / "regions", 0, "probability", store.classes, own, here)
     layout = "store" if store.classes == source.classes.names else "saliency_store"
-    return Plan(layout, folder / "scores", 0, store.kind, store.classes)
+    return Plan(layout, folder / "scores", 0, store.kind, store.classes, own)
 
 
 def _of_file(
@@ -151,8 +162,8 @@ def _of_file(
     classed = any(name in entry for entry in some for name in regions.CLASSES)
     name = ("instances" if classed else REGIONS) if layout == AUTO else layout
     start = READERS["instances"].first if first is None else first
-    classes = source.classes.names
-    return Plan(name, path, start, "probability", classes, entries=entries)
+    classes = source.classes
+    return Plan(name, path, start, "probability", classes.names, classes, entries=entries)
 
 
 def _endings(layout: str) -> tuple[str, ...]:
@@ -168,6 +179,44 @@ def _found(folder: Path, ids: Sequence[str], endings: Sequence[str]) -> places.F
             f"{places.listing(folder)}, wanted names such as {example}"
         )
     return found
+
+
+def _numbered_looks(
+    folder: Path, found: places.Found, source: Source, names: Sequence[str]
+) -> tuple[ClassList, list[_Look]]:
+    """The class list by which most files are numbered, the data set's own where that fits as many.
+
+    Raises BadFileError when no file can be read and their layout is asked for.
+    """
+    own = source.classes
+    wholes = [
+        whole for whole in NUMBERINGS.values() if whole != own and set(own.names) < set(whole.names)
+    ]
+    best, problems = None, []
+    for seen in (source, *(views.among(source, whole) for whole in wholes)):
+        try:
+            looks = _looks(folder, found, seen, names)
+        except BadFileError as problem:
+            problems.append(problem)
+            continue
+        fits = sum(_may_fit(look) for look in looks)
+        if best is None or fits > best[0]:
+            best = fits, seen.classes, looks
+    if best is None:
+        raise problems[0]
+    return best[1:]
+
+
+def _may_fit(look: _Look) -> bool:
+    """Whether a layout takes a file to hold maps of the image's classes and of no others."""
+    present = set(np.flatnonzero(look.labels).tolist())
+    readings = ((READERS.get(name), found) for name, found in look.readings.items())
+    return any(
+        set(classes) <= present
+        for how, found in readings
+        if how is not None and not how.agnostic
+        if (classes := readers.numbered(found, how, how.first))
+    )
 
 
 def _looks(folder: Path, found: places.Found, source: Source, names: Sequence[str]) -> list[_Look]:

@@ -303,7 +303,7 @@ READERS: Mapping[str, Layout] = MappingProxyType({
     # PSA infer_cls.py, OC-CSE, SEAM: {class: (H,W) float32}, each map / (its maximum + 1e-5).
     "psa_cam": Layout(_dictionary),
     # MCTformer engine.py: the same dictionary, each map (x - min) / (max - min + 1e-8). Nothing
-    # tells it from psa_cam, and it is read alike.
+    # tells it from psa_cam, and it is read the same way.
     "mctformer": Layout(_dictionary, told=False),
     # PSA, OC-CSE out_la_crf, out_ha_crf: {0: background, class + 1: (H,W)}, marginals of a CRF.
     "psa_crf": Layout(_dictionary, first=1, kind="probability"),

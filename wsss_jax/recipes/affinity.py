@@ -17,15 +17,17 @@ from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
-from wsss_jax.stages.affinity import AffinityTraining, learn_affinity
+from wsss_jax.run.training import Training
+from wsss_jax.stages.affinity import learn_affinity
 from wsss_jax.stages.affinity_labels import Irn, Rule, make_labels
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.refine import Crf, Walk, refine
 from wsss_jax.systems.affinity import AffinityNet
+from wsss_jax.train import parallel
 from wsss_jax.train.optimizers import Optim
 
 
-def light(weights: Path | None = None) -> AffinityTraining:
+def light(weights: Path | None = None) -> Training[AffinityNet]:
     """IRN's branch on a frozen MobileNetV2, learned in minutes on a CPU.
 
     So few steps are too few for plain gradients; AdamW's are of one size from the first on.
@@ -33,7 +35,7 @@ def light(weights: Path | None = None) -> AffinityTraining:
     """
     optim = Optim("adamw", learning_rate=1e-3, new_layers=1.0, warm_up=10)
     view = Augmentation(crop=256, long_side=(256, 448), hue=0.0)
-    return AffinityTraining(AffinityNet(weights=weights, optim=optim), view, epochs=6)
+    return Training(AffinityNet(weights=weights, optim=optim), view, epochs=6)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class AffinityPlan:
         rule: which labels are certain.
         training: the network and how it learns.
         walk: how far the maps walk; its affinity is the one learned here.
-        beside: the walk over colours that is judged beside it.
+        colour_walk: a walk over colours instead, for comparison.
         with_crf: refine what has walked by a dense CRF.
         crf: its settings.
         scoring: what counts.
@@ -69,13 +71,13 @@ class AffinityPlan:
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
     rule: Rule = field(default_factory=lambda: Irn(thresholds="otsu"))
-    training: AffinityTraining = field(default_factory=light)
+    training: Training[AffinityNet] = field(default_factory=light)
     walk: Walk = field(
         default_factory=lambda: Walk(
             beta=10.0, steps=256, off_boundaries=False, to_activations=True
         )
     )
-    beside: Walk = field(default_factory=Walk)
+    colour_walk: Walk = field(default_factory=Walk)
     with_crf: bool = True
     crf: Crf = field(default_factory=lambda: Crf("pnoc_masks", certainty=0.9))
     scoring: Scoring = field(default_factory=Scoring)
@@ -89,18 +91,24 @@ class AffinityPlan:
             self._together(),
             open_store(self.maps),
         )
-        labels = make_labels(
-            start,
-            source,
-            out / "labels",
-            self.rule,
-            ids=source.ids,
-            saliency=None if self.saliency is None else open_store(self.saliency),
-            workers=self.workers,
-        )
+        with parallel.in_turn():
+            labels = make_labels(
+                start,
+                source,
+                out / "labels",
+                self.rule,
+                ids=source.ids,
+                saliency=None if self.saliency is None else open_store(self.saliency),
+                workers=self.workers,
+            )
         run = learn_affinity(source, labels, self.training, out / "run")
+        with parallel.in_turn():
+            return self._walked(run, start, whole, out)
+
+    def _walked(self, run: Path, start: Store, whole: Source, out: Path) -> Store:
+        """What follows training: walk, refine, judge."""
         along = replace(self.walk, affinity=run)
-        steps: list[tuple[Store, str, Walk | Crf]] = [(start, "colour_walk", self.beside)]
+        steps: list[tuple[Store, str, Walk | Crf]] = [(start, "colour_walk", self.colour_walk)]
         for other in map(open_store, self.others):
             steps.append((other, f"walk_{other.folder.name}", along))
         steps.append((start, "walk", along))
@@ -110,8 +118,9 @@ class AffinityPlan:
             made.append(refined(before, folder=out / name, settings=settings))
         if self.with_crf and whole.has_background:
             made.append(refined(made[-1], folder=out / "crf", settings=self.crf))
-        sources = {split: self._open(split) for split in self.splits}
-        summary.conclude(made, sources, self.scoring, self.workers, out, self)
+        if parallel.is_first():
+            sources = {split: self._open(split) for split in self.splits}
+            summary.conclude(made, sources, self.scoring, self.workers, out, self)
         return made[-1]
 
     def _open(self, split: str) -> Source:

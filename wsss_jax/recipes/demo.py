@@ -7,9 +7,9 @@ from wsss_jax.combiner.settings import Combining
 from wsss_jax.datasets import synthetic
 from wsss_jax.ops import fuse
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.refine import Crf, Walk
-from wsss_jax.stages.train import Training
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
 
@@ -29,7 +29,7 @@ def recipe(data: Path, *, epochs: int = EPOCHS) -> Recipe:
     """Three small networks from scratch that differ in stride, crop, labels and seed, combined."""
     optim = Optim("adamw", learning_rate=4e-3, weight_decay=1e-4, schedule="cosine", warm_up=50)
 
-    def training(seed: int, crop: int, stride: int, smoothing: float) -> Training:
+    def training(seed: int, crop: int, stride: int, smoothing: float) -> Training[Classifier]:
         augmentation = Augmentation(
             crop=crop, long_side=(80, 112), brightness=0.2, contrast=0.2, saturation=0.0, hue=0.0
         )

@@ -38,6 +38,7 @@ from wsss_jax.run.folders import versions
 from wsss_jax.stages.evaluate import Scoring, evaluate
 from wsss_jax.stages.masks import judged
 from wsss_jax.stages.predict import RECORD
+from wsss_jax.train import parallel
 
 _SETTINGS = "photographs_settings.json"
 
@@ -103,13 +104,16 @@ def make(settings: Photographs) -> Path:
         print(
             f"about {estimate} on this machine, from one measured look of each network", flush=True
         )
-    write_atomic(out / _SETTINGS, json.dumps(_identity(settings), indent=1).encode())
+    if parallel.is_first():
+        write_atomic(out / _SETTINGS, json.dumps(_identity(settings), indent=1).encode())
     steps = Steps(plan, out, settings.seed, settings.quick)
     result = steps.without_masks()
+    again = None if corrected is None else steps.with_masks(corrected)
+    if not parallel.is_first():
+        return out
     order = least_certain(result.uncertainty, plan.source)
     _write_order(out, order, plan.source)
     page = _page(steps, result, order, settings.gallery)
-    again = None if corrected is None else steps.with_masks(corrected)
     gain = None
     if corrected is not None and again is not None:
         known = tuple(corrected.files)
@@ -223,7 +227,7 @@ def _page(steps: Steps, result: Result, order: Sequence[tuple[str, float]], coun
                 results += judged(
                     list(stores.values()), source, scoring, split=split, workers=Workers()
                 )
-        rows = summary.rows(made, results)
+        rows = summary.rows(groups, results)
     if rows:
         summary.write(out, rows, plan.source.classes, versions=versions())
         summary.show(rows)

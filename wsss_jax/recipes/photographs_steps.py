@@ -4,7 +4,6 @@ True masks are read by none of them, but those that people corrected by ``Steps.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +15,14 @@ from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
-from wsss_jax.data.files import write_atomic
+from wsss_jax.data import json_records
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
 from wsss_jax.export.corrected import Corrected, with_corrected
 from wsss_jax.recipes.photographs_networks import System, features_of, systems_of
 from wsss_jax.recipes.photographs_plan import Plan, features_size
 from wsss_jax.run.folders import versions
+from wsss_jax.run.training import Training
 from wsss_jax.stages import segment
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
@@ -32,10 +32,10 @@ from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import decide, fixed
 from wsss_jax.stages.predict import RECORD
 from wsss_jax.stages.refine import Crf, refine
-from wsss_jax.stages.segment import Segmentation
-from wsss_jax.stages.train import Training, fit
+from wsss_jax.stages.train import fit
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.pixels import Segmenter
+from wsss_jax.train import parallel
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.weights import sources
 
@@ -74,20 +74,31 @@ class Steps:
         plan, sizes = self.plan, self.plan.sizes
         cams = []
         for system in systems_of(plan.networks):
-            run = fit(plan.teaching, self.training(system), self.out / f"run_{system.name}")
+            run = fit(
+                plan.teaching,
+                self.training(system),
+                self.out / f"run_{system.name}",
+                imageless=plan.imageless,
+            )
             folder = self.out / f"cam_{system.name}"
-            cams.append(explain(run, self.source, folder, self.explanation(), ids=self.ids))
+            with parallel.in_turn():
+                cams.append(explain(run, self.source, folder, self.explanation(), ids=self.ids))
         self.systems = tuple(cams)
-        frozen = tuple(
-            features(self.source, self.out / f"features_{name}", asked, ids=self.ids)
-            for name, asked in self._features()
-        )
-        self.inputs = Inputs(self.source, self.systems, saliency=self._saliency(), features=frozen)
-        result = self._combined(self.inputs, self.combining(), plan.teaching.ids, self.out)
+        with parallel.in_turn():
+            self.inputs = self._inputs()
+            result = self._combined(self.inputs, self.combining(), plan.teaching.ids, self.out)
         if sizes.segmenter:
             self._segmented(result.masks, self.out / "segmenter")
         self._record(self.out)
         return result
+
+    def _inputs(self) -> Inputs:
+        """What is combined: class maps, saliency, and features of frozen networks."""
+        frozen = tuple(
+            features(self.source, self.out / f"features_{name}", asked, ids=self.ids)
+            for name, asked in self._features()
+        )
+        return Inputs(self.source, self.systems, saliency=self._saliency(), features=frozen)
 
     def with_masks(self, corrected: Corrected) -> Result:
         """The same maps combined once more, with the corrected masks among what teaches."""
@@ -100,7 +111,8 @@ class Steps:
             raise UserError("no corrected photograph has a class; label or correct another one")
         settings = replace(self.combining(), labelled=shown)
         inputs = replace(self.inputs, source=known, missing={})
-        result = self._combined(inputs, settings, taught, folder, corrected)
+        with parallel.in_turn():
+            result = self._combined(inputs, settings, taught, folder, corrected)
         if self.plan.sizes.segmenter:
             self._segmented(result.masks, folder / "segmenter")
         self._record(folder, base="..")
@@ -139,13 +151,13 @@ class Steps:
             label_smoothing=0.1,
             optim=_adam(1e-4),
         )
-        settings = Segmentation(model, self._view(), sizes.segmenter, sizes.batch, seed=self.seed)
+        settings = Training(model, self._view(), sizes.segmenter, sizes.batch, seed=self.seed)
         teaching = self.plan.teaching
         ids = set(masks.ids())
         usable = self.plan.opened(tuple(id for id in teaching.ids if id in ids))
         return segment.fit(usable, segment.pseudo_masks(masks, usable), settings, folder)
 
-    def training(self, system: System) -> Training:
+    def training(self, system: System) -> Training[Classifier]:
         """How one of the systems is trained."""
         sizes = self.plan.sizes
         model = Classifier(
@@ -156,9 +168,7 @@ class Steps:
             optim=_adam(3e-4),
         )
         seed = self.seed + (system.smoothing > 0)
-        return Training(
-            model, self._view(), sizes.epochs, sizes.batch, seed, imageless=self.plan.imageless
-        )
+        return Training(model, self._view(), sizes.epochs, sizes.batch, seed)
 
     def _view(self) -> Augmentation:
         crop = self.plan.sizes.crop
@@ -206,6 +216,8 @@ class Steps:
 
     def _record(self, folder: Path, base: str = ".") -> None:
         """What `wsss predict` needs to know of a result. base: where systems and features lie."""
+        if not parallel.is_first():
+            return
         sizes, teaching = self.plan.sizes, self.plan.teaching
         content = {
             "classes": list(self.source.classes.names),
@@ -231,7 +243,7 @@ class Steps:
             "saliency": self.plan.saliency is not None and self.scoring.background,
             "versions": versions(),
         }
-        write_atomic(folder / RECORD, json.dumps(content, indent=1).encode())
+        json_records.write(folder / RECORD, content)
 
 
 def _adam(rate: float) -> Optim:

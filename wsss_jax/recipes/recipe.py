@@ -16,11 +16,13 @@ from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import lookup
+from wsss_jax.data.provenance import NOT_STATED
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.thresholds import label_free_threshold
+from wsss_jax.run.training import Training
 from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.evaluate import Result, Scoring, evaluate
 from wsss_jax.stages.explain import Explanation, explain
@@ -28,7 +30,9 @@ from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import decide, fixed
 from wsss_jax.stages.refine import Crf, Walk, refine
-from wsss_jax.stages.train import Training, fit
+from wsss_jax.stages.train import fit
+from wsss_jax.systems import Model
+from wsss_jax.train import parallel
 
 VOTES = ("majority_vote", "staple", "dawid_skene")
 """Rules whose result is a share of votes or a posterior: half is their threshold by meaning."""
@@ -50,8 +54,11 @@ class Recipe:
         train_split: where image labels are learned from.
         splits: where masks are made and judged.
         systems: by name, what is trained.
+        imageless: classes that may be without any training image; without it, one such class stops
+            the run.
         explanation: which maps are made.
         saliency: folder of 8-bit saliency PNGs; None to do without.
+        saliency_supervision: what people provided for them to be made, for tables of results.
         walk: random walk of each system and of the fusion.
         crf: dense CRF of each system, of the fusion and of the combiner.
         refinements: which of saliency, walk and crf are done; always in that order.
@@ -73,9 +80,13 @@ class Recipe:
     classes: tuple[str, ...] = ()
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
-    systems: dict[str, Training] = field(default_factory=dict)
+    systems: Annotated[dict[str, Training[Model]], tyro.conf.AvoidSubcommands] = field(
+        default_factory=dict
+    )
+    imageless: tuple[str, ...] = ()
     explanation: Explanation = field(default_factory=Explanation)
     saliency: Path | None = None
+    saliency_supervision: str = NOT_STATED
     walk: Walk = field(default_factory=Walk)
     crf: Crf = field(default_factory=Crf)
     refinements: tuple[Refinement, ...] = REFINEMENTS
@@ -112,16 +123,23 @@ def make(recipe: Recipe, out: Path) -> Made:
         recipe = replace(recipe, crf=replace(recipe.crf, background=None))
     cue = None
     if recipe.saliency is not None and scoring.background:
-        cue = import_priors(
-            Import("saliency_png", stride=1),
-            recipe.saliency,
-            everything,
-            out / "saliency",
-            ids=everything.ids,
-            workers=recipe.workers,
-        )
+        with parallel.in_turn():
+            cue = import_priors(
+                Import("saliency_png", stride=1, supervision=recipe.saliency_supervision),
+                recipe.saliency,
+                everything,
+                out / "saliency",
+                ids=everything.ids,
+                workers=recipe.workers,
+            )
     steps = _Steps(recipe, out, everything, cue)
     cams = [steps.system(name, training) for name, training in recipe.systems.items()]
+    with parallel.in_turn():
+        return _masks(recipe, steps, cams)
+
+
+def _masks(recipe: Recipe, steps: "_Steps", cams: list[Store]) -> Made:
+    """What follows training: refine, fuse, decide."""
     for store in cams:
         steps.refined(store, store.folder.name, "single")
     fused = {rule: steps.fused(cams, rule) for rule in recipe.fusions}
@@ -130,16 +148,16 @@ def make(recipe: Recipe, out: Path) -> Made:
         final = steps.learned(cams, recipe.combiner)
     final_masks = decide(
         final,
-        out / "pseudo_masks",
-        fixed(final, scoring),
-        ids=everything.ids,
+        steps.out / "pseudo_masks",
+        fixed(final, recipe.scoring.on(steps.source)),
+        ids=steps.source.ids,
         workers=recipe.workers,
     )
     return Made(
         stores=steps.stores,
         groups=steps.groups,
         final=final.folder.name,
-        saliency=cue,
+        saliency=steps.cue,
         masks=final_masks,
     )
 
@@ -159,9 +177,9 @@ def judge_all(recipe: Recipe, made: Made) -> list[Result]:
     results = []
     otsu: dict[str, float | None] = {}
     if recipe.scoring.on(opened(recipe)).background:
-        taught = opened(recipe, recipe.train_split).ids
+        teaching = opened(recipe, recipe.train_split).ids
         otsu = {
-            name: label_free_threshold(store, taught)
+            name: label_free_threshold(store, teaching)
             for name, store in made.stores.items()
             if not _votes(name)
         }
@@ -193,12 +211,18 @@ class _Steps:
     stores: dict[str, Store] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
 
-    def system(self, name: str, training: Training) -> Store:
+    def system(self, name: str, training: Training[Model]) -> Store:
         """Train one system and explain it."""
         recipe = self.recipe
-        run = fit(opened(recipe, recipe.train_split), training, self.out / f"run_{name}")
+        run = fit(
+            opened(recipe, recipe.train_split),
+            training,
+            self.out / f"run_{name}",
+            imageless=recipe.imageless,
+        )
         folder = self.out / f"cam_{name}"
-        maps = explain(run, self.source, folder, recipe.explanation, ids=self.source.ids)
+        with parallel.in_turn():
+            maps = explain(run, self.source, folder, recipe.explanation, ids=self.source.ids)
         return self._keep(maps, "single: class maps")
 
     def fused(self, cams: list[Store], rule: str) -> Store:
@@ -225,12 +249,12 @@ class _Steps:
             for one in recipe.features
         )
         inputs = Inputs(self.source, tuple(cams), saliency=self.cue, features=frozen)
-        taught = opened(recipe, recipe.train_split).ids
-        run = learn(inputs, self.out / "run_combiner", settings, ids=taught)
+        teaching = opened(recipe, recipe.train_split).ids
+        run = learn(inputs, self.out / "run_combiner", settings, ids=teaching)
         for one in cams if recipe.rivals else ():
             alone = replace(inputs, systems=(one,), missing={})
             name = one.folder.name.removeprefix("cam_")
-            own = learn(alone, self.out / f"run_combiner_{name}", settings, ids=taught)
+            own = learn(alone, self.out / f"run_combiner_{name}", settings, ids=teaching)
             store = fuse(own, alone, self.out / f"combined_{name}", ids=ids).maps
             self._keep(store, "single: refined as the combiner does")
         combined = self._keep(

@@ -56,8 +56,8 @@ def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: So
         made.saliency,
         recipe.scoring.on(source),
         made.stores,
-        _beside(made.stores.values(), "trust"),
-        _beside(made.stores.values(), "uncertainty"),
+        _companions(made.stores.values(), "trust"),
+        _companions(made.stores.values(), "uncertainty"),
     )
     settings = {
         "systems": ", ".join(recipe.systems),
@@ -104,7 +104,7 @@ def page_of_photographs(
         made.saliency,
         shown.scoring,
         {made.final: final},
-        doubts=_beside([store for store in made.stores.values()], "uncertainty"),
+        doubts=_companions([store for store in made.stores.values()], "uncertainty"),
     )
     title = f"Masks of {shown.source.name}"
     report = _report(title, shown.rows, shown.source, settings, gallery=gallery, groups=made.groups)
@@ -146,14 +146,14 @@ def page_of_stores(
         None,
         scoring,
         {name: store for name, store in by_name.items() if store.holds == "scores"},
-        _beside(stores, "trust"),
-        _beside(stores, "uncertainty"),
+        _companions(stores, "trust"),
+        _companions(stores, "uncertainty"),
     )
     report = _report(path.stem, rows, source, {}, gallery=gallery, groups={})
     return write_page(path, report, _pictures(gallery, source, source.ids[:count]))
 
 
-def _beside(stores: Iterable[Store], kind: str) -> dict[str, Store]:
+def _companions(stores: Iterable[Store], kind: str) -> dict[str, Store]:
     """What ``combiner.fuse.fuse`` wrote beside those of the stores that it made."""
     found = {}
     for store in stores:
@@ -210,6 +210,7 @@ def _scores(row: Row, size: int) -> list[StageScore]:
         threshold_source="fixed",
         group=row.group,
         gain=gain,
+        supervision=result.supervision,
     )
     tuned = replace(
         fixed,
@@ -286,8 +287,8 @@ def _rows(store: Store, id: str, present: np.ndarray) -> np.ndarray:
         found = np.flatnonzero(maps.classes == label)
         if len(found):
             one = maps.scores[..., found[0]]
-            beside = masks.against_rest(maps.scores, one) if maps.kind == "probability" else one
-            scores[..., column] = np.clip(beside, 0, 1)
+            share = masks.against_rest(maps.scores, one) if maps.kind == "probability" else one
+            scores[..., column] = np.clip(share, 0, 1)
     return scores
 
 

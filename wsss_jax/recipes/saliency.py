@@ -15,11 +15,14 @@ from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
+from wsss_jax.run.training import Training
 from wsss_jax.stages import objects, saliency
 from wsss_jax.stages.affinity_labels import Irn, make_labels
 from wsss_jax.stages.evaluate import Scoring
-from wsss_jax.stages.objects import ObjectTraining
-from wsss_jax.stages.saliency import Contrasting, Looking
+from wsss_jax.stages.saliency import Looking
+from wsss_jax.systems.objects import Objects
+from wsss_jax.systems.saliency import Contrast
+from wsss_jax.train import parallel
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class SaliencyPlan:
             of the share of people who drew a pixel, by ``wsss import --layout saliency_png --stride
             1``).
         network: that network.
-        beside: stores of other saliency maps that are judged beside ours.
+        compare: stores of other saliency maps that are judged too, for comparison.
         workers: processes and shards of the per-image stages.
         name: of the run.
     """
@@ -51,14 +54,14 @@ class SaliencyPlan:
     layout: str = "auto"
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("train", "val")
-    training: Contrasting = field(default_factory=Contrasting)
+    training: Training[Contrast] = field(default_factory=saliency.defaults)
     looking: Looking = field(default_factory=Looking)
     with_network: bool = True
     rule: Irn = field(default_factory=lambda: Irn(foreground=0.6, background=0.4))
     classes: Path | None = None
     edges: Path | None = None
-    network: ObjectTraining = field(default_factory=ObjectTraining)
-    beside: tuple[Path, ...] = ()
+    network: Training[Objects] = field(default_factory=objects.defaults)
+    compare: tuple[Path, ...] = ()
     workers: Workers = field(default_factory=Workers)
     name: str = "saliency"
 
@@ -70,30 +73,37 @@ class SaliencyPlan:
         )
         hints = None if self.hints is None else open_store(self.hints)
         run = saliency.fit(source, self.training, out / "run", hints=hints)
-        maps = saliency.predict(run, whole, out / "contrast", self.looking, ids=whole.ids)
+        with parallel.in_turn():
+            maps = saliency.predict(run, whole, out / "contrast", self.looking, ids=whole.ids)
         made = [maps]
         if self.with_network:
             made.append(self._network(source, whole, maps, out))
-        pngs = out / "png"
-        saliency.write_pngs(made[-1], pngs, ids=whole.ids, workers=self.workers)
-        opened = {split: views.agnostic(self._open(split)) for split in self.splits}
-        sources = {split: one for split, one in opened.items() if one.has_background}
-        judged = [*map(open_store, self.beside), *made]
-        summary.conclude(judged, sources, Scoring(), self.workers, out / "results", self)
+        if parallel.is_first():
+            self._judged(made, whole, out)
         return made[-1]
 
+    def _judged(self, made: list[Store], whole: Source, out: Path) -> None:
+        """PNGs of the last maps, and how good all are."""
+        saliency.write_pngs(made[-1], out / "png", ids=whole.ids, workers=self.workers)
+        opened = {split: views.agnostic(self._open(split)) for split in self.splits}
+        sources = {split: one for split, one in opened.items() if one.has_background}
+        judged = [*map(open_store, self.compare), *made]
+        summary.conclude(judged, sources, Scoring(), self.workers, out / "results", self)
+
     def _network(self, source: Source, whole: Source, maps: Store, out: Path) -> Store:
-        proposals = make_labels(
-            maps, source, out / "proposals", self.rule, ids=source.ids, workers=self.workers
-        )
+        with parallel.in_turn():
+            proposals = make_labels(
+                maps, source, out / "proposals", self.rule, ids=source.ids, workers=self.workers
+            )
         classes = None if self.classes is None else open_store(self.classes)
         edges = None if self.edges is None else open_store(self.edges)
-        home = out / "network"
+        folder = out / "network"
         run = objects.fit(
-            source, self.network, home, proposals=proposals, classes=classes, edges=edges
+            source, self.network, folder, proposals=proposals, classes=classes, edges=edges
         )
         folders = out / "saliency", out / "edges"
-        return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]
+        with parallel.in_turn():
+            return objects.predict(run, whole, folders, self.looking, ids=whole.ids)[0]
 
     def _open(self, split: str) -> Source:
         return open_dataset(self.data, split=split, layout=self.layout)

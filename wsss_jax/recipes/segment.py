@@ -16,11 +16,14 @@ from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.errors import UserError
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
+from wsss_jax.run.training import Training
 from wsss_jax.stages import segment
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.masks import decide, fixed
 from wsss_jax.stages.refine import Crf, refine
-from wsss_jax.stages.segment import Prediction, Segmentation
+from wsss_jax.stages.segment import Prediction
+from wsss_jax.systems.pixels import Segmenter
+from wsss_jax.train import parallel
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class SegmentPlan:
     layout: str = "auto"
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("val",)
-    training: Segmentation = field(default_factory=Segmentation)
+    training: Training[Segmenter] = field(default_factory=segment.defaults)
     prediction: Prediction = field(default_factory=Prediction)
     with_crf: bool = True
     crf: Crf = field(default_factory=lambda: Crf("deeplab"))
@@ -62,6 +65,11 @@ class SegmentPlan:
         stem = "upper_bound_" if self.truth else ""
         source = self._open(self.train_split)
         run = segment.fit(source, self._teacher(source), self.training, out / f"{stem}run")
+        with parallel.in_turn():
+            return self._masks(run, out, stem)
+
+    def _masks(self, run: Path, out: Path, stem: str) -> Store:
+        """What follows training: predict, refine, decide, judge."""
         whole = open_together(self.data, self.splits, self.layout)
         scores = segment.predict(run, whole, out / f"{stem}scores", self.prediction, ids=whole.ids)
         made = [scores]
@@ -73,9 +81,10 @@ class SegmentPlan:
         masks = decide(
             made[-1], folder, fixed(made[-1], scoring), ids=whole.ids, workers=self.workers
         )
-        sources = {split: self._open(split) for split in self.splits}
-        home = out / f"{stem}results"
-        summary.conclude(made, sources, self.scoring, self.workers, home, self)
+        if parallel.is_first():
+            sources = {split: self._open(split) for split in self.splits}
+            results = out / f"{stem}results"
+            summary.conclude(made, sources, self.scoring, self.workers, results, self)
         return masks
 
     def _teacher(self, source: Source) -> segment.Teacher:

@@ -13,7 +13,6 @@ from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.ops.intervals import Interval
-from wsss_jax.recipes.recipe import Made
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.evaluate import Result, Scoring, write_results
 from wsss_jax.stages.masks import judged
@@ -24,7 +23,8 @@ _FIXED = (
 )
 _OTSU = "Otsu: the one that parts the scores themselves best; no mask was read."
 _TUNED = "Tuned: the best threshold on the truth of this very split, an upper bound."
-_SHOTS = "Not from image labels alone, since true masks of some images taught it:"
+_SHOTS = "Not from image labels alone: it also learned from true masks of some images:"
+_SOURCES = "Supervision beside this data set's own labels, with licence:"
 _INTERVAL = "with the 95 % interval of a paired bootstrap over images."
 _BEST_SINGLE = (
     "Gain: against the best single system on this split (picked by truth, in its favour), both at "
@@ -48,16 +48,20 @@ class Row:
     gained: str
 
 
-def rows(made: Made, results: Sequence[Result]) -> list[Row]:
-    """Results by step, then in pipeline order, with their gain over the best single system."""
+def rows(groups: Mapping[str, str], results: Sequence[Result]) -> list[Row]:
+    """Results by step, then in pipeline order, with their gain over the best single system.
+
+    groups: of each store by name; those of single systems begin with "single".
+    """
     found = []
-    steps = list(dict.fromkeys(made.groups.values()))
-    results = sorted(results, key=lambda result: steps.index(made.groups[result.name]))
+    steps = list(dict.fromkeys(groups.values()))
+    results = sorted(results, key=lambda result: steps.index(groups[result.name]))
+    single = {name for name, group in groups.items() if group.startswith("single")}
     for result in results:
-        singles = [r for r in results if r.split == result.split and _is_single(r, made)]
+        singles = [r for r in results if r.split == result.split and r.name in single]
         best = max(singles, key=lambda r: r.miou())
-        gain = None if _is_single(result, made) else result.gain(best)
-        found.append(Row(result, made.groups[result.name], best.name, gain, _BEST_SINGLE))
+        gain = None if result.name in single else result.gain(best)
+        found.append(Row(result, groups[result.name], best.name, gain, _BEST_SINGLE))
     return found
 
 
@@ -91,7 +95,15 @@ def explanation(table_rows: Sequence[Row]) -> str:
     shots = {row.result.name: row.result.labelled for row in table_rows if row.result.labelled}
     listed = ", ".join(f"{name} ({count})" for name, count in shots.items())
     regime = [f"{_SHOTS} {listed}."] if shots else []
-    return " ".join([_FIXED, *([_OTSU] if otsu else []), _TUNED, *regime, table_rows[0].gained])
+    parts = [_FIXED, *([_OTSU] if otsu else []), _TUNED, *regime, table_rows[0].gained]
+    return " ".join([*parts, *_sources(table_rows)])
+
+
+def _sources(table_rows: Sequence[Row]) -> list[str]:
+    """Whose weights and maps the rows rest on, in a sentence; none where none is recorded."""
+    found = dict.fromkeys(source for row in table_rows for source in row.result.sources)
+    told = [f"{one.name} ({one.supervision}; licence {one.licence})" for one in found]
+    return [f"{_SOURCES} {', '.join(told)}."] if told else []
 
 
 def show(table_rows: Sequence[Row], *, width: int | None = None) -> None:
@@ -158,9 +170,12 @@ def write(out: Path, table_rows: Sequence[Row], classes: ClassList, **extra: obj
     write_atomic(out / "results.md", "\n".join(lines).encode())
 
 
-_HEAD = ("step", "store", "fixed", "95 %", "at", "Otsu", "at", "tuned", "at", "gain", "95 %")
+_HEAD = (
+    *("step", "store", "fixed", "95 %", "at", "Otsu", "at", "tuned", "at", "gain", "95 %"),
+    "supervision",
+)
 _SHOWN = (1, 2, 3, 5, 7, 9, 10)  # on a terminal; the files have the thresholds too
-_LEFT = ("step", "store", "95 %")
+_LEFT = ("step", "store", "95 %", "supervision")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -183,8 +198,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{result.tuned:.2f}",
         gain,
         spread,
+        row.result.supervision,
     )
-
-
-def _is_single(result: Result, made: Made) -> bool:
-    return made.groups[result.name].startswith("single")

@@ -112,11 +112,12 @@ def _top(values: np.ndarray) -> float:
 
 
 def stage_table(stages: Sequence[StageScore]) -> str:
-    """Every stage in numbers: mIoU, interval, gain, threshold and how it was chosen."""
+    """Every stage in numbers: mIoU, interval, gain, threshold and its origin, supervision."""
     gains = any(stage.gain for stage in stages)
+    taught = any(stage.supervision for stage in stages)
     heads = ["Stage", "Split", "mIoU %", "95 % interval"]
     heads += ["Gain"] if gains else []
-    heads += ["Threshold", "Threshold chosen"]
+    heads += ["Threshold", "Threshold chosen", *(["Supervision"] if taught else [])]
     best: dict[tuple[str, str], float] = {}
     for stage in stages:
         chain = (stage.split, stage.threshold_source)
@@ -129,6 +130,7 @@ def stage_table(stages: Sequence[StageScore]) -> str:
         cells += [_gain_cell(stage.gain)] if gains else []
         at = "–" if stage.threshold is None else f"{stage.threshold:.2f}"
         cells += [_cell(at, "number"), _cell(stage.threshold_source)]
+        cells += [_cell(stage.supervision)] if taught else []
         rows.append(f"<tr{kind}>{''.join(cells)}</tr>")
     return _table(heads, rows)
 

@@ -35,6 +35,7 @@ class StageScore:
     group: the step of the pipeline this belongs to ("explain", "walk", "fusion"); the charts show
     the best stage of each group, or every stage where groups are not given.
     gain: paired difference to a reference stage, usually the best single system.
+    supervision: what people provided for the weights and maps of others that it rests on.
     """
 
     name: str
@@ -47,6 +48,7 @@ class StageScore:
     threshold_source: str = "fixed"
     group: str = ""
     gain: Gain | None = None
+    supervision: str = ""
 
 
 @dataclass(frozen=True)

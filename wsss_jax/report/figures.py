@@ -76,7 +76,7 @@ def map_values(scores: Float[np.ndarray, "h w k"], side: int = MAP_SIDE) -> tupl
 def packed(values: UInt8[np.ndarray, "..."]) -> str:
     """Bytes as text: each as its difference to the one before (mod 256), deflated, in base 64.
 
-    Neighbours are alike in maps and masks, so that differences deflate better than values.
+    Neighbours are similar in maps and masks, so that differences deflate better than values.
     """
     flat = values.ravel()
     steps = np.diff(flat, prepend=np.uint8(0)).astype(np.uint8)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from wsss_jax.config import Record
 from wsss_jax.data.files import write_atomic
 from wsss_jax.report import charts, figures
 from wsss_jax.report.content import Picture, Report, StageScore
@@ -32,7 +33,7 @@ def write_page(path: Path, report: Report, pictures: Iterable[Picture]) -> Path:
     each, and 5-10 KB more for every rule. Raises ValueError when an id comes twice, a label is no
     class of the report, or the pictures disagree with it otherwise.
     """
-    index: list[dict[str, Any]] = []
+    index: list[Record] = []
     records: list[str] = []
     seen: set[str] = set()
     for picture in pictures:
@@ -45,7 +46,7 @@ def write_page(path: Path, report: Report, pictures: Iterable[Picture]) -> Path:
     return path
 
 
-def summary(picture: Picture, report: Report) -> dict[str, Any]:
+def summary(picture: Picture, report: Report) -> Record:
     """What sorting and filtering need: labels as mask values, size, and IoUs at full resolution."""
     _check_names(picture, report)
     classes = report.classes
@@ -67,7 +68,7 @@ def summary(picture: Picture, report: Report) -> dict[str, Any]:
     }
 
 
-def record(picture: Picture) -> dict[str, Any]:
+def record(picture: Picture) -> Record:
     """The pixels of one picture: the photograph as a data URI, all else as packed values."""
     shared = {name for name, scores in picture.rules.items() if scores is picture.maps.get(name)}
     return {
@@ -115,7 +116,7 @@ def _check_names(picture: Picture, report: Report) -> None:
             )
 
 
-def _planes(layers: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+def _planes(layers: Mapping[str, np.ndarray]) -> dict[str, Record]:
     found = {}
     for name, scores in layers.items():
         values, size = figures.map_values(scores)
@@ -140,7 +141,7 @@ def _ious(picture: Picture, report: Report) -> dict[str, list[float | None]]:
     return found
 
 
-def _page(report: Report, index: list[dict[str, Any]], records: list[str]) -> str:
+def _page(report: Report, index: list[Record], records: list[str]) -> str:
     style, scripts = _asset("report.css"), [_asset(name) for name in _SCRIPTS]
     data = {**_look(report), "pictures": index}
     values = {
@@ -159,7 +160,7 @@ def _page(report: Report, index: list[dict[str, Any]], records: list[str]) -> st
     return fill(_asset("template.html"), values)
 
 
-def _look(report: Report) -> dict[str, Any]:
+def _look(report: Report) -> Record:
     """Names, colours and rules, as the page's scripts want them."""
     palettes = figures.class_colours(len(report.classes))
     colours = figures.system_colours(len(report.systems)).tolist()

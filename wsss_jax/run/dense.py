@@ -4,22 +4,22 @@ Logits of all scales and mirror images are averaged on a grid of one cell per fo
 photograph, each read where the network looked (``explain.multiscale``).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from wsss_jax.batches.batches import Group, inference_groups
+from wsss_jax.batches.batches import Group
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.explain import multiscale
 from wsss_jax.ops import images as image_ops
-from wsss_jax.run.images import over_groups, settle
+from wsss_jax.ops.resize import grid_size
+from wsss_jax.run.images import over_photographs, settle
 from wsss_jax.types import Batch, ScoreMaps, Size
 
 
@@ -50,8 +50,8 @@ class Dense(NamedTuple):
     of it. lean: which of them the cell looks at, from 0 (the first) to 1 (the last).
     """
 
-    logits: Callable[[Any, Array, Array], Array]
-    state: Any
+    logits: Callable[[PyTree, Array, Array], Array]
+    state: PyTree
     stride: int
     lean: float
 
@@ -78,27 +78,21 @@ def fill(
     if not ids:
         return
     answer = _answer(network, asked)
-    skipped: dict[str, str] = {}
-    groups = inference_groups(
-        source,
-        ids,
-        scales=asked.scales,
-        batch_size=asked.batch_size,
-        skip=skipped.__setitem__,
-    )
 
     def write(group: Group) -> int:
         logits = answer(group)
         for row, id in enumerate(group.ids):
             size: Size = (int(group.full[row][0]), int(group.full[row][1]))
             seen = (int(group.sizes[row][0]), int(group.sizes[row][1]))
-            height, width = multiscale.grid_size(seen)
+            height, width = grid_size(seen)
             for target, maps in outputs:
                 target.put_scores(id, maps(logits[row, :height, :width], group, row, size))
         return len(group.ids)
 
     title = "predict " + ", ".join(target.folder.name for target, _ in outputs)
-    tally = over_groups(title, groups, len(ids), write, skipped)
+    tally = over_photographs(
+        title, source, ids, write, scales=asked.scales, batch_size=asked.batch_size
+    )
     for target, _ in outputs:
         settle(target, tally)
 
@@ -112,10 +106,7 @@ def _answer(network: Dense, asked: Asked) -> Callable[[Group], Float[np.ndarray,
 
     def answer(group: Group) -> Float[np.ndarray, "b h w c"]:
         sizes = jnp.asarray(group.sizes, jnp.int32)
-        # The canvas at full scale, from the first scale's, so that it is the same for all groups.
-        first = group.scaled[0].images.shape[1:3]
-        height, width = (math.ceil(n / asked.scales[0]) for n in first)
-        canvas = multiscale.grid_size((height, width))
+        canvas = multiscale.full_canvas(group.scaled[0].images.shape[1:3], asked.scales[0])
         parts = [step(network.state, batch, sizes, canvas=canvas) for batch in group.scaled]
         return multiscale.sum_of(parts) / np.float32(len(parts))
 
@@ -123,7 +114,7 @@ def _answer(network: Dense, asked: Asked) -> Callable[[Group], Float[np.ndarray,
 
 
 def one_scale(
-    state: Any,
+    state: PyTree,
     batch: Batch,
     photographs: Array,
     *,

@@ -6,25 +6,25 @@ refused with the settings that differ.
 
 import errno
 import fcntl
-import json
 import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+from jaxtyping import PyTree
 
 from wsss_jax import __version__, config
+from wsss_jax.config import Record
+from wsss_jax.data import json_records
 from wsss_jax.data.files import naming, write_atomic
-from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
-from wsss_jax.train import loop
+from wsss_jax.train import loop, parallel
 from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
@@ -32,18 +32,14 @@ from wsss_jax.types import System
 _SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
 
 
-@dataclass(frozen=True)
-class Course:
-    """How long a run is, where its randomness starts, and how often it is saved (in steps).
+@runtime_checkable
+class ReportingBatches(loop.Batches, Protocol):
+    """Batches that tell which images they left out."""
 
-    compute: the type in which networks compute. engine: mesh (one step over all devices) or pmap.
-    """
-
-    steps: int
-    seed: int
-    save_every: int
-    compute: Literal["float32", "bfloat16"] = "float32"
-    engine: Literal["mesh", "pmap"] = "mesh"
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Reason by id of every image left out until now."""
+        ...
 
 
 class Claim:
@@ -60,7 +56,7 @@ class Claim:
     def __enter__(self) -> "Claim":
         return self
 
-    def __exit__(self, kind: Any, *rest: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self._lock is None:
             return
         if kind is not None and not _holds_results(self.folder):
@@ -76,7 +72,7 @@ class Claim:
             os.close(self._lock)
 
 
-def claim(folder: Path, record: Mapping[str, Any]) -> Claim:
+def claim(folder: Path, record: Record) -> Claim:
     """Take a folder for a run of these settings: ``with claim(folder, record) as run: …``.
 
     Within the block no other process gets the folder: a lock that ends with this process, however
@@ -92,7 +88,7 @@ def claim(folder: Path, record: Mapping[str, Any]) -> Claim:
     _check_same(folder, wanted)
     if is_finished(folder) and _last_damage(folder) is None:
         return Claim(folder, finished=True, lock=None)
-    lock = _locked(folder) if jax.process_index() == 0 else None
+    lock = _locked(folder) if parallel.is_first() else None
     found = Claim(folder, finished=False, lock=lock)
     if lock is None:
         return found
@@ -103,16 +99,16 @@ def claim(folder: Path, record: Mapping[str, Any]) -> Claim:
         (folder / _FINISHED).unlink()
     content = {**wanted, "versions": versions()}
     if not (folder / _SETTINGS).exists() or not _holds_results(folder):
-        write_atomic(folder / _SETTINGS, json.dumps(content, indent=1).encode())
+        json_records.write(folder / _SETTINGS, content)
     found.finished = is_finished(folder)
     return found
 
 
-def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, wanted: Record) -> None:
     path = folder / _SETTINGS
     if not path.exists() or not _holds_results(folder):
         return
-    old = {name: value for name, value in read_json(path).items() if name != "versions"}
+    old = {name: value for name, value in json_records.read(path).items() if name != "versions"}
     changed = config.differences(old, wanted)
     if changed:
         raise UserError(
@@ -159,17 +155,16 @@ def is_finished(folder: Path) -> bool:
 
 def learn(
     system: System,
-    batches: Any,
-    course: Course,
+    batches: ReportingBatches,
+    plan: loop.Loop,
     folder: Path,
+    *,
+    seed: int,
 ) -> Path:
     """Train to the end, or from where an earlier call was stopped, and mark the run finished.
 
-    Shows a progress bar.
+    seed: where all randomness starts. Shows a progress bar.
     """
-    plan = loop.Loop(
-        course.steps, save_every=course.save_every, compute=course.compute, engine=course.engine
-    )
     with meter(f"train {folder.name}", plan.steps, "steps") as bar:
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -184,16 +179,19 @@ def learn(
             batches,
             plan,
             folder=folder,
-            key=jax.random.key(course.seed),
+            key=jax.random.key(seed),
             progress=progress,
             resumed=bar.start_at,
         )
-    skipped = batches.skipped
+    skipped = {
+        id: why for one in parallel.from_each_host(batches.skipped) for id, why in one.items()
+    }
     left_out.note(f"train {folder.name}", len(skipped))
     for reason, ids in _by_reason(skipped).items():
         named = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
         print(f"train {folder.name}: left out {named}: {reason}")
-    write_atomic(folder / _FINISHED, f"{plan.steps} steps\n".encode())
+    if parallel.is_first():
+        write_atomic(folder / _FINISHED, f"{plan.steps} steps\n".encode())
     return folder
 
 
@@ -202,10 +200,10 @@ def record_of(folder: Path, how: str) -> dict[str, Any]:
     path = folder / _SETTINGS
     if not path.is_file() or not is_finished(folder):
         raise BadFileError(f"{folder}: no finished run; {how} into it first")
-    return read_json(path)
+    return json_records.read(path, "settings")
 
 
-def last_state(folder: Path, template: Any) -> Any:
+def last_state(folder: Path, template: PyTree) -> PyTree:
     """The final state of a run.
 
     Raises BadFileError where its checkpoint is gone, CorruptCheckpointError where it is damaged:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.executors import Workers, map_unordered
@@ -17,6 +19,7 @@ from wsss_jax.run.progress import meter
 from wsss_jax.signals import StopFlag, stop_signals
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 SHOWN = 5
 """Failures printed one by one; the list beside the store has all of them."""
@@ -48,11 +51,11 @@ class Tally:
 
 def each(
     title: str,
-    function: Callable[[str], Any],
+    function: Callable[[str], R],
     ids: Sequence[str],
     *,
     workers: Workers,
-    collect: Callable[[str, Any], None] = lambda id, value: None,
+    collect: Callable[[str, R], None] = lambda id, value: None,
 ) -> Tally:
     """Run ``function`` on each of our share of the ids; ``collect`` receives what it returns.
 
@@ -101,6 +104,23 @@ def over_groups(
             yield function(group)
 
     return Tally(_counted(title, total, finished, skipped), skipped)
+
+
+def over_photographs(
+    title: str,
+    source: Source,
+    ids: tuple[str, ...],
+    function: Callable[[Group], int],
+    *,
+    scales: tuple[float, ...],
+    batch_size: int,
+) -> Tally:
+    """``over_groups`` on the photographs of ``ids``, in batches at each of these scales."""
+    skipped: dict[str, str] = {}
+    groups = inference_groups(
+        source, ids, scales=scales, batch_size=batch_size, skip=skipped.__setitem__
+    )
+    return over_groups(title, groups, len(ids), function, skipped)
 
 
 def _counted(

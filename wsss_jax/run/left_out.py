@@ -1,7 +1,7 @@
 """What a command left out, so that it can say so last: exit code 3 in place of 0.
 
-Stages note here how many images they skipped; whoever runs a whole command opens a record around
-it. Loads nothing, so that the command line may ask at no cost.
+Stages note here how many images they skipped, and how many maps images go without; whoever runs a
+whole command opens a record around it. Loads nothing, so that the command line may ask at no cost.
 """
 
 from collections.abc import Iterator
@@ -15,25 +15,31 @@ CODE = 3
 
 @dataclass
 class Record:
-    """Of each stage by name: how many images were left out, and of how many (0: not known)."""
+    """What was left out, by stage.
+
+    stages: how many images, and of how many (0: not known). maps: how many maps of images that are
+    there all the same.
+    """
 
     stages: dict[str, tuple[int, int]] = field(default_factory=dict)
+    maps: dict[str, int] = field(default_factory=dict)
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0 where nothing was left out, else 3, or 1 where that counts as a failure."""
-        if not self.stages:
+        if not self.stages and not self.maps:
             return 0
         return 1 if strict else CODE
 
     def line(self) -> str:
-        """The last line of a command that left images out; "" where none was."""
-        if not self.stages:
-            return ""
-        parts = [
+        """The last line of a command that left something out; "" where nothing was."""
+        images = [
             f"{stage} {count} of {total}" if total else f"{stage} {count}"
             for stage, (count, total) in self.stages.items()
         ]
-        return "left out: " + ", ".join(parts) + " image(s); the reasons are above"
+        maps = [f"{stage} {count}" for stage, count in self.maps.items()]
+        kinds = (("image(s)", images), ("map(s)", maps))
+        told = [f"{', '.join(parts)} {kind}" for kind, parts in kinds if parts]
+        return f"left out: {', '.join(told)}; the reasons are above" if told else ""
 
 
 _current: ContextVar[Record | None] = ContextVar("left_out", default=None)
@@ -59,3 +65,14 @@ def note(stage: str, count: int, total: int = 0) -> None:
         record.stages[stage] = (count, total)
     else:
         record.stages.pop(stage, None)
+
+
+def note_maps(stage: str, count: int) -> None:
+    """A stage left out so many maps of images that it kept; 0 takes back what it said before."""
+    record = _current.get()
+    if record is None:
+        return
+    if count:
+        record.maps[stage] = count
+    else:
+        record.maps.pop(stage, None)

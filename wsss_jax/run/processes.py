@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from wsss_jax import signals
@@ -82,8 +83,8 @@ def run(
 class _Worker:
     """One process, our end of its pipe, and the ids that it has and has not answered."""
 
-    process: Any
-    pipe: Any
+    process: SpawnProcess
+    pipe: connection.Connection
     ids: deque[str] = field(default_factory=deque)
     ready: bool = False
 
@@ -133,7 +134,7 @@ class _Worker:
 
 _READY = object()
 
-_pipes: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_pipes: "weakref.WeakSet[connection.Connection]" = weakref.WeakSet()
 
 
 @atexit.register
@@ -143,7 +144,7 @@ def _dismiss() -> None:
         pipe.close()
 
 
-def _work(pipe: Any, attempt: Attempt) -> None:
+def _work(pipe: connection.Connection, attempt: Attempt) -> None:
     """The life of a worker: say that it is there, then one id after another until input ends."""
     signals.ignore()  # they may reach the whole process group; the parent decides how to stop
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -51,7 +51,7 @@ def label_free_threshold(store: Store, ids: Sequence[str]) -> float | None:
 
     Reads no mask and no label. Of each cell counts its best class, as in ``foreground``: images
     without classes and images without a record do not. None for masks, for probabilities, whose
-    threshold is a half by meaning, and where all scores are alike or there are none.
+    threshold is a half by meaning, and where all scores are equal or there are none.
     """
     counts = _histogram(store, ids)
     return masks.otsu(counts) if (counts > 0).sum() > 1 else None

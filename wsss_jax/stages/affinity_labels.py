@@ -20,6 +20,7 @@ from wsss_jax.crf import dense as crf
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.photographs import working_size
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
@@ -151,7 +152,7 @@ def make_labels(
             "stage": "labels",
             "rule": type(rule).__name__.lower(),
             **as_json(rule),
-            **stores.masks_read(store, saliency),
+            **inherited(store, saliency),
         },
         parents=(store.folder.name, *([saliency.folder.name] if saliency else [])),
     )

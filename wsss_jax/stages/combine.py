@@ -18,6 +18,7 @@ from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
@@ -71,7 +72,7 @@ def combine(
             "stage": "combine",
             **as_json(fusion),
             "saliency": list(cue),
-            **stores.masks_read(*systems, saliency),
+            **inherited(*systems, saliency),
         },
         parents=(*(store.folder.name for store in systems), *cue),
     )
@@ -79,14 +80,15 @@ def combine(
         _fuse_one, systems=tuple(systems), source=source, to=target, fusion=fusion, cue=saliency
     )
     absent: dict[str, tuple[str, ...]] = {}
+    missing = target.missing(ids)
     tally = each(
         f"fuse {folder.name}",
         function,
-        target.missing(ids),
+        missing,
         workers=workers or Workers(),
         collect=lambda id, names: absent.update({id: names} if names else {}),
     )
-    tell_absent(folder, absent)
+    tell_absent(folder, absent, missing)
     settle(target, tally)
     return target
 
@@ -137,8 +139,8 @@ def combine_learned(
     seen = tuple(open_store(path) for path in chosen.features)
     inputs = Inputs(source, tuple(systems), saliency=saliency, features=seen)
     if chosen.learn:
-        taught = replace(inputs, source=teaching, missing={})
-        learn(taught, chosen.run, chosen.combining, ids=teaching.ids)
+        learned_from = replace(inputs, source=teaching, missing={})
+        learn(learned_from, chosen.run, chosen.combining, ids=teaching.ids)
     return fuse(chosen.run, inputs, out, ids=source.ids)
 
 
@@ -147,17 +149,20 @@ def opened(
 ) -> list[Store]:
     """The stores in these folders; a folder of another tool's files is imported on the way.
 
-    It goes to ``<out>_imported/<its name>``, with its layout told from the files. Raises UserError
-    where no folder is named, BadFileError where a layout is in doubt.
+    It goes to ``<out>_imported/<its name>``, below the name of its own folder where two are called
+    alike, with its layout told from the files. Raises UserError where no folder is named,
+    BadFileError where a layout is in doubt.
     """
     if not folders:
         raise UserError("no store is named; wanted the folder of at least one")
+    names = [folder.resolve().name for folder in folders]
     made = []
-    for folder in folders:
+    for folder, name in zip(folders, names, strict=True):
         if (folder / "index.json").is_file() or not folder.is_dir():
             made.append(open_store(folder))
         else:
-            target = out.with_name(f"{out.name}_imported") / folder.name
+            above = folder.resolve().parent.name if names.count(name) > 1 else ""
+            target = out.with_name(f"{out.name}_imported") / above / name
             made.append(
                 import_priors(Import(), folder, source, target, ids=source.ids, workers=workers)
             )

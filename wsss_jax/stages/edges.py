@@ -6,7 +6,7 @@ Not here: edges of saliency networks (``stages.objects``).
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -24,9 +24,10 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.run import dense
 from wsss_jax.run.dense import Dense
-from wsss_jax.stages.affinity import learned, masks_read
+from wsss_jax.stages.affinity import learned, run_sources
 from wsss_jax.systems import affinity
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet
+from wsss_jax.train.state import Weights
 from wsss_jax.types import ScoreMaps, Size
 
 
@@ -69,7 +70,7 @@ def edges(
         holds="scores",
         classes=EDGES,
         kind="probability",
-        made_by={"stage": "edges", "run": run.name, **as_json(settings), **masks_read(run)},
+        made_by={"stage": "edges", "run": run.name, **as_json(settings), **run_sources(run)},
         parents=(run.name,),
     )
     network = Dense(partial(_logits, model), weights, model.stride, lean=0.5)
@@ -96,7 +97,7 @@ def command(
     print(edges(run, source, out, settings, ids=source.ids).folder)
 
 
-def _logits(model: AffinityNet, weights: Any, images: Array, inside: Array) -> Array:
+def _logits(model: AffinityNet, weights: Weights, images: Array, inside: Array) -> Array:
     return affinity.answers(model, weights, images, inside)[..., None]
 
 

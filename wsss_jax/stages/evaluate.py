@@ -12,15 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import SupportsFloat
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from wsss_jax.config import as_json
+from wsss_jax.config import Record, as_json
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.files import write_atomic
-from wsss_jax.data.stores import Store, masks_read
+from wsss_jax.data.provenance import inherited, recorded, sources_of
+from wsss_jax.data.stores import Store
 from wsss_jax.datasets import numbering
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
@@ -28,6 +29,7 @@ from wsss_jax.ops import intervals, metrics
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import Tally, each
 from wsss_jax.run.thresholds import strips
+from wsss_jax.types import Provenance
 
 GRID = tuple(round(0.02 * step, 2) for step in range(1, 50))
 """Thresholds of the curve; the tuned threshold is one of them."""
@@ -68,7 +70,8 @@ class Result:
     """One store on one split: counts per image (n, C+1, C+1) at both thresholds, and the curve.
 
     otsu: the threshold of the curve that is nearest to the one read off the scores, if any.
-    labelled: of how many images true masks were read to make it (the k-shot regime).
+    labelled: of how many images true masks were read to make it (the k-shot regime). sources: the
+    weights and maps of others that it rests on.
     """
 
     name: str
@@ -83,6 +86,12 @@ class Result:
     skipped: Mapping[str, str] = field(default_factory=dict)
     otsu: float | None = None
     labelled: int = 0
+    sources: tuple[Provenance, ...] = ()
+
+    @property
+    def supervision(self) -> str:
+        """What people provided for the weights and maps of others, in a few words."""
+        return "; ".join(dict.fromkeys(s.supervision for s in self.sources)) or "none recorded"
 
     def miou(self, *, tuned: bool = False) -> float:
         """Mean IoU over the scored classes, in [0, 1]."""
@@ -174,7 +183,7 @@ def judge(
     if not len(maps.classes):
         empty = metrics.confusion(truth, np.zeros_like(truth), count).counts
         return np.broadcast_to(empty, (len(thresholds), *empty.shape))
-    total: Any = 0
+    total = np.zeros((), np.int64)
     for part, winner, score in strips(maps):
         if scoring.background:
             own = metrics.threshold_confusions(
@@ -243,7 +252,8 @@ def _result(
         scored=scored,
         skipped=dict(tally.skipped),
         otsu=None if otsu is None or len(thresholds) == 1 else GRID[_nearest(otsu)],
-        labelled=len(masks_read(store).get("labelled", ())),
+        labelled=len(inherited(store).get("labelled", ())),
+        sources=sources_of(store),
     )
 
 
@@ -251,12 +261,12 @@ def _nearest(threshold: float) -> int:
     return int(np.argmin(np.abs(np.asarray(GRID) - threshold)))
 
 
-def as_record(result: Result, classes: ClassList) -> dict[str, Any]:
+def as_record(result: Result, classes: ClassList) -> Record:
     """The numbers of a result as JSON values, percent nowhere: fractions of 1."""
     names = classes.mask_names()
     interval = result.interval()
 
-    def numbers(counts: np.ndarray) -> dict[str, Any]:
+    def numbers(counts: np.ndarray) -> Record:
         total = counts.sum(axis=0)
         per_class = {
             name: {names[i]: _plain(values[i]) for i in result.scored}
@@ -296,17 +306,20 @@ def as_record(result: Result, classes: ClassList) -> dict[str, Any]:
         },
         **free,
         **({"labelled": result.labelled} if result.labelled else {}),
+        **recorded(*result.sources),
         "curve": [_plain(value) for value in result.curve],
     }
 
 
-def write_results(path: Path, results: Sequence[Result], classes: ClassList, **extra: Any) -> None:
+def write_results(
+    path: Path, results: Sequence[Result], classes: ClassList, **extra: object
+) -> None:
     """All numbers as JSON."""
     records = [as_record(result, classes) for result in results]
     content = {"results": records, "thresholds": list(GRID), **as_json(extra)}
     write_atomic(path, json.dumps(content, indent=1).encode())
 
 
-def _plain(value: Any) -> float | None:
+def _plain(value: SupportsFloat) -> float | None:
     number = float(value)
     return None if np.isnan(number) else round(number, 6)

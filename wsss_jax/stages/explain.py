@@ -1,27 +1,28 @@
 """From a trained classifier to score maps of every image: scales, mirror images, one grid."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wsss_jax.batches.batches import Group, inference_groups
+from wsss_jax.batches.batches import Group
 from wsss_jax.config import as_json, lookup
 from wsss_jax.data import stores
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
-from wsss_jax.explain import ATTENTION_EXPLAINERS, EXPLAINERS, multiscale, normalise
-from wsss_jax.run.images import over_groups, settle
-from wsss_jax.stages.train import trained
-from wsss_jax.systems import SYSTEMS, Explained, name_of
+from wsss_jax.explain import multiscale, normalise
+from wsss_jax.ops.resize import grid_size
+from wsss_jax.run import folders
+from wsss_jax.run.images import over_photographs, settle
+from wsss_jax.stages.subject import Method, subject_of
+from wsss_jax.train.state import Weights
 from wsss_jax.types import Batch, ScoreMaps, Size
 
 
@@ -30,7 +31,8 @@ class Explanation:
     """Which maps are made.
 
     Attributes:
-        method: a name of EXPLAINERS.
+        method: a name of EXPLAINERS; of a class token, one of ATTENTION_EXPLAINERS, or one that
+            needs only features and head, or the image alone.
         scales: of the photograph's size, each explained and summed.
         flip: add the mirror image at each scale.
         batch_size: images per call.
@@ -54,81 +56,79 @@ def explain(
         folder,
         holds="scores",
         classes=source.classes.names,
-        made_by={"stage": "explain", **as_json(settings)},
+        made_by={
+            "stage": "explain",
+            **as_json(settings),
+            **inherited(folders.record_of(run, "run `wsss train`")),
+        },
         parents=(run.name,),
     )
     missing = target.missing(ids)
     if not missing:
         return target
     maps_of = _explainer_of(run, source, settings)
-    skipped: dict[str, str] = {}
-    groups = inference_groups(
-        source,
-        missing,
-        scales=settings.scales,
-        batch_size=settings.batch_size,
-        skip=skipped.__setitem__,
-    )
 
     def write(group: Group) -> int:
         for id, maps in zip(group.ids, maps_of(group), strict=True):
             target.put_scores(id, maps)
         return len(group.ids)
 
-    settle(target, over_groups(f"explain {folder.name}", groups, len(missing), write, skipped))
+    tally = over_photographs(
+        f"explain {folder.name}",
+        source,
+        missing,
+        write,
+        scales=settings.scales,
+        batch_size=settings.batch_size,
+    )
+    settle(target, tally)
     return target
 
 
 def _explainer_of(
     run: Path, source: Source, settings: Explanation
 ) -> Callable[[Group], list[ScoreMaps]]:
-    training, classes, state = trained(run)
+    asked = subject_of(run)
+    classes = asked.classes
     if classes.names != source.classes.names:
         raise UserError(
             f"{run} was trained on {len(classes)} classes ({', '.join(classes.names[:3])}, …), the "
             f"data set has {len(source.classes)}; explain with the data set it was trained on"
         )
-    explained = SYSTEMS[name_of(training.model)].explained(training.model)
-    methods = ATTENTION_EXPLAINERS if explained.attentive else EXPLAINERS
-    explainer = lookup(methods, settings.method, "explanation method of this network")
+    method = lookup(asked.methods, settings.method, "explanation method of this network")
     step = jax.jit(
-        partial(_scale, explainer=explainer, explained=explained, flip=settings.flip),
+        partial(_scale, method=method, lean=asked.lean, flip=settings.flip),
         static_argnames="canvas",
     )
-    weights = explained.weights(state)
-    return lambda group: _explained(group, partial(step, weights), settings.scales[0])
+    return lambda group: _explained(group, partial(step, asked.weights), settings.scales[0])
 
 
 def _scale(
-    weights: Any,
+    weights: Weights,
     batch: Batch,
     photographs: Array,
     *,
     canvas: Size,
-    explainer: Callable[..., Array],
-    explained: Explained,
+    method: Method,
+    lean: float,
     flip: bool,
 ) -> Float[Array, "b h w c"]:
-    network = explained.structure(batch.labels.shape[1])
     return multiscale.explain_scale(
-        explainer,
-        explained.scorer(network, *weights),
+        partial(method, weights),
         batch.images,
         batch.inside,
         batch.labels,
         photographs=photographs,
         canvas=canvas,
-        lean=explained.lean,
+        lean=lean,
         flip=flip,
     )
 
 
 def _explained(group: Group, scale: Callable[..., Array], first_scale: float) -> list[ScoreMaps]:
-    grids = [multiscale.grid_size((int(h), int(w))) for h, w in group.sizes]
+    grids = [grid_size((int(h), int(w))) for h, w in group.sizes]
     photographs = jnp.asarray(group.sizes, jnp.int32)
-    # The canvas at full scale, from the first scale's, so that it is the same for all its groups.
-    height, width = (math.ceil(n / first_scale) for n in group.scaled[0].images.shape[1:3])
-    canvas = multiscale.grid_size((height, width))
+    canvas = multiscale.full_canvas(group.scaled[0].images.shape[1:3], first_scale)
     parts = [scale(batch, photographs, canvas=canvas) for batch in group.scaled]
     scores, peaks = normalise.by_peak(multiscale.sum_of(parts))
     return [_score_maps(row, scores, peaks, group, grids[row]) for row in range(len(group.ids))]

@@ -6,6 +6,7 @@ refused.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -227,6 +228,6 @@ def _write_one(
     return written.note, written.left_out
 
 
-def _write(folder: Path, files: Any) -> None:
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         write_atomic(folder / name, content)

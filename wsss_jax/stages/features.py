@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,11 @@ from jaxtyping import Array, Bool, Float
 
 from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.batches.resized import Resized, long_side
-from wsss_jax.config import as_json
+from wsss_jax.config import Record, as_json, differences
 from wsss_jax.data import components, stores
 from wsss_jax.data.components import Components
 from wsss_jax.data.files import write_atomic
+from wsss_jax.data.provenance import recorded
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.selection import Data
 from wsss_jax.datasets.table import Source
@@ -45,7 +46,7 @@ class Features:
     Attributes:
         weights: pretrained weights: a file, a name of `wsss weights list`, hub:owner/name, or auto.
         backbone: its name in BACKBONES; auto: whichever the weights are for.
-        taps: which of its maps, counted from the finest (0); each counts alike. Of a transformer
+        taps: which of its maps, counted from the finest (0); all count the same. Of a transformer
             1 to 4 are the tokens after each quarter of its blocks.
         channels: principal components that are kept, or as many as the maps have.
         stride: pixels per cell of what is kept, at ``size``.
@@ -99,10 +100,10 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
         settings.weights, settings.backbone, settings.normalise
     )
     settings = replace(settings, weights=file, backbone=backbone, normalise=normalise)
-    made_by = _made_by(settings)
+    made_by = {**_made_by(settings), **recorded(recognise.provenance(file))}
     if (folder / "index.json").is_file() and (folder / components.KEPT).is_file():
         target = open_store(folder)
-        if target.made_by == made_by and not target.missing(ids):
+        if not differences(target.made_by, made_by) and not target.missing(ids):
             return target
     network = _pretrained(settings)
     source, original = _at_size(source, network, settings), source
@@ -215,7 +216,7 @@ def _standard(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
     return maps / jnp.sqrt(power + 1e-6)
 
 
-def _made_by(settings: Features) -> dict[str, Any]:
+def _made_by(settings: Features) -> Record:
     names = {"weights": settings.weights, "like": settings.like}
     by_name = {key: None if path is None else path.name for key, path in names.items()}
     return {"stage": "features", **as_json(settings), **by_name}
@@ -229,7 +230,7 @@ def _components(
     if path.is_file():
         return components.read(path)
     if settings.like is not None:
-        found = _alike(open_store(settings.like), settings)
+        found = _components_of(open_store(settings.like), settings)
     else:
         found = _computed(network, source, ids[:: max(len(ids) // settings.sample, 1)], settings)
     buffer = io.BytesIO()
@@ -238,7 +239,7 @@ def _components(
     return found
 
 
-def _alike(other: Store, settings: Features) -> Components:
+def _components_of(other: Store, settings: Features) -> Components:
     """The components of another store. UserError where its features mean something else."""
     wanted = _made_by(settings)
     for name in ("weights", "backbone", "taps", "channels", "stride", "size"):
@@ -246,7 +247,7 @@ def _alike(other: Store, settings: Features) -> Components:
             raise UserError(
                 f"{other.folder}: {name} is {other.made_by.get(name)!r}, here "
                 f"{wanted.get(name)!r}; "
-                "features are alike only if that is the same"
+                "features can be compared only if that is the same"
             )
     if not components.digest(other):
         raise UserError(
@@ -259,8 +260,7 @@ def _computed(
     network: Network, source: Source, ids: tuple[str, ...], settings: Features
 ) -> Components:
     """The mean of the maps, and the directions of largest variance scaled to variance 1."""
-    total: Any = 0.0
-    squares: Any = 0.0
+    total = squares = np.zeros(())
     count = 0
     for group in _groups(source, ids, network, settings, _ignore):
         maps = np.asarray(network.look(*_inputs(group)), np.float64)
@@ -277,7 +277,7 @@ def _computed(
 
 
 def _inputs(group: Group) -> tuple[np.ndarray, np.ndarray]:
-    return group.scaled[0].images, group.scaled[0].inside
+    return np.asarray(group.scaled[0].images), np.asarray(group.scaled[0].inside)
 
 
 def _ignore(id: str, reason: str) -> None:

@@ -2,27 +2,33 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from wsss_jax.data import stores
+import numpy as np
+
+from wsss_jax.config import Record
+from wsss_jax.data import json_records, stores
+from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
+from wsss_jax.data.provenance import NOT_STATED, inherited, recorded
 from wsss_jax.data.stores import Store
-from wsss_jax.data.texts import read_json
+from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
-from wsss_jax.explain import multiscale
+from wsss_jax.ops.resize import grid_size
 from wsss_jax.priors import external, layouts, places, regions
 from wsss_jax.priors.external import Wanted
 from wsss_jax.priors.file_layouts import REGIONS
 from wsss_jax.priors.layouts import AUTO, Plan
 from wsss_jax.priors.prior_readers import COARSE, READERS
+from wsss_jax.run import left_out
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import SHOWN, each, settle
-from wsss_jax.types import Size
+from wsss_jax.types import Provenance, Size
 
 REPAIRS = "repairs"
 """Name of the list, beside a store, of what was put right or left out, in words, by image id."""
@@ -41,6 +47,9 @@ class Import:
         field: which field is read where files have several (high_res or cam of IRN); the finest
             if not given.
         suffix: what follows the id in the file names, where images have several files.
+        supervision: what people provided for these maps to be made ("image labels", "people's
+            masks"), as tables of results then tell; of a store what it records.
+        licence: of these maps.
     """
 
     layout: str = AUTO
@@ -48,6 +57,8 @@ class Import:
     first_class: int | None = None
     field: str | None = None
     suffix: str | None = None
+    supervision: str = NOT_STATED
+    licence: str = NOT_STATED
 
     def __post_init__(self) -> None:
         if self.stride is not None and self.stride < 1:
@@ -89,7 +100,7 @@ def import_priors(
         suffix=settings.suffix,
     )
     made_by = _made_by(settings, plan, prior_folder)
-    _announce(prior_folder, plan, made_by["stride"])
+    _announce(prior_folder, plan, made_by["stride"], source.classes)
     target = stores.create(
         folder,
         holds="regions" if plan.layout == REGIONS else "scores",
@@ -110,11 +121,12 @@ def import_priors(
         )
     finally:  # of a run that is stopped, too: its images are not read again
         _record(folder, told, workers.share_number())
+    left_out.note_maps(folder.name, sum(map(len, external.dropped_classes(folder).values())))
     settle(target, tally)
     return target
 
 
-def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> dict[str, Any]:
+def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> Record:
     how = READERS.get(plan.layout)
     stride = settings.stride or (COARSE if how is None else how.stride)
     return {
@@ -125,14 +137,26 @@ def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> dict[str, Any]
         "field": plan.field,
         "hard": how is not None and how.hard,
         "from": prior_folder.name,
+        **_taught_by(settings, prior_folder),
     }
 
 
-def _announce(prior_folder: Path, plan: Plan, stride: int) -> None:
+def _taught_by(settings: Import, prior_folder: Path) -> Record:
+    if (prior_folder / "index.json").is_file():
+        return inherited(stores.open_store(prior_folder))
+    return recorded(Provenance(prior_folder.name, settings.licence, settings.supervision))
+
+
+def _announce(prior_folder: Path, plan: Plan, stride: int, own: ClassList) -> None:
     told = f"layout {plan.layout}"
     if plan.layout != REGIONS:
         told += f", first class {plan.first}, {plan.kind}, stride {stride}"
     told += f", field {plan.field}" if plan.field else ""
+    told += "".join(
+        f", classes numbered as all of {name}'s"
+        for name, whole in layouts.NUMBERINGS.items()
+        if whole == plan.numbering != own
+    )
     if plan.places:
         told += f", files {places.in_words(plan.places)}"
     print(f"import {prior_folder}: {told}")
@@ -142,16 +166,22 @@ def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) 
     size = source.size(id)
     if plan.layout == REGIONS:
         return _import_regions(id, plan, size, to)
-    grid: Size = multiscale.grid_size(working_size(size), stride)
+    grid: Size = grid_size(working_size(size), stride)
     entries = None if plan.entries is None else plan.entries.get(id, [])
+    own, numbering = source.classes, plan.numbering
+    seen = source if numbering == own else views.among(source, numbering)
     wanted = Wanted(
-        source.classes, source.labels(id), size, grid, plan.first, plan.kind, plan.field, entries
+        numbering, seen.labels(id), size, grid, plan.first, plan.kind, plan.field, entries
     )
     if plan.entries is None:
         prior = external.read_prior(plan.layout, plan.folder, id, wanted, plan.places)
     else:
         prior = external.read_file(plan.layout, plan.folder, wanted)
-    to.put_scores(id, prior.maps)
+    maps = prior.maps
+    if numbering != own and plan.classes == own.names:
+        classes = [own.index(numbering.names[label]) for label in maps.classes]
+        maps = replace(maps, classes=np.asarray(classes, np.int32))
+    to.put_scores(id, maps)
     return _Told(prior.notes, prior.dropped)
 
 
@@ -181,9 +211,9 @@ def _record(folder: Path, told: Mapping[str, _Told], shard: tuple[int, int]) -> 
     _add(folder, external.DROPPED, dropped, shard)
 
 
-def _add(folder: Path, name: str, new: Mapping[str, Any], shard: tuple[int, int]) -> None:
+def _add(folder: Path, name: str, new: Record, shard: tuple[int, int]) -> None:
     if not new:
         return
     path = folder / (f"{name}.json" if shard[1] == 1 else f"{name}_{shard[0]}_of_{shard[1]}.json")
-    before = read_json(path) if path.is_file() else {}
+    before = json_records.read(path) if path.is_file() else {}
     write_atomic(path, json.dumps({**before, **new}, indent=1, sort_keys=True).encode())

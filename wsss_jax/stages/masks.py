@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import to_mask_index
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
@@ -71,7 +72,7 @@ def command(
     if settings.threshold == "otsu":
         found = 0.5 if maps.kind == "probability" else label_free_threshold(maps, maps.ids())
         if found is None:
-            raise UserError(f"{store}: all scores are alike; give --threshold a number")
+            raise UserError(f"{store}: all scores are equal; give --threshold a number")
         settings = replace(settings, threshold=round(found, 2))
     print(decide(maps, out, settings, ids=maps.ids(), workers=workers).folder)
 
@@ -102,7 +103,7 @@ def decide(
         folder,
         holds="masks",
         classes=store.classes,
-        made_by={"stage": "decide", **as_json(settings), **stores.masks_read(store)},
+        made_by={"stage": "decide", **as_json(settings), **inherited(store)},
         parents=(store.folder.name,),
     )
     function = partial(_decide_one, store=store, to=target, settings=settings)

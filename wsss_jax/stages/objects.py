@@ -6,32 +6,27 @@ are not sure of. Two stores of score maps come out, saliency and edges, for the 
 combiner, or other tools.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.special import expit
 
-from wsss_jax import config
-from wsss_jax.batches.augment import Augmentation
-from wsss_jax.batches.batches import Group, MaskReader, training_batches
-from wsss_jax.config import as_json
+from wsss_jax.batches.batches import Group, MaskReader
+from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import EDGES, SALIENCY
 from wsss_jax.data.photographs import working_size
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.models import recognise
 from wsss_jax.ops import boundaries
-from wsss_jax.run import dense, folders
+from wsss_jax.run import dense, folders, training
 from wsss_jax.run.dense import Dense
+from wsss_jax.run.training import Training
 from wsss_jax.stages import segment
 from wsss_jax.stages.saliency import Looking, check_scores
 from wsss_jax.stages.segment import Teacher
@@ -43,32 +38,17 @@ DRAWN = 0.5
 """Share of people from which on a pixel that they drew is an edge (RCF's η on BSDS)."""
 
 
-@dataclass(frozen=True)
-class ObjectTraining:
-    """One network of saliency and edges, and how long it learns.
+def defaults() -> Training[Objects]:
+    """The network for nine epochs in batches of ten (P-NOC's PoolNet: 10 images one by one).
 
-    Attributes:
-        model: the network and its optimizer.
-        augmentation: what happens to photographs and masks (PoolNet: mirror images alone).
-        epochs: passes over the images (P-NOC: 9).
-        batch_size: images per step, over all hosts (PoolNet: 10 one by one).
-        seed: of the start, the order and the augmentation.
-        save_every: steps between checkpoints.
-        cache_megabytes: memory in which decoded photographs are kept.
+    PoolNet's only augmentation are mirror images.
     """
-
-    model: Objects = field(default_factory=Objects)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    epochs: int = 9
-    batch_size: int = 10
-    seed: int = 0
-    save_every: int = 50
-    cache_megabytes: int = 1024
+    return Training(Objects(), epochs=9, batch_size=10)
 
 
 def fit(
     source: Source,
-    settings: ObjectTraining,
+    settings: Training[Objects],
     folder: Path,
     *,
     proposals: Store,
@@ -83,45 +63,22 @@ def fit(
     else or lack images, naming them, and for a folder of other settings.
     """
     if classes is not None and edges is not None:
-        raise UserError("edges are taught by classes' masks or by boundary maps; give one of them")
+        raise UserError(
+            "edges are learned from masks of classes or from boundary maps; give one of them"
+        )
     salient = segment.pseudo_masks(proposals, views.agnostic(source))
     classed = None if classes is None else segment.pseudo_masks(classes, source)
     drawn = None if edges is None else drawn_edges(edges, source)
-    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
-    chosen = as_json(settings)
-    if settings.model.weights is not None:
-        chosen["model"]["weights"] = settings.model.weights.name
-    record = {
-        "settings": chosen,
-        "data": {"name": source.name, "images": len(source.ids)},
+    notes = {
         "proposals": salient.record,
         "classes": None if classed is None else classed.record,
         **({} if drawn is None else {"edges": drawn.record}),
     }
     second = drawn or classed
     masks = _both(salient.masks, None if second is None else second.masks)
-    with folders.claim(folder, record) as run:
-        if not run.finished:
-            _train(source, masks, settings, folder, drawn=drawn is not None)
-    return folder
-
-
-def _train(
-    source: Source, masks: MaskReader, settings: ObjectTraining, folder: Path, *, drawn: bool
-) -> None:
-    batches = training_batches(
-        views.agnostic(source),
-        settings.augmentation,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        shard=(jax.process_index(), jax.process_count()),
-        masks=masks,
-        cache_bytes=settings.cache_megabytes << 20,
-    )
-    steps = settings.epochs * batches.steps_per_epoch
-    course = folders.Course(steps, settings.seed, settings.save_every)
-    system = objects.make(settings.model, steps=steps, drawn=drawn)
-    folders.learn(system, batches, course, folder)
+    make = partial(objects.make, drawn=drawn is not None)
+    seen = views.agnostic(source)
+    return training.train(settings, seen, folder, make, notes=notes, masks=masks)
 
 
 def drawn_edges(store: Store, source: Source) -> Teacher:
@@ -160,14 +117,14 @@ def predict(
 ) -> tuple[Store, Store]:
     """Saliency and edges of ``ids`` into two stores of probabilities; finished images are kept.
 
-    Both are the logistic function of the mean logits, whatever ``settings.reading`` says of
+    Both are the logistic function of the mean logits, whatever ``settings.reading`` asks of
     networks that compare. Images that cannot be read are skipped, printed, and listed.
     """
     record = folders.record_of(run, "run `wsss saliency`")
     made_by = {"stage": "objects", **as_json(settings)} | {
         name: record[name] for name in ("proposals", "classes")
     }
-    made_by |= stores.masks_read(record)
+    made_by |= inherited(record)
     saliency, edges = (
         stores.create(
             folder,
@@ -199,8 +156,8 @@ def _both(salient: MaskReader, classed: MaskReader | None) -> MaskReader:
     return read
 
 
-def _network_of(run: Path, record: Mapping[str, Any]) -> Dense:
-    model = config.from_json(ObjectTraining, record["settings"]).model
+def _network_of(run: Path, record: Record) -> Dense:
+    model = training.recorded(record, Objects).model
     state = folders.last_state(run, objects.template(model))
     return Dense(partial(objects.logits, model), state, objects.STRIDE, objects.LEAN)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,14 @@ from wsss_jax.data.photographs import read_image
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import UserError
 from wsss_jax.explain import multiscale
-from wsss_jax.ops.resize import resize
+from wsss_jax.ops.resize import grid_size, resize
 from wsss_jax.report import Picture, Report, write_page
 from wsss_jax.report.overlays import Row, sheet
 from wsss_jax.run.progress import meter
 from wsss_jax.stages import explain as explaining
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.subject import Method, Subject, at_layer, subject_of
+from wsss_jax.train.state import Weights
 from wsss_jax.types import Size
 
 MULTIPLE = 32
@@ -220,11 +221,11 @@ def write(
 def _stepped(method: Method, lean: float) -> Callable[..., tuple[Array, Array]]:
     """Rectified maps as they come, and read on the photograph's grid."""
 
-    def step(weights: Any, pixels: Array, inside: Array, labels: Array) -> tuple[Array, Array]:
+    def step(weights: Weights, pixels: Array, inside: Array, labels: Array) -> tuple[Array, Array]:
         maps = jax.nn.relu(method(weights, pixels, inside, labels))
         sizes = multiscale.sizes_of(inside)
         place = multiscale.Placement(sizes, sizes, pixels.shape[1] / maps.shape[1], lean)
-        canvas = multiscale.grid_size((pixels.shape[1], pixels.shape[2]))
+        canvas = grid_size((pixels.shape[1], pixels.shape[2]))
         return maps, multiscale.on_grid(maps, place, canvas, mirrored=False)
 
     return step
@@ -234,7 +235,7 @@ def _on_photograph(
     raw: Array, scores: Array, size: Size, labels: np.ndarray
 ) -> Float[np.ndarray, "h w k"]:
     """Scores in [0, 1] of the labels, on the grid of a photograph."""
-    grid = multiscale.grid_size(size)
+    grid = grid_size(size)
     if raw.shape[1] > scores.shape[1]:  # maps of pixels: a cell is the mean over its pixels
         whole = np.asarray(raw)[0, : size[0], : size[1]]
         cells = np.stack([resize(whole[..., label], grid) for label in labels], axis=-1)

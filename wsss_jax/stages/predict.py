@@ -9,20 +9,22 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.batches.batches import Group, inference_groups
+from wsss_jax.batches.batches import Group
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
+from wsss_jax.config import Record
+from wsss_jax.data import json_records
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.photographs import working_size
@@ -32,9 +34,11 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.datasets.unlabelled import photographs_in
 from wsss_jax.datasets.views import View
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.explain.faithfulness import Logits
 from wsss_jax.export.exported import photograph_names
 from wsss_jax.run import folders
-from wsss_jax.run.images import over_groups, record_skipped
+from wsss_jax.run.executors import Workers
+from wsss_jax.run.images import over_photographs, record_skipped
 from wsss_jax.run.thresholds import foreground
 from wsss_jax.stages import segment
 from wsss_jax.stages.explain import Explanation, explain
@@ -43,6 +47,7 @@ from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.masks import Masking, decide
 from wsss_jax.stages.segment import Prediction
 from wsss_jax.stages.subject import subject_of
+from wsss_jax.train.state import Weights
 from wsss_jax.weights.sources import resolve
 
 RECORD = "photographs.json"
@@ -62,11 +67,14 @@ class Predicting:
         flip: average over the mirror image too.
         batch_size: photographs per call.
         background: False where every pixel shows a class; None as in the run.
+        shard: index (from 0) and count of this job when several machines share the photographs;
+            job arrays of SLURM and Kubernetes are recognised.
     """
 
     flip: bool = True
     batch_size: int = 4
     background: bool | None = None
+    shard: tuple[int, int] | None = None
 
 
 class Predicted(NamedTuple):
@@ -104,11 +112,16 @@ def command(
 def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predicting) -> int:
     """Write masks and ``predictions.csv`` into ``out``; returns of how many photographs.
 
-    Raises BadFileError where there is no finished run, MissingFileError without photographs, and
-    UserError for a run that cannot answer, with the command that makes one which can.
+    A job of several writes its share of the masks, and predictions_0_of_2.csv. Raises BadFileError
+    where there is no finished run, MissingFileError without photographs, and UserError for a run
+    that cannot answer, with the command that makes one which can.
     """
     record = _record_of(run)
     source = photographs_in(photographs, ClassList(tuple(record["classes"])))
+    share = Workers(shard=settings.shard)
+    chosen, (index, jobs) = share.share(source.ids), share.share_number()
+    if not chosen:
+        return 0
     background = settings.background
     if background is None:
         background = bool(record.get("background", True))
@@ -116,15 +129,18 @@ def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predict
     _emptied_of_others(work, run, record)
     chances: Mapping[str, np.ndarray] = {}
     if record["segmenter"] is not None:
-        maps = _by_segmenter(run / record["segmenter"], source, work, settings)
+        maps = _by_segmenter(run / record["segmenter"], source, work, settings, ids=chosen)
     else:
-        maps, chances = _by_classifiers(run, record, source, work, settings)
-    done = tuple(maps.ids())
-    ids = tuple(id for id in source.ids if id in set(done))
-    masks = decide(maps, work / "masks", Masking(0.5, background=background), ids=ids)
-    export(masks, source, out, Export("png"))
+        maps, chances = _by_classifiers(run, record, source, work, settings, ids=chosen)
+    done = set(maps.ids())
+    ids = tuple(id for id in chosen if id in done)
+    masks = decide(
+        maps, work / "masks", Masking(0.5, background=background), ids=ids, workers=share
+    )
+    export(masks, source, out, Export("png"), workers=share)
     rows = {id: found_in(maps, masks, id, chances.get(id)) for id in ids}
-    write_atomic(out / TABLE, _table(rows, source))
+    table = TABLE if jobs == 1 else f"predictions_{index}_of_{jobs}.csv"
+    write_atomic(out / table, _table(rows, source))
     return len(ids)
 
 
@@ -151,11 +167,11 @@ def found_in(
     return sorted(found, key=lambda one: -one.share) or [rest]
 
 
-def _record_of(run: Path) -> dict[str, Any]:
+def _record_of(run: Path) -> Record:
     """What is needed of a run's folder; a segmentation network's own folder tells less."""
     path = run / RECORD
     if path.is_file():
-        record = read_json(path)
+        record = json_records.read(path, "classes", "segmenter", "saliency")
         if record["segmenter"] is None and record["saliency"]:
             raise UserError(
                 f"{run} was learned with saliency, of which new photographs have none; train a "
@@ -172,7 +188,7 @@ def _record_of(run: Path) -> dict[str, Any]:
     )
 
 
-def _emptied_of_others(work: Path, run: Path, record: Mapping[str, Any]) -> None:
+def _emptied_of_others(work: Path, run: Path, record: Record) -> None:
     """Remove maps of another run, or of this one before it learned anew; note whose are to come.
 
     UserError for a folder that holds anything else.
@@ -189,23 +205,31 @@ def _emptied_of_others(work: Path, run: Path, record: Mapping[str, Any]) -> None
     write_atomic(path, json.dumps(origin).encode())
 
 
-def _by_segmenter(run: Path, source: Source, work: Path, settings: Predicting) -> Store:
+def _by_segmenter(
+    run: Path, source: Source, work: Path, settings: Predicting, *, ids: tuple[str, ...]
+) -> Store:
     """Probabilities at the size that training showed: the middle of its long sides."""
     record = folders.record_of(run, "run the same command again")
     view = record["settings"]["augmentation"]["long_side"]
     scale = _scale(source, (view[0] + view[1]) / 2)
     asked = Prediction((scale,), settings.flip, settings.batch_size)
-    return segment.predict(run, source, work / "scores", asked, ids=source.ids)
+    return segment.predict(run, source, work / "scores", asked, ids=ids)
 
 
 def _by_classifiers(
-    run: Path, record: Mapping[str, Any], source: Source, work: Path, settings: Predicting
+    run: Path,
+    record: Record,
+    source: Source,
+    work: Path,
+    settings: Predicting,
+    *,
+    ids: tuple[str, ...],
 ) -> tuple[Store, dict[str, np.ndarray]]:
     """Combined maps of the classes that the classifiers find, and the classes' probabilities."""
     base = run / record["base"]
     names, scale = record["systems"], _scale(source, float(record["side"]))
     runs = [base / f"run_{name}" for name in names]
-    chances = _chances(runs, source, scale, settings, work)
+    chances = _chances(runs, source, scale, settings, work, ids=ids)
     labels = {id: _labels(one, record["always"]) for id, one in chances.items()}
     known, ids = View(source, source.classes, labels.__getitem__, _no_mask), tuple(chances)
     scales = tuple(round(one * scale, 3) for one in record["scales"])
@@ -264,7 +288,13 @@ def _no_mask(id: str) -> None:
 
 
 def _chances(
-    runs: Sequence[Path], source: Source, scale: float, settings: Predicting, work: Path
+    runs: Sequence[Path],
+    source: Source,
+    scale: float,
+    settings: Predicting,
+    work: Path,
+    *,
+    ids: tuple[str, ...],
 ) -> dict[str, Float[np.ndarray, " c"]]:
     """The probability of each class in each photograph, the mean over the classifiers."""
     subjects = [subject_of(run) for run in runs]
@@ -272,14 +302,6 @@ def _chances(
         (jax.jit(partial(_logits, ask=subject.logits)), subject.weights) for subject in subjects
     ]
     found: dict[str, np.ndarray] = {}
-    skipped: dict[str, str] = {}
-    groups = inference_groups(
-        source,
-        source.ids,
-        scales=(scale,),
-        batch_size=settings.batch_size,
-        skip=skipped.__setitem__,
-    )
 
     def write(group: Group) -> int:
         batch = group.scaled[0]
@@ -288,16 +310,24 @@ def _chances(
         found.update(zip(group.ids, mean, strict=False))
         return len(group.ids)
 
-    tally = over_groups("find classes", groups, len(source.ids), write, skipped)
+    tally = over_photographs(
+        "find classes",
+        source,
+        ids,
+        write,
+        scales=(scale,),
+        batch_size=settings.batch_size,
+    )
+    tally = replace(tally, shard=Workers(shard=settings.shard).share_number())
     tally.report("find classes")
     record_skipped(work, tally)
     if not found:
-        id, reason = min(skipped.items())
-        raise BadFileError(f"all {len(skipped)} photographs failed, first {id}: {reason}")
-    return {id: found[id] for id in source.ids if id in found}
+        id, reason = min(tally.skipped.items())
+        raise BadFileError(f"all {len(tally.skipped)} photographs failed, first {id}: {reason}")
+    return {id: found[id] for id in ids if id in found}
 
 
-def _logits(weights: Any, images: Array, inside: Array, *, ask: Any) -> Array:
+def _logits(weights: Weights, images: Array, inside: Array, *, ask: Callable[..., Logits]) -> Array:
     return ask(weights, inside)(images)
 
 

@@ -23,6 +23,7 @@ from wsss_jax.crf import by_pydensecrf as crf_pydensecrf
 from wsss_jax.crf import dense as crf
 from wsss_jax.data import stores
 from wsss_jax.data.photographs import working_size
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
@@ -30,7 +31,7 @@ from wsss_jax.ops import affinity, masks, walk
 from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
-from wsss_jax.stages.affinity import Learned, learned, masks_read
+from wsss_jax.stages.affinity import Learned, learned, run_sources
 from wsss_jax.stages.masks import label_free_threshold
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet, answers
 from wsss_jax.types import Kind, ScoreMaps, Size
@@ -42,7 +43,7 @@ BACKGROUND = 0.3
 """Score of background beside activations whose maximum is 1."""
 
 PIXELS = 128
-"""Photographs that a network sees are padded to multiples of this, for the same reason."""
+"""Photographs are padded for a network to multiples of this, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,12 @@ def refine(
     if isinstance(settings, Crf) and settings.background == "otsu":
         settings = replace(settings, background=_otsu(store, ids))
     made_by, parents = as_json(settings), [store.folder.name]
-    shown = stores.masks_read(store)
+    shown = inherited(store)
     if isinstance(settings, Walk) and settings.affinity is not None:
         learned(settings.affinity)  # a run that is not finished is refused before anything is made
         made_by["affinity"] = settings.affinity.name
         parents.append(settings.affinity.name)
-        shown = stores.masks_read(store, masks_read(settings.affinity))
+        shown = inherited(store, run_sources(settings.affinity))
     target = stores.create(
         folder,
         holds="scores",
@@ -180,14 +181,14 @@ def _kind_after(kind: Kind, settings: Walk | Crf) -> Kind:
 def _otsu(store: Store, ids: tuple[str, ...]) -> float:
     """Background of a CRF over the store; of no account for probabilities, which bring their own.
 
-    Raises ValueError where scores are all alike.
+    Raises ValueError where all scores are equal.
     """
     if store.kind == "probability":
         return BACKGROUND
     found = label_free_threshold(store, ids)
     if found is None:
         raise UserError(
-            f"{store.folder}: scores are all alike, so no background can be read off them; give "
+            f"{store.folder}: all scores are equal, so no background can be read off them; give "
             "crf.background a number"
         )
     return round(found, 2)
@@ -256,7 +257,7 @@ def _along_colours(
     colours = np.asarray(
         Image.fromarray(image).resize((width, height), Image.Resampling.BOX), np.float32
     )
-    padded = _on_canvas(scores, canvas, _slots(count))
+    padded = _on_canvas(scores, canvas, _padded_count(count))
     inside = _on_canvas(np.ones((height, width, 1), np.float32), canvas, 1)[..., 0] > 0
     out = _walk(padded, _on_canvas(colours / np.float32(255), canvas, 3), inside, settings)
     return np.asarray(out)[:height, :width, :count]
@@ -274,7 +275,7 @@ def _along_learned(
     photograph = _on_canvas(image.astype(np.float32) / np.float32(255), canvas, 3)
     inside = _on_canvas(np.ones((*image.shape[:2], 1), np.float32), canvas, 1)[..., 0] > 0
     grid = (canvas[0] // stride, canvas[1] // stride)
-    padded = _on_canvas(resize(scores, (height, width)), grid, _slots(count))
+    padded = _on_canvas(resize(scores, (height, width)), grid, _padded_count(count))
     said = _answers(network.model, network.weights, photograph[None], inside[None])
     out = _walk_learned(said, padded, inside, model=network.model, settings=settings)
     return np.asarray(out)[:height, :width, :count]
@@ -373,13 +374,13 @@ def _rounded_up(size: tuple[int, ...], multiple: int) -> Size:
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
-def _slots(count: int) -> int:
+def _padded_count(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
 def _on_canvas(
-    array: Float[np.ndarray, "h w k"], canvas: Size, slots: int
+    array: Float[np.ndarray, "h w k"], canvas: Size, channels: int
 ) -> Float[np.ndarray, "H W n"]:
-    padded = np.zeros((*canvas, slots), np.float32)
+    padded = np.zeros((*canvas, channels), np.float32)
     padded[: array.shape[0], : array.shape[1], : array.shape[2]] = array
     return padded

@@ -6,71 +6,49 @@ of class scores; labels and true masks are not read.
 """
 
 import io
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 from scipy.special import expit
 
-from wsss_jax import config
 from wsss_jax.batches.augment import Augmentation
-from wsss_jax.batches.batches import Group, MaskReader, training_batches
-from wsss_jax.config import as_json
+from wsss_jax.batches.batches import Group, MaskReader
+from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import SALIENCY
 from wsss_jax.data.files import path_of, write_atomic
+from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
-from wsss_jax.models import recognise
 from wsss_jax.ops.resize import resize
-from wsss_jax.run import dense, folders
+from wsss_jax.run import dense, folders, training
 from wsss_jax.run.dense import Dense
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each
+from wsss_jax.run.training import Training
 from wsss_jax.systems import saliency
 from wsss_jax.systems.saliency import LEVELS, Contrast
 from wsss_jax.types import ScoreMaps, Size
 
 
-@dataclass(frozen=True)
-class Contrasting:
-    """One network of foreground and background, and how long it learns.
+def defaults() -> Training[Contrast]:
+    """C2AM for ten epochs, as CCAM: no change of colours, crops of 448 from a long side of 512.
 
-    Attributes:
-        model: the network, its hints and its optimizer.
-        augmentation: what happens to photographs and hints (CCAM: no colours, crop 448 of 512).
-        epochs: passes over the images.
-        batch_size: images per step, over all hosts; at least 32, better 128 (CCAM), since every
-            image is compared with every other.
-        seed: of the start, the order and the augmentation.
-        save_every: steps between checkpoints.
-        cache_megabytes: memory in which decoded photographs are kept.
+    Batches hold 128 images (CCAM); at least 32, since every image is compared with every other.
     """
-
-    model: Contrast = field(default_factory=Contrast)
-    augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(
-            crop=448,
-            long_side=(512, 512),
-            brightness=0.0,
-            contrast=0.0,
-            saturation=0.0,
-            hue=0.0,
-        )
+    view = Augmentation(
+        crop=448, long_side=(512, 512), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
     )
-    epochs: int = 10
-    batch_size: int = 128
-    seed: int = 0
-    save_every: int = 25
-    cache_megabytes: int = 1024
+    return Training(Contrast(), view, epochs=10, batch_size=128)
 
 
 @dataclass(frozen=True)
@@ -92,53 +70,29 @@ class Looking:
     reading: Literal["probability", "peak"] = "probability"
 
 
-def fit(source: Source, settings: Contrasting, folder: Path, *, hints: Store | None) -> Path:
+def fit(source: Source, settings: Training[Contrast], folder: Path, *, hints: Store | None) -> Path:
     """Train on photographs and hints into ``folder``, or go on with a run that was stopped.
 
-    hints: store of class scores for C2AM-H, None for C2AM. Raises ValueError where hints and
+    hints: store of class scores for C2AM-H, None for C2AM. Raises UserError where hints and
     ``model.hint_weight`` do not go together, where hints of some images are missing (naming them),
     and when the folder holds a run with other settings.
     """
-    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
-    record = run_record(settings, source, hints)
-    reader = None if hints is None else hint_reader(hints, source)
-    with folders.claim(folder, record) as run:
-        if not run.finished:
-            _train(source, reader, settings, folder)
-    return folder
+    notes = notes_of(settings.model, hints)
+    masks = None if hints is None else hint_reader(hints, source)
+    seen = views.agnostic(source)
+    return training.train(settings, seen, folder, saliency.make, notes=notes, masks=masks)
 
 
-def _train(source: Source, reader: MaskReader | None, settings: Contrasting, folder: Path) -> None:
-    batches = training_batches(
-        views.agnostic(source),
-        settings.augmentation,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        shard=(jax.process_index(), jax.process_count()),
-        masks=reader,
-        cache_bytes=settings.cache_megabytes << 20,
-    )
-    steps = settings.epochs * batches.steps_per_epoch
-    course = folders.Course(steps, settings.seed, settings.save_every)
-    folders.learn(saliency.make(settings.model, steps=steps), batches, course, folder)
-
-
-def run_record(settings: Contrasting, source: Source, hints: Store | None) -> dict[str, Any]:
-    """What a run folder says of how it was made; the weight file by name, wherever it lies."""
-    if (hints is not None) != (settings.model.hint_weight > 0):
+def notes_of(model: Contrast, hints: Store | None) -> Record:
+    """What the record of a run has beside its settings: C2AM or C2AM-H, and its hints."""
+    if (hints is not None) != (model.hint_weight > 0):
         raise UserError(
-            f"model.hint_weight is {settings.model.hint_weight}, and there are "
+            f"model.hint_weight is {model.hint_weight}, and there are "
             f"{'no ' if hints is None else ''}hints; C2AM-H wants both, C2AM neither"
         )
-    chosen = as_json(settings)
-    if settings.model.weights is not None:
-        chosen["model"]["weights"] = settings.model.weights.name
-    return {
-        "system": "c2am" if hints is None else "c2am_h",
-        "settings": chosen,
-        "data": {"name": source.name, "images": len(source.ids)},
-        "hints": None if hints is None else {"store": hints.folder.name, "by": dict(hints.made_by)},
-    }
+    if hints is None:
+        return {"system": "c2am", "hints": None}
+    return {"system": "c2am_h", "hints": {"store": hints.folder.name, "by": hints.made_by}}
 
 
 def hint_reader(hints: Store, source: Source) -> MaskReader:
@@ -168,12 +122,7 @@ def check_scores(store: Store, source: Source, what: str) -> None:
             f"{store.folder} holds {store.kind if store.holds == 'scores' else store.holds}; "
             f"{what} are activations or probabilities"
         )
-    missing = store.missing(source.ids)
-    if missing:
-        raise UserError(
-            f"{store.folder}: no {what} of {len(missing)} of {len(source.ids)} images "
-            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
-        )
+    stores.require(store, source.ids, what)
 
 
 def predict(
@@ -194,12 +143,12 @@ def predict(
             **as_json(settings),
             "system": record["system"],
             "hints": record["hints"],
-            **stores.masks_read(record),
+            **inherited(record),
         },
         parents=(run.name,),
     )
     if target.missing(ids):
-        model = config.from_json(Contrasting, record["settings"]).model
+        model = training.recorded(record, Contrast).model
         state = folders.last_state(run, saliency.template(model))
         logits = partial(_logits, model)
         network = Dense(logits, state, model.output_stride, saliency.lean(model))
@@ -245,13 +194,17 @@ def _write_png(id: str, *, store: Store, folder: Path) -> None:
 
 
 def _logits(
-    model: Contrast, state: Any, images: Array, inside: Bool[Array, "b H W"]
+    model: Contrast, state: saliency.ContrastState, images: Array, inside: Bool[Array, "b H W"]
 ) -> Float[Array, "b h w 1"]:
     return saliency.foreground(model, state, images, inside)[..., None]
 
 
 def _read_as(
-    reading: Any, logits: Float[np.ndarray, "h w c"], group: Group, row: int, size: Size
+    reading: Callable[[np.ndarray], np.ndarray],
+    logits: Float[np.ndarray, "h w c"],
+    group: Group,
+    row: int,
+    size: Size,
 ) -> ScoreMaps:
     scores = reading(logits[..., 0])[..., None].astype(np.float32)
     peak = scores.max(axis=(0, 1))

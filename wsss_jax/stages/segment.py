@@ -1,61 +1,41 @@
-"""The end of the path: a segmentation network learned from masks, and what it says of images.
+"""The end of the path: a segmentation network learned from masks, and its predictions.
 
 Masks come from a store that earlier stages made. True masks are another teacher, for the upper
-bound of full supervision: every record and store of such a run says so. Prediction sees
-photographs alone, neither labels nor truth, unless it is told to keep to the labelled classes.
+bound of full supervision: every record and store of such a run tells so. Prediction reads
+photographs alone, neither labels nor truth, unless it is told to predict the labelled classes only.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.special import softmax
 
-from wsss_jax import config
-from wsss_jax.batches.augment import Augmentation
-from wsss_jax.batches.batches import Group, MaskReader, training_batches
-from wsss_jax.config import as_json
+from wsss_jax.batches.batches import Group, MaskReader
+from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
+from wsss_jax.data.provenance import NOT_STATED, inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
-from wsss_jax.models import recognise
-from wsss_jax.run import dense, folders
+from wsss_jax.run import dense, folders, training
 from wsss_jax.run.dense import Dense
+from wsss_jax.run.training import Training
 from wsss_jax.systems import pixels
 from wsss_jax.systems.pixels import Segmenter
-from wsss_jax.types import IGNORE, ScoreMaps, Size
+from wsss_jax.types import IGNORE, Provenance, ScoreMaps, Size
 
 TRUTH = "true masks of every pixel: full supervision, an upper bound"
-"""What records say of a network that was not taught by pseudo-masks."""
+"""What records hold of a network that learned from true masks."""
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """One segmentation network and how long it learns.
-
-    Attributes:
-        model: the network and its optimizer.
-        augmentation: what happens to photographs and masks (P-NOC: long side 320 to 640, crop 512).
-        epochs: passes over the images (P-NOC 15, Puzzle-CAM 50).
-        batch_size: images per step, over all hosts.
-        seed: of the start, the order and the augmentation.
-        save_every: steps between checkpoints.
-        cache_megabytes: memory in which decoded photographs are kept.
-    """
-
-    model: Segmenter = field(default_factory=Segmenter)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    epochs: int = 15
-    batch_size: int = 16
-    seed: int = 0
-    save_every: int = 50
-    cache_megabytes: int = 1024
+def defaults() -> Training[Segmenter]:
+    """DeepLabV3+ for 15 epochs, as P-NOC (Puzzle-CAM: 50); P-NOC crops 512 of 320 to 640."""
+    return Training(Segmenter(), epochs=15)
 
 
 @dataclass(frozen=True)
@@ -79,7 +59,7 @@ class Teacher(NamedTuple):
     """Where masks come from, and what records say of it."""
 
     masks: MaskReader
-    record: dict[str, Any]
+    record: Record
 
 
 def pseudo_masks(store: Store, source: Source) -> Teacher:
@@ -95,12 +75,7 @@ def pseudo_masks(store: Store, source: Source) -> Teacher:
             f"{store.folder} has masks of {len(store.classes)} classes, {source.name} has "
             f"{len(source.classes)}; both must be the same"
         )
-    missing = store.missing(source.ids)
-    if missing:
-        raise UserError(
-            f"{store.folder}: no masks of {len(missing)} of {len(source.ids)} images "
-            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
-        )
+    stores.require(store, source.ids, "masks")
     record = {
         "masks": store.folder.name,
         "made_by": dict(store.made_by),
@@ -112,54 +87,30 @@ def pseudo_masks(store: Store, source: Source) -> Teacher:
 def truth(source: Source) -> Teacher:
     """The source's own true masks as teacher: not weak supervision, but its upper bound."""
 
+    taught = recorded(Provenance(source.name, NOT_STATED, "true masks"))
+
     def read(id: str) -> UInt8[np.ndarray, "H W"]:
         mask = source.mask(id)
         if mask is None:
             raise MissingFileError(f"{id}: no true mask, so it cannot teach")
         return mask
 
-    return Teacher(_checked(read, len(source.classes)), {"masks": TRUTH})
+    return Teacher(_checked(read, len(source.classes)), {"masks": TRUTH, **taught})
 
 
-def fit(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) -> Path:
+def fit(source: Source, teacher: Teacher, settings: Training[Segmenter], folder: Path) -> Path:
     """Train on the source's photographs and the teacher's masks into ``folder``, or go on with it.
 
-    Raises ValueError when the folder holds a run of other settings, data or teacher, naming them.
+    Raises UserError when the folder holds a run of other settings, data or teacher, naming them.
     """
-    settings = recognise.settled(settings, needed=not folders.is_finished(folder))
-    with folders.claim(folder, run_record(settings, source, teacher)) as run:
-        if not run.finished:
-            _train(source, teacher, settings, folder)
-    return folder
+    make = partial(pixels.make, classes=len(source.classes))
+    notes = notes_of(source, teacher)
+    return training.train(settings, source, folder, make, notes=notes, masks=teacher.masks)
 
 
-def _train(source: Source, teacher: Teacher, settings: Segmentation, folder: Path) -> None:
-    batches = training_batches(
-        source,
-        settings.augmentation,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        shard=(jax.process_index(), jax.process_count()),
-        masks=teacher.masks,
-        cache_bytes=settings.cache_megabytes << 20,
-    )
-    steps = settings.epochs * batches.steps_per_epoch
-    system = pixels.make(settings.model, classes=len(source.classes), steps=steps)
-    course = folders.Course(steps, settings.seed, settings.save_every)
-    folders.learn(system, batches, course, folder)
-
-
-def run_record(settings: Segmentation, source: Source, teacher: Teacher) -> dict[str, Any]:
-    """What a run folder says of how it was made; the weight file by name, wherever it lies."""
-    chosen = as_json(settings)
-    if settings.model.weights is not None:
-        chosen["model"]["weights"] = settings.model.weights.name
-    return {
-        "settings": chosen,
-        "data": {"name": source.name, "images": len(source.ids)},
-        "classes": list(source.classes.names),
-        "learned_from": as_json(teacher.record),
-    }
+def notes_of(source: Source, teacher: Teacher) -> Record:
+    """What the record of a run has beside its settings: the classes, and where masks came from."""
+    return {"classes": list(source.classes.names), "learned_from": teacher.record}
 
 
 def predict(
@@ -179,7 +130,7 @@ def predict(
             f"{len(source.classes)}; predict on the data set it was trained for"
         )
     made_by = {"stage": "segment", **as_json(settings), "learned_from": record["learned_from"]}
-    made_by |= stores.masks_read(record)
+    made_by |= inherited(record)
     target = stores.create(
         folder,
         holds="scores",
@@ -233,8 +184,8 @@ def _labelled(logits: Float[np.ndarray, "h w c"], group: Group, row: int, size: 
     return probabilities(softmax(logits, axis=-1), size, group.labels[row])
 
 
-def _network_of(run: Path, record: dict[str, Any]) -> Dense:
-    model = config.from_json(Segmentation, record["settings"]).model
+def _network_of(run: Path, record: Record) -> Dense:
+    model = training.recorded(record, Segmenter).model
     classes = len(record["classes"])
     state = folders.last_state(run, pixels.template(model, classes))
     logits = partial(pixels.scores, pixels.structure(model, classes))

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from wsss_jax.config import lookup
 from wsss_jax.data.classes import ClassList
@@ -19,9 +19,10 @@ from wsss_jax.explain.contract import Explainer, logits_of
 from wsss_jax.explain.faithfulness import Logits
 from wsss_jax.stages.train import trained
 from wsss_jax.systems import SYSTEMS, Model, name_of
+from wsss_jax.train.state import Weights
 from wsss_jax.types import Scorer
 
-Method = Callable[[Any, Array, Array, Array], Array]
+Method = Callable[[Weights, Array, Array, Array], Array]
 """(weights, images (b,H,W,3), inside (b,H,W), labels (b,c)) to raw maps (b,h,w,c)."""
 
 ON_TOKENS = (
@@ -51,9 +52,9 @@ class Subject(NamedTuple):
     """
 
     classes: ClassList
-    weights: Any
+    weights: Weights
     methods: Mapping[str, Method]
-    logits: Callable[[Any, Array], Logits]
+    logits: Callable[[Weights, Array], Logits]
     mean: tuple[float, ...]
     lean: float
     wrapped: Callable[[Explainer], Method]
@@ -65,21 +66,21 @@ def subject_of(run: Path) -> Subject:
     return subject(training.model, classes, state)
 
 
-def subject(model: Model, classes: ClassList, state: Any) -> Subject:
+def subject(model: Model, classes: ClassList, state: PyTree) -> Subject:
     """The network of a system's settings and state."""
     explained = SYSTEMS[name_of(model)].explained(model)
     network = explained.structure(len(classes))
 
-    def ask(weights: Any, inside: Array) -> Any:
+    def ask(weights: Weights, inside: Array) -> Any:
         """The scorer, or for a class token the attentive."""
         return explained.scorer(network, *weights)(inside)
 
-    def logits(weights: Any, inside: Array) -> Logits:
+    def logits(weights: Weights, inside: Array) -> Logits:
         if explained.attentive:
             return lambda images: ask(weights, inside).record(images)[0]
         return partial(logits_of, ask(weights, inside))
 
-    def last_norm(weights: Any, inside: Array, images: Array) -> Scorer:
+    def last_norm(weights: Weights, inside: Array, images: Array) -> Scorer:
         return network.bind(*weights).last_norm(images, inside)
 
     if explained.attentive:
@@ -133,7 +134,7 @@ def _of_class_token(
 
 
 def _from_pixels(explainer: Explainer, logits: Callable[..., Logits]) -> Method:
-    """Pixels as features: all that changes the image alone sees no difference."""
+    """Pixels as features: methods that change only the image need nothing else."""
     return lambda weights, images, inside, labels: explainer(
         Scorer(lambda pixels: pixels, logits(weights, inside)), images, labels
     )

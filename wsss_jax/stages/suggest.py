@@ -181,8 +181,8 @@ def _rows(
     """A row of every photograph with a class and a record."""
     if store.holds != "scores" or store.kind == "logit":
         raise UserError(f"{store.folder} holds no scores of classes; wanted combined score maps")
-    beside = store.folder.with_name(f"{store.folder.name}_uncertainty")
-    doubts = open_store(beside) if (beside / "index.json").is_file() else None
+    folder = store.folder.with_name(f"{store.folder.name}_uncertainty")
+    doubts = open_store(folder) if (folder / "index.json").is_file() else None
     threshold = label_free_threshold(store, store.ids()) or 0.5
     held = set(store.ids())
     rows: list[Row] = []

@@ -54,8 +54,12 @@ def get(name: Positional[str], to: Path = Path("weights")) -> None:
         target = to / found.path.name
     _copy(found.path, target)
     for config in (found.path.with_name(file) for file in import_hub.CONFIGS):
-        if import_hub.is_on_hub(name) and config.is_file() and not _beside(target).exists():
-            _copy(config, _beside(target))
+        if (
+            import_hub.is_on_hub(name)
+            and config.is_file()
+            and not _configuration_of(target).exists()
+        ):
+            _copy(config, _configuration_of(target))
     if found.entry is not None:
         print(f"licence: {found.entry.licence or 'not known'}")
         print(f"supervised by: {found.entry.supervision}")
@@ -108,7 +112,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = MappingProxyType(
 """The verbs below ``wsss weights``."""
 
 
-def _beside(target: Path) -> Path:
+def _configuration_of(target: Path) -> Path:
     """Where the configuration of a weight file lies (``import_hub.configured``)."""
     return target.with_suffix(".json")
 

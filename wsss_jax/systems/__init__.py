@@ -6,7 +6,6 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier, pnoc, poc, seam
@@ -37,7 +36,7 @@ SYSTEMS: Mapping[str, Entry] = MappingProxyType(
 """Systems by the name that run folders record."""
 
 
-def name_of(settings: Any) -> str:
+def name_of(settings: object) -> str:
     """The system that these settings belong to. ValueError where it is none of SYSTEMS."""
     for name, entry in SYSTEMS.items():
         if type(settings) is entry.settings:

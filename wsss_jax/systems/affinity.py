@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.config import lookup
@@ -26,9 +26,9 @@ from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import losses, pairs
 from wsss_jax.ops.affinity import Affinity
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer
-from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
+from wsss_jax.train.state import Network, TrainState, Weights
+from wsss_jax.types import Batch, System, Variables
 
 
 class Branch(NamedTuple):
@@ -120,15 +120,17 @@ def make(settings: AffinityNet, *, steps: int) -> System:
     network, branch = structure(settings), BRANCHES[settings.branch]
     update = _update(settings, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return states.create(states.functional(_module(settings, key)), update)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
-        labels = pairs.at_cells(batch.masks, settings.stride, batch.inside)
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
+        labels = pairs.at_cells(batch.given_masks, settings.stride, batch.inside)
         kinds = pairs.pairs(losses.where_given(labels, batch.real), settings.radius)
         cells = grid_inside(batch.inside, settings.stride)
 
-        def loss_of(params: Any) -> Array:
+        def loss_of(params: Variables) -> Array:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
             joined = branch.join(getattr(found, branch.head), settings.radius, cells)
@@ -143,11 +145,11 @@ def make(settings: AffinityNet, *, steps: int) -> System:
 
 def answers(
     settings: AffinityNet,
-    weights: tuple[Any, Any],
+    weights: Weights,
     images: Float[Array, "b H W 3"],
     inside: Bool[Array, "b H W"],
 ) -> Float[Array, "b h w ..."]:
-    """What the trained head says of images, which lie top left; canvases divisible by the stride.
+    """The trained head's output for images, which lie top left; canvases divisible by the stride.
 
     weights: parameters and the rest of the state. For IRN's branch the mean of the logits of image
     and mirror image, as there; where only the image has a real cell, its own.
@@ -164,12 +166,7 @@ def answers(
 
 def template(settings: AffinityNet) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network, update = structure(settings), _update(settings, 1)
-
-    def start(params: Any, stats: Any) -> TrainState:
-        return states.create(network._replace(params=params, stats=stats), update)
-
-    return jax.eval_shape(start, network.params, network.stats)
+    return states.template(structure(settings), _update(settings, 1))
 
 
 def structure(settings: AffinityNet) -> Network:
@@ -178,7 +175,7 @@ def structure(settings: AffinityNet) -> Network:
     return states.abstract(lambda: _module(bare, jax.random.key(0)))
 
 
-def _module(settings: AffinityNet, key: Any) -> Any:
+def _module(settings: AffinityNet, key: PRNGKeyArray) -> dense_heads.MultiTask:
     return dense_heads.multitask(
         settings.backbone,
         {BRANCHES[settings.branch].head: settings.stride},
@@ -197,5 +194,4 @@ def _update(settings: AffinityNet, steps: int) -> optax.GradientTransformation:
     optim = settings.optim
     if not settings.learns_body:
         optim = replace(optim, freeze=(*optim.freeze, "backbone"))
-    fresh = settings.weights is None
-    return optimizer(optim, steps, lambda name: not fresh and not name.startswith("backbone"))
+    return optimizer(optim, steps, outside_backbone(pretrained=settings.weights is not None))

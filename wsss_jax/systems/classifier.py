@@ -9,18 +9,19 @@ transformer's own. Everything that other systems share of it is here too.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
-from jaxtyping import Array, Bool, Float
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from wsss_jax.models import build, classifiers
+from wsss_jax.models import build, classifiers, heads
+from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.ops import losses
 from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, held, optimizer
+from wsss_jax.train.optimizers import Optim, held, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Attentive, Batch, Scorer, System
+from wsss_jax.types import Attentive, Batch, Scorer, System, Variables
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,15 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
     network = structure(settings, classes)
     update = update_of(settings, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return start(settings, classes, steps, key)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
         targets = losses.smooth(batch.labels, settings.label_smoothing)
 
-        def loss_of(params: Any) -> Array:
+        def loss_of(params: Variables) -> Array:
             module = network.bind(held(params, settings.optim.freeze), state.stats)
             return cross_entropy(module(batch.images, batch.inside, rngs=key), targets, batch)
 
@@ -78,7 +81,7 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
 
 def template(settings: Classifier, classes: int) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    return template_of(structure(settings, classes), update_of(settings, 1))
+    return states.template(structure(settings, classes), update_of(settings, 1))
 
 
 def explained(settings: Classifier) -> Explained:
@@ -92,24 +95,16 @@ def explained(settings: Classifier) -> Explained:
     )
 
 
-def start(settings: Classifier, classes: int, steps: int, key: Any) -> TrainState:
+def start(settings: Classifier, classes: int, steps: int, key: PRNGKeyArray) -> TrainState:
     """The state of the named network before its first step, its weights read from their file."""
     network = states.functional(module_of(settings, classes, key))
     return states.create(network, update_of(settings, steps))
 
 
-def update_of(settings: Classifier, steps: int) -> Any:
+def update_of(settings: Classifier, steps: int) -> optax.GradientTransformation:
     """The gradient transformation for ``steps`` updates."""
-    return optimizer(settings.optim, steps, is_new(settings))
-
-
-def template_of(network: Network, update: Any) -> TrainState:
-    """The shape of the state that training a network of this structure starts from."""
-
-    def begin(params: Any, stats: Any) -> TrainState:
-        return states.create(network._replace(params=params, stats=stats), update)
-
-    return jax.eval_shape(begin, network.params, network.stats)
+    pretrained = settings.weights is not None
+    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))
 
 
 def cross_entropy(
@@ -139,7 +134,9 @@ def bare(settings: Classifier) -> Classifier:
     return replace(settings, weights=None)
 
 
-def module_of(settings: Classifier, classes: int, key: Any) -> Any:
+def module_of(
+    settings: Classifier, classes: int, key: PRNGKeyArray
+) -> heads.Classifier | TokenClassifier:
     """The network itself, from a random start or its file of weights."""
     plain = build.classifier(
         settings.backbone,
@@ -154,14 +151,9 @@ def module_of(settings: Classifier, classes: int, key: Any) -> Any:
     return classifiers.with_head(plain, settings.head, key=key)
 
 
-def is_new(settings: Classifier) -> Callable[[str], bool]:
-    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
-    if settings.weights is None:
-        return lambda name: False
-    return lambda name: "backbone" not in name.split("/")
-
-
-def scorer(network: Network, params: Any, stats: Any) -> Callable[[Bool[Array, "b H W"]], Scorer]:
+def scorer(
+    network: Network, params: Variables, stats: Variables
+) -> Callable[[Bool[Array, "b H W"]], Scorer]:
     """From the pixels that are real to the functions that explanations need."""
     module = network.bind(params, stats)
 
@@ -176,7 +168,7 @@ def scorer(network: Network, params: Any, stats: Any) -> Callable[[Bool[Array, "
 
 
 def attentive(
-    network: Network, params: Any, stats: Any
+    network: Network, params: Variables, stats: Variables
 ) -> Callable[[Bool[Array, "b H W"]], Attentive]:
     """The same for the class token of a transformer, whose attention is explained."""
     return network.bind(params, stats).attentive

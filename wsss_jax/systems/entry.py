@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from wsss_jax.train.state import Network
+from jaxtyping import Array, PyTree
+
+from wsss_jax.train.state import Network, Weights
+from wsss_jax.types import System, Variables
 
 
 class Explained(NamedTuple):
@@ -16,8 +19,8 @@ class Explained(NamedTuple):
     """
 
     structure: Callable[[int], Network]
-    weights: Callable[[Any], tuple[Any, Any]]
-    scorer: Callable[[Network, Any, Any], Callable[[Any], Any]]
+    weights: Callable[[PyTree], Weights]
+    scorer: Callable[[Network, Variables, Variables], Callable[[Array], Any]]
     lean: float
     attentive: bool = False
 
@@ -30,6 +33,6 @@ class Entry(NamedTuple):
     """
 
     settings: type
-    make: Callable[..., Any]
-    template: Callable[..., Any]
-    explained: Callable[[Any], Explained]
+    make: Callable[..., System]
+    template: Callable[..., PyTree]
+    explained: Callable[..., Explained]

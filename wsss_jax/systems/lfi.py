@@ -6,10 +6,9 @@ class map, so no later stage can use it.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from wsss_jax.models import lfi
 from wsss_jax.ops import losses
@@ -17,7 +16,7 @@ from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train import state as states
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,16 @@ def make(settings: Lfi, *, classes: int, steps: int) -> System:
     network = structure(settings, classes)
     update = classifier.update_of(settings.classifier, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         module = module_of(settings, settings.classifier, classes, key)
         return states.create(states.functional(module), update)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
         targets = losses.smooth(batch.labels, settings.classifier.label_smoothing)
 
-        def loss_of(params: Any) -> Array:
+        def loss_of(params: Variables) -> Array:
             module = network.bind(params, state.stats)
             logits = module(batch.images, batch.inside, rngs=key)
             return classifier.cross_entropy(logits, targets, batch)
@@ -58,8 +59,10 @@ def structure(settings: Lfi, classes: int) -> Network:
     return states.abstract(lambda: module_of(settings, bare, classes, jax.random.key(0)))
 
 
-def module_of(settings: Lfi, plain: Classifier, classes: int, key: Any) -> lfi.LfiClassifier:
+def module_of(
+    settings: Lfi, plain: Classifier, classes: int, key: PRNGKeyArray
+) -> lfi.LfiClassifier:
     """The network itself: a classifier, from random weights or its file, and a random new part."""
     key_plain, key_new = jax.random.split(key)
     body = classifier.module_of(plain, classes, key_plain)
-    return lfi.beside(body, width=settings.width, key=key_new)
+    return lfi.with_importance(body, width=settings.width, key=key_new)

@@ -7,22 +7,21 @@ of PoolNet's, both learned jointly from the start, means in place of sums over p
 pixels where the proposals are not sure.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads
 from wsss_jax.ops import boundaries, losses
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 STRIDE = 4
 """Pixels per cell of both answers."""
@@ -69,15 +68,17 @@ def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
     edges (0, 1). Images of which nothing is known cost nothing, for each of the two by itself.
     """
     network = structure(settings)
-    update = optimizer(settings.optim, steps, _is_new(settings))
+    update = _update(settings, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return states.create(states.functional(_module(settings, key)), update)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
         salient, edges = labels_of(batch, drawn=drawn)
 
-        def loss_of(params: Any) -> tuple[Array, tuple[Array, Array]]:
+        def loss_of(params: Variables) -> tuple[Array, tuple[Array, Array]]:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
             parts = (
@@ -104,7 +105,7 @@ def labels_of(batch: Batch, *, drawn: bool = False) -> tuple[Array, Array]:
 
     drawn: the second plane holds edges themselves, not classes that meet.
     """
-    objects, second = boundaries.unpacked(batch.masks)
+    objects, second = boundaries.unpacked(batch.given_masks)
     salient = boundaries.most_of_cell(objects, STRIDE)
     lines = second if drawn else boundaries.class_boundaries(second)
     edges = boundaries.any_in_cell(lines, STRIDE)
@@ -116,13 +117,7 @@ def labels_of(batch: Batch, *, drawn: bool = False) -> tuple[Array, Array]:
 
 def template(settings: Objects) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network = structure(settings)
-    update = optimizer(settings.optim, 1, _is_new(settings))
-
-    def start(params: Any, stats: Any) -> TrainState:
-        return states.create(network._replace(params=params, stats=stats), update)
-
-    return jax.eval_shape(start, network.params, network.stats)
+    return states.template(structure(settings), _update(settings, 1))
 
 
 def structure(settings: Objects) -> Network:
@@ -139,7 +134,7 @@ def logits(
     return jnp.stack([found.saliency, found.edge], axis=-1)
 
 
-def _module(settings: Objects, key: Any) -> Any:
+def _module(settings: Objects, key: PRNGKeyArray) -> dense_heads.MultiTask:
     return dense_heads.multitask(
         settings.backbone,
         {"saliency": STRIDE, "edge": STRIDE},
@@ -150,8 +145,6 @@ def _module(settings: Objects, key: Any) -> Any:
     )
 
 
-def _is_new(settings: Objects) -> Callable[[str], bool]:
-    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
-    if settings.weights is None:
-        return lambda name: False
-    return lambda name: not name.startswith("backbone")
+def _update(settings: Objects, steps: int) -> optax.GradientTransformation:
+    pretrained = settings.weights is not None
+    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))

@@ -5,24 +5,22 @@ it is part of the state, so that a finished run does not depend on that folder.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
+from typing import NamedTuple
 
 from wsss_jax import config
-from wsss_jax.data.texts import read_json
+from wsss_jax.data import json_records
 from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.types import Variables
 
 
 class Judge(NamedTuple):
     """Parameters and statistics of a network that does not learn."""
 
-    params: Any
-    stats: Any
+    params: Variables
+    stats: Variables
 
 
 def read(run: Path, wanted: Classifier, classes: int) -> Judge:
@@ -35,9 +33,9 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
     if not path.is_file() or not (run / "finished").exists():
         raise UserError(
             f"{run}: no finished training run; train a plain classifier there first, it is the "
-            "ordinary classifier that sees the erased images"
+            "ordinary classifier that judges the erased images"
         )
-    record = read_json(path)
+    record = json_records.read(path, "settings", "classes")
     if record.get("system") != "vanilla":
         what = record.get("system", "no classifier")
         raise UserError(f"{run} trained {what}, wanted the run of a plain classifier")
@@ -57,9 +55,7 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
     restored = Checkpoints(run / "checkpoint").last(classifier.template(found, classes))
     if restored is None:
         raise UserError(f"{run}: finished, but without a checkpoint; delete it, train again")
-    # As arrays without a device of their own, like those of a network that begins to learn.
-    read_back = jax.device_get((restored.state.averaged, restored.state.stats))
-    return Judge(*jax.tree.map(jnp.asarray, read_back))
+    return Judge(restored.state.averaged, restored.state.stats)
 
 
 def shape(wanted: Classifier, classes: int) -> Judge:

@@ -7,18 +7,17 @@ ours is the mean squared error of the pixels alone. The network that is explaine
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from wsss_jax.models import decoder
 from wsss_jax.ops import losses
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 Encode = Callable[[Array, Array], Array]
 """Images (b,H,W,3) and which pixels are real (b,H,W) to features (b,h,w,k)."""
@@ -43,13 +42,15 @@ def make(settings: Perception, encode: Encode, *, steps: int) -> System:
     network = structure(settings)
     update = optimizer(settings.optim, steps, lambda name: False)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return states.create(states.functional(_module(settings, key)), update)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
         features = jax.lax.stop_gradient(encode(batch.images, batch.inside)).astype(jnp.float32)
 
-        def loss_of(params: Any) -> Array:
+        def loss_of(params: Variables) -> Array:
             missed = (network.bind(params, state.stats)(features) - batch.images) ** 2
             inside = batch.inside[..., None].astype(jnp.float32)
             count = jnp.maximum(3 * inside.sum(axis=(1, 2, 3)), 1)
@@ -67,5 +68,5 @@ def structure(settings: Perception) -> Network:
     return states.abstract(lambda: _module(settings, jax.random.key(0)))
 
 
-def _module(settings: Perception, key: Any) -> decoder.Decoder:
+def _module(settings: Perception, key: PRNGKeyArray) -> decoder.Decoder:
     return decoder.decoder(settings.channels, stride=settings.stride, width=settings.width, key=key)

@@ -5,22 +5,22 @@ background and classes, IGNORE apart, mean over all known pixels of a batch. Whe
 pseudo-masks or true ones is not known here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from wsss_jax.errors import UserError
 from wsss_jax.models import build, networks
+from wsss_jax.models.segmenter import Segmenter as SegmenterNet
 from wsss_jax.ops import pixel_loss
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer
-from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import IGNORE, Batch, System
+from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
+from wsss_jax.train.state import Network, TrainState, Weights
+from wsss_jax.types import IGNORE, Batch, System, Variables
 
 STRIDE = 4
 """Pixels per cell of the grid on which the network computes its scores."""
@@ -65,24 +65,26 @@ def make(settings: Segmenter, *, classes: int, steps: int) -> System:
     Batches must have masks. A batch without a single known pixel gives loss 0 and no gradient.
     """
     network = structure(settings, classes)
-    update = optimizer(settings.optim, steps, _is_new(settings))
+    update = _update(settings, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return states.create(states.functional(_module(settings, classes, key)), update)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Array]]:
         seen = in_corner(batch)
         counts = seen.inside & seen.real[:, None, None]
 
-        def loss_of(params: Any) -> Array:
+        def loss_of(params: Variables) -> Array:
             module = network.bind(params, state.stats)
             logits = module(seen.images, seen.inside, rngs=key)
-            losses = pixel_loss.cross_entropy(logits, seen.masks, settings.label_smoothing)
-            return pixel_loss.mean_known(losses, seen.masks, counts)
+            losses = pixel_loss.cross_entropy(logits, seen.given_masks, settings.label_smoothing)
+            return pixel_loss.mean_known(losses, seen.given_masks, counts)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         state = state.updated(update, loss, grads)
-        known = (counts & (seen.masks != IGNORE)).sum() / jnp.maximum(counts.sum(), 1)
+        known = (counts & (seen.given_masks != IGNORE)).sum() / jnp.maximum(counts.sum(), 1)
         return state, {
             "loss": loss,
             "known": known.astype(jnp.float32),
@@ -95,13 +97,7 @@ def make(settings: Segmenter, *, classes: int, steps: int) -> System:
 
 def template(settings: Segmenter, classes: int) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network = structure(settings, classes)
-    update = optimizer(settings.optim, 1, _is_new(settings))
-
-    def start(params: Any, stats: Any) -> TrainState:
-        return states.create(network._replace(params=params, stats=stats), update)
-
-    return jax.eval_shape(start, network.params, network.stats)
+    return states.template(structure(settings, classes), _update(settings, 1))
 
 
 def structure(settings: Segmenter, classes: int) -> Network:
@@ -111,7 +107,7 @@ def structure(settings: Segmenter, classes: int) -> Network:
 
 
 def scores(
-    network: Network, weights: tuple[Any, Any], images: Array, inside: Bool[Array, "b H W"]
+    network: Network, weights: Weights, images: Array, inside: Bool[Array, "b H W"]
 ) -> Float[Array, "b h w c"]:
     """Logits of background and classes on the grid of STRIDE; images lie top left.
 
@@ -140,7 +136,7 @@ def in_corner(batch: Batch) -> Batch:
     return replace(batch, images=moved(batch.images), inside=moved(batch.inside), masks=masks)
 
 
-def _module(settings: Segmenter, classes: int, key: Any) -> Any:
+def _module(settings: Segmenter, classes: int, key: PRNGKeyArray) -> SegmenterNet:
     return networks.segmenter(
         settings.backbone,
         classes + 1,
@@ -152,8 +148,6 @@ def _module(settings: Segmenter, classes: int, key: Any) -> Any:
     )
 
 
-def _is_new(settings: Segmenter) -> Callable[[str], bool]:
-    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
-    if settings.weights is None:
-        return lambda name: False
-    return lambda name: not name.startswith("backbone")
+def _update(settings: Segmenter, steps: int) -> optax.GradientTransformation:
+    pretrained = settings.weights is not None
+    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))

@@ -8,12 +8,12 @@ to recognise what is left and the generator has to find more. Each player has it
 Where we differ: BatchNorm keeps its statistics in both (the code lets the generator's move).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsss_jax.ops import losses, regularisers
 from wsss_jax.systems import classifier, ordinary, terms
@@ -23,7 +23,7 @@ from wsss_jax.systems.poc import Metrics, erasing_loss, judging, whole_and_tiles
 from wsss_jax.systems.terms import Erasing, Puzzle
 from wsss_jax.train import state as states
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ def make(settings: PNoc, *, classes: int, steps: int) -> System:
     generate = generator_loss(settings, classes, steps)
     resist = second_loss(settings, structure_other, steps)
 
-    def init(key: Any) -> Players:
+    def init(key: PRNGKeyArray) -> Players:
         judge = ordinary.read(settings.erasing.ordinary, other, classes)
         second = structure_other._replace(params=judge.params, stats=judge.stats)
         return Players(
             classifier.start(own, classes, steps, key), states.create(second, update_other)
         )
 
-    def step(state: Players, batch: Batch, key: Any) -> tuple[Players, Metrics]:
+    def step(state: Players, batch: Batch, key: PRNGKeyArray) -> tuple[Players, Metrics]:
         key_class, key_one, key_two = jax.random.split(key, 3)
         chosen = regularisers.chosen_class(batch.labels, key_class)
         one, two = state.generator, state.ordinary
@@ -105,7 +105,9 @@ def make(settings: PNoc, *, classes: int, steps: int) -> System:
     return System(init, step)
 
 
-def generator_loss(settings: PNoc, classes: int, steps: int) -> Any:
+def generator_loss(
+    settings: PNoc, classes: int, steps: int
+) -> Callable[..., tuple[Array, tuple[Array, Metrics]]]:
     """The generator's loss, that of P-OC, as a function of both players' parameters.
 
     Its second result is the chosen class's map at every pixel and each term unweighted. Only the
@@ -117,7 +119,12 @@ def generator_loss(settings: PNoc, classes: int, steps: int) -> Any:
     erases, lean = erasing_loss(own, settings.erasing), classifier.lean(own)
 
     def loss_of(
-        params: Any, params_other: Any, state: Players, batch: Batch, chosen: Array, key: Any
+        params: Variables,
+        params_other: Variables,
+        state: Players,
+        batch: Batch,
+        chosen: Array,
+        key: PRNGKeyArray,
     ) -> tuple[Array, tuple[Array, Metrics]]:
         progress = (state.generator.step, steps)
         module = network.bind(params, state.generator.stats)
@@ -131,12 +138,16 @@ def generator_loss(settings: PNoc, classes: int, steps: int) -> Any:
     return loss_of
 
 
-def second_loss(settings: PNoc, network: Network, steps: int) -> Any:
+def second_loss(settings: PNoc, network: Network, steps: int) -> Callable[..., Array]:
     """The second player's loss on erased images whose labels all stay."""
     smoothing = settings.classifier.label_smoothing
 
     def loss_of(
-        params: Any, state: TrainState, batch: Batch, mask: Float[Array, "b H W"], key: Any
+        params: Variables,
+        state: TrainState,
+        batch: Batch,
+        mask: Float[Array, "b H W"],
+        key: PRNGKeyArray,
     ) -> Array:
         module = network.bind(params, state.stats)
         targets = losses.smooth(batch.labels, smoothing)

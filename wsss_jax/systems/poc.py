@@ -7,11 +7,12 @@ learns too, is in ``pnoc``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
+from wsss_jax.models import heads
 from wsss_jax.ops import regularisers
 from wsss_jax.systems import classifier, ordinary, terms
 from wsss_jax.systems.classifier import Classifier
@@ -19,7 +20,7 @@ from wsss_jax.systems.entry import Explained
 from wsss_jax.systems.ordinary import Judge
 from wsss_jax.systems.terms import Erasing, Puzzle, View
 from wsss_jax.train.state import TrainState
-from wsss_jax.types import Batch, System
+from wsss_jax.types import Batch, System, Variables
 
 Metrics = dict[str, Array]
 
@@ -70,6 +71,21 @@ class POc:
     ordinary_network: Classifier | None = None
 
 
+@runtime_checkable
+class Judging(Protocol):
+    """Settings of a system whose learner another classifier judges."""
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network that learns."""
+        ...
+
+    @property
+    def ordinary_network(self) -> Classifier | None:
+        """The structure of the judge; None where it is that of the learner."""
+        ...
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Judged:
@@ -84,11 +100,11 @@ def make_puzzle(settings: PuzzleCam, *, classes: int, steps: int) -> System:
     own = settings.classifier
     network, update = classifier.structure(own, classes), classifier.update_of(own, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return classifier.start(own, classes, steps, key)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, Metrics]:
-        def loss_of(params: Any) -> tuple[Array, Metrics]:
+    def step(state: TrainState, batch: Batch, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        def loss_of(params: Variables) -> tuple[Array, Metrics]:
             module = network.bind(params, state.stats)
             loss, _, metrics = whole_and_tiles(
                 module, own, settings.puzzle, batch, key, progress=(state.step, steps)
@@ -110,16 +126,16 @@ def make_judged(settings: OcCse | POc, *, classes: int, steps: int) -> System:
     tiles = settings.puzzle if isinstance(settings, POc) else None
     erases = erasing_loss(own, settings.erasing)
 
-    def init(key: Any) -> Judged:
+    def init(key: PRNGKeyArray) -> Judged:
         judge = ordinary.read(settings.erasing.ordinary, other, classes)
         return Judged(classifier.start(own, classes, steps, key), judge)
 
-    def step(state: Judged, batch: Batch, key: Any) -> tuple[Judged, Metrics]:
+    def step(state: Judged, batch: Batch, key: PRNGKeyArray) -> tuple[Judged, Metrics]:
         learner, progress = state.learner, (state.learner.step, steps)
         key_drop, key_class = jax.random.split(key)
         chosen = regularisers.chosen_class(batch.labels, key_class)
 
-        def loss_of(params: Any) -> tuple[Array, Metrics]:
+        def loss_of(params: Variables) -> tuple[Array, Metrics]:
             module = network.bind(params, learner.stats)
             judge = judges.bind(*state.judge)
             loss, view, metrics = whole_and_tiles(
@@ -161,19 +177,19 @@ def explained_judged(settings: OcCse | POc) -> Explained:
     return own._replace(weights=lambda state: own.weights(state.learner))
 
 
-def judging(settings: Any) -> Classifier:
+def judging(settings: Judging) -> Classifier:
     """The structure of the ordinary classifier."""
     return settings.ordinary_network or settings.classifier
 
 
 def whole_and_tiles(
-    module: Any,
+    module: heads.Classifier,
     own: Classifier,
     tiles: Puzzle | None,
     batch: Batch,
-    key: Any,
+    key: PRNGKeyArray,
     *,
-    progress: tuple[Any, int],
+    progress: terms.Progress,
 ) -> tuple[Array, View, Metrics]:
     """Classification of whole images and, where wanted, of tiles with their reconstruction.
 
@@ -192,7 +208,7 @@ def whole_and_tiles(
 
 def erasing_loss(
     own: Classifier, erasing: Erasing
-) -> Callable[[Any, View, Array, tuple[Any, int]], tuple[Array, Metrics]]:
+) -> Callable[[heads.Classifier, View, Array, terms.Progress], tuple[Array, Metrics]]:
     """The term that erases softly before a judge: (judge, view, chosen, progress) to its value.
 
     The judge has no dropout here: it is not the one that learns.
@@ -200,7 +216,7 @@ def erasing_loss(
     lean = classifier.lean(own)
 
     def value(
-        judge: Any, view: View, chosen: Array, progress: tuple[Any, int]
+        judge: heads.Classifier, view: View, chosen: Array, progress: terms.Progress
     ) -> tuple[Array, Metrics]:
         mask = regularisers.soft_mask(terms.region(view, chosen, lean), view.batch.real)
         targets = terms.without(view.batch, chosen, own.label_smoothing)

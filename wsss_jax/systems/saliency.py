@@ -8,22 +8,22 @@ Where we differ: images keep their proportions on a canvas (theirs are squeezed 
 polarity without hints is read off the running mean of all steps (theirs: the first epoch).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from wsss_jax.errors import UserError
 from wsss_jax.models import build, networks
+from wsss_jax.models.foreground import Foreground
 from wsss_jax.ops import contrast
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer
+from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import IGNORE, Batch, System
+from wsss_jax.types import IGNORE, Batch, Leaf, System, Variables
 
 LEVELS = 254
 """Hints travel as bytes beside the photograph: score × 254, and 255 outside of it."""
@@ -87,9 +87,9 @@ class ContrastState:
     """The network's state, running mean and variance of its raw map, and of P at the borders."""
 
     network: TrainState
-    mean: Any
-    variance: Any
-    border: Any
+    mean: Leaf
+    variance: Leaf
+    border: Leaf
 
 
 def make(settings: Contrast, *, steps: int) -> System:
@@ -98,15 +98,15 @@ def make(settings: Contrast, *, steps: int) -> System:
     With hints, ``Batch.masks`` hold them: score × LEVELS, 255 where there is none.
     """
     network = structure(settings)
-    update = optimizer(settings.optim, steps, _is_new(settings))
+    update = _update(settings, steps)
 
-    def init(key: Any) -> ContrastState:
+    def init(key: PRNGKeyArray) -> ContrastState:
         return _start(states.create(states.functional(_module(settings, key)), update))
 
     def step(
-        state: ContrastState, batch: Batch, key: Any
+        state: ContrastState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[ContrastState, dict[str, Array]]:
-        def loss_of(params: Any) -> tuple[Array, dict[str, Array]]:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.network.stats)
             features, raw = module(batch.images, batch.inside, rngs=key)
             return _loss(settings, features, raw, batch)
@@ -127,13 +127,8 @@ def make(settings: Contrast, *, steps: int) -> System:
 
 def template(settings: Contrast) -> ContrastState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network = structure(settings)
-    update = optimizer(settings.optim, 1, _is_new(settings))
-
-    def start(params: Any, stats: Any) -> ContrastState:
-        return _start(states.create(network._replace(params=params, stats=stats), update))
-
-    return jax.eval_shape(start, network.params, network.stats)
+    network = states.template(structure(settings), _update(settings, 1))
+    return jax.eval_shape(_start, network)
 
 
 def structure(settings: Contrast) -> Network:
@@ -189,7 +184,7 @@ def _loss(
     if settings.hint_weight > 0:
         hinted = contrast.hinted(
             logits,
-            on_cells(batch.masks, stride),
+            on_cells(batch.given_masks, stride),
             cells,
             threshold=settings.hint_threshold,
             smoothing=settings.hint_smoothing,
@@ -228,7 +223,7 @@ def _start(network: TrainState) -> ContrastState:
     return ContrastState(network, jnp.zeros(()), jnp.ones(()), half)
 
 
-def _module(settings: Contrast, key: Any) -> Any:
+def _module(settings: Contrast, key: PRNGKeyArray) -> Foreground:
     return networks.foreground(
         settings.backbone,
         key=key,
@@ -238,8 +233,6 @@ def _module(settings: Contrast, key: Any) -> Any:
     )
 
 
-def _is_new(settings: Contrast) -> Callable[[str], bool]:
-    """Which parameters start untrained beside pretrained ones; from scratch all learn alike."""
-    if settings.weights is None:
-        return lambda name: False
-    return lambda name: not name.startswith("backbone")
+def _update(settings: Contrast, steps: int) -> optax.GradientTransformation:
+    pretrained = settings.weights is not None
+    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))

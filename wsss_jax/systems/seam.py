@@ -10,14 +10,15 @@ small image, to which they are enlarged directly. Padding counts for nothing.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.errors import UserError
+from wsss_jax.models import heads
 from wsss_jax.models.classifiers import CLASS_TOKEN
 from wsss_jax.models.pixel_correlation import PixelCorrelation
 from wsss_jax.ops import equivariance, images, losses
@@ -26,7 +27,7 @@ from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, Size, System
+from wsss_jax.types import Batch, Size, System, Variables
 
 Metrics = dict[str, Array]
 
@@ -73,11 +74,11 @@ def make(settings: Seam, *, classes: int, steps: int) -> System:
     """SEAM as a learning problem of ``steps`` updates over ``classes`` classes."""
     network, update = structure(settings, classes), classifier.update_of(settings.classifier, steps)
 
-    def init(key: Any) -> TrainState:
+    def init(key: PRNGKeyArray) -> TrainState:
         return states.create(states.functional(_module(settings.classifier, classes, key)), update)
 
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, Metrics]:
-        def loss_of(params: Any) -> tuple[Array, Metrics]:
+    def step(state: TrainState, batch: Batch, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        def loss_of(params: Variables) -> tuple[Array, Metrics]:
             return loss_terms(network.bind(params, state.stats), settings, batch, key)
 
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -88,7 +89,7 @@ def make(settings: Seam, *, classes: int, steps: int) -> System:
 
 
 def loss_terms(
-    module: Any, settings: Seam, batch: Batch, key: Any
+    module: PixelCorrelation, settings: Seam, batch: Batch, key: PRNGKeyArray
 ) -> tuple[Float[Array, ""], Metrics]:
     """The sum of all terms, and each of them."""
     key_large, key_small = jax.random.split(key)
@@ -117,13 +118,13 @@ def loss_terms(
 
 
 def seen(
-    module: Any,
+    module: PixelCorrelation,
     batch: Batch,
     size: Size,
     pixels: Bool[Array, "b h w"],
     *,
     lowest: float,
-    key: Any,
+    key: PRNGKeyArray,
 ) -> Seen:
     """What the network makes of one scale, brought to ``size``, whose real pixels are given."""
     features = module.features(batch.images, batch.inside, key)
@@ -167,7 +168,7 @@ def smaller(batch: Batch, size: Size) -> Batch:
 
 def template(settings: Seam, classes: int) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    return classifier.template_of(
+    return states.template(
         structure(settings, classes), classifier.update_of(settings.classifier, 1)
     )
 
@@ -185,5 +186,8 @@ def structure(settings: Seam, classes: int) -> Network:
     )
 
 
-def _module(own: Classifier, classes: int, key: Any) -> PixelCorrelation:
-    return PixelCorrelation(classifier.module_of(own, classes, key), key=key)
+def _module(own: Classifier, classes: int, key: PRNGKeyArray) -> PixelCorrelation:
+    plain = classifier.module_of(own, classes, key)
+    if not isinstance(plain, heads.Classifier):
+        raise UserError(f"SEAM refines the maps of a head on features; {own.head} has none")
+    return PixelCorrelation(plain, key=key)

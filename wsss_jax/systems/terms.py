@@ -7,13 +7,14 @@ The arithmetic is in ``ops/regularisers``.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
+from wsss_jax.models import heads
 from wsss_jax.ops import losses, regularisers
 from wsss_jax.types import Batch
 
@@ -42,7 +43,7 @@ class Puzzle:
         lookup(regularisers.RECONSTRUCTIONS, self.classes, "choice of classes")
         lookup(regularisers.DISTANCES, self.distance, "distance")
 
-    def at(self, step: Any, steps: int) -> Float[Array, ""]:
+    def at(self, step: Int[Array, ""] | int, steps: int) -> Float[Array, ""]:
         """The weight at a step: linear from 0, then constant."""
         return regularisers.linear_schedule(
             step, steps, first=0.0, last=self.weight, share=self.rise
@@ -68,7 +69,7 @@ class Erasing:
     rise: float = 1.0
     stages: int = 0
 
-    def at(self, step: Any, steps: int) -> Float[Array, ""]:
+    def at(self, step: Int[Array, ""] | int, steps: int) -> Float[Array, ""]:
         """The weight at a step."""
         if self.stages > 1:
             return regularisers.staged_schedule(
@@ -79,6 +80,10 @@ class Erasing:
         )
 
 
+Progress = tuple[Int[Array, ""] | int, int]
+"""The step, and how many there are."""
+
+
 class View(NamedTuple):
     """What one pass of a classifier over a batch gave.
 
@@ -86,14 +91,16 @@ class View(NamedTuple):
     every cell. cells: (b,h,w) which of them belong to the image.
     """
 
-    module: Any
+    module: heads.Classifier
     batch: Batch
-    targets: Any
-    maps: Any
-    cells: Any
+    targets: Array
+    maps: Array
+    cells: Array
 
 
-def look(module: Any, batch: Batch, smoothing: float, key: Any) -> tuple[Float[Array, "b c"], View]:
+def look(
+    module: heads.Classifier, batch: Batch, smoothing: float, key: PRNGKeyArray | None
+) -> tuple[Float[Array, "b c"], View]:
     """Logits of the whole images, and what the other terms need."""
     features = module.features(batch.images, batch.inside, key)
     cells = grid_inside(batch.inside, module.backbone.strides[-1])
@@ -102,7 +109,9 @@ def look(module: Any, batch: Batch, smoothing: float, key: Any) -> tuple[Float[A
     return module.head(features, batch.inside), view
 
 
-def puzzle(view: View, settings: Puzzle, key: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def puzzle(
+    view: View, settings: Puzzle, key: PRNGKeyArray | None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross-entropy of the maps rebuilt from tiles, and their distance from the whole image's.
 
     Raises ValueError where tiles are no whole number of cells.
@@ -132,11 +141,16 @@ def region(view: View, chosen: Bool[Array, "b c"], lean: float) -> Float[Array, 
     """The class map of each image's chosen class, at every pixel; not rectified."""
     maps = (view.maps * chosen[:, None, None, :].astype(view.maps.dtype)).sum(axis=-1)
     stride = view.module.backbone.strides[-1]
-    return regularisers.at_pixels(maps, view.batch.images.shape[1:3], stride=stride, lean=lean)
+    height, width = view.batch.images.shape[1:3]
+    return regularisers.at_pixels(maps, (height, width), stride=stride, lean=lean)
 
 
 def seen_without(
-    other: Any, batch: Batch, mask: Float[Array, "b H W"], targets: Float[Array, "b c"], key: Any
+    other: heads.Classifier,
+    batch: Batch,
+    mask: Float[Array, "b H W"],
+    targets: Float[Array, "b c"],
+    key: PRNGKeyArray | None,
 ) -> Float[Array, ""]:
     """Cross-entropy of another classifier on the images erased by ``mask``."""
     erased = regularisers.erase(batch.images, mask, other.backbone.mean)

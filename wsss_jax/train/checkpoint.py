@@ -1,14 +1,16 @@
 """Checkpoints that are checked: written by orbax, verified by checksum.
 
 Orbax commits a step atomically but restores a flipped bit in a data file silently, so each step
-carries a manifest (path, shape, dtype and BLAKE2 of every array) that is compared on restore.
-Reading deletes nothing. A run that goes on may do so from an older step (``newest_whole``); who
-reads a finished run gets its last step or an error (``last``).
+carries a manifest (path, shape, dtype and BLAKE2 of every array) that is compared on restore. Of
+several hosts all take part in a save, and each reads for itself, onto the host, so a step may have
+been written on any number of devices. Reading deletes nothing. A run that goes on may do so from an
+older step (``newest_whole``); who reads a finished run gets its last step or an error (``last``).
 """
 
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,19 +20,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
+from wsss_jax.config import Record
 from wsss_jax.errors import CorruptCheckpointError
 from wsss_jax.train.optimizers import path_name
+from wsss_jax.types import Leaf
+
+_ROOM = 1 << 18
+"""Bytes that a step takes on disk besides its arrays."""
 
 
 class Restored(NamedTuple):
     """A step that was read back: its number, its arrays, and the JSON values saved beside them."""
 
     step: int
-    state: Any
-    extra: dict[str, Any]
+    state: PyTree
+    extra: Record
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Checkpoints:
     keep: int = 2
     warn: Callable[[str], None] = print
 
-    def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, extra: Record) -> None:
         """Write one step, arrays of ``state`` and JSON values ``extra``; blocks until done.
 
         Raises OSError that names the step's folder where the disk is full; earlier steps stay.
@@ -56,11 +65,13 @@ class Checkpoints:
             manifest=ocp.args.JsonSave(_manifest(arrays)),
             extra=ocp.args.JsonSave({"extra": json.dumps(extra)}),
         )
-        with _naming_full_disk(self.folder / str(step)), self._writer() as manager:
-            if step in manager.all_steps():
-                return
-            manager.save(step, args=content)
-            manager.wait_until_finished()
+        with _naming_full_disk(self.folder / str(step)), _quiet():
+            _check_room(self.folder, sum(array.nbytes for array in arrays.values()))
+            with self._writer() as manager:
+                if step in manager.all_steps():
+                    return
+                manager.save(step, args=content)
+                manager.wait_until_finished()
 
     def steps(self) -> list[int]:
         """Finished steps, oldest first."""
@@ -68,7 +79,7 @@ class Checkpoints:
             return []
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal())
 
-    def newest_whole(self, template: Any) -> Restored | None:
+    def newest_whole(self, template: PyTree) -> Restored | None:
         """The newest step that is whole, None when there is none at all.
 
         template: a state of the wanted structure. Damaged newer steps are reported.
@@ -88,7 +99,7 @@ class Checkpoints:
             )
         return None
 
-    def last(self, template: Any) -> Restored | None:
+    def last(self, template: PyTree) -> Restored | None:
         """The last step, None when there is none. CorruptCheckpointError where it is damaged."""
         steps = self.steps()
         return self._restored(steps[-1], template) if steps else None
@@ -111,13 +122,13 @@ class Checkpoints:
                 if newer > step:
                     shutil.rmtree(self.folder / str(newer))
 
-    def _restored(self, step: int, template: Any) -> Restored:
+    def _restored(self, step: int, template: PyTree) -> Restored:
         arrays, extra = self._read(step, flatten(template))
-        leaves = list(arrays.values())
+        leaves = [jnp.asarray(array) for array in arrays.values()]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(template), leaves), extra)
 
     def _read(
-        self, step: int, wanted: Mapping[str, Any] | None
+        self, step: int, wanted: Mapping[str, Leaf] | None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arrays and extra of one step, in the order of ``wanted``; None takes what there is."""
         try:
@@ -147,11 +158,18 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
     def _reader(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, create=False)
+        own = jax.process_index()
+        options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False,
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}
+            ),
+        )
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
 
-def flatten(tree: Any) -> dict[str, Any]:
+def flatten(tree: PyTree) -> dict[str, Leaf]:
     """The arrays of a pytree by their path, in tree order."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {
@@ -163,31 +181,31 @@ def flatten(tree: Any) -> dict[str, Any]:
 def _contents(
     manager: ocp.CheckpointManager, step: int
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Arrays, manifest and extra of a step, as they are on disk."""
+    """Arrays on the host, manifest and extra of a step, as they are on disk."""
     parts = ocp.args.Composite(manifest=ocp.args.JsonRestore(), extra=ocp.args.JsonRestore())
     found = manager.restore(step, args=parts)
     manifest, extra = found["manifest"], json.loads(found["extra"]["extra"])
     like = {
-        name: jax.ShapeDtypeStruct(entry["shape"], np.dtype(entry["dtype"]))
-        for name, entry in manifest.items()
+        name: np.empty(entry["shape"], np.dtype(entry["dtype"])) for name, entry in manifest.items()
     }
     content = ocp.args.Composite(state=ocp.args.StandardRestore(like))
     return manager.restore(step, args=content)["state"], manifest, extra
 
 
 def _manifest(arrays: dict[str, Any]) -> dict[str, Any]:
-    return {name: _entry(np.asarray(array)) for name, array in arrays.items()}
+    return {name: _entry(array) for name, array in arrays.items()}
 
 
-def _entry(array: np.ndarray) -> dict[str, Any]:
+def _entry(array: Any) -> dict[str, Any]:
+    array = np.asarray(array)
     digest = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
     return {"shape": list(array.shape), "dtype": str(array.dtype), "blake2": digest}
 
 
 def _check_array(
-    name: str, array: Any, entry: Mapping[str, Any], wanted: Mapping[str, Any] | None
+    name: str, array: Any, entry: Mapping[str, Any], wanted: Mapping[str, Leaf] | None
 ) -> None:
-    if _entry(np.asarray(array)) != entry:
+    if _entry(array) != entry:
         raise CorruptCheckpointError(f"{name} differs from its checksum")
     if wanted is not None:
         shape, dtype = list(wanted[name].shape), str(wanted[name].dtype)
@@ -195,6 +213,27 @@ def _check_array(
             raise CorruptCheckpointError(
                 f"{name} is {entry['dtype']} of {entry['shape']}, wanted {dtype} of {shape}"
             )
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """OSError where a disk has too little room for so many bytes, which are hardly compressed.
+
+    Half-written, a step makes orbax print a hundred lines before it raises.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < size + _ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the tracebacks of what it raises; the error alone is enough."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager

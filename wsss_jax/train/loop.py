@@ -2,12 +2,14 @@
 
 It knows nothing of what is learned. A run that was stopped, by SIGTERM, Ctrl-C or kill -9, goes on
 from its last checkpoint with the identical order of data and ends with the identical result. With
-several hosts (``jax.distributed``) all stop at the same step when one of them is told to.
+several hosts (``jax.distributed``) all stop at the same step when one of them is told to, and
+more or fewer of them may go on.
 """
 
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray, PyTree
 
 from wsss_jax.config import lookup
 from wsss_jax.data.files import naming, write_atomic
@@ -22,8 +25,9 @@ from wsss_jax.errors import DivergedError, UserError
 from wsss_jax.signals import Interrupted, StopFlag, stop_signals
 from wsss_jax.train import parallel
 from wsss_jax.train.checkpoint import Checkpoints
+from wsss_jax.train.curves import Curves
 from wsss_jax.train.utilisation import Utilisation
-from wsss_jax.types import System
+from wsss_jax.types import Batch, System
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called with (done, total, latest metrics)."""
@@ -33,12 +37,12 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 class Batches(Protocol):
     """An iterator over batches that can say where it is and go back there."""
 
-    def __next__(self) -> Any:
-        """The next batch of this host."""
+    def __next__(self) -> Batch:
+        """This host's part of the next batch."""
         ...
 
     def get_state(self) -> Any:
-        """The position, as JSON values."""
+        """The position, as JSON values that are the same on all hosts."""
         ...
 
     def set_state(self, state: Any) -> None:
@@ -53,7 +57,7 @@ class Loop:
     steps: batches. save_every, log_every: in steps. max_bad_steps: non-finite updates
     in a row (each is skipped) after which training stops with an error. compute: the type in which
     networks compute; parameters, their gradients, norms and losses are float32 all the same.
-    engine: a name in ``parallel.ENGINES``.
+    engine: a name in ``parallel.ENGINES``. rate: the learning rate by step, for the metrics.
     """
 
     steps: int
@@ -62,6 +66,7 @@ class Loop:
     max_bad_steps: int = 10
     compute: Literal["float32", "bfloat16"] = "float32"
     engine: Literal["mesh", "pmap"] = "mesh"
+    rate: Callable[[int], float] | None = None
 
 
 def fit(
@@ -70,13 +75,14 @@ def fit(
     loop: Loop,
     *,
     folder: Path,
-    key: Any,
+    key: PRNGKeyArray,
     progress: Progress = lambda done, total, metrics: None,
     resumed: Callable[[int], None] = lambda done: None,
-) -> Any:
+) -> PyTree:
     """Train until ``loop.steps`` and return the last state.
 
-    folder: gets checkpoint/ and metrics.jsonl. key: all randomness of the steps and of the start.
+    folder: gets checkpoint/, metrics.jsonl and, where the extra ``tb`` is installed, the same
+    curves for TensorBoard. key: all randomness of the steps and of the start.
     resumed: told the step from which an earlier run is continued.
     Raises DivergedError after too many non-finite steps in a row, Interrupted after a signal;
     the checkpoint is kept in both cases.
@@ -93,12 +99,11 @@ def fit(
     def save(done: int) -> None:
         nonlocal saved
         if done > saved:
-            positions = parallel.from_each_host(batches.get_state())
-            checkpoints.save(done, engine.take(state), {"batches": positions})
+            checkpoints.save(done, engine.take(state), {"batches": batches.get_state()})
             saved = done
 
-    with stop_signals() as stop:
-        latest: dict[str, Any] = {}
+    with stop_signals() as stop, closing(log):
+        latest: parallel.Metrics = {}
         for done in range(start, loop.steps):
             rows = next(batches)
             batch, step_key = engine.split(rows), jax.random.fold_in(key, done)
@@ -128,7 +133,7 @@ def in_type(step: parallel.Step, compute: str) -> parallel.Step:
     """
     dtype = lookup(_TYPES, compute, "type to compute in")
 
-    def typed(state: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+    def typed(state: PyTree, batch: PyTree, key: PRNGKeyArray) -> tuple[PyTree, parallel.Metrics]:
         return step(state, replace(batch, images=jnp.asarray(batch.images, dtype)), key)
 
     return typed
@@ -156,21 +161,23 @@ def _advice(loop: Loop, done: int, folder: Path) -> str:
     )
 
 
-def _start(system: System, batches: Batches, checkpoints: Checkpoints, key: Any) -> tuple[int, Any]:
+def _start(
+    system: System, batches: Batches, checkpoints: Checkpoints, key: PRNGKeyArray
+) -> tuple[int, PyTree]:
     state = system.init(key)
     found = checkpoints.newest_whole(state)
+    done = 0 if found is None else found.step
+    starts = parallel.from_each_host(done)
+    if len(set(starts)) > 1:
+        raise UserError(
+            f"{checkpoints.folder}: the hosts find different steps in it ({starts}); they must "
+            "share one folder, on a file system that all of them can read and write"
+        )
     if found is None:
         return 0, state
-    done, state, extra = found
-    positions = extra["batches"]
-    if len(positions) != jax.process_count():
-        raise UserError(
-            f"{checkpoints.folder} was written by {len(positions)} hosts, here are "
-            f"{jax.process_count()}: the order of data would differ; go on with as many"
-        )
     checkpoints.drop_after(done)  # damaged steps, which will be written again
-    batches.set_state(positions[jax.process_index()])
-    return done, state
+    batches.set_state(found.extra["batches"])
+    return done, found.state
 
 
 class _Log:
@@ -179,24 +186,27 @@ class _Log:
     def __init__(self, path: Path, start: int, loop: Loop) -> None:
         self.path, self.loop = path, loop
         self.since, self.images, self.utilisation = time.perf_counter(), 0, Utilisation()
-        self.writes = jax.process_index() == 0
+        self.writes = parallel.is_first()
+        self.curves = Curves(path.parent, start)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.writes and path.exists():
             lines = path.read_text(errors="replace").splitlines()
             kept = [line + "\n" for line in lines if _step_of(line) <= start]
             write_atomic(path, "".join(kept).encode())
 
-    def count(self, rows: int, step: Any, *arguments: Any) -> None:
+    def count(self, rows: int, step: parallel.Compiled, *arguments: PyTree) -> None:
         """Note a step on so many images of this host, before it is made."""
         self.images += rows * jax.process_count()
         if self.loop.engine == "mesh":
             self.utilisation.add(step, *arguments)
 
-    def write(self, done: int, metrics: dict[str, Any]) -> dict[str, float] | None:
+    def write(self, done: int, metrics: parallel.Metrics) -> dict[str, float] | None:
         """The metrics as numbers, and a line of them, where one is due."""
         if done % self.loop.log_every and done != self.loop.steps:
             return None
         shown = {name: float(value) for name, value in metrics.items()}
+        if self.loop.rate is not None:
+            shown["learning_rate"] = self.loop.rate(done - 1)
         now = time.perf_counter()
         shown["images_per_second"] = self.images / max(now - self.since, 1e-9)
         share = self.utilisation.share(now - self.since)
@@ -206,7 +216,12 @@ class _Log:
         if self.writes:
             with naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps({"step": done, **shown}) + "\n")
+            self.curves.add(done, shown)
         return shown
+
+    def close(self) -> None:
+        """Nothing follows."""
+        self.curves.close()
 
 
 def _step_of(line: str) -> float:

@@ -9,14 +9,22 @@ that whoever steps the optimizer knows nothing of it.
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, PyTree
 
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
+from wsss_jax.types import Leaf
+
+T = TypeVar("T")
+
+KeyPath = tuple[Hashable, ...]
+"""Where a leaf lies in a tree, as jax.tree_util tells it."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,24 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, decay], [optim.warm_up])
 
 
+def outside_backbone(*, pretrained: bool) -> Callable[[str], bool]:
+    """Which parameters start untrained: all but the backbone's, where that is pretrained.
+
+    From scratch none counts as new: all of them learn at one rate.
+    """
+    return lambda name: pretrained and "backbone" not in name.split("/")
+
+
+def rate(optim: Optim, steps: int) -> Callable[[int], float]:
+    """The learning rate at each of ``steps`` batches, of pretrained weights, as a number."""
+    planned = schedule(optim, max(steps // optim.accumulate, 1))
+
+    def at(step: int) -> float:
+        return np.asarray(planned(jnp.asarray(step // optim.accumulate, jnp.int32))).item()
+
+    return at
+
+
 def optimizer(
     optim: Optim, steps: int, is_new: Callable[[str], bool]
 ) -> optax.GradientTransformation:
@@ -103,18 +129,18 @@ def optimizer(
     }
     groups["frozen"] = optax.set_to_zero()
 
-    def label(path: Any, leaf: Any) -> str:
+    def label(path: KeyPath, leaf: Leaf) -> str:
         name = path_name(path)
         if _is_frozen(name, optim.freeze):
             return "frozen"
         age = "new" if is_new(name) else "pretrained"
         return f"{age}_{_part(name, leaf.ndim)}"
 
-    def labels(params: Any) -> Any:
+    def labels(params: PyTree) -> PyTree:
         _check_names(params, optim.freeze)
         return jax.tree_util.tree_map_with_path(label, params)
 
-    whole: Any = optax.multi_transform(groups, labels)
+    whole: optax.GradientTransformation = optax.multi_transform(groups, labels)
     if optim.clip:
         whole = optax.chain(_without(optim.freeze), optax.clip_by_global_norm(optim.clip), whole)
     if optim.ema:
@@ -127,31 +153,31 @@ def optimizer(
 class MovingAverage(NamedTuple):
     """State of the wrapper that keeps a moving average of the parameters."""
 
-    average: Any
-    count: Any
-    inner: Any
+    average: PyTree
+    count: Leaf
+    inner: PyTree
 
 
-def averaged(params: Any, opt_state: Any) -> Any:
+def averaged(params: PyTree, opt_state: PyTree) -> PyTree:
     """The moving average of the parameters where the optimizer keeps one, else they themselves."""
     leaves = jax.tree.leaves(opt_state, is_leaf=_is_average)
     found = [leaf.average for leaf in leaves if _is_average(leaf)]
     return found[0] if found else params
 
 
-def held(params: Any, freeze: tuple[str, ...]) -> Any:
+def held(params: T, freeze: tuple[str, ...]) -> T:
     """The parameters, those of frozen stages as constants: no backward pass is run for them.
 
     Not needed for them to stay as they are (the optimizer sees to that), but it saves time.
     """
 
-    def hold(path: Any, leaf: Any) -> Any:
+    def hold(path: KeyPath, leaf: Leaf) -> Array:
         return jax.lax.stop_gradient(leaf) if _is_frozen(path_name(path), freeze) else leaf
 
     return jax.tree_util.tree_map_with_path(hold, params) if freeze else params
 
 
-def path_name(path: Any) -> str:
+def path_name(path: KeyPath) -> str:
     """A pytree path as ``backbone/stem/kernel``."""
     parts = [
         str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path
@@ -181,24 +207,26 @@ def _one_group(
     )
 
 
-def _averaging(inner: Any, decay: float) -> optax.GradientTransformation:
+def _averaging(inner: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
     """The same updates, and a moving average of the parameters that they lead to.
 
     The first updates weigh more, min(decay, (1 + t) / (10 + t)) as in TensorFlow's
     ExponentialMovingAverage, so that the random start is soon forgotten.
     """
 
-    def init(params: Any) -> MovingAverage:
+    def init(params: PyTree) -> MovingAverage:
         # A copy: parameters are donated to the step, and no buffer may be donated twice.
         start = jax.tree.map(jnp.copy, params)
         return MovingAverage(start, jnp.zeros((), jnp.int32), inner.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MovingAverage]:
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None
+    ) -> tuple[PyTree, MovingAverage]:
         updates, inside = inner.update(updates, state.inner, params)
         t = state.count.astype(jnp.float32)
         share = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
 
-        def moved(old: Any, param: Any, step: Any) -> Any:
+        def moved(old: Array, param: Array, step: Array) -> Array:
             return old + share.astype(old.dtype) * (param + step - old)
 
         average = jax.tree.map(moved, state.average, params, updates)
@@ -207,14 +235,14 @@ def _averaging(inner: Any, decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _is_average(leaf: Any) -> bool:
+def _is_average(leaf: object) -> TypeGuard[MovingAverage]:
     return isinstance(leaf, MovingAverage)
 
 
 def _without(freeze: tuple[str, ...]) -> optax.GradientTransformation:
     """Gradients of frozen stages as zeros, so that they do not count in the norm."""
 
-    def is_frozen(params: Any) -> Any:
+    def is_frozen(params: PyTree) -> PyTree:
         return jax.tree_util.tree_map_with_path(
             lambda path, _: _is_frozen(path_name(path), freeze), params
         )
@@ -231,7 +259,7 @@ def _starts_with(name: str, stage: str) -> bool:
     return f"{name}/".startswith(f"{stage}/") or f"/backbone/{stage}/" in f"/{name}/"
 
 
-def _check_names(params: Any, freeze: tuple[str, ...]) -> None:
+def _check_names(params: PyTree, freeze: tuple[str, ...]) -> None:
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for stage in freeze:
         if not any(_starts_with(path, stage) for path in paths):

@@ -6,25 +6,32 @@ plain ``jax.jit`` over pytrees. This is the only file outside models/ that knows
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from wsss_jax.train import optimizers
+from wsss_jax.types import Leaf, Structure, Variables
+
+S = TypeVar("S")
+"""State of a system: a tree of arrays with training states in it."""
+
+Weights = tuple[Variables, Variables]
+"""Parameters of a network, and the rest of what it holds."""
 
 
 class Network(NamedTuple):
     """A module taken apart: ``bind`` puts it together again inside a pure function."""
 
-    graph: Any
-    params: Any
-    stats: Any
+    graph: Structure
+    params: Variables
+    stats: Variables
 
-    def bind(self, params: Any, stats: Any) -> Any:
+    def bind(self, params: Variables, stats: Variables) -> Any:
         """The module with these parameters; a fresh copy, so that gradients and BatchNorm work."""
         return nnx.merge(self.graph, params, stats, copy=True)
 
@@ -45,21 +52,21 @@ class TrainState:
     where every device has a loss of its own (``parallel.pmapped`` sets it).
     """
 
-    params: Any
-    stats: Any
-    opt_state: Any
-    step: Any
-    skipped: Any
-    in_a_row: Any
+    params: PyTree
+    stats: PyTree
+    opt_state: PyTree
+    step: Leaf
+    skipped: Leaf
+    in_a_row: Leaf
     axis: str | None = field(default=None, metadata={"static": True})
 
     @property
-    def averaged(self) -> Any:
+    def averaged(self) -> PyTree:
         """The parameters to explain with: their moving average if one is kept (``Optim.ema``)."""
         return optimizers.averaged(self.params, self.opt_state)
 
     def updated(
-        self, optimizer: optax.GradientTransformation, loss: Float[Array, ""], grads: Any
+        self, optimizer: optax.GradientTransformation, loss: Float[Array, ""], grads: PyTree
     ) -> "TrainState":
         """The state one step further; unchanged but for the counts if anything is not finite."""
         if self.axis is not None:
@@ -69,7 +76,7 @@ class TrainState:
             updates, opt_state = optimizer.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
 
-        def chosen(new: Any, old: Any) -> Any:
+        def chosen(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         bad = jnp.where(finite, 0, 1).astype(jnp.int32)
@@ -83,16 +90,16 @@ class TrainState:
         )
 
 
-def each(state: Any, change: Callable[[TrainState], TrainState]) -> Any:
+def each(state: S, change: Callable[[TrainState], TrainState]) -> S:
     """The state of a system with every training state in it changed, wherever it keeps them."""
 
-    def changed(part: Any) -> Any:
+    def changed(part: object) -> object:
         return change(part) if isinstance(part, TrainState) else part
 
     return jax.tree.map(changed, state, is_leaf=lambda part: isinstance(part, TrainState))
 
 
-def settled(state: Any) -> Any:
+def settled(state: S) -> S:
     """A system's state as it is used after training: with averaged parameters where kept."""
     return each(state, lambda one: replace(one, params=one.averaged))
 
@@ -107,6 +114,15 @@ def create(network: Network, optimizer: optax.GradientTransformation) -> TrainSt
         skipped=jnp.zeros((), jnp.int32),
         in_a_row=jnp.zeros((), jnp.int32),
     )
+
+
+def template(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
+    """The shape of the state before the first step; allocates nothing."""
+
+    def start(params: Variables, stats: Variables) -> TrainState:
+        return create(network._replace(params=params, stats=stats), optimizer)
+
+    return jax.eval_shape(start, network.params, network.stats)
 
 
 def abstract(make: Callable[[], nnx.Module]) -> Network:

@@ -6,9 +6,11 @@ the program before the compiler changes it, so recomputation for memory's sake (
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import jax
+from jaxtyping import PyTree
+
+from wsss_jax.train.parallel import Compiled, Device
 
 PEAKS: Mapping[str, float] = MappingProxyType(
     {
@@ -25,14 +27,14 @@ PEAKS: Mapping[str, float] = MappingProxyType(
 """Dense bfloat16 FLOP/s of one device as its maker publishes it, by a part of its name."""
 
 
-def peak(devices: list[Any]) -> float | None:
+def peak(devices: list[Device]) -> float | None:
     """What these devices can compute together in FLOP/s; None where that is not known (CPUs)."""
     kinds = [device.device_kind for device in devices]
     known = [next((p for name, p in PEAKS.items() if name in kind), None) for kind in kinds]
     return None if None in known else sum(p for p in known if p is not None)
 
 
-def flops(step: Any, *arguments: Any) -> float | None:
+def flops(step: Compiled, *arguments: PyTree) -> float | None:
     """Floating-point operations of one call of a jitted function; None where JAX cannot count."""
     costs = step.lower(*arguments).cost_analysis()
     return costs.get("flops") if isinstance(costs, dict) else None
@@ -45,12 +47,12 @@ class Utilisation:
     peak is known.
     """
 
-    def __init__(self, devices: list[Any] | None = None) -> None:
+    def __init__(self, devices: list[Device] | None = None) -> None:
         self.peak = peak(jax.devices() if devices is None else devices)
-        self.known: dict[Any, float | None] = {}
+        self.known: dict[tuple[tuple[int, ...], ...], float | None] = {}
         self.done: float | None = 0.0
 
-    def add(self, step: Any, *arguments: Any) -> None:
+    def add(self, step: Compiled, *arguments: PyTree) -> None:
         """Count one call, of a state, a batch and a key; to be called before it is made."""
         if self.peak is None:
             return

@@ -19,6 +19,7 @@ from jaxtyping import Shaped
 
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats import npz, torch_tensors
+from wsss_jax.formats.bounded import DAMAGE
 from wsss_jax.weights import import_mxnet, import_onnx, import_torch
 
 MAX_HEADER = 100_000_000
@@ -113,7 +114,7 @@ def _kind_of_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, OSError):
+    except DAMAGE:
         return _BY_SUFFIX.get(path.suffix, "torch")  # its reader says what is damaged
     if any(name.endswith("constants.pkl") for name in names):
         raise UserError(

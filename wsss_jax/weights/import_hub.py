@@ -78,8 +78,8 @@ def configured(path: Path) -> Normalisation | None:
     the file. Raises BadFileError for one that is damaged.
     """
     # A file of another name than the hub's may lie in a folder of anything.
-    beside = CONFIGS if path.stem in ("model", "pytorch_model", "open_clip_model") else ()
-    for name in (f"{path.stem}.json", *beside):
+    shared = CONFIGS if path.stem in ("model", "pytorch_model", "open_clip_model") else ()
+    for name in (f"{path.stem}.json", *shared):
         config = path.with_name(name)
         if config.is_file() and (found := _normalisation(config)) is not None:
             return found

