@@ -18,6 +18,11 @@ KEYS = 1024
 """Cells of an image that lend their scores in smoothing, evenly spread; at most all."""
 
 
+SHARPNESS = 8
+"""Power that makes maps probabilities. It moves no label; plain shares are so unsure that a dense
+CRF on them takes most objects away (benchmarks/RESULTS.md)."""
+
+
 class Cells(NamedTuple):
     """Some or all cells of one image.
 
@@ -108,15 +113,19 @@ class Smoothing:
         return maps if self.weights is None else self.weights @ maps[self.keys]
 
 
-def with_background(maps: Float[np.ndarray, "m k"], threshold: float) -> Float[np.ndarray, "m n"]:
+def with_background(
+    maps: Float[np.ndarray, "m k"], threshold: float, power: int = SHARPNESS
+) -> Float[np.ndarray, "m n"]:
     """Maps >= 0 as probabilities, column 0 of a background that scores ``threshold`` everywhere.
 
     A class is more probable than background just where its map exceeds the threshold; 0 leaves no
-    background.
+    background. Scores are raised to ``power`` before they are divided by their sum.
     """
     ground = np.full((len(maps), 1), threshold, np.float32)
     whole = np.concatenate([ground, np.maximum(maps, 0)], axis=1)
-    return whole / np.maximum(whole.sum(axis=1, keepdims=True), 1e-6)
+    whole = whole / np.maximum(whole.max(axis=1, keepdims=True), 1e-6)
+    raised = whole**power
+    return raised / np.maximum(raised.sum(axis=1, keepdims=True), 1e-6)
 
 
 def labels_at(maps: Float[np.ndarray, "m k"], threshold: float) -> Int[np.ndarray, " m"]:
@@ -130,7 +139,7 @@ def opinions(
     cells: Cells, found: Float[np.ndarray, "m n"] | None, threshold: float
 ) -> Sequence[Float[np.ndarray, "m n"]]:
     """Probabilities of background and classes by each system with a map, and then by the probe."""
-    systems = [with_background(one, threshold) for one in cells.consensus[cells.known]]
+    systems = [with_background(one, threshold, 1) for one in cells.consensus[cells.known]]
     return systems if found is None else [*systems, found]
 
 

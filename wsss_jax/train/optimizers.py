@@ -103,7 +103,8 @@ def rate(optim: Optim, steps: int) -> Callable[[int], float]:
     planned = schedule(optim, max(steps // optim.accumulate, 1))
 
     def at(step: int) -> float:
-        return np.asarray(planned(jnp.asarray(step // optim.accumulate, jnp.int32))).item()
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
+            return np.asarray(planned(jnp.asarray(step // optim.accumulate, jnp.int32))).item()
 
     return at
 
