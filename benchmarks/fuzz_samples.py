@@ -134,7 +134,23 @@ def record() -> bytes:
 def weights() -> dict[str, list[bytes]]:
     header = json.dumps({"w": {"dtype": "F32", "shape": [2, 6, 8], "data_offsets": [0, 384]}})
     safe = struct.pack("<Q", len(header)) + header.encode() + VALUES.tobytes()
-    return {".pth": [torch_archive(), torch_stream()], ".npz": [record()], ".safetensors": [safe]}
+    return {".pth": [torch_archive(), torch_stream()], ".npz": [record()], ".safetensors": [safe],
+            ".onnx": [onnx_model()]}  # fmt: skip
+
+
+def onnx_model() -> bytes:
+    """One linear layer as PyTorch exports it."""
+
+    def field(number: int, content: bytes) -> bytes:
+        length = len(content)
+        size = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
+        return bytes([number << 3 | 2]) + size + content
+
+    sides = b"".join(bytes([1 << 3, n]) for n in (12, 8))
+    weight = sides + b"\x10\x01" + field(8, b"onnx::MatMul_7") + field(9, VALUES.tobytes())
+    node = field(1, b"x") + field(1, b"onnx::MatMul_7") + field(3, b"/a/MatMul")
+    graph = field(1, node + field(4, b"MatMul")) + field(5, weight)
+    return b"\x08\x07" + field(2, b"pytorch") + field(7, graph)
 
 
 def label_files() -> list[bytes]:

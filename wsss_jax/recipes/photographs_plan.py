@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +24,17 @@ from wsss_jax.datasets.table import ALL, Source, open_dataset
 from wsss_jax.datasets.views import View
 from wsss_jax.errors import UserError
 from wsss_jax.models import build, recognise
+from wsss_jax.recipes.photographs_networks import (
+    Network,
+    features_of,
+    found_networks,
+    systems_of,
+)
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
 from wsss_jax.stages import check as checking
 from wsss_jax.weights import sources
-from wsss_jax.weights.known_weights import AUTO, WEIGHTS
+from wsss_jax.weights.known_weights import SMOOTHING, WEIGHTS
 
 STOPPING = frozenset({"data set", "bad list", "duplicate id", "empty list", "masks and labels"})
 """Kinds of problems with which no number would mean anything."""
@@ -40,26 +45,9 @@ UNUSABLE = frozenset({"bad image", "missing image", "missing labels", "bad label
 UNJUDGED = frozenset({"bad mask", "mask size", "mask values", "mask and labels"})
 """Kinds of problems that cost the true mask of one photograph, and not the photograph."""
 
-MOST = 2
-"""Weights that ``auto`` takes, of those that are at hand."""
-
 _START, _EACH = 60.0, 0.4
 """Seconds that compiling takes for each network, and that a photograph takes outside of networks:
 reading, probes, masks, the page. Two CPU cores."""
-
-
-class Network(NamedTuple):
-    """Pretrained weights and the network that they are for.
-
-    name: of the folders that are made with it. convolutional: whether it can be trained as a
-    classifier here; a transformer gives features alone. taps: its maps but the finest.
-    """
-
-    name: str
-    path: Path
-    backbone: str
-    convolutional: bool
-    taps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ class Sizes:
     """How much is done, chosen from the number of photographs.
 
     Attributes:
-        side: long side in pixels at which networks look at photographs.
+        side: long side in pixels at which convolutional networks look at photographs.
         crop: of training.
         epochs: of each system.
         batch: photographs of a step.
@@ -75,6 +63,7 @@ class Sizes:
         flip: whether the mirror image is asked too.
         cells: of the combiner's grid.
         segmenter: epochs of the segmentation network; 0 trains none.
+        tokens: long side in pixels at which a transformer looks at photographs.
     """
 
     side: int
@@ -85,6 +74,7 @@ class Sizes:
     flip: bool
     cells: int
     segmenter: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -164,34 +154,9 @@ def look(root: Path, layout: str, weights: Sequence[str], *, quick: bool) -> Pla
     )
 
 
-def found_networks(weights: Sequence[str]) -> tuple[Network, ...]:
-    """The networks of these weights; ``auto`` means at most MOST of those that are at hand.
-
-    Raises MissingFileError where weights are not there, UserError without a convolutional one.
-    """
-    wanted: list[str] = []
-    for given in weights:
-        if given != "auto":
-            wanted.append(given)
-            continue
-        held = [name for name in AUTO if sources.at_hand(WEIGHTS[name]) is not None]
-        wanted += held[:MOST] or [given]  # the error that names what to install
-    found: dict[Path, Network] = {}
-    for given in wanted:
-        known = recognise.known(given)
-        strides = build.of_shapes(known.network).strides
-        name = known.network if known.weights is None else known.weights
-        names = [network.name for network in found.values()]
-        name = f"{name}_{len(names)}" if name in names else name
-        safe = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in name)
-        taps = tuple(range(1, len(strides)))
-        convolutional = strides[0] != strides[-1]
-        found[known.path] = Network(safe, known.path, known.network, convolutional, taps)
-    networks = tuple(found.values())
-    if not any(network.convolutional for network in networks):
-        names = ", ".join(network.backbone for network in networks)
-        raise UserError(f"{names}: a classifier is trained from a convolutional network; add one")
-    return networks
+def features_size(network: Network, sizes: Sizes) -> int:
+    """Long side in pixels at which a network looks for its features."""
+    return sizes.side if network.convolutional else sizes.tokens
 
 
 def sizes_for(photographs: int, *, quick: bool) -> Sizes:
@@ -199,9 +164,9 @@ def sizes_for(photographs: int, *, quick: bool) -> Sizes:
     batch = max(1, min(8, photographs))
     if quick:
         epochs = _between(2, round(320 / photographs), 40)
-        return Sizes(320, 192, epochs, batch, (1.0,), False, 48, 0)
+        return Sizes(320, 192, epochs, batch, (1.0,), False, 48, 0, 224)
     epochs = _between(4, round(6000 / photographs), 40)
-    return Sizes(448, 256, epochs, batch, (0.75, 1.25), True, 64, epochs)
+    return Sizes(448, 256, epochs, batch, (0.75, 1.25), True, 64, epochs, 448)
 
 
 def seconds(plan: Plan) -> float:
@@ -211,9 +176,12 @@ def seconds(plan: Plan) -> float:
     trained = 3 * len(plan.teaching.ids) * sizes.crop**2
     area = 0.75 * sizes.side**2 * count
     looks = sum(scale**2 for scale in sizes.scales) * (1 + sizes.flip)
-    pixel = {network.name: seconds_per_pixel(network, sizes) for network in plan.networks}
-    total = _EACH * count + sum(_START + area * one for one in pixel.values())
-    systems = systems_of(plan.networks)
+    systems, seen = systems_of(plan.networks), features_of(plan.networks)
+    looking = {*seen, *(system.network for system in systems)}
+    pixel = {network.name: seconds_per_pixel(network, sizes) for network in looking}
+    total = _EACH * count + _START * len(pixel)
+    for network in seen:
+        total += 0.75 * features_size(network, sizes) ** 2 * count * pixel[network.name]
     for system in systems:
         total += pixel[system.network.name] * (sizes.epochs * trained + looks * area)
     if sizes.segmenter:
@@ -222,9 +190,13 @@ def seconds(plan: Plan) -> float:
 
 
 def seconds_per_pixel(network: Network, sizes: Sizes) -> float:
-    """How long a network looks at one pixel on this machine: the faster of two measured looks."""
-    patch = 1 if network.convolutional else build.of_shapes(network.backbone).strides[-1]
-    side = max(round(sizes.crop / patch), 1) * patch
+    """How long a network looks at one pixel on this machine: the faster of two measured looks.
+
+    A transformer is measured at its own size: its attention grows with the square of the pixels.
+    """
+    side = sizes.crop
+    if not network.convolutional:
+        side = max(round(sizes.tokens / network.stride), 1) * network.stride
     path, backbone, normalise = recognise.settled_weights(network.path, network.backbone, None)
     module = build.classifier(
         backbone,
@@ -259,8 +231,7 @@ def describe(plan: Plan) -> list[str]:
         for name, about in ((one.name, one.about) for one in systems_of(plan.networks))
     )
     lines.append(f"two systems are trained, {sizes.epochs} epochs each: {systems}")
-    features = ", ".join(network.name for network in plan.networks)
-    lines.append(f"features of: {features}; saliency: {'given' if plan.saliency else 'none'}")
+    lines += _described_features(plan)
     if sizes.segmenter:
         lines.append(f"a segmentation network learns from their masks, {sizes.segmenter} epochs")
     else:
@@ -271,39 +242,21 @@ def describe(plan: Plan) -> list[str]:
     return lines
 
 
-class System(NamedTuple):
-    """One of the two systems: its network, stride and label smoothing, and how it differs."""
-
-    name: str
-    network: Network
-    stride: int
-    smoothing: float
-    about: str
-
-
-def systems_of(networks: Sequence[Network]) -> tuple[System, System]:
-    """Two systems of different kinds: of two networks, or of one at another stride and loss."""
-    able = [network for network in networks if network.convolutional]
-    first = able[0]
-    fine = _stride(first)
-    if len(able) > 1:
-        second, stride = able[1], _stride(able[1])
-        return (
-            System(first.name, first, fine, 0.0, f"stride {fine}"),
-            System(second.name, second, stride, 0.1, f"stride {stride}, smoothed labels"),
+def _described_features(plan: Plan) -> list[str]:
+    seen = features_of(plan.networks)
+    parts = [f"{network.name} at {features_size(network, plan.sizes)} px" for network in seen]
+    line = f"features of: {', then '.join(parts)}; "
+    lines = [f"{line}saliency: {'given' if plan.saliency else 'none'}"]
+    if seen[-1].convolutional:
+        name = SMOOTHING[0]
+        lines.append(
+            f"smoothing along the features of DINOv2 would give better masks; get {name}: "
+            f"{sources.how_to_get(name, WEIGHTS[name])}"
         )
-    own = build.stride(first.backbone)
-    coarse = own if own != fine else 2 * fine
-    return (
-        System(first.name, first, fine, 0.0, f"stride {fine}"),
-        System(
-            f"{first.name}_coarse",
-            first,
-            coarse,
-            0.1,
-            f"the same network, as only one is at hand: stride {coarse}, smoothed labels",
-        ),
-    )
+    else:
+        supervision = recognise.provenance(seen[-1].path).supervision
+        lines.append(f"{seen[-1].name} smooths the class maps; it was supervised by {supervision}")
+    return lines
 
 
 def clock(length: float | int) -> str:
@@ -313,10 +266,6 @@ def clock(length: float | int) -> str:
     if length < 90 * 60:
         return f"{math.ceil(length / 60)} minutes"
     return f"{length / 3600:.1f} hours"
-
-
-def _stride(network: Network) -> int:
-    return 8 if network.backbone == "tiny" else 16
 
 
 def _between(least: int, value: int, most: int) -> int:

@@ -19,7 +19,8 @@ from wsss_jax.data import json_records
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
 from wsss_jax.export.corrected import Corrected, with_corrected
-from wsss_jax.recipes.photographs_plan import Plan, System, systems_of
+from wsss_jax.recipes.photographs_networks import System, features_of, systems_of
+from wsss_jax.recipes.photographs_plan import Plan, features_size
 from wsss_jax.run.folders import versions
 from wsss_jax.run.training import Training
 from wsss_jax.stages import segment
@@ -36,6 +37,7 @@ from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train import parallel
 from wsss_jax.train.optimizers import Optim
+from wsss_jax.weights import sources
 
 CRF_FROM = 400
 """Long side in pixels from which a dense CRF is run. With the combiner before today's it gained on
@@ -179,6 +181,7 @@ class Steps:
         return Explanation("cam", scales, sizes.flip, sizes.batch)
 
     def _features(self) -> list[tuple[str, Features]]:
+        """In the order of ``features_of``."""
         return [
             (
                 network.name,
@@ -186,11 +189,11 @@ class Steps:
                     network.path,
                     backbone=network.backbone,
                     taps=network.taps,
-                    stride=8 if network.convolutional else 14,
-                    size=self.plan.sizes.side if network.convolutional else 392,
+                    stride=network.stride,
+                    size=features_size(network, self.plan.sizes),
                 ),
             )
-            for network in self.plan.networks
+            for network in features_of(self.plan.networks)
         ]
 
     def combining(self) -> Combining:
@@ -224,7 +227,8 @@ class Steps:
             "systems": [system.name for system in systems_of(self.plan.networks)],
             "features": {
                 name: {
-                    "weights": str(Path(str(asked.weights)).resolve()),
+                    "weights": str(asked.weights.absolute()),
+                    "known": sources.identified(asked.weights).name,
                     "backbone": asked.backbone,
                     "taps": asked.taps,
                     "stride": asked.stride,

@@ -243,7 +243,7 @@ def _by_classifiers(
             known,
             work / f"features_{name}",
             Features(
-                _weights(Path(one["weights"])),
+                _weights(Path(one["weights"]), one.get("known")),
                 backbone=one["backbone"],
                 taps=tuple(one["taps"]),
                 stride=one["stride"],
@@ -265,9 +265,9 @@ def _labels(chances: Float[np.ndarray, " c"], always: bool) -> Bool[np.ndarray, 
     return chances == chances.max() if always and not found.any() else found
 
 
-def _weights(path: Path) -> Path:
-    """The file, where it was or in a folder of weights."""
-    return path if path.is_file() else resolve(path.name).path
+def _weights(path: Path, known: str | None) -> Path:
+    """The file where it was, or wherever weights of that name are now."""
+    return path if path.is_file() else resolve(known or path).path
 
 
 def _scale(source: Source, side: float) -> float:

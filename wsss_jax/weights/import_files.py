@@ -1,7 +1,8 @@
 """Arrays by name out of weight files of any layout; what the names mean is said by the networks.
 
 Read are ``.npz`` (ours, Google's, anyone's), ``.safetensors``, PyTorch's files (``.pth``, ``.pt``,
-``.bin``, ``.ckpt``, ``.pth.tar``) and MXNet's ``.params``; the layout is told by the first bytes.
+``.bin``, ``.ckpt``, ``.pth.tar``), MXNet's ``.params`` and ``.onnx`` that PyTorch exported; the
+layout is told by the first bytes.
 Sizes are checked against the file before anything is allocated, and no file can run anything.
 """
 
@@ -19,7 +20,7 @@ from jaxtyping import Shaped
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats import npz, torch_tensors
 from wsss_jax.formats.bounded import DAMAGE
-from wsss_jax.weights import import_mxnet, import_torch
+from wsss_jax.weights import import_mxnet, import_onnx, import_torch
 
 MAX_HEADER = 100_000_000
 """Longest header of a safetensors file in bytes, as in its own library."""
@@ -42,7 +43,7 @@ class WeightFile(NamedTuple):
     """What a weight file holds.
 
     arrays: by their names. about: notes that it carries (``mean``, ``std``, ``network`` …). kind:
-    npz, safetensors, torch or mxnet.
+    npz, safetensors, torch, mxnet or onnx.
     """
 
     arrays: Arrays
@@ -102,6 +103,8 @@ def _kind(path: Path) -> str:
         return "torch"
     if start.startswith((0x112).to_bytes(8, "little")):
         return "mxnet"
+    if start.startswith(b"\x08"):
+        return "onnx"
     if path.suffix in _BY_SUFFIX:
         return _BY_SUFFIX[path.suffix]
     raise UserError(f"{path}: no weight file of a known kind; {_WANTED}")
@@ -202,21 +205,21 @@ _READERS: Mapping[str, Callable[[Path], tuple[Arrays, dict[str, str]]]] = Mappin
         "safetensors": _read_safetensors,
         "torch": lambda path: (import_torch.read(path), {}),
         "mxnet": lambda path: (import_mxnet.read(path), {}),
+        "onnx": lambda path: (import_onnx.read(path), {}),
     }
 )
 
 _BY_SUFFIX: Mapping[str, str] = MappingProxyType({
-    ".npz": "npz", ".safetensors": "safetensors", ".params": "mxnet", ".pth": "torch",
-    ".pt": "torch", ".bin": "torch", ".ckpt": "torch", ".tar": "torch",
+    ".npz": "npz", ".safetensors": "safetensors", ".params": "mxnet", ".onnx": "onnx",
+    ".pth": "torch", ".pt": "torch", ".bin": "torch", ".ckpt": "torch", ".tar": "torch",
 })  # fmt: skip
 """For files too short or damaged to be told by their first bytes."""
 
-_WANTED = "wanted .pth, .pt, .bin, .ckpt, .pth.tar, .safetensors, .npz or .params"
+_WANTED = "wanted .pth, .pt, .bin, .ckpt, .pth.tar, .safetensors, .npz, .params or .onnx"
 
 _STRANGERS = (
     (b"\x89HDF", f"an HDF5 file (.h5, of Keras), which is not read; {_WANTED}"),
     (b"version https://git-lfs", "a pointer of Git LFS and not the file; fetch it: git lfs pull"),
     (b"<", "a web page and not a weight file; download the file itself again"),
     (b"\x1f\x8b", "a gzip archive; unpack it and give the file in it"),
-    (b"\x08", f"probably an ONNX or TensorFlow graph, which is not read; {_WANTED}"),
 )

@@ -61,6 +61,16 @@ def fetch(source: str) -> Path:
     return path
 
 
+def fetched(repository: str) -> Path | None:
+    """The local copy of a repository's FILE where an earlier ``fetch`` left one; no network."""
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ImportError:
+        return None
+    found = hub.try_to_load_from_cache(repository, FILE)
+    return Path(found) if isinstance(found, str) else None
+
+
 def configured(path: Path) -> Normalisation | None:
     """The normalisation in a configuration beside a weight file; None without one.
 

