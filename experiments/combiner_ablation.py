@@ -5,7 +5,7 @@ a recipe made, and learns some twenty combiners from them, a minute or so each.
 
 Command: python experiments/combiner_ablation.py RUN --data DATA/voc12_animals
     [--systems cam_a cam_b] [--features features_a features_b] [--no-saliency] [--out FOLDER]
-    [--only cow sheep ...] [--score background cat ...] [--rows all "without view probes" ...]
+    [--only cow sheep ...] [--score background cat ...] [--rows all "without the probe" ...]
 The same command goes on where it was stopped. The table is FOLDER/ablation.md, by default
 RUN/ablation; what it gave: benchmarks/ABLATION.md. Hardware: two CPU cores.
 """

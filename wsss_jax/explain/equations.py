@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
-from wsss_jax.types import Scorer
+from wsss_jax.types import Leaf, Scorer
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat"})
 """Equations that only hold other equations: always looked into."""
@@ -75,7 +75,7 @@ class Rest(NamedTuple):
     """What one equation adds beyond its derivative times its input, and which equation it is."""
 
     equation: str
-    value: Array
+    value: Leaf
 
 
 class Decomposition(NamedTuple):
@@ -84,20 +84,20 @@ class Decomposition(NamedTuple):
     pull_back: weights of the outputs to (gradient at x, one gradient per rest).
     """
 
-    value: Array
+    value: Leaf
     rests: list[Rest]
-    pull_back: Callable[[Array], tuple[Array, list[Array]]]
+    pull_back: Callable[[Leaf], tuple[Leaf, list[Leaf]]]
 
 
 class _Value(NamedTuple):
     """A value on its way: does it depend on x, is it known to be zero? (array: None if unknown)"""
 
-    array: Array
+    array: Leaf
     moves: bool = False
     zero: bool = False
 
 
-def decompose(function: Callable[[Array], Array], x: Float[Array, "*s"]) -> Decomposition:
+def decompose(function: Callable[[Leaf], Leaf], x: Float[Array, "*s"]) -> Decomposition:
     """The rests of all equations of a function at x, and the gradients to weigh them with.
 
     The sum of x × gradient and of every rest × gradient is the value (times the weights pulled
@@ -107,9 +107,9 @@ def decompose(function: Callable[[Array], Array], x: Float[Array, "*s"]) -> Deco
     closed = jax.make_jaxpr(function)(x)
     names: list[str] = []
 
-    def run(x: Array, nudges: list[Array] | None) -> tuple[Array, list[Array]]:
+    def run(x: Leaf, nudges: list[Leaf] | None) -> tuple[Leaf, list[Leaf]]:
         names.clear()
-        rests: list[Array] = []
+        rests: list[Leaf] = []
 
         def visit(equation: core.JaxprEqn, ins: list[_Value]) -> list[_Value]:
             if not any(v.moves for v in ins) or _adds_nothing(equation, ins):
@@ -163,7 +163,7 @@ def at_layer(scorer: Scorer, images: Shape, name: str) -> Scorer:
     lookup(dict.fromkeys(_places(closed)), name, "layer")
 
     def features(images: Float[Array, "b h w n"]) -> Float[Array, "*s"]:
-        found: list[Array] = []
+        found: list[Leaf] = []
         whole = jax.make_jaxpr(scorer.features)(images)
         _evaluate(whole, [images], partial(_until, name, found), _same, _calls)
         return found[0]
@@ -194,7 +194,7 @@ def _evaluate(
     closed: core.ClosedJaxpr,
     args: list[V],
     visit: Callable[[core.JaxprEqn, list[V]], list[V]],
-    lift: Callable[[Array], V],
+    lift: Callable[[Leaf], V],
     inside: Callable[[core.JaxprEqn, list[V]], core.ClosedJaxpr | None],
 ) -> list[V]:
     """Walk through a list of equations with values of any kind.
@@ -220,7 +220,7 @@ def _evaluate(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _alone(equation: core.JaxprEqn, ins: list[Array]) -> list[Array]:
+def _alone(equation: core.JaxprEqn, ins: list[Leaf]) -> list[Leaf]:
     """The outputs of one equation for these input arrays."""
     pairs = zip(equation.invars, ins, strict=True)
     inputs = {atom: value for atom, value in pairs if not isinstance(atom, core.Literal)}
@@ -231,7 +231,7 @@ def _alone(equation: core.JaxprEqn, ins: list[Array]) -> list[Array]:
     return core.jaxpr_as_fun(core.ClosedJaxpr(one, []))(*inputs.values())
 
 
-def _with_rests(equation: core.JaxprEqn, ins: list[_Value]) -> tuple[list[Array], dict[int, Array]]:
+def _with_rests(equation: core.JaxprEqn, ins: list[_Value]) -> tuple[list[Leaf], dict[int, Leaf]]:
     """The outputs of an equation, and the rests of those that are real numbers, by position."""
     arrays, moving = [v.array for v in ins], [n for n, v in enumerate(ins) if v.moves]
     if equation.primitive.name in ADDITIONS and len(moving) == 1:
@@ -242,7 +242,7 @@ def _with_rests(equation: core.JaxprEqn, ins: list[_Value]) -> tuple[list[Array]
         return outs, {0: jnp.broadcast_to(constant, outs[0].shape)}
     real = [n for n, v in enumerate(equation.outvars) if _is_real(v)]
 
-    def run(*moved: Array) -> tuple[list[Array], list[Array]]:
+    def run(*moved: Leaf) -> tuple[list[Leaf], list[Leaf]]:
         given = dict(zip(moving, moved, strict=True))
         outs = _alone(equation, [given.get(n, array) for n, array in enumerate(arrays)])
         return [outs[n] for n in real], outs
@@ -283,14 +283,14 @@ def _is_quiet(closed: core.ClosedJaxpr, ins: list[_Value]) -> bool:
     return all(found)
 
 
-def _followed(equation: core.JaxprEqn, ins: list[_Value], outs: Sequence[Array]) -> list[_Value]:
+def _followed(equation: core.JaxprEqn, ins: list[_Value], outs: Sequence[Leaf]) -> list[_Value]:
     moves = any(v.moves for v in ins)
     zero = not moves and equation.primitive.name in KEEP_ZERO and ins[0].zero
     pairs = zip(outs, equation.outvars, strict=True)
     return [_Value(out, moves and _is_real(variable), zero) for out, variable in pairs]
 
 
-def _lifted(value: Array) -> _Value:
+def _lifted(value: Leaf) -> _Value:
     known = not isinstance(value, Tracer) and np.ndim(value) == 0
     return _Value(value, zero=known and bool(value == 0))
 
@@ -339,7 +339,7 @@ def _is_place(equation: core.JaxprEqn, name: str) -> bool:
     return equation.primitive.name == "name" and equation.params["name"] == name
 
 
-def _until(name: str, found: list[Array], equation: core.JaxprEqn, ins: list[Array]) -> list[Array]:
+def _until(name: str, found: list[Leaf], equation: core.JaxprEqn, ins: list[Leaf]) -> list[Leaf]:
     """Evaluate as far as the named place, and put its value into ``found``."""
     if found:
         return [_UNKNOWN] * len(equation.outvars)
@@ -349,7 +349,7 @@ def _until(name: str, found: list[Array], equation: core.JaxprEqn, ins: list[Arr
     return outs
 
 
-def _after(name: str, left: list[Array], equation: core.JaxprEqn, ins: list[Array]) -> list[Array]:
+def _after(name: str, left: list[Leaf], equation: core.JaxprEqn, ins: list[Leaf]) -> list[Leaf]:
     """Evaluate what follows the named place, whose value is taken out of ``left``."""
     if left and _is_place(equation, name):
         wanted, values = _aval(equation.outvars[0]), left.pop()
