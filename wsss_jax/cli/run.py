@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,10 @@ def command(args: Sequence[str]) -> int:
         everyday = None if asked & {*HELP_ALL} or not isinstance(made, Recipe) else EVERYDAY
         return settings.show(f"run {given.experiment}", type(made), everyday, made)
     prog = f"wsss run {given.experiment}"
-    final = tyro.cli(type(made), default=made, prog=prog, args=rest)
+    with warnings.catch_warnings():
+        # Of a generic class tyro takes the type of the default, which is what is meant.
+        warnings.filterwarnings("ignore", "Could not resolve type parameter")
+        final = tyro.cli(type(made), default=made, prog=prog, args=rest)
     out = given.out or Path("runs") / final.name
     if given.train_only:
         if not isinstance(final, Recipe):

@@ -19,7 +19,8 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.explain import multiscale
 from wsss_jax.ops import images as image_ops
 from wsss_jax.ops.resize import grid_size
-from wsss_jax.run.images import over_photographs, settle
+from wsss_jax.run.images import settle
+from wsss_jax.run.photographs import over_photographs
 from wsss_jax.types import Batch, ScoreMaps, Size
 
 

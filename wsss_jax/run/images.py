@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
-from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.executors import Workers, map_unordered
@@ -104,23 +102,6 @@ def over_groups(
             yield function(group)
 
     return Tally(_counted(title, total, finished, skipped), skipped)
-
-
-def over_photographs(
-    title: str,
-    source: Source,
-    ids: tuple[str, ...],
-    function: Callable[[Group], int],
-    *,
-    scales: tuple[float, ...],
-    batch_size: int,
-) -> Tally:
-    """``over_groups`` on the photographs of ``ids``, in batches at each of these scales."""
-    skipped: dict[str, str] = {}
-    groups = inference_groups(
-        source, ids, scales=scales, batch_size=batch_size, skip=skipped.__setitem__
-    )
-    return over_groups(title, groups, len(ids), function, skipped)
 
 
 def _counted(

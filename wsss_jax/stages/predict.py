@@ -38,7 +38,8 @@ from wsss_jax.explain.faithfulness import Logits
 from wsss_jax.export.exported import photograph_names
 from wsss_jax.run import folders
 from wsss_jax.run.executors import Workers
-from wsss_jax.run.images import over_photographs, record_skipped
+from wsss_jax.run.images import record_skipped
+from wsss_jax.run.photographs import over_photographs
 from wsss_jax.run.thresholds import foreground
 from wsss_jax.stages import segment
 from wsss_jax.stages.explain import Explanation, explain
