@@ -1,5 +1,7 @@
 """The combiner's parts: closed forms, members and probes, by known values."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -165,7 +165,7 @@ def test_a_store_of_other_classes_is_refused(tmp_path):
 def test_files_of_all_vocs_numbers_are_read_for_a_data_set_of_some_of_its_classes(tmp_path):
     """Tools number a cow 9, whatever else a folder of photographs shows."""
 
-    class Some(Labelled):
+    class Some(toy_priors.Labelled):
         classes = ClassList(("cat", "cow", "person"))
 
         def labels(self, id):
@@ -177,16 +177,16 @@ def test_files_of_all_vocs_numbers_are_read_for_a_data_set_of_some_of_its_classe
         folder = tmp_path / layout
         for id, classes in whole.items():
             toy_priors.write(layout, folder, id, classes, scores(len(classes)))
-        plan = layouts.survey(folder, Some(own), tuple(own))
+        plan = layouts.survey(folder, Some(own, SIZE), tuple(own))
         assert (plan.layout, plan.numbering) == (layout, VOC)
         out = tmp_path / f"{layout}_out"
-        made = import_priors(Import(), folder, Some(own), out, ids=("a", "b"))
+        made = import_priors(Import(), folder, Some(own, SIZE), out, ids=("a", "b"))
         assert made.classes == ("cat", "cow", "person")
         assert sorted(made.get_scores("a").classes.tolist()) == [1, 2]
         assert made.get_scores("b").classes.tolist() == [0]
     for id, classes in own.items():
         toy_priors.write("irn", tmp_path / "own", id, classes, scores(len(classes)))
-    assert layouts.survey(tmp_path / "own", Some(own), tuple(own)).numbering == Some.classes
+    assert layouts.survey(tmp_path / "own", Some(own, SIZE), tuple(own)).numbering == Some.classes
 
 
 def test_folders_of_other_tools_become_stores_beside_the_result_whatever_they_are_called(tmp_path):
@@ -194,9 +194,9 @@ def test_folders_of_other_tools_become_stores_beside_the_result_whatever_they_ar
         for id, classes in LABELS.items():
             toy_priors.write(layout, tmp_path / place, id, classes, scores(len(classes)))
     folders = [tmp_path / place for place in ("x/cam", "y/cam", "salient")]
-    made = opened(folders, Labelled(LABELS), tmp_path / "out")
+    made = opened(folders, toy_priors.Labelled(LABELS, SIZE), tmp_path / "out")
     assert [store.folder.relative_to(tmp_path / "out_imported").as_posix() for store in made] == [
         "x/cam", "y/cam", "salient"
     ]  # fmt: skip
     assert [store.ids() for store in made] == [tuple(LABELS)] * 3
-    assert opened([made[0].folder], Labelled(LABELS), tmp_path / "out") == made[:1]
+    assert opened([made[0].folder], toy_priors.Labelled(LABELS, SIZE), tmp_path / "out") == made[:1]

@@ -25,6 +25,7 @@ THEIRS = (
     "infer_SEAM.py",
     "make_cam.py",
     "produce_wss_masks.py",
+    "test_msc_flip_voc.py",
     "infer_seg_voc.py",
 )
 """Scripts of other tools, whose output is read."""
