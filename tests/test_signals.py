@@ -150,7 +150,9 @@ def test_a_killed_parent_leaves_no_worker_that_is_still_starting(tmp_path):
         left = [pid for pid in group(process.pid) if pid != process.pid]
         process.kill()
         toy.wait_until(lambda: not any(toy.is_alive(pid) for pid in left))
-        assert process.communicate()[1] == ""
+        # Python's own word where the kill came while it handed a worker its task.
+        told = process.communicate()[1].strip()
+        assert not told or told.splitlines()[-1] == "EOFError: Ran out of input"
 
 
 def test_a_signal_that_nobody_looked_at_is_not_swallowed():
