@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy_priors
 from PIL import Image
-from test_layouts import SIZE, Labelled, scores, survey
+from test_layouts import SIZE, scores, survey
 
 from wsss_jax.data.classes import VOC
 from wsss_jax.errors import BadFileError
@@ -164,7 +164,7 @@ def test_colours_are_named_with_the_file_that_helps(tmp_path):
     "name", ["{}.npy", "{}.jpg.npy", "{}_cam.npy", "{}_1.npy", "train/{}.npy", "x/y/{}_cam.npy"]
 )
 def test_files_are_found_below_the_folder_and_with_more_in_the_name(tmp_path, name):
-    source, folder = Labelled(TABLE), tmp_path / "in"
+    source, folder = toy_priors.Labelled(TABLE, SIZE), tmp_path / "in"
     path = folder / name.format(ID)
     path.parent.mkdir(parents=True)
     toy_priors.save(path, {9: COW, 14: COW})
@@ -184,7 +184,7 @@ def test_two_files_of_an_image_are_told_apart_by_suffix_or_folder(tmp_path):
 
 
 def test_a_bad_class_is_left_out_and_listed(tmp_path, capsys):
-    source = Labelled(TABLE)
+    source = toy_priors.Labelled(TABLE, SIZE)
     toy_priors.write("psa_cam", tmp_path / "in", ID, (9, 14), np.stack([COW * np.nan, COW]))
     with left_out.recorded() as record:
         store = import_priors(Import(), tmp_path / "in", source, tmp_path / "out", ids=source.ids)
@@ -201,7 +201,7 @@ def test_a_bad_class_is_left_out_and_listed(tmp_path, capsys):
 
 
 def test_the_field_and_the_stride_are_told(tmp_path, capsys):
-    source = Labelled(TABLE)
+    source = toy_priors.Labelled(TABLE, SIZE)
     toy_priors.write("irn", tmp_path / "in", ID, (9, 14), scores(2))
     for field, stride in ((None, 4), ("cam", 4), (None, 1)):
         out = tmp_path / f"out{field}{stride}"
@@ -214,7 +214,7 @@ def test_the_field_and_the_stride_are_told(tmp_path, capsys):
 
 
 def test_masks_are_kept_at_every_pixel(tmp_path):
-    source = Labelled(TABLE)
+    source = toy_priors.Labelled(TABLE, SIZE)
     values = np.zeros(SIZE)
     values[1:4, 3:5], values[5] = 10, 15
     (tmp_path / "in").mkdir()
