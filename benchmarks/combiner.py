@@ -2,7 +2,7 @@
 
 Prints, for each seed: the best single system and the closed forms at the threshold that suits them
 best on the *test truth*, the combiner at its own half, and the paired difference with its interval.
-With --features the combiner is given frozen features, and learns linear probes. With --safety also
+With --features the combiner is given frozen features, and learns a linear probe. With --safety also
 what happens when a system is missing, alone, noise, or distorted. mIoU in percent; the world ranks
 designs, it predicts nothing about photographs. What every step is worth: study/ablation.py.
 

@@ -46,6 +46,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             "efficientnet": Training(efficientnet, view, epochs=6, seed=5),
         },
         saliency=data / "saliency_csnet",
+        saliency_supervision="people's masks",
         refinements=("saliency", "walk"),
         combiner=Combining(),
         features=(

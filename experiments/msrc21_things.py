@@ -69,6 +69,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             for name, (model, augmentation, seed) in models.items()
         },
         saliency=data / "saliency_csnet",
+        saliency_supervision="people's masks",
         refinements=("saliency", "walk"),
         combiner=Combining(),
         features=(Features(weights / V2),),

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import toy_world
 
-from wsss_jax.combiner import record
+from wsss_jax.combiner import learn as learning
+from wsss_jax.combiner import probes, record
 from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
@@ -143,6 +145,9 @@ def test_the_record_decides_and_other_inputs_are_refused(inputs, run, tmp_path):
 def test_inputs_that_cannot_be_told_apart_or_teach_nothing_are_refused(inputs, tmp_path):
     with pytest.raises(UserError, match="two systems are called part"):
         replace(inputs, systems=(inputs.systems[0], inputs.systems[0]))
+    third = replace(inputs.features[0], folder=tmp_path / "third")
+    with pytest.raises(UserError, match="3 stores of features; wanted at most two"):
+        replace(inputs, features=(*inputs.features, third))
     empty = stores.create(
         tmp_path / "empty", holds="scores", classes=inputs.source.classes.names, made_by={}
     )
@@ -153,6 +158,34 @@ def test_inputs_that_cannot_be_told_apart_or_teach_nothing_are_refused(inputs, t
             SETTINGS,
             ids=inputs.source.ids,
         )
+
+
+def test_images_that_show_no_class_teach_background(inputs, tmp_path, monkeypatch):
+    empty = inputs.source.ids[0]
+
+    class Emptied:
+        def __getattr__(self, name):
+            return getattr(inputs.source, name)
+
+        def labels(self, id):
+            known = inputs.source.labels(id)
+            return np.zeros_like(known) if id == empty else known
+
+    learned = []
+
+    def fit(names, cells, labels, possible, weights, **settings):
+        learned.append((labels, possible))
+        return probes.fit(names, cells, labels, possible, weights, **settings)
+
+    monkeypatch.setattr(learning, "probes", SimpleNamespace(fit=fit))
+    few = replace(inputs, source=Emptied(), missing={})
+    run = learn(few, tmp_path / "run", SETTINGS, ids=inputs.source.ids)
+    for labels, possible in learned:
+        of_it = possible.all(axis=1)  # cells of it may be of any class, and are of none
+        assert of_it.sum() == 400 and (labels[of_it] == 0).all()
+    made = fuse(run, few, tmp_path / "fused", ids=inputs.source.ids)
+    assert made.maps.get_scores(empty).scores.shape[-1] == 0
+    assert not few.missing  # a map is missed of classes alone
 
 
 def test_true_masks_are_read_of_the_labelled_images_alone_and_told(inputs, tmp_path, monkeypatch):

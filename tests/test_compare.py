@@ -8,6 +8,7 @@ import pytest
 from toy_commands import typed
 from toy_learning import ToyBatches, linear_system
 
+from wsss_jax.data import json_records
 from wsss_jax.errors import UserError
 from wsss_jax.stages import compare
 from wsss_jax.train.loop import Loop, fit
@@ -21,7 +22,7 @@ def run(folder, losses, seed=0, **parts):
         "settings": {"seed": seed, "optim": {"name": "sgd"}},
         "versions": {"jax": str(seed)},
     }
-    (folder / "settings.json").write_text(json.dumps(settings))
+    json_records.write(folder / "settings.json", settings)
     lines = [json.dumps({"step": n + 1, "loss": v, "skipped": 0}) for n, v in enumerate(losses)]
     (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 9, "lo']))
     return folder
@@ -37,6 +38,7 @@ def test_only_what_differs_is_shown_and_curves_share_a_scale(tmp_path, capsys):
     a, b = run(tmp_path / "a", [4, 2, 0]), run(tmp_path / "b", [4, 3], seed=1)
     code, out, _ = typed(capsys, "compare", a, b)
     assert code == 0 and "seed" in out and "optim" not in out and "versions" not in out
+    assert "checksum" not in out
     assert "4 … 0 at 3" in out and "4 … 3 at 2" in out and "skipped" not in out
     assert "████████▅▅▅▅▅▅▅▅▁" in out and "████████▆ " in out and "mIoU" not in out
 

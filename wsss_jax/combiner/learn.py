@@ -9,7 +9,7 @@
 
 The probe learns from the first frozen network; the last one tells which cells are similar. Images
 that show no class teach background. Everything is learned from a sample of cells that one pass over
-the images collects, so memory does not grow with the data set beyond 100 cells an image. What each
+the images collects: 400 of each, and 100 where there are many images. What each
 step is worth: benchmarks/ABLATION.md.
 """
 

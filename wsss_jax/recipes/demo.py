@@ -46,6 +46,7 @@ def recipe(data: Path, *, epochs: int = EPOCHS) -> Recipe:
         },
         explanation=Explanation(scales=(1.0, 1.5), batch_size=32),
         saliency=data / "saliency",
+        saliency_supervision="drawn with the scenes",
         walk=Walk(radius=3, steps=8),
         crf=Crf(preset="thumbnail", stride=1),
         fusions=tuple(fuse.FUSIONS),

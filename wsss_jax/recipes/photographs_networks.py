@@ -22,7 +22,8 @@ class Network(NamedTuple):
     """Pretrained weights and the network that they are for.
 
     name: of the folders that are made with it. convolutional: whether it can be trained as a
-    classifier here; a transformer gives features alone. taps: its maps but the finest. stride:
+    classifier here; a transformer gives features alone. taps: its maps but the finest, and of a
+    transformer the last one. stride:
     pixels per cell of its features.
     """
 
@@ -120,7 +121,7 @@ def _add(given: str, found: dict[Path, Network]) -> None:
     names = [network.name for network in found.values()]
     name = f"{name}_{len(names)}" if name in names else name
     safe = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in name)
-    taps = tuple(range(1, len(strides)))
     convolutional = strides[0] != strides[-1]
+    taps = tuple(range(1, len(strides))) if convolutional else (len(strides) - 1,)
     stride = 8 if convolutional else strides[-1]
     found[known.path] = Network(safe, known.path, known.network, convolutional, taps, stride)

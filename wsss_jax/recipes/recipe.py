@@ -65,8 +65,8 @@ class Recipe:
         fusions: closed forms to compare, names of FUSIONS.
         combiner: the learned combiner of the systems' class maps, which then makes the
             pseudo-masks; None to do without.
-        features: frozen features of the networks that its linear probes look at; () learns
-            none.
+        features: frozen features for its linear probe and, where there is a second network,
+            for smoothing; () does without both.
         rivals: whether each system is also refined alone as the combiner refines all of them, so
             that what fusing gains is told from what refining gains.
         scoring: what counts, and where background begins.

@@ -12,8 +12,7 @@ from wsss_jax import config
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import MaskReader, training_batches
 from wsss_jax.config import Record
-from wsss_jax.data import provenance
-from wsss_jax.data.texts import read_json
+from wsss_jax.data import json_records, provenance
 from wsss_jax.datasets.table import Source
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
@@ -133,7 +132,7 @@ def _runs_in(settings: object) -> list[Record]:
     """Records of the runs that settings name: of the ordinary classifier of OC-CSE and P-NOC."""
     if isinstance(settings, Path):
         path = settings / "settings.json"
-        return [read_json(path)] if path.is_file() else []
+        return [json_records.read(path)] if path.is_file() else []
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         return []
     parts = [getattr(settings, one.name) for one in dataclasses.fields(settings)]

@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from wsss_jax.data import json_records
 from wsss_jax.data.texts import read_json, read_text
 from wsss_jax.errors import BadFileError, UserError
 
@@ -74,7 +75,7 @@ def read_run(folder: Path, name: str) -> Run:
     for part in [folder, *parts]:
         prefix = "" if part == folder else f"{part.name}/"
         if (part / "settings.json").is_file():
-            settings |= _named(prefix, read_json(part / "settings.json"))
+            settings |= _named(prefix, json_records.read(part / "settings.json"))
         if (part / "metrics.jsonl").is_file():
             found = _curves(part / "metrics.jsonl")
             curves |= {f"{prefix}{metric}": points for metric, points in found.items()}

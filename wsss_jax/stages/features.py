@@ -1,9 +1,10 @@
 """Frozen features as a store: the maps of one network, reduced to a few channels.
 
-Linear probes (``combiner.probes``) tell classes by them over the whole data set. Networks of
-different kinds err apart, so a store of each gains (``wsss combine --features A B``). The channels
-are principal components of the maps over a sample of images, largest first; no label is read. They
-are kept in the store, so that images that come later have the same channels.
+The combiner's linear probe tells classes by them over the whole data set, and its smoothing tells
+which cells of an image are similar; each wants another kind of network (``wsss combine --features
+FIRST SECOND``). The channels are principal components of the maps over a sample of images, largest
+first; no label is read. They are kept in the store, so that images that come later have the same
+channels.
 """
 
 import io
@@ -136,7 +137,7 @@ def command(
     data: Annotated[Data, tyro.conf.arg(name="")],
     out: Path,
 ) -> None:
-    """Features of a frozen network as a store, for the linear probes of the combiner.
+    """Features of a frozen network as a store, for the combiner's linear probe or its smoothing.
 
     Args:
         settings: the network, and what is kept.

@@ -2,7 +2,7 @@
 
 A segmentation network answers where one was trained. Where none was (`wsss run --quick`), the
 run's classifiers tell which classes a photograph shows, and their class maps of these are combined
-with the linear probes of the run, as they were for the photographs that taught it.
+with the linear probe of the run, as they were for the photographs that taught it.
 """
 
 import csv
