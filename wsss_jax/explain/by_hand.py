@@ -21,6 +21,7 @@ from wsss_jax.explain import (
     class_maps,
     full_gradient,
     gradient,
+    guided,
     perturb,
     relevance,
     saliency,
@@ -232,6 +233,7 @@ score_cam = by_hand(score_weighted.score_cam)
 ss_cam = by_hand(seeded(score_weighted.ss_cam))
 ablation_cam = by_hand(perturb.ablation_cam)
 vanilla_gradient = by_hand(saliency.vanilla_gradient, "pixels")
+guided_gradient = by_hand(guided.guided_gradient, "pixels")
 smooth_grad = by_hand(seeded(saliency.smooth_grad), "pixels")
 integrated_gradients = by_hand(saliency.integrated_gradients, "pixels")
 rise = by_hand(seeded(perturb.rise), "pixels")
