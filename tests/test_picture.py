@@ -174,3 +174,13 @@ def test_a_class_token_has_its_own_methods_and_those_of_others():
         grid = 32 if name in on_pixels else 2
         assert maps.shape == (1, grid, grid, 3), name
     assert "score_cam" not in asked.methods and asked.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_sheet_of_channels_is_written_and_unknown_ones_are_refused(capsys, run, scenes, tmp_path):
+    asked = ("explain", run, "--data", scenes, "--split", "val", "--out", tmp_path)
+    code, out, err = typed(capsys, *asked, "--channels", "1", "3")
+    assert code == 0, err
+    with Image.open(out.split()[-1]) as sheet:
+        assert sheet.width >= 480 and sheet.height > 2 * 140
+    code, _, err = typed(capsys, *asked, "--channels", "9999")
+    assert code == 1 and "no channel 9999; this layer has 0 to" in err

@@ -22,6 +22,7 @@ from wsss_jax.explain import (
     full_gradient,
     gradient,
     guided,
+    lrp,
     perturb,
     relevance,
     saliency,
@@ -234,6 +235,9 @@ ss_cam = by_hand(seeded(score_weighted.ss_cam))
 ablation_cam = by_hand(perturb.ablation_cam)
 vanilla_gradient = by_hand(saliency.vanilla_gradient, "pixels")
 guided_gradient = by_hand(guided.guided_gradient, "pixels")
+lrp_z_plus = by_hand(lrp.lrp_z_plus, "pixels")
+lrp_alpha_beta = by_hand(lrp.lrp_alpha_beta, "pixels")
+lrp_epsilon = by_hand(lrp.lrp_epsilon, "pixels")
 smooth_grad = by_hand(seeded(saliency.smooth_grad), "pixels")
 integrated_gradients = by_hand(saliency.integrated_gradients, "pixels")
 rise = by_hand(seeded(perturb.rise), "pixels")

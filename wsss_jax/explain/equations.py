@@ -268,10 +268,10 @@ def _adds_nothing(equation: core.JaxprEqn, ins: list[Value]) -> bool:
         return all(v.moves or v.zero for v in ins[1 if name == "select_n" else 0 :])
     if name in FIRST_MOVES:
         return moves[0] and not any(moves[1:])
-    return name in CUSTOM and _is_quiet(inner_of(equation), ins)
+    return name in CUSTOM and is_quiet(inner_of(equation), ins)
 
 
-def _is_quiet(closed: core.ClosedJaxpr, ins: list[Value]) -> bool:
+def is_quiet(closed: core.ClosedJaxpr, ins: list[Value]) -> bool:
     """Do all equations of this list add nothing? Computes nothing."""
     found: list[bool] = []
 
@@ -320,7 +320,7 @@ def _looked_into(equation: core.JaxprEqn, ins: list[Value]) -> core.ClosedJaxpr 
     """Those of a plain call, and of a function with its own backward rule that has biases."""
     if equation.primitive.name == "custom_vjp_call" and any(v.moves for v in ins):
         inner = inner_of(equation)
-        return None if _is_quiet(inner, ins) else inner
+        return None if is_quiet(inner, ins) else inner
     return calls(equation, ins)
 
 

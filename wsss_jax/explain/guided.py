@@ -46,27 +46,56 @@ def guided(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """
 
     def run(x: Float[Array, "*s"]) -> Float[Array, "*t"]:
-        found: list[core.JaxprEqn] = []
-
-        def visit(equation: core.JaxprEqn, ins: list[Value]) -> list[Value]:
-            arrays = [value.array for value in ins]
-            if _is_rectifier(equation, ins):
-                found.append(equation)
-                (moving,) = [value.array for value in ins if not value.zero]
-                return equations.followed(equation, ins, [_guided_relu(moving)])
-            return equations.followed(equation, ins, equations.alone(equation, arrays))
-
-        closed = jax.make_jaxpr(function)(x)
-        start = [Value(x, moves=True)]
-        (out,) = equations.evaluate(closed, start, visit, equations.lifted, _looked_into)
+        found, out = _rewired(function, x, _guided_relu)
         if not found:
             raise UserError(
                 "this network has no ReLU, and guided back-propagation changes nothing else; "
                 "choose a network of ReLU or ReLU6, or another method"
             )
-        return out.array
+        return out
 
     return run
+
+
+def straight(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The same function of one array, whose rectifiers and caps pass every gradient on.
+
+    So gradients arrive from channels that are off or at their cap too: where one looks, whatever it
+    found there.
+    """
+    return lambda x: _rewired(function, x, _straight_relu, caps=True)[1]
+
+
+def _rewired(
+    function: Callable[[Array], Array],
+    x: Float[Array, "*s"],
+    rectify: Callable[[Array], Array],
+    *,
+    caps: bool = False,
+) -> tuple[int, Array]:
+    """How many rectifiers were replaced by ``rectify``, and the value; caps pass gradients on."""
+    count = 0
+
+    def visit(equation: core.JaxprEqn, ins: list[Value]) -> list[Value]:
+        nonlocal count
+        outs = equations.alone(equation, [value.array for value in ins])
+        moving = [value.array for value in ins if value.moves]
+        if _is_rectifier(equation, ins):
+            count += 1
+            outs = [rectify(moving[0])]
+        elif caps and equation.primitive.name == "min" and len(moving) == 1:
+            # The cap's value with the gradient of what came in.
+            outs = [moving[0] + jax.lax.stop_gradient(outs[0] - moving[0])]
+        return equations.followed(equation, ins, outs)
+
+    closed = jax.make_jaxpr(function)(x)
+    start = [Value(x, moves=True)]
+    (out,) = equations.evaluate(closed, start, visit, equations.lifted, _looked_into)
+    return count, out.array
+
+
+def _straight_relu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    return x + jax.lax.stop_gradient(jnp.maximum(x, 0) - x)
 
 
 @jax.custom_vjp
