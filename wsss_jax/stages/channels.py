@@ -25,7 +25,7 @@ from wsss_jax.explain.learned import Ascent
 from wsss_jax.report.overlays import Cell, cells_sheet
 from wsss_jax.run.photographs import over_photographs
 from wsss_jax.stages.subject import Subject, at_place
-from wsss_jax.types import Scorer
+from wsss_jax.types import Leaf, Scorer
 
 CAPTION = (
     "First an image climbed to from noise, then the patches where the channel is largest: score, "
@@ -184,7 +184,7 @@ def _maps(subject: Subject, layer: str) -> Callable[[tuple, Array, Array], Array
     )
 
 
-def _check(subject: Subject, asked: Asked, images: Array, inside: Array) -> None:
+def _check(subject: Subject, asked: Asked, images: Leaf, inside: Leaf) -> None:
     shape = jax.eval_shape(_maps(subject, asked.layer), subject.weights, images, inside).shape
     if "cam" not in subject.methods or len(shape) != 4:
         raise UserError("this network has no maps of channels there; a class token has none")
