@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from wsss_jax.explain.relevance_rules import ratio
 
-Weighs = Callable[[Array], Array]
+Weighs = Callable[..., Array]
 
 
 class Layer(NamedTuple):
