@@ -10,6 +10,7 @@ import pytest
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import training_batches
 from wsss_jax.data.classes import ClassList
+from wsss_jax.datasets import views
 from wsss_jax.errors import UserError
 from wsss_jax.ops import long_tail
 from wsss_jax.stages.train import counted
@@ -139,3 +140,16 @@ def test_training_tells_a_balanced_loss_the_counts():
         own = found if isinstance(found, Classifier) else found.classifier
         assert (own.loss.images, own.loss.shown) == (2, (2, 1))
     assert counted(Classifier(), source) == Classifier()
+
+
+def test_a_long_tailed_draw_by_hand():
+    rows = [(True, False, False)] * 90 + [(True, True, False)] * 9 + [(False, True, True)] * 60
+    source = Rows((*rows, (False, False, False)), ClassList(("head", "middle", "tail")))
+    drawn = views.long_tailed(source, imbalance=9.0)
+    shown = np.array([drawn.labels(id) for id in drawn.ids])
+    # 99 images show the first: wanted are 99, 33 and 11. Those of the tail show the middle as well,
+    # which then takes all of its 9 others; these show the head.
+    np.testing.assert_array_equal(shown.sum(axis=0), [99, 20, 11])
+    assert drawn.ids[-1] == "i159" and len(drawn.ids) == 111
+    assert drawn.ids == views.long_tailed(source, imbalance=9.0).ids
+    assert drawn.ids != views.long_tailed(source, imbalance=9.0, seed=1).ids
