@@ -16,6 +16,7 @@ Not run.
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -37,7 +38,9 @@ V2 = "mobilenet_v2_1.0_224_quant_float.npz"
 VIEW = Augmentation(crop=224, long_side=(224, 352), hue=0.0)
 OPTIM = Optim("adamw", learning_rate=2e-4, warm_up=10)
 
-ROWS = {
+GROUPS = ("head", "middle", "tail")
+
+ROWS: dict[str, tuple[ClassLoss, Literal["shuffled", "balanced"]]] = {
     "plain": (ClassLoss(), "shuffled"),
     "focal": (ClassLoss("focal"), "shuffled"),
     "asymmetric": (ClassLoss("asymmetric"), "shuffled"),
@@ -59,9 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/msrc21_long_tail"))
     chosen = parser.parse_args()
     xla.keep_compiled()
-    print(
-        "mIoU in percent   " + "".join(f"{name:>9}" for name in ("head", "middle", "tail", "all"))
-    )
+    print("mIoU in percent   " + "".join(f"{title:>9}" for title in (*GROUPS, "all")))
     for name in chosen.rows:
         loss, sampling = lookup(ROWS, name, "row")
         model = Classifier("mobilenet_v2", chosen.weights / V2, optim=OPTIM, loss=loss)
@@ -90,7 +91,7 @@ def judged(data: Path, training: Training[Classifier], out: Path) -> list[float]
 def thirds(source: Source) -> list[np.ndarray]:
     """Classes that many, some and few images show."""
     shown = np.sum([source.labels(id) for id in source.ids], axis=0)
-    return np.array_split(np.argsort(-shown, kind="stable"), 3)
+    return np.array_split(np.argsort(-shown, kind="stable"), len(GROUPS))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,8 @@ def _drawn(
     counts = table.sum(axis=0)
     order = np.argsort(-counts, kind="stable")
     wanted = counts.max(initial=0) * imbalance ** -np.linspace(0, 1, len(order))
-    kept, free = ~table.any(axis=1), np.ones(len(table), bool)
+    kept, free = np.zeros(len(table), bool), np.ones(len(table), bool)
+    kept[table.sum(axis=1) == 0] = True
     for label, number in reversed([*zip(order, np.maximum(np.round(wanted), 1), strict=True)]):
         candidates = np.flatnonzero(table[:, label] & free)
         lacking = max(int(number) - int((table[:, label] & kept).sum()), 0)
