@@ -122,14 +122,16 @@ def _threshold(sample: Sequence[Cells], probe: Probe | None, settings: Combining
     """Where background begins, by Otsu's rule; 0 where there is none.
 
     Of maps that a probe takes part in, square roots are parted: they spread what is low and hold
-    together what is high. Of maps without one, the plain rule is nearer to the truth.
+    together what is high. Of maps without one, the plain rule is nearer to the truth. Cells that
+    boxes leave to no class do not count: their zeros would draw the threshold down.
     """
     if not settings.background:
         return 0.0
     counts = np.zeros(BINS)
     for cells in sample:
         if cells.names:
-            highest = refine.refined(cells, probe, settings.smoothing)[0].max(axis=1)
+            maps = refine.refined(cells, probe, settings.smoothing)[0]
+            highest = maps[refine.undecided(cells)].max(axis=1)
             values = highest if probe is None else np.sqrt(np.maximum(highest, 0))
             counts += np.histogram(values, BINS, (0.0, 1.0))[0]
     found = masks.otsu(counts)

@@ -99,6 +99,13 @@ def refined(
     return smooth((maps + found[:, 1:]) / 2 * allowed) * allowed, found
 
 
+def undecided(cells: Cells) -> Bool[np.ndarray, " m"]:
+    """Cells that may show some class: all of them, unless every class of the image has boxes."""
+    if cells.boxed is None:
+        return np.ones(len(cells.image), bool)
+    return cells.boxed.allowed(len(cells.names)).any(axis=1)
+
+
 def decided(
     cells: Cells, maps: Float[np.ndarray, "m k"], *, share: float, threshold: float
 ) -> Float[np.ndarray, "m k"]:
