@@ -125,9 +125,7 @@ def command(
         return
     source = open_dataset(data, split=split, layout=layout, lists=lists)
     if channels:
-        if labels or len(layer) > 1:
-            raise UserError("channels are of one layer and of no labels; give one --layer at most")
-        asked = Asked(channels, next(iter(layer), ""))
+        asked = _asked(channels, labels, layer)
         print(show_channels(subject_of(run), source, out, asked, batch_size))
         return
     if len(method) > 1 or labels or layer:
@@ -137,6 +135,12 @@ def command(
         )
     settings = Explanation(next(iter(method)), scales, flip, batch_size)
     print(explaining.explain(run, source, out, settings, ids=source.ids).folder)
+
+
+def _asked(channels: tuple[int, ...], labels: Sequence[str], layer: Sequence[str]) -> Asked:
+    if labels or len(layer) > 1:
+        raise UserError("channels are of one layer and of no labels; give one --layer at most")
+    return Asked(channels, next(iter(layer), ""))
 
 
 def show(
