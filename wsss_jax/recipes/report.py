@@ -296,7 +296,7 @@ def _trust(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
     """Shares of trust in the order of the gallery's systems; nothing where the image has none."""
     names, found = gallery.systems(), {}
     for name, store in gallery.trust.items():
-        if store.path(id).is_file():
+        if store.has(id):
             maps = store.get_scores(id)
             shares = np.zeros((*maps.scores.shape[:2], len(names)), np.float32)
             shares[..., [names.index(store.classes[c]) for c in maps.classes]] = maps.scores
@@ -308,7 +308,7 @@ def _doubts(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
     """Entropy and disagreement; a deviation of probabilities is at most 1/2, so it is doubled."""
     found = {}
     for name, store in gallery.doubts.items():
-        if not store.path(id).is_file():
+        if not store.has(id):
             continue
         maps = store.get_scores(id)
         for column, label in enumerate(maps.classes):

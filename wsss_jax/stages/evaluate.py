@@ -179,7 +179,7 @@ def judge(
         return metrics.confusion(truth, store.get_mask(id), count).counts[None]
     maps = store.get_scores(id)
     if maps.size != truth.shape:
-        raise BadFileError(f"{store.path(id)}: scores of size {maps.size}, truth {truth.shape}")
+        raise BadFileError(f"{store.folder}: {id}: scores of size {maps.size}, truth {truth.shape}")
     if not len(maps.classes):
         empty = metrics.confusion(truth, np.zeros_like(truth), count).counts
         return np.broadcast_to(empty, (len(thresholds), *empty.shape))
