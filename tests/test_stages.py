@@ -34,7 +34,6 @@ from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import Masking, decide, fixed, label_free_threshold
 from wsss_jax.stages.refine import Walk, refine
-from wsss_jax.stages.segment import pseudo_masks
 from wsss_jax.stages.suggest import Suggestion, suggest
 from wsss_jax.stages.train import fit, trained
 from wsss_jax.train import checkpoint
@@ -215,7 +214,6 @@ def test_prepared_records_and_packed_stores_go_through_every_stage(small, made, 
     again = import_priors(Import(), cams.folder, source, tmp_path / "again", ids=source.ids)
     again.pack()
     walk = refine(again, source, tmp_path / "walk", Walk(radius=2, steps=1), ids=source.ids)
-    walk.pack()
     mean = combine([cams, walk], source, tmp_path / "mean", Fusion("mean"), ids=source.ids)
     mean.pack()
     inputs = Inputs(source, (cams, walk), features=(network,))
@@ -236,7 +234,6 @@ def test_prepared_records_and_packed_stores_go_through_every_stage(small, made, 
     assert page.stat().st_size > 10_000
     assert export(masks, source, tmp_path / "png", Export("png")).done == len(source.ids)
     assert len(suggest(fused.maps, source, tmp_path / "next", Suggestion(3), features=network)) == 3
-    assert pseudo_masks(masks, source).masks(source.ids[0]).shape == source.size(source.ids[0])
 
 
 def test_systems_on_other_grids_and_with_missing_classes_are_stacked():
