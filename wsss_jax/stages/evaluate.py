@@ -95,7 +95,7 @@ class Result:
 
     @property
     def counts(self) -> Int[np.ndarray, "images n n"]:
-        """(C+1, C+1) of each image at the fixed threshold; of groups of images where they are many."""
+        """(C+1, C+1) of each image at the fixed threshold; of more than 2,000, of random groups."""
         return self.at_fixed.grouped()
 
     @property
