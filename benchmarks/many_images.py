@@ -7,8 +7,9 @@ a part of an epoch of training, class maps, frozen features, an import, fusing b
 to combine, fusing by what was learned, masks, and evaluation of maps and of masks. ``--most``:
 records above which a store is packed here, so that the smallest set is packed too.
 
-Prints of each stage and size: images per second after a start on a few images, the peak of
-resident memory, the most files that were open at once, and what the stage left on the disk.
+Prints of each stage and size: images per second of processor time, after a start on a few images;
+the peak of resident memory, the most files that were open at once, what the stage left on the disk,
+and the seconds that went by.
 """
 
 import argparse
@@ -62,8 +63,9 @@ def main() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(base, "compiled"))
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         for count in given.images:
-            print(f"\n{count} photographs\n\n| | images/s | peak, MiB | open files | files | MiB |")
-            print("|---|--:|--:|--:|--:|--:|", flush=True)
+            print(f"\n{count} photographs\n")
+            print("| | images/s | peak, MiB | open files | files | MiB | s |")
+            print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
             folder = Path(base, str(count))
             folder.mkdir()
             for stage in ("prepare", *STAGES):
@@ -105,7 +107,8 @@ def prepare(folder: Path) -> list[float | None]:
     with counted() as found, tempfile.TemporaryDirectory(dir=folder) as links:
         plain = linked(scenes, Path(links, "photographs"), count)
         tfds_builder.write(plain, folder / "records")
-    return [count / found["seconds"], *found["peaks"], *on_disk(folder / "records")]
+    rate = count / found["seconds"]
+    return [rate, *found["peaks"], *on_disk(folder / "records"), found["passed"]]
 
 
 def linked(old: Path, new: Path, count: int) -> Path:
@@ -134,7 +137,7 @@ def run(stage: str, folder: Path) -> list[float | None]:
     rate = spent or len(source.ids) / found["seconds"]
     left = [on_disk(folder / name) for name in outputs]
     sums: list[float | None] = [sum(column) for column in zip(*left, strict=True)]
-    return [rate, *found["peaks"], *(sums or [None, None])]
+    return [rate, *found["peaks"], *(sums or [None, None]), found["passed"]]
 
 
 Work = Callable[[Path, Source, Path, tuple[str, ...]], float | None]
@@ -158,7 +161,7 @@ def train(folder: Path, source: Source, out: Path, ids: tuple[str, ...]) -> floa
 
     def progress(done: int, total: int, metrics: Any) -> None:
         if done >= 20:
-            began.append(time.perf_counter())
+            began.append(time.process_time())
 
     with tempfile.TemporaryDirectory() as run:
         plan = Loop(STEPS, save_every=STEPS)
@@ -274,7 +277,9 @@ STAGES: dict[str, tuple[Work, tuple[str, ...]]] = {
 
 @contextmanager
 def counted() -> Iterator[dict[str, Any]]:
-    """Filled when the block ends: seconds, and [peak of memory in MiB, most open files]."""
+    """Filled when the block ends: seconds of the processor, seconds that passed, and
+    [peak of memory in MiB, most open files].
+    """
     found: dict[str, Any] = {}
     most, done = [0], threading.Event()
 
@@ -284,11 +289,12 @@ def counted() -> Iterator[dict[str, Any]]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     try:
         yield found
     finally:
-        found["seconds"] = time.perf_counter() - began
+        found["seconds"] = time.process_time() - spent
+        found["passed"] = time.perf_counter() - began
         done.set()
         watcher.join()
         # Of this program alone: ru_maxrss is never below that of the process that started it.
