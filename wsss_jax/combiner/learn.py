@@ -38,7 +38,7 @@ CELLS, MIN_CELLS = 400, 100
 """Cells of an image that are kept, at random: most, and least where there are many images."""
 
 MAX_IMAGES = 10_000
-"""Images that teach, at most; their cells take 1.1 GB with 128 channels of two networks."""
+"""Images that teach, at most; their cells take about 1 GB for each 256 channels of features."""
 
 MAX_CELLS = 250_000
 """Cells of all images together that a probe learns from."""
