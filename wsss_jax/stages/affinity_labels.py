@@ -180,7 +180,7 @@ def _bounded(rule: Irn, store: Store, ids: Sequence[str]) -> Irn:
 
 def _check_sure(store: Store, ids: Sequence[str], high: float) -> None:
     """Raise ValueError where most maps are nowhere sure, so that almost nothing would teach."""
-    peaks = [store.get_scores(id).peak for id in ids if store.path(id).is_file()]
+    peaks = [store.get_scores(id).peak for id in ids if store.has(id)]
     highest = np.array([peak.max() for peak in peaks if len(peak)])
     unsure = int((highest <= high).sum())
     if len(highest) and unsure > len(highest) / 2:
