@@ -2,7 +2,7 @@
 
 A segmentation network answers where one was trained. Where none was (`wsss run --quick`), the
 run's classifiers tell which classes a photograph shows, and their class maps of these are combined
-with the linear probe of the run, as they were for the photographs that taught it.
+with the linear probe of the run, as they were for the photographs that it was trained on.
 """
 
 import csv
@@ -261,7 +261,7 @@ def _by_classifiers(
 
 
 def _labels(chances: Float[np.ndarray, " c"], always: bool) -> Bool[np.ndarray, " c"]:
-    """Classes above one half; the likeliest where all that taught showed some class."""
+    """Classes above one half; the likeliest where all training photographs show some class."""
     found = chances > 0.5
     return chances == chances.max() if always and not found.any() else found
 
