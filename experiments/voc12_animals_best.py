@@ -22,6 +22,7 @@ from wsss_jax.errors import UserError
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.run.training import Training
 from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.features import Features
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
@@ -52,6 +53,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
             ),
             "efficientnet": Training(efficientnet, view, seed=5),
         },
+        explanation=Explanation(scales=(1.0, 1.5)),
         imageless=NEVER,
         saliency=data / "saliency_csnet",
         saliency_supervision="people's masks",

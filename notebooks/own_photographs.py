@@ -57,8 +57,8 @@ wsss(["check", str(PHOTOS)])
 # %% [markdown]
 # ## Run
 #
-# `--quick` is a first look: few epochs, one scale, no segmentation network. Leave it out for masks
-# to work with. Stopped, the same command goes on.
+# `--quick` is a first look: few epochs, one scale, no dense CRF. Leave it out for masks to work
+# with. Stopped, the same command goes on.
 
 # %%
 wsss(["run", "--data", str(PHOTOS), "--out", str(OUT / "mine"), "--weights", WEIGHTS, "--quick"])
@@ -82,7 +82,9 @@ for (top, bottom), name in zip(axes.T, picked, strict=True):
 plt.show()
 
 # %% [markdown]
-# The scenes have true masks, which the run did not get. IoU of each class, background first:
+# The scenes have true masks, which the run did not get. Sixty small drawings and a few epochs are
+# little to learn from: some masks cover the whole scene, and their uncertainty does not show it.
+# IoU of each class, background first:
 
 # %%
 judged = wj.evaluate(OUT / "mine" / "masks", OUT / "scenes" / "masks", classes=scenes.classes)

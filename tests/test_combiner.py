@@ -130,6 +130,7 @@ def test_the_record_decides_and_other_inputs_are_refused(inputs, run, tmp_path):
     assert found.probe.classes == inputs.source.classes.names and 0 < found.threshold < 1
     for changed, what in (
         (replace(inputs, features=inputs.features[:1]), "features"),
+        (replace(inputs, features=inputs.features[::-1]), "features"),
         (replace(inputs, saliency=None), "saliency"),
     ):
         with pytest.raises(UserError, match=f"give the {what} of its training"):

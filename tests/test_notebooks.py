@@ -16,7 +16,7 @@ from wsss_jax.recipes.photographs_plan import Sizes
 from wsss_jax.weights import loading
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 1, 32)
+SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 32)
 
 
 @pytest.fixture(autouse=True)

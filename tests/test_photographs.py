@@ -27,7 +27,7 @@ from wsss_jax.stages.predict import Predicting
 from wsss_jax.weights import loading as weights
 from wsss_jax.weights.known_weights import WEIGHTS
 
-SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 1, 32)
+SMALL = Sizes(64, 32, 1, 4, (1.0,), False, 12, 32)
 NAMES = ("Übung {}.PNG", "Foto größe {}.png", "x {}.png")
 
 
@@ -146,7 +146,7 @@ def asked(run, photos, out, **settings):
         return count, list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("by", ["segmenter", "classifiers", "corrected"])
+@pytest.mark.parametrize("by", ["run", "corrected"])
 def test_photographs_without_labels_get_masks_and_confidences(made, photos, tmp_path, by):
     out, _ = made
     run = next(out.glob("corrected_3_*")) if by == "corrected" else out
@@ -155,21 +155,14 @@ def test_photographs_without_labels_get_masks_and_confidences(made, photos, tmp_
     for path in sorted(photos.glob("*.png"))[:3]:
         shutil.copyfile(path, new / path.name)
     (new / "broken.jpg").write_bytes(b"no photograph")
-    record = json.loads((run / predict.RECORD).read_text())
-    record.pop("checksum", None)  # of what is changed here
-    if by != "segmenter":  # as after --quick
-        (run / predict.RECORD).write_text(json.dumps({**record, "segmenter": None}))
-    try:
-        count, rows = asked(run, new, tmp_path / "found")
-    finally:
-        (run / predict.RECORD).write_text(json.dumps(record))
+    count, rows = asked(run, new, tmp_path / "found")
     names = {path.name for path in new.glob("*.png")}
     assert count == 3 and {row["file"] for row in rows} == names
     assert {path.name for path in (tmp_path / "found").glob("*.png")} == names
     assert all(0 <= float(row[key] or 0) <= 1 for row in rows for key in ("confidence", "share"))
     with Image.open(next((tmp_path / "found").glob("*.png"))) as mask:
         assert mask.mode == "P"
-    if by == "segmenter":  # two jobs make together what one makes
+    if by == "run":  # two jobs make together what one makes
         parts = [Predicting(flip=False, shard=(index, 2)) for index in range(2)]
         assert sum(predict.predict(run, [new], tmp_path / "parts", part) for part in parts) == 3
         for name in names:
@@ -230,7 +223,7 @@ def test_what_changed_is_told_where_no_true_masks_are(photos, tmp_path):
 
 def test_sizes_go_with_the_number_of_photographs():
     quick, whole = (photographs_plan.sizes_for(100, quick=flag) for flag in (True, False))
-    assert not quick.segmenter and len(quick.scales) == 1 and whole.segmenter
+    assert len(quick.scales) == 1 and len(whole.scales) == 2
     assert photographs_plan.sizes_for(3, quick=True).batch == 3
     epochs = [photographs_plan.sizes_for(count, quick=False).epochs for count in (10, 600, 9000)]
     assert epochs == [40, 10, 4]
@@ -284,7 +277,7 @@ def test_auto_takes_two_convolutional_networks_and_a_transformer(held):
     assert found("auto", "other")[2:] == ["other"]
     assert found("mobilenet_v2") == ["mobilenet_v2"]
     *_, last = photographs_networks.found_networks(["auto"])
-    assert not last.convolutional and last.stride == 14 and last.taps == (1, 2, 3, 4)
+    assert not last.convolutional and last.stride == 14 and last.taps == (4,)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ without frozen features), threshold.json where background begins. What is fused 
 its record, whatever is given otherwise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import components, json_records
 from wsss_jax.data.provenance import inherited
+from wsss_jax.data.stores import Store
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
@@ -36,7 +37,7 @@ def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Cla
         "systems": list(inputs.names()),
         "classes": list(inputs.source.classes.names),
         "saliency": inputs.saliency is not None,
-        "features": _features(inputs),
+        "features": meaning_of(inputs.features),
         "images": images,
         "labelled": sorted(inputs.labelled),
         **inputs_of(inputs),
@@ -71,7 +72,7 @@ def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
             f"{', '.join(inputs.source.classes.names[:5])} …; fuse the classes of its training, or "
             "learn in another folder"
         )
-    now = {"features": _features(inputs), "saliency": inputs.saliency is not None}
+    now = {"features": meaning_of(inputs.features), "saliency": inputs.saliency is not None}
     for name, given in now.items():
         if record[name] != given:
             raise UserError(
@@ -94,15 +95,12 @@ def record_of(run: Path) -> dict[str, Any]:
     return folders.record_of(run, "run `wsss combine --run`")
 
 
-def _features(inputs: Inputs) -> dict[str, Any]:
-    """Of each store of frozen features: how many channels, and what they mean."""
-    return {
-        store.folder.name: [len(store.classes), components.digest(store)]
-        for store in inputs.features
-    }
+def meaning_of(frozen: Sequence[Store]) -> list[list[Any]]:
+    """Of each store of frozen features, in their order: name, channels, and what these mean."""
+    return [[store.folder.name, len(store.classes), components.digest(store)] for store in frozen]
 
 
 def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} ({part[0]} channels)" for name, part in value.items()) or "none"
+    if isinstance(value, list):
+        return ", then ".join(f"{part[0]} ({part[1]} channels)" for part in value) or "none"
     return "given" if value else "none"

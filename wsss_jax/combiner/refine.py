@@ -64,7 +64,7 @@ def cells_of(seen: Seen, inputs: Inputs, chosen: Int[np.ndarray, " m"] | None = 
         known=np.asarray(example.available.any(axis=1)),
         image=example.image.reshape(-1, 3)[rows],
         features=frozen[0].reshape(count, -1)[rows],
-        similar=_of_length_one(frozen[-1].reshape(count, -1)[rows]),
+        similar=of_length_one(frozen[-1].reshape(count, -1)[rows]),
         saliency=saliency,
         truth=None if example.truth is None else example.truth.ravel()[rows],
     )
@@ -143,6 +143,7 @@ def opinions(
     return systems if found is None else [*systems, found]
 
 
-def _of_length_one(rows: Float[np.ndarray, "m g"]) -> Float[np.ndarray, "m g"]:
+def of_length_one(rows: Float[np.ndarray, "m g"]) -> Float[np.ndarray, "m g"]:
+    """Each row divided by its length, as ``Smoothing`` wants features."""
     length = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
     return (rows / np.maximum(length, 1e-6)).astype(np.float32)

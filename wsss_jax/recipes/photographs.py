@@ -2,7 +2,7 @@
 
 Two systems of different kinds are trained on image labels, explained by class activation maps, and
 combined (``combiner``) along the features of frozen networks, a convolutional one and then DINOv2
-where it is at hand; the combined maps become masks, which teach a segmentation network for
+where it is at hand; the combined maps become masks, which teach a segmentation head for
 photographs without labels (`wsss predict`). True masks are read to judge and for nothing else, but
 those that people corrected (``--corrected``): these teach a second result in a folder of its own.
 Every step skips what is there, so the same command goes on where it was stopped.
@@ -53,7 +53,7 @@ class Photographs:
     Attributes:
         data: folder of photographs with labels; `wsss check` tells what is read.
         out: folder of everything that is made, runs/<name of data> by default.
-        quick: a first look in minutes: few epochs, one scale, no segmentation network.
+        quick: a first look in minutes: few epochs, one scale, no dense CRF.
         weights: pretrained weights, one to three: a file, a name of `wsss weights list`, or auto,
             which takes what is installed.
         corrected: folder of masks that were corrected by hand (see `wsss export`); they teach a

@@ -62,7 +62,6 @@ class Sizes:
         scales: of ``side``, at which class maps are made.
         flip: whether the mirror image is asked too.
         cells: of the combiner's grid.
-        segmenter: epochs of the segmentation network; 0 trains none.
         tokens: long side in pixels at which a transformer looks at photographs.
     """
 
@@ -73,7 +72,6 @@ class Sizes:
     scales: tuple[float, ...]
     flip: bool
     cells: int
-    segmenter: int
     tokens: int
 
 
@@ -164,9 +162,9 @@ def sizes_for(photographs: int, *, quick: bool) -> Sizes:
     batch = max(1, min(8, photographs))
     if quick:
         epochs = _between(2, round(320 / photographs), 40)
-        return Sizes(320, 192, epochs, batch, (1.0,), False, 48, 0, 224)
+        return Sizes(320, 192, epochs, batch, (1.0,), False, 48, 224)
     epochs = _between(4, round(6000 / photographs), 40)
-    return Sizes(448, 256, epochs, batch, (0.75, 1.25), True, 64, epochs, 448)
+    return Sizes(448, 256, epochs, batch, (0.75, 1.25), True, 64, 448)
 
 
 def seconds(plan: Plan) -> float:
@@ -184,8 +182,6 @@ def seconds(plan: Plan) -> float:
         total += 0.75 * features_size(network, sizes) ** 2 * count * pixel[network.name]
     for system in systems:
         total += pixel[system.network.name] * (sizes.epochs * trained + looks * area)
-    if sizes.segmenter:
-        total += _START + 4 / 3 * pixel[systems[0].network.name] * sizes.segmenter * trained
     return total
 
 
@@ -232,10 +228,7 @@ def describe(plan: Plan) -> list[str]:
     )
     lines.append(f"two systems are trained, {sizes.epochs} epochs each: {systems}")
     lines += _described_features(plan)
-    if sizes.segmenter:
-        lines.append(f"a segmentation network learns from their masks, {sizes.segmenter} epochs")
-    else:
-        lines.append("--quick: no segmentation network, one scale, few epochs")
+    lines.append("a segmentation head on these features learns from their masks")
     few = len(plan.teaching.ids)
     if few < 20:
         lines.append(f"{few} photographs teach little: look at the masks, and label more")

@@ -23,18 +23,18 @@ from wsss_jax.recipes.photographs_networks import System, features_of, systems_o
 from wsss_jax.recipes.photographs_plan import Plan, features_size
 from wsss_jax.run.folders import versions
 from wsss_jax.run.training import Training
-from wsss_jax.stages import segment
+from wsss_jax.stages import segment, segment_linear
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.export import Export, export
 from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import decide, fixed
-from wsss_jax.stages.predict import RECORD
+from wsss_jax.stages.predict import HEAD, RECORD
 from wsss_jax.stages.refine import Crf, refine
+from wsss_jax.stages.segment_linear import Linear
 from wsss_jax.stages.train import fit
 from wsss_jax.systems.classifier import Classifier
-from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train import parallel
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.weights import sources
@@ -71,7 +71,7 @@ class Steps:
 
     def without_masks(self) -> Result:
         """Everything from image labels alone."""
-        plan, sizes = self.plan, self.plan.sizes
+        plan = self.plan
         cams = []
         for system in systems_of(plan.networks):
             run = fit(
@@ -87,8 +87,7 @@ class Steps:
         with parallel.in_turn():
             self.inputs = self._inputs()
             result = self._combined(self.inputs, self.combining(), plan.teaching.ids, self.out)
-        if sizes.segmenter:
-            self._segmented(result.masks, self.out / "segmenter")
+            self._segmented(self.inputs, result.masks, self.out / HEAD)
         self._record(self.out)
         return result
 
@@ -113,8 +112,7 @@ class Steps:
         inputs = replace(self.inputs, source=known, missing={})
         with parallel.in_turn():
             result = self._combined(inputs, settings, taught, folder, corrected)
-        if self.plan.sizes.segmenter:
-            self._segmented(result.masks, folder / "segmenter")
+            self._segmented(inputs, result.masks, folder / HEAD)
         self._record(folder, base="..")
         return result
 
@@ -140,22 +138,13 @@ class Steps:
         export(made, self.source, folder / "masks", Export("png"))
         return Result(maps, made, fused.uncertainty, folder / "masks")
 
-    def _segmented(self, masks: Store, folder: Path) -> Path:
-        """A light segmentation network that learns from masks (experiments/…_segment.py)."""
-        sizes, network = self.plan.sizes, systems_of(self.plan.networks)[0]
-        model = Segmenter(
-            network.network.backbone,
-            network.network.path,
-            network.stride,
-            width=96,
-            label_smoothing=0.1,
-            optim=_adam(1e-4),
-        )
-        settings = Training(model, self._view(), sizes.segmenter, sizes.batch, seed=self.seed)
-        teaching = self.plan.teaching
+    def _segmented(self, inputs: Inputs, masks: Store, folder: Path) -> Path:
+        """The head on frozen features that learns from masks, for photographs without labels."""
         ids = set(masks.ids())
-        usable = self.plan.opened(tuple(id for id in teaching.ids if id in ids))
-        return segment.fit(usable, segment.pseudo_masks(masks, usable), settings, folder)
+        usable = self.plan.opened(tuple(id for id in self.plan.teaching.ids if id in ids))
+        teacher = segment.pseudo_masks(masks, usable)
+        settings = Linear(cells=self.plan.sizes.cells, seed=self.seed)
+        return segment_linear.fit(usable, teacher, inputs.features, settings, folder)
 
     def training(self, system: System) -> Training[Classifier]:
         """How one of the systems is trained."""
@@ -218,11 +207,9 @@ class Steps:
         """What `wsss predict` needs to know of a result. base: where systems and features lie."""
         if not parallel.is_first():
             return
-        sizes, teaching = self.plan.sizes, self.plan.teaching
         content = {
             "classes": list(self.source.classes.names),
             "background": self.scoring.background,
-            "segmenter": "segmenter" if sizes.segmenter else None,
             "base": base,
             "systems": [system.name for system in systems_of(self.plan.networks)],
             "features": {
@@ -236,11 +223,7 @@ class Steps:
                 }
                 for name, asked in self._features()
             },
-            "side": sizes.side,
-            "scales": sizes.scales,
-            "flip": sizes.flip,
-            "always": all(teaching.labels(id).any() for id in teaching.ids),
-            "saliency": self.plan.saliency is not None and self.scoring.background,
+            "side": self.plan.sizes.side,
             "versions": versions(),
         }
         json_records.write(folder / RECORD, content)

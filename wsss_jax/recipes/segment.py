@@ -11,17 +11,19 @@ from typing import Annotated
 
 import tyro
 
-from wsss_jax.data.stores import Store, open_store
+from wsss_jax.data.stores import Store, open_store, open_stores
 from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.errors import UserError
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.training import Training
-from wsss_jax.stages import segment
+from wsss_jax.stages import segment, segment_linear
+from wsss_jax.stages.chances import Asking, chances
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.masks import decide, fixed
 from wsss_jax.stages.refine import Crf, refine
 from wsss_jax.stages.segment import Prediction
+from wsss_jax.stages.segment_linear import Linear
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train import parallel
 
@@ -37,6 +39,10 @@ class SegmentPlan:
         layout: one of DATASETS; "auto" tells them apart.
         train_split: whose photographs and masks teach.
         splits: which are predicted, and judged where they have true masks.
+        features: one or two stores of frozen features of all splits (`wsss features`): a linear
+            head on them learns in place of a network, within seconds.
+        classifiers: runs of `wsss train` that tell which classes a photograph shows, for the head.
+        linear: the head on frozen features.
         training: the network and how it learns.
         prediction: scales and mirror images.
         with_crf: refine what was predicted by a dense CRF.
@@ -52,6 +58,9 @@ class SegmentPlan:
     layout: str = "auto"
     train_split: str = "train"
     splits: Annotated[tuple[str, ...], tyro.conf.arg(name="split")] = ("val",)
+    features: tuple[Path, ...] = ()
+    classifiers: tuple[Path, ...] = ()
+    linear: Linear = field(default_factory=Linear)
     training: Training[Segmenter] = field(default_factory=segment.defaults)
     prediction: Prediction = field(default_factory=Prediction)
     with_crf: bool = True
@@ -64,18 +73,35 @@ class SegmentPlan:
         """Do it all into ``out``; returns the final masks."""
         stem = "upper_bound_" if self.truth else ""
         source = self._open(self.train_split)
-        run = segment.fit(source, self._teacher(source), self.training, out / f"{stem}run")
+        teacher, run = self._teacher(source), out / f"{stem}run"
+        if self.features:
+            frozen = open_stores(self.features)
+            segment_linear.fit(source, teacher, frozen, self.linear, run)
+        else:
+            segment.fit(source, teacher, self.training, run)
         with parallel.in_turn():
             return self._masks(run, out, stem)
+
+    def _predicted(self, run: Path, source: Source, out: Path, stem: str) -> Store:
+        """Probabilities on all predicted splits."""
+        folder, ids = out / f"{stem}scores", source.ids
+        if not self.features:
+            return segment.predict(run, source, folder, self.prediction, ids=ids)
+        found = None
+        if self.classifiers:
+            asked = Asking(1.0, self.prediction.batch_size, self.workers)
+            found = chances(self.classifiers, source, asked, out, ids=ids)
+            ids = tuple(found)
+        frozen = open_stores(self.features)
+        return segment_linear.predict(run, source, frozen, folder, ids=ids, chances=found)
 
     def _masks(self, run: Path, out: Path, stem: str) -> Store:
         """What follows training: predict, refine, decide, judge."""
         whole = open_together(self.data, self.splits, self.layout)
-        scores = segment.predict(run, whole, out / f"{stem}scores", self.prediction, ids=whole.ids)
-        made = [scores]
+        made = [self._predicted(run, whole, out, stem)]
         if self.with_crf and whole.has_background:
             folder = out / f"{stem}crf"
-            made += [refine(scores, whole, folder, self.crf, ids=whole.ids, workers=self.workers)]
+            made += [refine(made[0], whole, folder, self.crf, ids=whole.ids, workers=self.workers)]
         scoring = self.scoring.on(whole)
         folder = out / f"{stem}masks"
         masks = decide(
@@ -102,7 +128,7 @@ class SegmentPlan:
 
 
 def command(plan: Annotated[SegmentPlan, tyro.conf.arg(name="")], out: Path) -> None:
-    """Train a segmentation network on pseudo-masks, predict, refine, and judge.
+    """Train a segmentation network, or a head on frozen features, on pseudo-masks; predict; judge.
 
     Args:
         plan: masks to learn from, the network, and what is predicted.
