@@ -32,6 +32,7 @@ from wsss_jax.cli import main as wsss  # wsss(["train", …]) is the command `ws
 OUT = Path(os.environ.get("OUT") or tempfile.mkdtemp())  # name a folder to go on another day
 IMAGES = int(os.environ.get("IMAGES", "450"))  # two thirds teach, the others are judged
 EPOCHS = os.environ.get("EPOCHS", "30")
+ROWS = int(os.environ.get("ROWS", "6"))  # of the table
 FROZEN = os.environ.get("FROZEN", "--weights auto")  # the frozen network: see `wsss weights list`
 
 # %% [markdown]
@@ -95,7 +96,7 @@ found = {}
 for name, store in systems.items():
     maps = wj.open_store(store)
     found[f"class maps of {name}"] = iou_of(maps, wj.otsu_threshold(maps)).mean()
-for name, (stores, salient, featured) in rows.items():
+for name, (stores, salient, featured) in list(rows.items())[:ROWS]:
     fused = OUT / name.replace(" ", "_")
     if not fused.exists():
         inputs = ["--saliency", str(saliency)] if salient else []

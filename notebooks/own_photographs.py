@@ -44,7 +44,7 @@ with (PHOTOS / "labels.csv").open("w", newline="") as file:
         Image.fromarray(scenes.image(id)).save(PHOTOS / f"{id}.png")
         shown = [scenes.classes.names[c] for c in np.flatnonzero(scenes.labels(id))]
         table.writerow([f"{id}.png", ";".join(shown)])
-print("".join((PHOTOS / "labels.csv").open().readlines()[:4]))
+print(*(PHOTOS / "labels.csv").read_text().splitlines()[:4], sep="\n")
 
 # %% [markdown]
 # ## Check

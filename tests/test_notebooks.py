@@ -68,9 +68,14 @@ def test_explainers_show_and_judge_every_method_asked(shared_folder, monkeypatch
 
 
 def test_combiner_inputs_are_left_out_one_by_one(shared_folder, weights, monkeypatch, capsys):
-    few = {"IMAGES": "24", "EPOCHS": "1", "FROZEN": f"--weights {weights} --taps 1 2 3"}
+    few = {
+        "IMAGES": "24",
+        "EPOCHS": "1",
+        "ROWS": "2",
+        "FROZEN": f"--weights {weights} --taps 1 2 3",
+    }
     cells = run("combiner_inputs", monkeypatch, OUT=shared_folder, **few)
-    assert list(cells["found"])[2:] == list(cells["rows"]) and len(cells["rows"]) == 6
+    assert list(cells["found"])[2:] == list(cells["rows"])[:2] and len(cells["rows"]) == 6
     assert all(0 < mean < 1 for mean in cells["found"].values())
     assert "without saliency" in capsys.readouterr().out
 
