@@ -51,6 +51,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         combiner=Combining(),
         features=(
             Features(weights / V2),
+            Features(Path("efficientnet_lite0")),
             Features(weights / DINOV2, taps=(4,), size=448, stride=14),
         ),
         rivals=True,

@@ -1,9 +1,9 @@
 """Systems and frozen features of different kinds on 600 VOC photographs of animals, combined.
 
-Two classifiers, a MobileNetV2 and an EfficientNet-Lite0; a linear probe on features of a frozen
-MobileNetV2, and smoothing along those of a DINOv2 ViT-S/14. Each classifier is also refined alone
-as the combiner refines both (``rivals``), so that what fusing gains is told from what refining
-gains.
+Two classifiers, a MobileNetV2 and an EfficientNet-Lite0; a linear probe on the features of both as
+ImageNet left them, and smoothing along those of a DINOv2 ViT-S/14. Each classifier is also refined
+alone as the combiner refines both (``rivals``), so that what fusing gains is told from what
+refining gains.
 
 Supervision: image labels of ImageNet (MobileNetV2, EfficientNet-Lite0) and of these photographs;
 DINOv2 was trained without labels (perhaps with people's saliency: see `wsss weights list`); the
@@ -60,6 +60,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         combiner=Combining(),
         features=(
             Features(weights / V2),
+            Features(Path("efficientnet_lite0")),
             Features(weights / DINOV2, taps=(4,), size=448, stride=14),
         ),
         rivals=True,

@@ -146,9 +146,6 @@ def test_the_record_decides_and_other_inputs_are_refused(inputs, run, tmp_path):
 def test_inputs_that_cannot_be_told_apart_or_teach_nothing_are_refused(inputs, tmp_path):
     with pytest.raises(UserError, match="two systems are called part"):
         replace(inputs, systems=(inputs.systems[0], inputs.systems[0]))
-    third = replace(inputs.features[0], folder=tmp_path / "third")
-    with pytest.raises(UserError, match="3 stores of features; wanted at most two"):
-        replace(inputs, features=(*inputs.features, third))
     empty = stores.create(
         tmp_path / "empty", holds="scores", classes=inputs.source.classes.names, made_by={}
     )

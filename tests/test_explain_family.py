@@ -24,9 +24,9 @@ QUICK = {
 }
 RANDOM = {"augmented_grad_cam", "rise", "smooth_grad", "ss_cam", "smooth_grad_cam_pp"}
 PROPORTIONAL = {
-    "augmented_grad_cam", "cam", "d_min_max_cam", "d_min_max_grad_cam", "grad_cam", "hires_cam",
-    "integrated_gradients", "layer_cam", "min_max_cam", "min_max_grad_cam", "sharpen_focus",
-    "smooth_grad", "vanilla_gradient", "xgrad_cam",
+    "augmented_grad_cam", "cam", "d_min_max_cam", "d_min_max_grad_cam", "grad_cam",
+    "guided_gradient", "hires_cam", "integrated_gradients", "layer_cam", "min_max_cam",
+    "min_max_grad_cam", "sharpen_focus", "smooth_grad", "vanilla_gradient", "xgrad_cam",
 }  # fmt: skip
 LABELS = jnp.array([[True, False, True], [True, True, True]])
 Z = 4 * 6

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 from toy_scorers import T_BIAS, T_WEIGHT, conv_scorer, net_t, photos, t_image
-from toy_transformers import photos as pictures
-from toy_transformers import small
 
 from wsss_jax import explain
-from wsss_jax.explain import gradient, normalise, relevance, saliency
+from wsss_jax.explain import gradient, normalise
 from wsss_jax.models import heads
 
 ALL = jnp.ones((1, 3), bool)
@@ -98,38 +96,6 @@ def test_a_layer_that_is_not_there_is_refused_with_the_nearest_name():
         gradient.fused_layer_cam(named_scorer(), photos(), jnp.ones((2, 3), bool), layers=("lat",))
     with pytest.raises(ValueError, match="this network has: early, late"):
         gradient.fused_layer_cam(named_scorer(), photos(), jnp.ones((2, 3), bool), layers=())
-
-
-def test_integrated_gradients_of_net_t_have_no_gap():
-    gap = saliency.integrated_gradients_gap(net_t(), t_image(), jnp.array([[True, True, False]]))
-    np.testing.assert_allclose(gap, [[0, 0, 0]], atol=1e-5)
-
-
-def test_the_gap_of_integrated_gradients_is_what_the_quadrature_misses():
-    def score(a):
-        return (a[..., 0] ** 2).sum(axis=(1, 2))[:, None]
-
-    scorer = explain.Scorer(lambda x: x, score)
-    image = jnp.full((1, 1, 1, 3), 2.0)
-    gap = partial(saliency.integrated_gradients_gap, scorer, image, jnp.ones((1, 1), bool))
-    np.testing.assert_allclose(gap(nodes=((1.0, 1.0),)), [[4]], rtol=1e-6)
-    np.testing.assert_allclose(gap(), [[0]], atol=1e-5)
-
-
-def test_relevance_of_one_arrives_less_what_the_rules_lose():
-    labels = jnp.array([[True, False, False, True], [False, True, False, False]])
-    attentive = small().attentive()
-
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def run(images):
-        blocks = attentive.record(images)[1]
-        rows = jnp.array([[1.0, 0, 0, 0], [0, 1, 0, 0]])
-        tokens = relevance.propagated(attentive, blocks, rows, relevance.CHEFER)[1]
-        return relevance.conserved(attentive, images, labels), tokens.sum(axis=(1, 2))
-
-    whole, one = run(pictures())
-    np.testing.assert_allclose([whole[0, 0], whole[1, 1]], one, rtol=1e-2)
-    assert not np.asarray(whole)[~np.asarray(labels)].any()
 
 
 def test_kernel_usage_of_net_t():

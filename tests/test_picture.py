@@ -13,10 +13,11 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.data.classes import ClassList
 from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
+from wsss_jax.explain.learned import Ascent
 from wsss_jax.report import overlays
 from wsss_jax.report.figures import heat_ramp
 from wsss_jax.run.training import Training
-from wsss_jax.stages import pictures
+from wsss_jax.stages import channels, pictures
 from wsss_jax.stages.subject import subject, subject_of
 from wsss_jax.stages.train import fit
 from wsss_jax.study import judge_maps
@@ -174,3 +175,14 @@ def test_a_class_token_has_its_own_methods_and_those_of_others():
         grid = 32 if name in on_pixels else 2
         assert maps.shape == (1, grid, grid, 3), name
     assert "score_cam" not in asked.methods and asked.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_sheet_of_channels_is_written_and_unknown_ones_are_refused(capsys, run, scenes, tmp_path):
+    asked = channels.Asked((1, 3), patches=2, side=32, ascent=Ascent(2))
+    source = open_dataset(scenes, split="val")
+    path = channels.show_channels(subject_of(run), source, tmp_path, asked, 4)
+    with Image.open(path) as sheet:
+        assert sheet.width >= 480 and sheet.height > 2 * 140
+    wrong = ("explain", run, "--data", scenes, "--split", "val", "--out", tmp_path)
+    code, _, err = typed(capsys, *wrong, "--channels", "9999")
+    assert code == 1 and "no channel 9999; this layer has 0 to" in err

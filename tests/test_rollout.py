@@ -14,6 +14,7 @@ METHODS = (
     attention.raw_attention,
     attention.rollout,
     attention.attention_grad_cam,
+    attention.getam,
     attention.legrad,
 )
 A1 = jnp.array([[0.5, 0.25, 0.25], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])[None]
@@ -67,6 +68,15 @@ def test_rollout_by_hand():
     row = attention.class_row(matrices, start_layer=0)
     np.testing.assert_allclose(row, [[0.55, 0.2625, 0.1875]], atol=1e-6)
     np.testing.assert_allclose(attention.class_row(matrices, start_layer=1)[0], matrices[1][0, 0])
+
+
+def test_getam_of_one_block_by_hand():
+    """Two heads, two patches: mean of relu(g A) times mean of relu(g)."""
+    attention_row = jnp.array([[[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]])
+    gradient_row = jnp.array([[[1.0, 4.0, -2.0], [0.0, 2.0, 1.0]]])
+    # relu(g A): (0.5, 1, 0) and (0, 0.4, 0.6); relu(g): (1, 4, 0) and (0, 2, 1); means, multiplied.
+    row = attention.getam_row(attention_row, gradient_row)
+    np.testing.assert_allclose(row, [[0.25 * 0.5, 0.7 * 3, 0.3 * 0.5]], rtol=1e-6)
 
 
 def straightforward_legrad(model, image, label):

@@ -89,7 +89,7 @@ def test_other_features_and_missing_records_are_refused(scenes, tmp_path):
         segment_linear.predict(run, source, [other], tmp_path / "x", ids=source.ids)
     with pytest.raises(UserError, match="was learned with features"):
         segment_linear.predict(run, source, [store, store], tmp_path / "x", ids=())
-    with pytest.raises(UserError, match="wanted one or two"):
+    with pytest.raises(UserError, match="no store of features"):
         segment_linear.fit(source, segment.truth(source), [], SMALL, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="positive penalty"):

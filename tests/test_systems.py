@@ -14,6 +14,7 @@ from wsss_jax.stages import train
 from wsss_jax.systems import (
     SYSTEMS,
     Classifier,
+    InterpretableGradient,
     OcCse,
     PNoc,
     POc,
@@ -59,6 +60,7 @@ def settings_of(name, run):
         "poc": POc(dataclasses.replace(OWN, label_smoothing=0.1), Erasing(run)),
         "pnoc": PNoc(OWN, Erasing(run)),
         "seam": Seam(dataclasses.replace(OWN, dropout=0.5)),
+        "interpretable": InterpretableGradient(dataclasses.replace(OWN, dropout=0.2)),
     }[name]
 
 

@@ -55,7 +55,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
         "explain": Verb(
             "a trained run to score maps, or photographs to pictures of them",
             "wsss_jax.stages.pictures:command",
-            "data split layout run out image method labels layer scales flip batch-size",
+            "data split layout run out image method labels layer channels scales flip batch-size",
         ),
         "import": Verb(
             "score maps, masks or saliency of other tools", "wsss_jax.cli.import_maps:command"

@@ -54,13 +54,14 @@ class Inputs:
     """The stores that are combined, and the photographs.
 
     systems: score maps of classes, in any order. saliency: a store of one class-agnostic map.
-    features: at most two stores of frozen features (``stages.features``). The linear
-    probe and the random walk use those of the first, smoothing those of the last. labelled: ids
+    features: stores of frozen features (``stages.features``). Smoothing goes along those of the
+    last; the linear probe reads all others, or the only one; the random walk goes along the first.
+    labelled: ids
     whose true masks may be read. cells: the grid's long side. units: see ``Combining``. missing:
     filled while reading: by image and system, why a map is missing.
 
     Raises UserError without a system, for one of other classes than the source's, for two systems
-    of one name, for more than two stores of features, and for a saliency of several classes.
+    of one name, and for a saliency of several classes.
     """
 
     source: Source
@@ -82,11 +83,6 @@ class Inputs:
                     f"two {what} are called {', '.join(twins)}; what is learned of each is kept "
                     "under its name, so rename the folder of one"
                 )
-        if len(self.features) > 2:
-            raise UserError(
-                f"{len(self.features)} stores of features; wanted at most two, the first for the "
-                "linear probe and the second for smoothing"
-            )
         cue = self.saliency
         if cue is not None and (cue.holds != "scores" or len(cue.classes) != 1):
             raise UserError(

@@ -28,8 +28,8 @@ class Cells(NamedTuple):
 
     names: of the classes that it shows, k of them. labels: their numbers. consensus: (s,m,k) closed
     form of each system. known: (s,), whether a system has a map of the image. image: (m,3).
-    features: (m,f) of the first frozen network, for the probe. similar: (m,g) of the last one, for
-    smoothing, of length 1; f and g are 0 without. saliency: (m,), 1/2 where the image has none,
+    features: (m,f) of the frozen networks but the last, for the probe. similar: (m,g) of the last,
+    for smoothing, of length 1; f and g are 0 without. saliency: (m,), 1/2 where the image has none,
     None where there is no store of it. truth: (m,) 0 background, row + 1, IGNORE; or None.
     """
 
@@ -63,7 +63,9 @@ def cells_of(seen: Seen, inputs: Inputs, chosen: Int[np.ndarray, " m"] | None = 
         consensus=seen.consensus.reshape(systems, count, k)[:, rows],
         known=np.asarray(example.available.any(axis=1)),
         image=example.image.reshape(-1, 3)[rows],
-        features=frozen[0].reshape(count, -1)[rows],
+        features=np.concatenate(
+            [one.reshape(count, -1)[rows] for one in frozen[:-1] or frozen], axis=1
+        ),
         similar=of_length_one(frozen[-1].reshape(count, -1)[rows]),
         saliency=saliency,
         truth=None if example.truth is None else example.truth.ravel()[rows],

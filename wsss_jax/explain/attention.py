@@ -1,10 +1,10 @@
-"""Maps read off a transformer's attention: raw attention, rollout, attention Grad-CAM, LeGrad.
+"""Maps read off a transformer's attention: raw, rollout, attention Grad-CAM, GETAM, LeGrad.
 
 An attention explainer is a pure, jit-able function of an ``Attentive``, images (b,H,W,3) in [0, 1]
 and labels (b,c); it returns RAW maps (b,h,w,c) on the grid of patches, zero for classes that are
 not among the labels. Raw attention and rollout do not know classes: each label gets the same map.
-Source: Abnar & Zuidema 2020, the code of Chefer et al. 2021, and Bousselham et al. 2025. Relevance
-is in ``relevance``.
+Source: Abnar & Zuidema 2020, the code of Chefer et al. 2021, Sun et al. 2021, and Bousselham et al.
+2025. Relevance is in ``relevance``.
 """
 
 from collections.abc import Callable
@@ -61,6 +61,38 @@ def attention_grad_cam(attentive: Attentive, images: Images, labels: Labels) -> 
         return on_grid(row, images, attentive.stride)
 
     return over_labels(labels, explain)
+
+
+def getam(
+    attentive: Attentive, images: Images, labels: Labels, *, start_layer: int | None = None
+) -> Maps:
+    """GETAM: attention times its gradient's square, element by element, summed over blocks.
+
+    With g the gradient of the class logit at a block's attention A, a block gives the mean over
+    heads of relu(g A) times the mean over heads of relu(g); the map is the class token's row.
+
+    start_layer: first block that counts, from 0; None takes the later half, as the published
+    training does (6 of 12).
+    Source: Sun et al. 2021 (GETAM, arXiv 2112.02841), as in its code; where we differ: its network
+    averages the patches for its logits, ours reads the class token.
+    """
+    blocks, gradients = differentiated(attentive, images, labels)
+    first = len(blocks) // 2 if start_layer is None else start_layer
+    _check_start(first, len(blocks))
+    rows = [seen.attention[:, :, 0].astype(jnp.float32) for seen in blocks[first:]]
+
+    def explain(chosen: Float[Array, "b c"]) -> Map:
+        slopes = [gradient[:, :, 0] for gradient in gradients(chosen)[first:]]
+        parts = [getam_row(row, slope) for row, slope in zip(rows, slopes, strict=True)]
+        return on_grid(sum(parts[1:], parts[0]), images, attentive.stride)
+
+    return over_labels(labels, explain)
+
+
+def getam_row(attention: Float[Array, "b n t"], gradient: Float[Array, "b n t"]) -> Row:
+    """What one block gives GETAM, of the class token's row of each head."""
+    weighed = jax.nn.relu(attention * gradient).mean(axis=1)
+    return weighed * jax.nn.relu(gradient).mean(axis=1)
 
 
 def legrad(attentive: Attentive, images: Images, labels: Labels, *, start_layer: int = 0) -> Maps:

@@ -21,6 +21,8 @@ from wsss_jax.explain import (
     class_maps,
     full_gradient,
     gradient,
+    guided,
+    lrp,
     perturb,
     relevance,
     saliency,
@@ -232,12 +234,17 @@ score_cam = by_hand(score_weighted.score_cam)
 ss_cam = by_hand(seeded(score_weighted.ss_cam))
 ablation_cam = by_hand(perturb.ablation_cam)
 vanilla_gradient = by_hand(saliency.vanilla_gradient, "pixels")
+guided_gradient = by_hand(guided.guided_gradient, "pixels")
+lrp_z_plus = by_hand(lrp.lrp_z_plus, "pixels")
+lrp_alpha_beta = by_hand(lrp.lrp_alpha_beta, "pixels")
+lrp_epsilon = by_hand(lrp.lrp_epsilon, "pixels")
 smooth_grad = by_hand(seeded(saliency.smooth_grad), "pixels")
 integrated_gradients = by_hand(saliency.integrated_gradients, "pixels")
 rise = by_hand(seeded(perturb.rise), "pixels")
 raw_attention = by_hand(attention.raw_attention, "attention")
 rollout = by_hand(attention.rollout, "attention")
 attention_grad_cam = by_hand(attention.attention_grad_cam, "attention")
+getam = by_hand(attention.getam, "attention")
 legrad = by_hand(attention.legrad, "attention")
 attribution = by_hand(relevance.attribution, "attention")
 gradient_attention = by_hand(relevance.gradient_attention, "attention")

@@ -89,7 +89,7 @@ class Decomposition(NamedTuple):
     pull_back: Callable[[Leaf], tuple[Leaf, list[Leaf]]]
 
 
-class _Value(NamedTuple):
+class Value(NamedTuple):
     """A value on its way: does it depend on x, is it known to be zero? (array: None if unknown)"""
 
     array: Leaf
@@ -111,18 +111,18 @@ def decompose(function: Callable[[Leaf], Leaf], x: Float[Array, "*s"]) -> Decomp
         names.clear()
         rests: list[Leaf] = []
 
-        def visit(equation: core.JaxprEqn, ins: list[_Value]) -> list[_Value]:
+        def visit(equation: core.JaxprEqn, ins: list[Value]) -> list[Value]:
             if not any(v.moves for v in ins) or _adds_nothing(equation, ins):
-                return _followed(equation, ins, _alone(equation, [v.array for v in ins]))
+                return followed(equation, ins, alone(equation, [v.array for v in ins]))
             outs, found = _with_rests(equation, ins)
             for n, rest in found.items():
                 if nudges is not None:
                     outs[n] = outs[n] + nudges[len(rests)].astype(outs[n].dtype)
                 names.append(_name_of(equation))
                 rests.append(rest)
-            return _followed(equation, ins, outs)
+            return followed(equation, ins, outs)
 
-        (out,) = _evaluate(closed, [_Value(x, moves=True)], visit, _lifted, _looked_into)
+        (out,) = evaluate(closed, [Value(x, moves=True)], visit, lifted, _looked_into)
         return out.array, rests
 
     shapes = jax.eval_shape(lambda x: run(x, None)[1], x)
@@ -165,12 +165,12 @@ def at_layer(scorer: Scorer, images: Shape, name: str) -> Scorer:
     def features(images: Float[Array, "b h w n"]) -> Float[Array, "*s"]:
         found: list[Leaf] = []
         whole = jax.make_jaxpr(scorer.features)(images)
-        _evaluate(whole, [images], partial(_until, name, found), _same, _calls)
+        evaluate(whole, [images], partial(_until, name, found), _same, calls)
         return found[0]
 
     def head(values: Float[Array, "*s"]) -> Float[Array, "b c"]:
         left = [values]
-        (out,) = _evaluate(closed, [_UNKNOWN], partial(_after, name, left), _same, _calls)
+        (out,) = evaluate(closed, [_UNKNOWN], partial(_after, name, left), _same, calls)
         if out is _UNKNOWN:
             raise UserError(
                 f"layer {name!r} is not the only way from the image to the scores; take one at "
@@ -190,7 +190,7 @@ _UNKNOWN: Any = object()
 """A value that cannot be computed from what is at hand."""
 
 
-def _evaluate(
+def evaluate(
     closed: core.ClosedJaxpr,
     args: list[V],
     visit: Callable[[core.JaxprEqn, list[V]], list[V]],
@@ -205,7 +205,7 @@ def _evaluate(
     jaxpr, known = closed.jaxpr, {}
 
     def walk(inner: core.ClosedJaxpr, ins: list[V]) -> list[V]:
-        return _evaluate(inner, ins, visit, lift, inside)
+        return evaluate(inner, ins, visit, lift, inside)
 
     def read(atom: core.Var | core.Literal) -> V:
         return lift(atom.val) if isinstance(atom, core.Literal) else known[atom]
@@ -220,7 +220,7 @@ def _evaluate(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _alone(equation: core.JaxprEqn, ins: list[Leaf]) -> list[Leaf]:
+def alone(equation: core.JaxprEqn, ins: list[Leaf]) -> list[Leaf]:
     """The outputs of one equation for these input arrays."""
     pairs = zip(equation.invars, ins, strict=True)
     inputs = {atom: value for atom, value in pairs if not isinstance(atom, core.Literal)}
@@ -231,20 +231,20 @@ def _alone(equation: core.JaxprEqn, ins: list[Leaf]) -> list[Leaf]:
     return core.jaxpr_as_fun(core.ClosedJaxpr(one, []))(*inputs.values())
 
 
-def _with_rests(equation: core.JaxprEqn, ins: list[_Value]) -> tuple[list[Leaf], dict[int, Leaf]]:
+def _with_rests(equation: core.JaxprEqn, ins: list[Value]) -> tuple[list[Leaf], dict[int, Leaf]]:
     """The outputs of an equation, and the rests of those that are real numbers, by position."""
     arrays, moving = [v.array for v in ins], [n for n, v in enumerate(ins) if v.moves]
     if equation.primitive.name in ADDITIONS and len(moving) == 1:
-        outs = _alone(equation, arrays)
+        outs = alone(equation, arrays)
         constant = jnp.asarray(arrays[1 - moving[0]], jnp.float32)
         if equation.primitive.name == "sub" and moving == [0]:
             constant = -constant
         return outs, {0: jnp.broadcast_to(constant, outs[0].shape)}
-    real = [n for n, v in enumerate(equation.outvars) if _is_real(v)]
+    real = [n for n, v in enumerate(equation.outvars) if is_real(v)]
 
     def run(*moved: Leaf) -> tuple[list[Leaf], list[Leaf]]:
         given = dict(zip(moving, moved, strict=True))
-        outs = _alone(equation, [given.get(n, array) for n, array in enumerate(arrays)])
+        outs = alone(equation, [given.get(n, array) for n, array in enumerate(arrays)])
         return [outs[n] for n in real], outs
 
     at = tuple(arrays[n] for n in moving)
@@ -259,7 +259,7 @@ def _name_of(equation: core.JaxprEqn) -> str:
     return NUMBER if name in ADDITIONS and plain else name
 
 
-def _adds_nothing(equation: core.JaxprEqn, ins: list[_Value]) -> bool:
+def _adds_nothing(equation: core.JaxprEqn, ins: list[Value]) -> bool:
     """Is the rest of this equation zero by its nature, given which inputs move?"""
     name, moves = equation.primitive.name, [v.moves for v in ins]
     if name in ONE_MOVES:
@@ -268,38 +268,41 @@ def _adds_nothing(equation: core.JaxprEqn, ins: list[_Value]) -> bool:
         return all(v.moves or v.zero for v in ins[1 if name == "select_n" else 0 :])
     if name in FIRST_MOVES:
         return moves[0] and not any(moves[1:])
-    return name in CUSTOM and _is_quiet(_inner_of(equation), ins)
+    return name in CUSTOM and is_quiet(inner_of(equation), ins)
 
 
-def _is_quiet(closed: core.ClosedJaxpr, ins: list[_Value]) -> bool:
+def is_quiet(closed: core.ClosedJaxpr, ins: list[Value]) -> bool:
     """Do all equations of this list add nothing? Computes nothing."""
     found: list[bool] = []
 
-    def visit(equation: core.JaxprEqn, ins: list[_Value]) -> list[_Value]:
+    def visit(equation: core.JaxprEqn, ins: list[Value]) -> list[Value]:
         found.append(not any(v.moves for v in ins) or _adds_nothing(equation, ins))
-        return _followed(equation, ins, [_UNKNOWN] * len(equation.outvars))
+        return followed(equation, ins, [_UNKNOWN] * len(equation.outvars))
 
-    _evaluate(closed, ins, visit, _lifted, _looked_into)
+    evaluate(closed, ins, visit, lifted, _looked_into)
     return all(found)
 
 
-def _followed(equation: core.JaxprEqn, ins: list[_Value], outs: Sequence[Leaf]) -> list[_Value]:
+def followed(equation: core.JaxprEqn, ins: list[Value], outs: Sequence[Leaf]) -> list[Value]:
+    """The output arrays of an equation with what is known of them from its inputs."""
     moves = any(v.moves for v in ins)
     zero = not moves and equation.primitive.name in KEEP_ZERO and ins[0].zero
     pairs = zip(outs, equation.outvars, strict=True)
-    return [_Value(out, moves and _is_real(variable), zero) for out, variable in pairs]
+    return [Value(out, moves and is_real(variable), zero) for out, variable in pairs]
 
 
-def _lifted(value: Leaf) -> _Value:
+def lifted(value: Leaf) -> Value:
+    """An array or number of the list that does not depend on x."""
     known = not isinstance(value, Tracer) and np.ndim(value) == 0
-    return _Value(value, zero=known and bool(value == 0))
+    return Value(value, zero=known and bool(value == 0))
 
 
 def _same(value: V) -> V:
     return value
 
 
-def _is_real(variable: core.Var) -> bool:
+def is_real(variable: core.Var) -> bool:
+    """Are these floating-point numbers?"""
     return jnp.issubdtype(_aval(variable).dtype, jnp.floating)
 
 
@@ -308,20 +311,21 @@ def _aval(variable: core.Var) -> Any:
     return variable.aval
 
 
-def _calls(equation: core.JaxprEqn, ins: list[V]) -> core.ClosedJaxpr | None:
+def calls(equation: core.JaxprEqn, ins: list[V]) -> core.ClosedJaxpr | None:
     """The equations that a plain call holds."""
-    return _inner_of(equation) if equation.primitive.name in CALLS else None
+    return inner_of(equation) if equation.primitive.name in CALLS else None
 
 
-def _looked_into(equation: core.JaxprEqn, ins: list[_Value]) -> core.ClosedJaxpr | None:
+def _looked_into(equation: core.JaxprEqn, ins: list[Value]) -> core.ClosedJaxpr | None:
     """Those of a plain call, and of a function with its own backward rule that has biases."""
     if equation.primitive.name == "custom_vjp_call" and any(v.moves for v in ins):
-        inner = _inner_of(equation)
-        return None if _is_quiet(inner, ins) else inner
-    return _calls(equation, ins)
+        inner = inner_of(equation)
+        return None if is_quiet(inner, ins) else inner
+    return calls(equation, ins)
 
 
-def _inner_of(equation: core.JaxprEqn) -> core.ClosedJaxpr:
+def inner_of(equation: core.JaxprEqn) -> core.ClosedJaxpr:
+    """The equations that an equation holds."""
     inner: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     return inner if hasattr(inner, "jaxpr") else core.ClosedJaxpr(inner, ())
 
@@ -330,7 +334,7 @@ def _places(closed: core.ClosedJaxpr) -> Iterator[str]:
     for equation in closed.jaxpr.eqns:
         if equation.primitive.name == "name":
             yield equation.params["name"]
-        inner = _calls(equation, [])
+        inner = calls(equation, [])
         if inner is not None:
             yield from _places(inner)
 
@@ -343,7 +347,7 @@ def _until(name: str, found: list[Leaf], equation: core.JaxprEqn, ins: list[Leaf
     """Evaluate as far as the named place, and put its value into ``found``."""
     if found:
         return [_UNKNOWN] * len(equation.outvars)
-    outs = _alone(equation, ins)
+    outs = alone(equation, ins)
     if _is_place(equation, name):
         found.extend(outs)
     return outs
@@ -361,4 +365,4 @@ def _after(name: str, left: list[Leaf], equation: core.JaxprEqn, ins: list[Leaf]
         return [values.astype(wanted.dtype)]
     if any(value is _UNKNOWN for value in ins):
         return [_UNKNOWN] * len(equation.outvars)
-    return _alone(equation, ins)
+    return alone(equation, ins)

@@ -27,25 +27,17 @@ def taylor_cam(scorer: Scorer, images: Images, labels: Labels) -> Maps:
     A_pk A_ql d2S/dA_pk dA_ql, cell q gets the sum over p of H_pq, by one derivative of the gradient
     along A. A linear head has no such term: its maps are zero.
     """
-    return _second_order(scorer, images, labels, lambda features: features)
+    features = scorer.features(images).astype(jnp.float32)
+    check_labels(labels, *jax.eval_shape(scorer.head, features).shape)
 
+    def explain(chosen: Float[Array, "b c"]) -> Map:
+        def gradient(at: Array) -> Array:
+            return jax.grad(lambda a: (scorer.head(a).astype(jnp.float32) * chosen).sum())(at)
 
-def taylor_cam_of_cell(
-    scorer: Scorer, images: Images, labels: Labels, *, cell: tuple[int, int]
-) -> Maps:
-    """What each cell q has to do with the cell p = (row, column): H_pq of ``taylor_cam``.
+        _, change = jax.jvp(gradient, (features,), (features,))
+        return (features * change).sum(axis=-1)
 
-    Summed over all p it is ``taylor_cam``. ValueError for a cell outside the features' grid.
-    """
-    grid = jax.eval_shape(scorer.features, images).shape[1:3]
-    if not all(0 <= n < size for n, size in zip(cell, grid, strict=True)):
-        raise ValueError(f"cell {cell} is not on the grid of {grid[0]} by {grid[1]} cells")
-
-    def only(features: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
-        here = (jnp.arange(grid[0]) == cell[0])[:, None] & (jnp.arange(grid[1]) == cell[1])[None, :]
-        return jnp.where(here[None, :, :, None], features, 0)
-
-    return _second_order(scorer, images, labels, only)
+    return over_labels(labels, explain)
 
 
 def lfi_cam(
@@ -85,19 +77,3 @@ def perception(
     mask = image_ops.resize(positive / jnp.where(peak > 0, peak, 1), size)
     mask = jnp.moveaxis(mask, -1, 1)[..., None]
     return mask * reconstruction[:, None] + (1 - mask)
-
-
-def _second_order(
-    scorer: Scorer, images: Images, labels: Labels, along: Callable[[Array], Array]
-) -> Maps:
-    features = scorer.features(images).astype(jnp.float32)
-    check_labels(labels, *jax.eval_shape(scorer.head, features).shape)
-
-    def explain(chosen: Float[Array, "b c"]) -> Map:
-        def gradient(at: Array) -> Array:
-            return jax.grad(lambda a: (scorer.head(a).astype(jnp.float32) * chosen).sum())(at)
-
-        _, change = jax.jvp(gradient, (features,), (along(features),))
-        return (features * change).sum(axis=-1)
-
-    return over_labels(labels, explain)

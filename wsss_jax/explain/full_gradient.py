@@ -133,11 +133,6 @@ class Completeness(NamedTuple):
         """All parts less the score: zero but for rounding."""
         return self.input + self.added + self.implied - self.logits
 
-    @property
-    def gap_of_added(self) -> Float[Array, "b c"]:
-        """Input and added biases less the score, which is the check of the authors' code."""
-        return self.input + self.added - self.logits
-
 
 def completeness(scorer: Scorer, images: Images) -> Completeness:
     """The parts of every class score of every image, summed (equation 3).

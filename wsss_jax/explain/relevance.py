@@ -158,22 +158,6 @@ def full_lrp(
     return over_labels(labels, explain)
 
 
-def conserved(
-    attentive: Attentive, images: Images, labels: Labels, *, rules: Rules = CHEFER
-) -> Float[Array, "b c"]:
-    """How much of a class's relevance of 1 arrives at the first tokens, the class token included.
-
-    1 where every rule hands on all it gets; zero for classes that are not labels. Less where
-    linear layers find no positive contribution, another sum where the rules double (BASELINE).
-    """
-    _, blocks = recorded(attentive, images, labels)
-
-    def explain(chosen: Chosen) -> Map:
-        return propagated(attentive, blocks, chosen, rules)[1].sum(axis=(1, 2))[:, None, None]
-
-    return over_labels(labels, explain)[:, 0, 0]
-
-
 def propagated(
     attentive: Attentive, blocks: list[BlockRecord], chosen: Chosen, rules: Rules
 ) -> tuple[list[Array], Tokens]:

@@ -95,24 +95,6 @@ def integrated_gradients(
     return over_labels(labels, explain)
 
 
-def integrated_gradients_gap(
-    scorer: Scorer,
-    images: Images,
-    labels: Labels,
-    *,
-    baseline: float = 0.0,
-    nodes: tuple[tuple[float, float], ...] | None = None,
-) -> Float[Array, "b c"]:
-    """How far Integrated Gradients are from complete: their sum less (S_c(x) - S_c(x0)).
-
-    What the quadrature misses, per image and label class; zero for other classes. In deep ReLU
-    networks 16 nodes miss whole units of a logit, and more nodes need not miss less.
-    """
-    maps = integrated_gradients(scorer, images, labels, baseline=baseline, nodes=nodes)
-    ends = [logits_of(scorer, x) for x in (images, jnp.full_like(images, baseline))]
-    return jnp.where(labels, maps.sum(axis=(1, 2)) - (ends[0] - ends[1]), 0)
-
-
 def gauss_legendre(steps: int) -> tuple[tuple[float, float], ...]:
     """Positions and weights on [0, 1] that integrate polynomials up to degree 2 steps - 1."""
     positions, weights = np.polynomial.legendre.leggauss(steps)

@@ -124,6 +124,22 @@ def reconstruction(
     return (pooled(difference, cells) * weights).sum(axis=1)
 
 
+def cosine_distance(x: Float[Array, "b *s"], y: Float[Array, "b *s"]) -> Float[Array, " b"]:
+    """1 - cosine of the angle between two arrays per image, in [0, 2]; 1 where one of them is zero.
+
+    Each is divided by its largest value first: gradients of images are as small as 1e-8.
+    """
+
+    def unit(z: Array) -> Array:
+        flat = z.astype(jnp.float32).reshape(z.shape[0], -1)
+        largest = jnp.abs(flat).max(axis=1, keepdims=True)
+        scaled = flat / jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+        # The square root has no derivative at zero, so something is added that squares of 1 hide.
+        return scaled * jax.lax.rsqrt(jnp.square(scaled).sum(axis=1, keepdims=True) + 1e-12)
+
+    return 1 - (unit(x) * unit(y)).sum(axis=1)
+
+
 def chosen_class(labels: Bool[Array, "b c"], key: PRNGKeyArray) -> Bool[Array, "b c"]:
     """One present class per image, uniformly; none where none is present. Source: OC-CSE."""
     draws = jax.random.uniform(key, labels.shape)

@@ -39,8 +39,8 @@ class SegmentPlan:
         layout: one of DATASETS; "auto" tells them apart.
         train_split: whose photographs and masks teach.
         splits: which are predicted, and judged where they have true masks.
-        features: one or two stores of frozen features of all splits (`wsss features`): a linear
-            head on them learns in place of a network, within seconds.
+        features: stores of frozen features of all splits (`wsss features`), the one to smooth
+            along last: a linear head on them learns in place of a network, within seconds.
         classifiers: runs of `wsss train` that tell which classes a photograph shows, for the head.
         linear: the head on frozen features.
         training: the network and how it learns.

@@ -7,7 +7,7 @@ score. Not here: the interactive page (``page``).
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -31,6 +31,15 @@ class Row:
     name: str
     note: str
     maps: Mapping[str, Float[np.ndarray, "_ _"]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture, the scores laid over it or None, and two lines of words above it."""
+
+    photo: UInt8[np.ndarray, "H W 3"]
+    scores: Float[np.ndarray, "_ _"] | None
+    words: tuple[str, str]
 
 
 def overlay(
@@ -60,8 +69,38 @@ def sheet(
         if list(row.maps) != names:
             raise ValueError(f"{row.name}: maps of {list(row.maps)}, the first row has {names}")
     lines = [line for row in rows for line in _lines(row, columns)]
-    boxes = [max(fitted(_size(cell), side)[0] for cell in line if cell) for line in lines]
     count = min(columns, len(names) + 1)
+    return _drawn(lines, count, title, caption, side=side, scale=True)
+
+
+def cells_sheet(
+    rows: Sequence[Sequence[Cell]], *, title: str, caption: str, side: int = 140
+) -> bytes:
+    """The PNG of rows of pictures, each under its words and with ``side`` pixels along it."""
+    if not rows or not all(rows):
+        raise ValueError("no rows of pictures, or an empty one")
+    lines = [[replace(cell, photo=_grown(cell.photo, side)) for cell in row] for row in rows]
+    return _drawn(lines, max(map(len, rows)), title, caption, side=side, scale=False)
+
+
+def _grown(photo: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A picture enlarged until its longer side has so many pixels."""
+    scale = max(1.0, side / max(photo.shape[:2]))
+    height, width = (max(1, round(scale * n)) for n in photo.shape[:2])
+    return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _drawn(
+    lines: Sequence[Sequence[Cell | None]],
+    count: int,
+    title: str,
+    caption: str,
+    *,
+    side: int,
+    scale: bool,
+) -> bytes:
+    """The PNG of lines of at most ``count`` cells; with the scale of colours where wanted."""
+    boxes = [max(fitted(_size(cell), side)[0] for cell in line if cell) for line in lines]
     width = max(2 * _MARGIN + count * (side + _GAP), 480)
     head = _MARGIN + 2 * _LINE + 8
     height = head + sum(box + 2 * _LINE + _GAP for box in boxes) + _MARGIN
@@ -69,7 +108,8 @@ def sheet(
     pen = ImageDraw.Draw(canvas)
     pen.text((_MARGIN, _MARGIN - 4), title, _INK, _font(_TEXT + 3))
     pen.text((_MARGIN, _MARGIN + _LINE + 2), caption, _FAINT, _font(_TEXT))
-    _scale(canvas, pen, width)
+    if scale:
+        _scale(canvas, pen, width)
     top = head
     for line, box in zip(lines, boxes, strict=True):
         for column, cell in enumerate(line):
@@ -81,18 +121,11 @@ def sheet(
     return buffer.getvalue()
 
 
-@dataclass(frozen=True)
-class _Cell:
-    photo: np.ndarray
-    scores: np.ndarray | None
-    words: tuple[str, str]
-
-
-def _lines(row: Row, columns: int) -> list[list[_Cell | None]]:
+def _lines(row: Row, columns: int) -> list[list[Cell | None]]:
     """The cells of a row, cut into lines of at most ``columns``."""
-    first = _Cell(row.photo, None, (row.name, row.note))
+    first = Cell(row.photo, None, (row.name, row.note))
     cells = [
-        _Cell(row.photo, scores, ("", name.replace("_", " "))) for name, scores in row.maps.items()
+        Cell(row.photo, scores, ("", name.replace("_", " "))) for name, scores in row.maps.items()
     ]
     step = columns - 1
     parts = [cells[start : start + step] for start in range(0, len(cells), step)] or [[]]
@@ -102,7 +135,7 @@ def _lines(row: Row, columns: int) -> list[list[_Cell | None]]:
 def _draw(
     canvas: Image.Image,
     pen: ImageDraw.ImageDraw,
-    cell: _Cell,
+    cell: Cell,
     place: tuple[int, int],
     side: int,
 ) -> None:
@@ -141,5 +174,5 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _size(cell: _Cell) -> tuple[int, int]:
+def _size(cell: Cell) -> tuple[int, int]:
     return cell.photo.shape[0], cell.photo.shape[1]

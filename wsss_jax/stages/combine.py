@@ -100,8 +100,9 @@ class Learned:
     Attributes:
         run: folder of what is learned, which is learned there first where that is not done; without
             it a rule fuses.
-        features: stores of frozen features (``wsss features``), of one network or of several; of
-            networks of different kinds each gains.
+        features: stores of frozen features (``wsss features``): the linear probe reads all but the
+            last (of classifiers, such as MobileNet), and maps are smoothed along the last (of a
+            self-supervised transformer, such as DINOv2).
         learn_split: the images whose labels teach.
         learn: False fuses by the run as it is; its systems may have been others.
         combining: how it learns.

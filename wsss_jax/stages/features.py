@@ -2,7 +2,7 @@
 
 The combiner's linear probe tells classes by them over the whole data set, and its smoothing tells
 which cells of an image are similar; each wants another kind of network (``wsss combine --features
-FIRST SECOND``). The channels are principal components of the maps over a sample of images, largest
+FIRST … LAST``). The channels are principal components of the maps over a sample of images, largest
 first; no label is read. They are kept in the store, so that images that come later have the same
 channels.
 """

@@ -29,6 +29,7 @@ from wsss_jax.report import Picture, Report, write_page
 from wsss_jax.report.overlays import Row, sheet
 from wsss_jax.run.progress import meter
 from wsss_jax.stages import explain as explaining
+from wsss_jax.stages.channels import Asked, show_channels
 from wsss_jax.stages.explain import Explanation
 from wsss_jax.stages.subject import Method, Subject, at_layer, subject_of
 from wsss_jax.train.state import Weights
@@ -79,6 +80,7 @@ def command(
     method: tuple[str, ...] = ("cam",),
     labels: tuple[str, ...] = (),
     layer: tuple[str, ...] = (),
+    channels: tuple[int, ...] = (),
     side: int = Showing.side,
     layout: str = "auto",
     split: str = "all",
@@ -91,7 +93,8 @@ def command(
 
     Args:
         run: folder of a finished training run.
-        out: store of score maps to write; of photographs, the folder for explained.png and .html.
+        out: store of score maps to write; of photographs, the folder for explained.png and .html;
+            of channels, that for channels.png.
         data: the data set to explain, with its labels.
         image: photographs to explain instead.
         method: how maps are made, one of EXPLAINERS or, for transformers with a class token, one
@@ -99,6 +102,8 @@ def command(
         labels: of photographs, the classes to explain; those the network finds where not given.
         layer: of photographs, named layers where methods take their features, such as block6;
             the last features where not given.
+        channels: numbers of channels; shows what they look for in place of score maps: an image
+            from noise, and the patches of the data set where they are largest.
         side: of photographs, the longer side that larger ones are shrunk to.
         layout: of the data set, one of DATASETS; "auto" tells them apart.
         split: of the data set: name of a list of it, or "all".
@@ -107,6 +112,8 @@ def command(
         flip: add the mirror image at each scale of the data set's photographs.
         batch_size: photographs of the data set per call.
     """
+    if channels and data is None:
+        raise UserError("channels are shown over a data set; give --data")
     if (data is None) == (not image):
         raise UserError("give either --data, to write a store, or --image, to show photographs")
     if not method:
@@ -116,12 +123,18 @@ def command(
         for path in show(run, image, out, showing):
             print(path)
         return
+    source = open_dataset(data, split=split, layout=layout, lists=lists)
+    if channels:
+        if labels or len(layer) > 1:
+            raise UserError("channels are of one layer and of no labels; give one --layer at most")
+        asked = Asked(channels, next(iter(layer), ""))
+        print(show_channels(subject_of(run), source, out, asked, batch_size))
+        return
     if len(method) > 1 or labels or layer:
         raise UserError(
             "a store holds one method, of the last features, and the data set's labels; give one "
             "--method, and --labels and --layer with --image alone"
         )
-    source = open_dataset(data, split=split, layout=layout, lists=lists)
     settings = Explanation(next(iter(method)), scales, flip, batch_size)
     print(explaining.explain(run, source, out, settings, ids=source.ids).folder)
 

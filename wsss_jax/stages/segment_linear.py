@@ -1,8 +1,8 @@
 """Segmentation by a linear head on frozen features, learned from masks within seconds.
 
-It needs no image label when it is asked. Logits of a cell are linear in its features of one or
-two frozen networks and in the mean of the first network's features over the whole image, which
-tells what the photograph shows. The answer is smoothed inside the image along the last network, as
+It needs no image label when it is asked. Logits of a cell are linear in its features of frozen
+networks, and in the mean over the whole image of all but the last, which tells what the photograph
+shows. The answer is smoothed inside the image along the last network, as
 the combiner smooths maps. Where trained classifiers are at hand, their image-level probabilities
 join the logits.
 
@@ -79,9 +79,9 @@ def fit(
 ) -> Path:
     """Learn the head from the teacher's masks of the source's images into ``folder``.
 
-    frozen: one or two stores of features (``stages.features``) of these images. A finished folder
-    of the same settings is left as it is. UserError for a folder of other settings, for no or more
-    than two stores, or for one that lacks an image.
+    frozen: stores of features (``stages.features``) of these images. A finished folder
+    of the same settings is left as it is. UserError for a folder of other settings, without a
+    store, or for one that lacks an image.
     """
     _check(frozen, source.ids)
     record = {
@@ -172,10 +172,13 @@ def answer(
 
 
 def rows_of(maps: Sequence[Float[np.ndarray, "h w _"]]) -> Float[np.ndarray, "m d"]:
-    """What the head is given of each cell: all features, then the first network's image mean."""
+    """What the head is given of each cell: all features, then the image's mean of all but the last.
+
+    Of one network alone, its own mean.
+    """
     flat = [one.reshape(-1, one.shape[-1]) for one in maps]
-    mean = np.broadcast_to(flat[0].mean(axis=0), flat[0].shape)
-    return np.concatenate([*flat, mean], axis=1, dtype=np.float32)
+    means = [np.broadcast_to(one.mean(axis=0), one.shape) for one in flat[:-1] or flat]
+    return np.concatenate([*flat, *means], axis=1, dtype=np.float32)
 
 
 def _learned(source: Source, teacher: Teacher, frozen: Sequence[Store], settings: Linear) -> Probe:
@@ -233,10 +236,7 @@ def _each(title: str, ids: Sequence[str], work: Callable[[str], None]) -> Tally:
 
 
 def _check(frozen: Sequence[Store], ids: Sequence[str]) -> None:
-    if not 1 <= len(frozen) <= 2:
-        raise UserError(
-            f"{len(frozen)} stores of features; wanted one or two, the first tells classes apart "
-            "and the last one smooths"
-        )
+    if not frozen:
+        raise UserError("no store of features; make one by `wsss features`")
     for store in frozen:
         stores.require(store, ids, "features")

@@ -109,11 +109,16 @@ def at_layer(subject: Subject, method: str, layer: str) -> Method:
     named layers.
     """
     explainer = lookup(EXPLAINERS, method, "explanation method of features and head")
+    return subject.wrapped(at_place(explainer, layer))
+
+
+def at_place(explainer: Explainer, layer: str) -> Explainer:
+    """The explainer with its features taken at a named layer."""
 
     def there(scorer: Scorer, images: Array, labels: Array) -> Array:
         return explainer(equations.at_layer(scorer, images, layer), images, labels)
 
-    return subject.wrapped(there)
+    return there
 
 
 def _of_class_token(

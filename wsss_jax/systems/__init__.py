@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from wsss_jax.errors import UserError
-from wsss_jax.systems import classifier, pnoc, poc, seam
+from wsss_jax.systems import classifier, interpretable, pnoc, poc, seam
 from wsss_jax.systems.classifier import Classifier as Classifier
 from wsss_jax.systems.entry import Entry as Entry
 from wsss_jax.systems.entry import Explained as Explained
+from wsss_jax.systems.interpretable import InterpretableGradient as InterpretableGradient
 from wsss_jax.systems.pnoc import PNoc as PNoc
 from wsss_jax.systems.poc import OcCse as OcCse
 from wsss_jax.systems.poc import POc as POc
 from wsss_jax.systems.poc import PuzzleCam as PuzzleCam
 from wsss_jax.systems.seam import Seam as Seam
 
-Model = Classifier | PuzzleCam | OcCse | POc | PNoc | Seam
+Model = Classifier | PuzzleCam | OcCse | POc | PNoc | Seam | InterpretableGradient
 """The settings of any system of the table."""
 
 _JUDGED = (poc.make_judged, poc.template_judged, poc.explained_judged)
@@ -31,6 +32,12 @@ SYSTEMS: Mapping[str, Entry] = MappingProxyType(
         "poc": Entry(POc, *_JUDGED),
         "pnoc": Entry(PNoc, pnoc.make, pnoc.template, pnoc.explained),
         "seam": Entry(Seam, seam.make, seam.template, seam.explained),
+        "interpretable": Entry(
+            InterpretableGradient,
+            interpretable.make,
+            interpretable.template,
+            interpretable.explained,
+        ),
     }
 )
 """Systems by the name that run folders record."""

@@ -5,15 +5,18 @@ schedules of their weights stand beside them. The systems are sums of these: see
 The arithmetic is in ``ops/regularisers``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
+from wsss_jax.explain.guided import guided
 from wsss_jax.models import heads
 from wsss_jax.ops import losses, regularisers
 from wsss_jax.types import Batch
@@ -161,3 +164,21 @@ def seen_without(
 def without(batch: Batch, chosen: Bool[Array, "b c"], smoothing: float) -> Float[Array, "b c"]:
     """Smoothed labels of what should remain once the chosen class is erased."""
     return losses.smooth(batch.labels & ~chosen, smoothing)
+
+
+def gradient_error(
+    logits_of: Callable[[Array], Array], loss_of: Callable[[Array], Array], batch: Batch
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The classification loss, and how far its input gradient is from its guided one.
+
+    logits_of: images to class logits, the same at every call (one key for dropout). loss_of: those
+    to the loss. The error is the cosine distance of the two gradients of an image, in [0, 2], mean
+    over real images. The guided gradient is a constant, as algorithm 1 has it, so the standard one
+    is moved towards it; the algorithm leaves the error open. UserError without rectifiers.
+    """
+    logits, pull_back = jax.vjp(logits_of, batch.images)
+    loss, to_logits = jax.value_and_grad(loss_of)(logits)
+    _, guided_back = jax.vjp(guided(logits_of), batch.images)
+    wanted = jax.lax.stop_gradient(guided_back(to_logits)[0])
+    distance = regularisers.cosine_distance(pull_back(to_logits)[0], wanted)
+    return loss, losses.mean_over(distance, batch.real)
