@@ -338,7 +338,7 @@ def test_pixels_that_are_not_certain_are_left_open(tmp_path):
     expected = np.tile([1, IGNORE, IGNORE, 0], (4, 1))
     np.testing.assert_array_equal(masks.get_mask("a"), expected)
     held = toy_store(tmp_path / "s", ClassList(("cat", "dog")), "activation", scores)
-    with pytest.raises(ValueError, match="say nothing of certainty"):
+    with pytest.raises(ValueError, match="tell nothing about certainty"):
         decide(held, tmp_path / "x", Masking(0.5, certain=0.95), ids=("a",))
     for wrong in ({"threshold": 1.0}, {"certain": -1.0}, {"certain": 0.9, "background": False}):
         with pytest.raises(ValueError, match=r"wanted|to be none"):

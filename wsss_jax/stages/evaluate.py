@@ -144,7 +144,7 @@ def evaluate(
 ) -> Result:
     """Judge the store's maps or masks on those images of the source that have truth.
 
-    otsu: a threshold read off the scores, which is reported beside the other two. Images without
+    otsu: a threshold read off the scores, which is reported with the other two. Images without
     truth do not count; images without a record are skipped and named. Raises BadFileError when not
     one image could be judged.
     """

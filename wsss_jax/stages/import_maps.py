@@ -31,7 +31,7 @@ from wsss_jax.run.images import SHOWN, each, settle
 from wsss_jax.types import Provenance, Size
 
 REPAIRS = "repairs"
-"""Name of the list, beside a store, of what was put right or left out, in words, by image id."""
+"""Name of the list, next to a store, of what was put right or left out, in words, by image id."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _import_regions(id: str, plan: Plan, size: Size, to: Store) -> _Told:
 
 
 def _record(folder: Path, told: Mapping[str, _Told], shard: tuple[int, int]) -> None:
-    """Print what was put right or left out, and add it to the lists beside the store."""
+    """Print what was put right or left out, and add it to the lists next to the store."""
     if not told:
         return
     print(f"{folder.name}: {len(told)} image(s) with something put right or lacking")

@@ -1,8 +1,8 @@
 """``wsss explain``: a split to a store of score maps, or photographs by hand to pictures of them.
 
-Photographs are explained once, at one size, without mirror images: what is shown is what the method
-says of this very image. Nothing is read from a data set, so the classes to explain are named, or
-those that the network finds.
+Photographs are explained once, at one size, without mirror images: what is shown is the
+method's map of this very image. Nothing is read from a data set, so the classes to explain are
+named, or those that the network finds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +89,7 @@ def command(
     flip: bool = Explanation.flip,
     batch_size: int = Explanation.batch_size,
 ) -> None:
-    """Turn a trained run into score maps of a data set, or show photographs beside their maps.
+    """Turn a trained run into score maps of a data set, or show photographs next to their maps.
 
     Args:
         run: folder of a finished training run.
