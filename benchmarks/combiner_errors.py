@@ -68,7 +68,7 @@ def print_tables(given: argparse.Namespace) -> None:
     beside = given.combined.with_name(f"{given.combined.name}_trust")
     if beside.is_dir():
         trust = open_store(beside)
-        maps = (trust.get_scores(id) for id in source.ids if trust.path(id).is_file())
+        maps = (trust.get_scores(id) for id in source.ids if trust.has(id))
         shares = np.mean([each.scores.mean(axis=(0, 1)) for each in maps], axis=0)
         said = (f"{name} {100 * s:.0f} %" for name, s in zip(trust.classes, shares, strict=True))
         print(f"\ntrust: {', '.join(said)}")

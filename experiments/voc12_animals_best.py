@@ -1,9 +1,9 @@
 """Systems and frozen features of different kinds on 600 VOC photographs of animals, combined.
 
 Two classifiers, a MobileNetV2 and an EfficientNet-Lite0; a linear probe on features of a frozen
-MobileNetV2, and smoothing along those of a DINOv2 ViT-S/14. Each classifier is also refined alone
-as the combiner refines both (``rivals``), so that what fusing gains is told from what refining
-gains.
+MobileNetV2, and smoothing along those of a DINOv2 ViT-S/14. Each classifier is also refined
+alone as the combiner refines both (``rivals``), so that what fusing gains is told from what
+refining gains.
 
 Supervision: image labels of ImageNet (MobileNetV2, EfficientNet-Lite0) and of these photographs;
 DINOv2 was trained without labels (perhaps with people's saliency: see `wsss weights list`); the

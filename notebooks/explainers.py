@@ -11,189 +11,101 @@
 # ---
 
 # %% [markdown]
-# # What a classifier looks at: every explanation method, on one small network
+# # Explanation methods on one photograph
 #
-# The embedded data set shows creatures whose class is told by a small head; the body tells nothing.
-# A network trained on image labels alone should therefore look at heads, and the true masks say
-# where they are. Here it is trained in a few minutes, explained by every method, and the methods
-# are judged: are their maps faithful to the network, and do they lie on the creature?
+# The drawn creatures have a class that is told by their small head; the body tells nothing. A
+# network that learns from image labels alone should therefore look at heads. Here one is trained
+# within minutes, and every method shows where it looks.
 
 # %%
 import os
 import tempfile
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from wsss_jax.batches.augment import Augmentation
-from wsss_jax.batches.batches import training_batches
-from wsss_jax.data.photographs import read_image
-from wsss_jax.datasets.table import open_dataset
-from wsss_jax.explain import experimental, perturb, score_weighted
-from wsss_jax.explain.contract import seeded
-from wsss_jax.recipes import demo
-from wsss_jax.stages import pictures
-from wsss_jax.stages.subject import subject_of
-from wsss_jax.stages.train import fit
-from wsss_jax.study import judge_maps
-from wsss_jax.systems import perception
-from wsss_jax.systems.perception import Perception
+import wsss_jax as wj
+from wsss_jax.cli import main as wsss  # wsss(["train", …]) is the command `wsss train …`
 
-IMAGES = int(os.environ.get("IMAGES", "600"))  # scenes to draw; every third is for validation
-EPOCHS = int(os.environ.get("EPOCHS", str(demo.EPOCHS)))
-JUDGED = int(os.environ.get("JUDGED", "60"))  # scenes on which methods are judged
-METHODS = os.environ.get("METHODS", "").split()  # none: all of them
-OUT = os.environ.get("PICTURES")  # a folder, to keep the picture
+OUT = Path(os.environ.get("OUT") or tempfile.mkdtemp())  # name a folder to go on another day
+IMAGES = int(os.environ.get("IMAGES", "450"))  # two thirds teach
+EPOCHS = os.environ.get("EPOCHS", "30")
+METHODS = os.environ.get("METHODS", "").split() or [
+    name for name in wj.EXPLAINERS if name != "rise"
+]
 
 # %% [markdown]
 # ## A small classifier
 #
-# The network and its training are those of `wsss demo`. What it has learned is a run folder, like
-# that of `wsss train`.
+# For photographs of your own leave the last four flags out, and add `--model.weights auto`.
 
 # %%
-work = Path(tempfile.mkdtemp())
-data = demo.prepare(work / "scenes", IMAGES)
-training = replace(
-    demo.recipe(data, epochs=EPOCHS).systems["fine"], batch_size=min(16, IMAGES // 3)
-)
-run = fit(open_dataset(data, split="train"), training, work / "run")
-asked = subject_of(run)
+scenes = wj.draw_scenes(OUT / "scenes", IMAGES)
+run = OUT / "stride8"
+training = "--epochs EPOCHS --model.backbone tiny --model.output-stride 8 --seed 1"
+training += " --model.optim.name adamw --model.optim.learning-rate 4e-3"
+training += " --augmentation.crop 96 --augmentation.long-side 80 112"
+if not run.exists():
+    flags = training.replace("EPOCHS", EPOCHS).split()
+    wsss(["train", "--data", str(scenes), "--split", "train", "--out", str(run), *flags])
 
 # %% [markdown]
-# ## The methods
+# ## One photograph
 #
-# A method is a function of a network, images and labels; `EXPLAINERS` holds them under their names.
-# Methods that draw random numbers take more of them in earnest than here.
+# Of the scenes that taught nothing, the first with two creatures. A method is one call with a
+# network, a photograph and classes; it returns raw maps `(h, w, classes)`. Where the head of a
+# network is pooling and a linear layer, CAM, Grad-CAM, XGrad-CAM and HiRes-CAM are equal but for
+# a factor and what is below 0. RISE asks the network thousands of times and is left out here.
 
 # %%
-quick = {
-    "rise": asked.wrapped(seeded(partial(perturb.rise, masks=200))),
-    "ss_cam": asked.wrapped(seeded(partial(score_weighted.ss_cam, draws=2))),
+network = wj.open_network(run)
+data = wj.open_dataset(scenes, split="val")
+id = next((id for id in data.ids if data.labels(id).sum() == 2), data.ids[0])
+image, truth = data.image(id), data.mask(id)
+classes = np.flatnonzero(data.labels(id))
+shown = ", ".join(data.classes.names[c] for c in classes)
+maps = {name: getattr(wj.explain, name)(network, image, classes) for name in METHODS}
+print(f"{len(maps)} methods on {image.shape[0]} × {image.shape[1]} pixels with {shown}")
+
+# %% [markdown]
+# The maps of the first of the two classes, what is below 0 cut off:
+
+# %%
+columns = 8
+rows = -(-(len(maps) + 1) // columns)
+figure, axes = plt.subplots(rows, columns, figsize=(10, 1.5 * rows), dpi=60, layout="constrained")
+for axis in axes.flat:
+    axis.axis("off")
+axes.flat[0].imshow(image)
+axes.flat[0].set_title(data.classes.names[classes[0]], fontsize=9)
+for axis, (name, scores) in zip(axes.flat[1:], maps.items(), strict=False):
+    axis.imshow(image)
+    extent = (0, image.shape[1], image.shape[0], 0)
+    axis.imshow(np.maximum(scores[..., 0], 0), cmap="inferno", alpha=0.7, extent=extent)
+    axis.set_title(name, fontsize=7)
+plt.show()
+
+# %% [markdown]
+# ## How much of each map lies on its creature?
+#
+# The true mask is read here for the first time. Of the mass of each class's map, this share lies
+# on the pixels of the class. One scene tells little; on many, `benchmarks/explanation_metrics.py`
+# measures this and whether maps are faithful to the network.
+
+
+# %%
+def share(scores, c):
+    rows, columns = np.indices(truth.shape)
+    height, width = scores.shape
+    full = scores[rows * height // truth.shape[0], columns * width // truth.shape[1]]
+    full = np.maximum(full, 0)
+    return full[truth == c + 1].sum() / max(full.sum(), 1e-9)
+
+
+shares = {
+    name: np.mean([share(scores[..., n], c) for n, c in enumerate(classes)])
+    for name, scores in maps.items()
 }
-methods = {
-    name: quick.get(name, method)
-    for name, method in asked.methods.items()
-    if not METHODS or name in METHODS
-}
-print(f"{len(methods)} methods: {', '.join(methods)}")
-
-# %% [markdown]
-# ## One scene
-#
-# Two scenes of the validation split with two creatures each. CAM, Grad-CAM, XGrad-CAM and HiRes-CAM
-# agree, as they must where the head is pooling and a linear layer.
-
-# %%
-source = open_dataset(data, split="val")
-several = [id for id in source.ids if source.labels(id).sum() == 2] or list(source.ids)
-picked = []
-for id in several[:2]:
-    picked.append(work / f"{id}.png")
-    plt.imsave(picked[-1], source.image(id))
-showing = pictures.Showing(side=96, columns=8)
-found = pictures.explained(asked, picked, showing, methods)
-sheet, page = pictures.write(work, found, asked, title="All methods", columns=showing.columns)
-figure = plt.figure(figsize=(14, 9), layout="constrained")
-plt.imshow(read_image(sheet))
-plt.axis("off")
-if OUT:
-    figure.savefig(Path(OUT) / "explainers.png", dpi=100)
-
-# %% [markdown]
-# ## Are they faithful, and do they lie on the creature?
-#
-# *Drop*: how much of a class's probability is lost when the network sees the image through the map
-# alone. *Retention*: how much is lost when the map is taken away. *Drop of others* and *retention
-# of others* are the same for the other classes of the image: a good map shows its own class and
-# hides the others. *Proportion* is the share of the map that lies on the creature; *positive* is
-# the area under the accuracy while the most relevant pixels are removed (lower is better).
-
-# %%
-settings = judge_maps.Judging(side=96, curves=JUDGED // 2, batch_size=min(20, JUDGED))
-cards = list(judge_maps.judge(asked, source, methods, settings, ids=source.ids[:JUDGED]))
-columns = (
-    "increase",
-    "drop",
-    "drop_of_others",
-    "retention",
-    "retention_of_others",
-    "proportion",
-    "iou",
-    "positive",
-    "negative",
-)
-print(judge_maps.table(cards, columns))
-
-# %% [markdown]
-# The five measures pull in different directions: a map that shows everything has no drop, and one
-# that shows nothing retains all. `keeps` joins two of them.
-
-# %%
-best = {
-    name: max(cards, key=lambda card: np.nan_to_num(card.numbers[name])).method
-    for name in ("keeps", "proportion", "iou")
-}
-for name, method in best.items():
-    print(f"best {name}: {method}")
-
-# %% [markdown]
-# ## Where and what: Perception Visualization (experimental)
-#
-# A map says where the network looked. What it kept of that place is what can be rebuilt from its
-# features: a decoder learns it from the training scenes, and each class's map lets the rebuilt
-# image through, white elsewhere. Texture that is missing in it is texture that the network has
-# thrown away. The definition is ours (`explain.experimental`), without a verified reference.
-
-# %%
-PAINTED = int(os.environ.get("PAINTED", "400"))  # steps of the decoder
-features_of = asked.wrapped(lambda scorer, images, labels: scorer.features(images))
-
-
-def encode(pixels, inside):
-    return features_of(
-        asked.weights, pixels, inside, jnp.zeros((len(pixels), len(asked.classes)), bool)
-    )
-
-
-scenes = training_batches(
-    open_dataset(data, split="train"),
-    Augmentation(crop=96, long_side=(96, 96), hue=0.0),
-    seed=0,
-    batch_size=training.batch_size,
-)
-shots = np.stack([source.image(id) for id in several[:2]])
-pixels = jnp.asarray(shots.astype(np.float32) / np.float32(255))
-everywhere = jnp.ones(pixels.shape[:3], bool)
-shape = jax.eval_shape(encode, pixels, everywhere).shape
-inverse = Perception(channels=shape[3], stride=pixels.shape[1] // shape[1])
-learning = perception.make(inverse, encode, steps=PAINTED)
-state, step = learning.init(jax.random.key(0)), jax.jit(learning.step)
-for number, batch in zip(range(PAINTED), scenes, strict=False):
-    state, metrics = step(state, batch, jax.random.key(number))
-    if number in (0, PAINTED - 1):
-        print(f"step {number + 1}: mean squared error {float(metrics['loss']):.4f}")
-
-# %%
-decode = perception.structure(inverse).bind(state.averaged, state.stats)
-rebuilt = decode(encode(pixels, everywhere))
-shown = jnp.asarray(np.stack([source.labels(id) for id in several[:2]]))
-maps = asked.methods["grad_cam"](asked.weights, pixels, everywhere, shown)
-what = experimental.perception(maps, rebuilt)
-figure, axes = plt.subplots(len(pixels), 4, figsize=(11, 6), layout="constrained", squeeze=False)
-for row, line in enumerate(axes):
-    classes = np.flatnonzero(shown[row])[:2]
-    pictures = [("scene", pixels[row]), ("rebuilt from its features", rebuilt[row])]
-    pictures += [(f"what of {asked.classes.names[c]}", what[row, c]) for c in classes]
-    for axis, (name, seen) in zip(line, pictures, strict=False):
-        axis.imshow(np.clip(np.asarray(seen), 0, 1))
-        axis.set_title(name)
-    for axis in line:
-        axis.axis("off")
-if OUT:
-    figure.savefig(Path(OUT) / "perception.png", dpi=100)
+for name in sorted(shares, key=shares.__getitem__, reverse=True):
+    print(f"{name:24} {shares[name]:.0%}")

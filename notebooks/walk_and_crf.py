@@ -14,76 +14,62 @@
 # # A random walk and a dense CRF, step by step
 #
 # Class activation maps find the head of a dog and miss its legs. Two programs carry scores to the
-# rest of the object, and neither learns anything here:
+# rest of the object, and neither learns anything:
 #
-# * a **random walk** averages every cell with neighbours of its colour, again and again,
-# * a **dense CRF** lets every pixel vote on every other, the more the closer in place and colour.
+# * a **random walk** averages every cell with neighbours of its colour, again and again;
+# * a **dense CRF** compares every pixel with every other, most of all with those near in place and
+#   colour, and prefers one label for both.
 #
-# Put the path of a photograph of yours into `PHOTOGRAPH`; without one, a scene of the embedded
-# data set is drawn.
+# Put the path of a photograph of yours into `PHOTOGRAPH`; without one, a scene is drawn.
 
 # %%
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
-from wsss_jax.crf import dense as crf
-from wsss_jax.data import photographs
-from wsss_jax.datasets import synthetic
-from wsss_jax.ops import masks
-from wsss_jax.ops.resize import resize
-from wsss_jax.stages.refine import Crf, Walk, crf_refined, walked
-from wsss_jax.types import ScoreMaps
+import wsss_jax as wj
 
 PHOTOGRAPH = os.environ.get("PHOTOGRAPH")
-SEED = (0.35, 0.5)  # where the coarse map is hot: row and column, as shares of the photograph
-SPREAD = 0.12  # how far it reaches, as a share of the longer side
-OUT = os.environ.get("PICTURES")  # a folder, to keep the pictures
+START = (0.35, 0.5)  # where the coarse map is highest: row and column, as shares of the photograph
+SPREAD = 0.12  # how far it reaches, as a share of the height
 
 # %%
-scene = synthetic.scene(0, 3)
-image = photographs.read_image(Path(PHOTOGRAPH)) if PHOTOGRAPH else scene.image
-if not PHOTOGRAPH:  # start on the body of the largest creature
-    label = int(np.bincount(scene.mask.ravel())[1:].argmax())
-    place = np.argwhere(scene.mask == label + 1)
-    middle = place[np.hypot(*(place - place.mean(axis=0)).T).argmin()]
-    SEED = tuple(middle / scene.mask.shape)
-height, width = image.shape[:2]
-stride = max(1, max(height, width) // 100)
-grid = (-(-height // stride), -(-width // stride))
+scenes = wj.open_dataset(wj.draw_scenes(Path(tempfile.mkdtemp()) / "scenes", images=4))
+image, truth = scenes.image(scenes.ids[3]), scenes.mask(scenes.ids[3])
+if PHOTOGRAPH:
+    image = np.asarray(Image.open(PHOTOGRAPH).convert("RGB"))
+else:  # start in the middle of the largest creature, as a class map would
+    creature = truth == np.bincount(truth.ravel())[1:].argmax() + 1
+    places = np.argwhere(creature)
+    START = places[np.hypot(*(places - places.mean(axis=0)).T).argmin()] / truth.shape
 
 # %% [markdown]
 # ## The scores we start from
 #
-# A blob on one part of the object stands for a class activation map. Its maximum is 1, and its grid
-# is coarser than the photograph.
+# A blob on one part of the object stands for a class activation map. Its maximum is 1.
 
 # %%
-y, x = np.mgrid[: grid[0], : grid[1]]
-distance = np.hypot(y / grid[0] - SEED[0], x / grid[1] - SEED[1])
-blob = np.exp(-((distance / SPREAD) ** 2) / 2).astype(np.float32)[..., None]
-start = ScoreMaps(blob, np.zeros(1, np.int32), (height, width), blob.max(axis=(0, 1)))
+height, width = image.shape[:2]
+y, x = np.mgrid[:height, :width]
+distance = np.hypot(y / height - START[0], x / width - START[1])
+start = np.exp(-((distance / SPREAD) ** 2) / 2).astype(np.float32)[..., None]
 
 
 # %%
-def show(maps: dict[str, ScoreMaps], name: str) -> None:
-    figure, axes = plt.subplots(
-        1, len(maps) + 1, figsize=(3 * len(maps) + 3, 3.2), layout="constrained"
-    )
-    axes[0].imshow(image)
-    axes[0].set_title("photograph")
-    for axis, (title, item) in zip(axes[1:], maps.items(), strict=True):
+def show(maps):
+    _, axes = plt.subplots(1, len(maps) + 1, figsize=(9, 2.6), dpi=55, layout="constrained")
+    for axis, (title, scores) in zip(axes, {"photograph": None, **maps}.items(), strict=True):
         axis.imshow(image)
-        scores = resize(item.scores, item.size)[..., 0]
-        axis.imshow(scores, cmap="inferno", alpha=0.65, vmin=0, vmax=1)
         axis.set_title(title)
-    for axis in axes:
         axis.axis("off")
-    if OUT:
-        figure.savefig(Path(OUT) / f"{name}.png", dpi=80)
+        if scores is not None:
+            axis.imshow(scores[..., 0], cmap="inferno", alpha=0.65, vmin=0, vmax=1)
+    plt.show()
 
 
 # %% [markdown]
@@ -91,59 +77,56 @@ def show(maps: dict[str, ScoreMaps], name: str) -> None:
 #
 # A cell's neighbours are those within `radius` cells; how much each counts falls with its distance
 # in colour and in place. One step is one average. Scores leak slowly across the object, and hardly
-# across its edge: there, affinities are near zero. With too many steps they leak everywhere.
+# across its edge. After many steps they have leaked there, too.
 
 # %%
-walk = Walk(radius=5, sigma_colour=0.06, sigma_space=3.0)
-show(
-    {
-        "start": start,
-        **{
-            f"steps: {steps}": walked(start, image, replace(walk, steps=steps))
-            for steps in (4, 32, 256)
-        },
-    },
-    "walk",
-)
+walks = {
+    f"{steps} steps": wj.random_walk(start, image=image, steps=steps) for steps in (8, 64, 512)
+}
+show({"start": start, **walks})
 
 # %% [markdown]
-# A wider sense of colour (`sigma_colour`) joins more, a higher exponent (`beta`) joins less.
+# A higher exponent `beta` weighs unlike colours even less: fewer cells join.
 
 # %%
-show(
-    {
-        f"sigma {sigma}, beta {beta}": walked(
-            start, image, replace(walk, sigma_colour=sigma, beta=beta)
-        )
-        for sigma, beta in ((0.06, 1.0), (0.06, 4.0), (0.15, 1.0))
-    },
-    "affinity",
-)
+betas = (0.5, 1.0, 4.0)
+show({f"beta {beta}": wj.random_walk(start, image=image, beta=beta, steps=64) for beta in betas})
 
 # %% [markdown]
 # ## The CRF
 #
-# Scores become probabilities beside a constant score of background. Each iteration of mean field
-# filters them with two Gaussians (over place; over place and colour) and adds the result as
-# evidence. The unaries keep pulling back, so that a region needs support of its own colour to win.
+# A CRF wants probabilities, so the background takes part with a constant score: Otsu's threshold,
+# which parts the scores best and reads no mask. Each iteration of mean field filters them with two
+# Gaussians (of place; of place and colour) and adds the result to the logarithms of what we gave.
 
 # %%
-spread = walked(start, image, walk)
-preset = crf.PRESETS["psa"]
-unary = masks.with_constant(resize(spread.scores, spread.size), 0.3)
-shown = {"before": replace(spread, scores=unary[..., 1:], kind="probability")}
-for iterations in (1, 10):
-    marginals = crf.refine(image, unary, replace(preset, iterations=iterations))
-    shown[f"{iterations} iterations"] = replace(
-        spread, scores=marginals[..., 1:], kind="probability"
-    )
-show(shown, "crf")
+spread = walks["64 steps"]
+spread = spread / spread.max()
+probabilities = np.concatenate([np.full_like(spread, wj.otsu_threshold(spread)), spread], axis=-1)
+probabilities /= probabilities.sum(axis=-1, keepdims=True)
+preset = wj.CRF_PRESETS["thumbnail" if min(image.shape[:2]) < 200 else "psa"]
+refined = {
+    f"{count} iterations": wj.dense_crf(image, probabilities, replace(preset, iterations=count))
+    for count in (1, 10)
+}
+show({"before": probabilities[..., 1:], **{name: q[..., 1:] for name, q in refined.items()}})
 
 # %% [markdown]
-# The stage does the same in one call, and keeps one cell per two pixels.
+# ## What is gained
+#
+# The drawn scene has a true mask, which is read here for the first time.
 
 # %%
-refined = crf_refined(spread, image, Crf(preset="psa", background=0.3))
-mask = resize(refined.scores, refined.size)[..., 0] > 0.5
-show({"start": start, "after the walk": spread, "after the CRF": refined}, "both")
-print(f"{refined.scores.shape} cells kept, {mask.mean():.0%} of the photograph is foreground")
+steps = {
+    "start": start,
+    "after the walk": spread,
+    "after the CRF": refined["10 iterations"][..., 1:],
+}
+show(steps)
+thresholds = (wj.otsu_threshold(start), wj.otsu_threshold(spread), 0.5)
+found = {}
+for (name, scores), threshold in zip(steps.items(), thresholds, strict=True):
+    found[name] = wj.masks_of(scores, threshold)
+    if not PHOTOGRAPH:
+        one = wj.evaluate(found[name], creature.astype(np.uint8), classes=["creature"])
+        print(f"{name}: IoU {one.per_class['creature']:.0%}")

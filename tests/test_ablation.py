@@ -8,6 +8,7 @@ import toy_world
 
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.errors import UserError
+from wsss_jax.ops.image_counts import cells_of, gathered
 from wsss_jax.stages.evaluate import Result
 from wsss_jax.study import ablation
 from wsss_jax.study.ablation import Study, Variant
@@ -101,5 +102,5 @@ def test_two_variants_of_one_folder_are_refused(inputs, tmp_path):
 
 
 def result(counts):
-    ids = tuple(f"i{n}" for n in range(len(counts)))
-    return Result("s", "val", ids, 0.5, 0.5, counts, counts, np.zeros(1), (0, 1))
+    found = gathered({f"i{n:04d}": cells_of(one[None]) for n, one in enumerate(counts)}, 2, 0)
+    return Result("s", "val", 0.5, 0.5, found, found, np.zeros(1), (0, 1))

@@ -217,3 +217,19 @@ def test_without_features_it_is_better_than_the_best_closed_form_at_its_best(tmp
     rival = evaluate(mean, made.source, scoring, split="all")
     assert metrics.mean_iou(ours.counts.sum(axis=0), ours.scored) == pytest.approx(ours.miou())
     assert ours.miou() > rival.miou(tuned=True) + 0.02
+
+
+def test_of_very_many_images_a_sample_teaches_that_keeps_rare_classes(inputs, monkeypatch):
+    monkeypatch.setattr(learning, "MAX_IMAGES", 40)
+    labels = {f"i{n}": np.zeros(len(inputs.source.classes), bool) for n in range(500)}
+    for number, one in enumerate(labels.values()):
+        one[:3] = number % 100 == 7, number % 2 == 0, number % 3 == 0
+    view = views.View(inputs.source, inputs.source.classes, labels.__getitem__, labels.get)
+    many = replace(inputs, source=view, labelled=frozenset({"i498", "i499"}))
+    shown = {id: int(one.sum()) for id, one in labels.items()}
+    chosen = learning._taught(shown, many, SETTINGS)
+    assert len(chosen) == 40 and many.labelled <= set(chosen)
+    rare = sum(labels[id][0] for id in chosen)
+    assert rare == min(5, 40 // (2 * len(inputs.source.classes)))  # at random 0.4 are expected
+    assert set(chosen) == set(learning._taught(dict(reversed(shown.items())), many, SETTINGS))
+    assert learning._taught({"i1": 1}, many, SETTINGS) == {"i1": 1}

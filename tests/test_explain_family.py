@@ -85,7 +85,8 @@ def test_an_image_alone_has_the_same_maps(name):
     close(explain_plainly(name, *weights(), photos()[1:], LABELS[1:]), maps_of(name)[1:])
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - RANDOM))
+# The ε-rule divides by y + ε sign(y), which jumps where rounding decides the sign of y.
+@pytest.mark.parametrize("name", sorted(set(NAMES) - RANDOM - {"lrp_epsilon"}))
 def test_mirrored_images_have_mirrored_maps(name):
     mirrored = compiled(name)(*weights(), photos()[:, :, ::-1], LABELS)
     close(mirrored, maps_of(name)[:, :, ::-1])

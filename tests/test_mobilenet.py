@@ -13,7 +13,6 @@ from PIL import Image
 from wsss_jax.backbones import BACKBONES
 from wsss_jax.backbones.mobilenet import MobileNetV1, MobileNetV2
 from wsss_jax.formats import npz
-from wsss_jax.weights.import_folded import imagenet_head
 from wsss_jax.weights.loading import load
 
 V1 = "mobilenet_v1_1.0_224_quant_embedding_extractor"
@@ -58,8 +57,12 @@ def photographs(shared, ids):
 def test_photographs_get_their_imagenet_answers(shared, name):
     names = (shared / "weights/imagenet_labels_1001.txt").read_text().splitlines()
     features = forward(imported(shared / "weights", name), photographs(shared, ANSWERS))
-    kernel, bias = imagenet_head(shared / "weights" / f"{name}_{FILES[name][1]}.npz")
-    logits = np.asarray(features.mean(axis=(1, 2))) @ kernel + bias
+    with np.load(shared / "weights" / f"{name}_{FILES[name][1]}.npz") as file:
+        head = {key.removeprefix("52_conv/"): file[key] for key in file if "52_conv/" in key}
+    kernel = head["kernel"] if "kernel" in head else head["kernel_q"] * head["scale"]
+    logits = (
+        np.asarray(features.mean(axis=(1, 2))) @ kernel.reshape(-1, 1001) + head["bias"].ravel()
+    )
     for id, row in zip(ANSWERS, logits, strict=True):
         top = [names[i].split(",")[0] for i in row.argsort()[::-1][:5]]
         assert set(top) & set(ANSWERS[id]), f"{id}: {top}"

@@ -30,7 +30,12 @@ def given(tmp_path_factory):
     file = tmp_path_factory.mktemp("irn") / "2007_000504.npy"
     maps = {"keys": np.array([2, 14]), "high_res": np.ones((2, 4, 6), np.float32)}
     np.save(file, maps)  # as IRN writes it
-    return {"scenes": scenes, "some_store": folder, "irn_file": file}
+    return {
+        "scenes": scenes,
+        "some_store": folder,
+        "irn_file": file,
+        "folder": file.with_name("drawn"),
+    }
 
 
 def explained() -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from wsss_jax.data.classes import ClassList
+from wsss_jax.ops.image_counts import cells_of, gathered
 from wsss_jax.recipes import summary
 from wsss_jax.report import (
     Gain,
@@ -318,11 +319,12 @@ def test_pictures_are_checked_when_made(maps, masks, message):
 
 
 def test_tables_tell_supervision_and_licence_of_every_row(tmp_path):
-    counts = np.array([[[5, 1], [2, 7]], [[3, 0], [1, 9]]])
+    matrices = {"a": [[5, 1], [2, 7]], "b": [[3, 0], [1, 9]]}
+    counts = gathered({id: cells_of(np.array([one])) for id, one in matrices.items()}, 2, 0)
     shared = Provenance("v2", "Apache-2.0", "image labels")
     cue = Provenance("saliency", "not stated", "people's masks")
-    result = Result("cam", "val", ("a", "b"), 0.3, 0.5, counts, counts, np.zeros(1), (0, 1),
-                    sources=(shared, cue))  # fmt: skip
+    sources = (shared, cue)
+    result = Result("cam", "val", 0.3, 0.5, counts, counts, np.zeros(1), (0, 1), sources=sources)
     bare = replace(result, name="noise", sources=())
     summary.write(tmp_path, summary.against_first([result, bare]), ClassList(("cat",)))
     text = (tmp_path / "results.md").read_text()

@@ -10,22 +10,31 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from wsss_jax.combiner.evidence import Inputs
+from wsss_jax.combiner.fuse import fuse
+from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.datasets import synthetic
+from wsss_jax.datasets import synthetic, tfds_builder
+from wsss_jax.datasets.check import survey
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError
 from wsss_jax.models import build
 from wsss_jax.recipes import demo, recipe, summary
 from wsss_jax.recipes import report as reporting
+from wsss_jax.run.executors import Workers
 from wsss_jax.run.training import Training
 from wsss_jax.stages import evaluate
 from wsss_jax.stages.combine import Fusion, combine, stacked
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
-from wsss_jax.stages.features import Features
+from wsss_jax.stages.export import Export, export
+from wsss_jax.stages.features import Features, features
+from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import Masking, decide, fixed, label_free_threshold
+from wsss_jax.stages.refine import Walk, refine
+from wsss_jax.stages.suggest import Suggestion, suggest
 from wsss_jax.stages.train import fit, trained
 from wsss_jax.train import checkpoint
 from wsss_jax.types import IGNORE, ScoreMaps
@@ -190,6 +199,43 @@ def test_a_damaged_photograph_is_skipped_named_and_counted(scenes, made, tmp_pat
     assert victim in json.loads((tmp_path / "maps/skipped.json").read_text())
 
 
+def test_prepared_records_and_packed_stores_go_through_every_stage(small, made, scenes, tmp_path):
+    """What comes out is what a plain folder and single files give."""
+    records = tfds_builder.write(scenes, tmp_path / "records")
+    source, plain = (open_dataset(root, split="val") for root in (records, scenes))
+    assert set(open_dataset(records, split="all").ids) == set(open_dataset(scenes, split="all").ids)
+    assert survey(records).problems == () and survey(records).images == 36
+    out, stores_made = made
+    settings = Explanation(scales=(1.0,), batch_size=16)
+    cams = explain(out / "run_fine", source, tmp_path / "cams", settings, ids=source.ids)
+    network = features(source, tmp_path / "looks", small.features[0], ids=source.ids)
+    for store in (cams, network):
+        store.pack()
+    again = import_priors(Import(), cams.folder, source, tmp_path / "again", ids=source.ids)
+    again.pack()
+    walk = refine(again, source, tmp_path / "walk", Walk(radius=2, steps=1), ids=source.ids)
+    mean = combine([cams, walk], source, tmp_path / "mean", Fusion("mean"), ids=source.ids)
+    mean.pack()
+    inputs = Inputs(source, (cams, walk), features=(network,))
+    run = learn(inputs, tmp_path / "run", Combining(cells=12, walk_steps=0), ids=source.ids)
+    fused = fuse(run, inputs, tmp_path / "fused", ids=source.ids)
+    for store in fused:
+        store.pack()
+    masks = decide(mean, tmp_path / "masks", Masking(0.3), ids=source.ids, workers=Workers(2))
+    masks.pack()
+    assert not masks.missing(source.ids) and len(list((tmp_path / "masks").rglob("*.*"))) == 2
+    for id in source.ids:
+        old, new = (store.get_scores(id) for store in (stores_made.stores["cam_fine"], cams))
+        np.testing.assert_allclose(new.scores, old.scores, atol=2e-3)
+        np.testing.assert_array_equal(again.get_scores(id).scores, new.scores)
+    found, wanted = (evaluate.evaluate(masks, s, Scoring(), split="val") for s in (source, plain))
+    np.testing.assert_array_equal(found.counts, wanted.counts)
+    page = reporting.page_of_stores(tmp_path / "page.html", [fused.maps], source, Scoring(), 2)
+    assert page.stat().st_size > 10_000
+    assert export(masks, source, tmp_path / "png", Export("png")).done == len(source.ids)
+    assert len(suggest(fused.maps, source, tmp_path / "next", Suggestion(3), features=network)) == 3
+
+
 def test_systems_on_other_grids_and_with_missing_classes_are_stacked():
     fine = ScoreMaps(np.ones((4, 6, 2), "f4"), np.array([1, 3], "i4"), (16, 24), np.ones(2, "f4"))
     coarse = ScoreMaps(
@@ -292,7 +338,7 @@ def test_pixels_that_are_not_certain_are_left_open(tmp_path):
     expected = np.tile([1, IGNORE, IGNORE, 0], (4, 1))
     np.testing.assert_array_equal(masks.get_mask("a"), expected)
     held = toy_store(tmp_path / "s", ClassList(("cat", "dog")), "activation", scores)
-    with pytest.raises(ValueError, match="say nothing of certainty"):
+    with pytest.raises(ValueError, match="tell nothing about certainty"):
         decide(held, tmp_path / "x", Masking(0.5, certain=0.95), ids=("a",))
     for wrong in ({"threshold": 1.0}, {"certain": -1.0}, {"certain": 0.9, "background": False}):
         with pytest.raises(ValueError, match=r"wanted|to be none"):

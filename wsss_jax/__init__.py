@@ -6,9 +6,9 @@ for stores of score maps, and the command line (``wsss --help``).
 
 * on one image: ``explain``, ``dense_crf``, ``random_walk``, ``fuse``, ``masks_of``,
   ``otsu_threshold``
-* on folders: ``evaluate``, ``read_maps``, ``open_dataset``, ``open_store``, ``train_classifier``,
-  ``combine``
-* networks: ``network``
+* on folders: ``evaluate``, ``read_maps``, ``open_dataset``, ``open_store``, ``draw_scenes``,
+  ``train_classifier``, ``combine``
+* networks: ``network``, ``open_network``
 * what flows: ``ScoreMaps``, ``Store``, ``ClassList``, ``Scorer``, ``UserError``, ``IGNORE``
 * what there is, by name: ``BACKBONES``, ``CRF_PRESETS``, ``DATASETS``, ``EXPLAINERS``,
   ``FUSIONS``, ``READERS``, ``SYSTEMS``
@@ -17,7 +17,7 @@ for stores of score maps, and the command line (``wsss --help``).
 >>> sorted(wj.FUSIONS)[:3], "resnet50" in wj.BACKBONES, "grad_cam" in wj.EXPLAINERS
 (['agreement_mean', 'dawid_skene', 'log_opinion_pool'], True, True)
 >>> sorted(wj.SYSTEMS)
-['occse', 'pnoc', 'poc', 'puzzle', 'seam', 'vanilla']
+['interpretable', 'occse', 'pnoc', 'poc', 'puzzle', 'seam', 'vanilla']
 >>> sorted(wj.DATASETS)
 ['class_folders', 'coco', 'folder', 'tfds', 'voc']
 >>> wj.CRF_PRESETS["psa"].bilateral_sxy, "irn" in wj.READERS, wj.IGNORE
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from wsss_jax.api.judging import masks_of as masks_of
     from wsss_jax.api.judging import otsu_threshold as otsu_threshold
     from wsss_jax.api.networks import network as network
+    from wsss_jax.api.networks import open_network as open_network
     from wsss_jax.api.networks import train_classifier as train_classifier
+    from wsss_jax.api.reading import draw_scenes as draw_scenes
     from wsss_jax.api.reading import open_dataset as open_dataset
     from wsss_jax.api.reading import open_store as open_store
     from wsss_jax.api.refining import dense_crf as dense_crf
@@ -76,12 +78,14 @@ __all__ = [
     "UserError",
     "combine",
     "dense_crf",
+    "draw_scenes",
     "evaluate",
     "explain",
     "fuse",
     "masks_of",
     "network",
     "open_dataset",
+    "open_network",
     "open_store",
     "otsu_threshold",
     "random_walk",
@@ -106,11 +110,13 @@ _HOMES = MappingProxyType(
         "UserError": "wsss_jax.errors",
         "combine": "wsss_jax.api.fusing",
         "dense_crf": "wsss_jax.api.refining",
+        "draw_scenes": "wsss_jax.api.reading",
         "evaluate": "wsss_jax.api.judging",
         "fuse": "wsss_jax.api.fusing",
         "masks_of": "wsss_jax.api.judging",
         "network": "wsss_jax.api.networks",
         "open_dataset": "wsss_jax.api.reading",
+        "open_network": "wsss_jax.api.networks",
         "open_store": "wsss_jax.api.reading",
         "otsu_threshold": "wsss_jax.api.judging",
         "random_walk": "wsss_jax.api.refining",

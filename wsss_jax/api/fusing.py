@@ -21,7 +21,7 @@ def fuse(maps: Any, rule: str = "mean", *, available: Any = None) -> Any:
 
     maps: arrays (h,w,k) in [0, 1] of one shape, or ScoreMaps of one photograph. rule: a name of
     FUSIONS. available: (s,k) booleans, which of the s systems knows which class; all know all by
-    default. ScoreMaps say themselves which classes they hold, and may lie on different grids.
+    default. ScoreMaps know which classes they hold, and may lie on different grids.
 
     Returns (h,w,k) float32 in [0, 1], or ScoreMaps of all classes that any system holds, on the
     finest grid. Raises ValueError for other shapes and types, with what to do.

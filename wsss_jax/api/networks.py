@@ -8,8 +8,8 @@ import jax
 from wsss_jax.datasets.selection import Data
 from wsss_jax.models import build
 from wsss_jax.run.training import Training
-from wsss_jax.stages.train import fit
-from wsss_jax.systems import Classifier
+from wsss_jax.stages.train import fit, trained
+from wsss_jax.systems import SYSTEMS, Classifier, name_of
 
 
 def network(
@@ -78,3 +78,22 @@ def train_classifier(
     model = Classifier(backbone=backbone, weights=path) if system is None else system
     chosen = Training(model, epochs=epochs, batch_size=batch_size, seed=seed)
     return fit(Data(Path(data), split).open(), chosen, Path(out))
+
+
+def open_network(run: str | Path) -> Any:
+    """The trained classifier of a run folder: a ``flax.nnx`` module for ``explain``.
+
+    run: folder of ``train_classifier`` or ``wsss train``. It takes images (b,H,W,3) in [0, 1] to
+    logits (b,c), in the order of the data set's classes.
+
+    Raises BadFileError where there is no finished run.
+
+    >>> import wsss_jax as wj
+    >>> wj.open_network("nowhere")
+    Traceback (most recent call last):
+    ...
+    wsss_jax.errors.BadFileError: nowhere: ...
+    """
+    training, classes, state = trained(Path(run))
+    explained = SYSTEMS[name_of(training.model)].explained(training.model)
+    return explained.structure(len(classes)).bind(*explained.weights(state))

@@ -65,7 +65,7 @@ def taken(args: Sequence[str], environment: Mapping[str, str]) -> tuple[Hosts | 
 
 
 def of_environment(environment: Mapping[str, str]) -> Hosts | None:
-    """Which host SLURM or Kubernetes say this is; None where they started no others.
+    """Which host SLURM or Kubernetes name; None where they started no others.
 
     SLURM: a task of ``srun`` with several. Kubernetes: an indexed job that names the address of its
     first pod in JAX_COORDINATOR_ADDRESS. Raises UserError for a job without JOB_COMPLETIONS.

@@ -104,6 +104,6 @@ def make_whole(chosen: Recipe, out: Path) -> None:
     summary.write(out, rows, source.classes, recipe=chosen, versions=folders.versions())
     page = report_page(out / "report.html", chosen, made, rows, source)
     summary.show(rows)
-    print(f"pseudo-masks: {made.masks.folder / 'masks'}")
+    print(f"pseudo-masks: {made.masks.folder}")
     print(f"numbers:      {out / 'results.md'}")
     print(f"report:       {page}")

@@ -120,6 +120,10 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
         "export": Verb(
             "masks or score maps in the formats of other tools", "wsss_jax.stages.export:command"
         ),
+        "store": Verb(
+            "gather a store of very many records in few files, or undo it",
+            "wsss_jax.stages.store:command",
+        ),
         "suggest": Verb("which masks to correct first", "wsss_jax.stages.suggest:command"),
         "run": Verb(
             "photographs and labels to masks, in one command; or an experiment file",

@@ -168,7 +168,7 @@ class Inputs:
         return None if found is None else on_grid(found, names, grid)
 
     def _saliency(self, id: str, grid: Size) -> np.ndarray | None:
-        if self.saliency is None or not self.saliency.path(id).is_file():
+        if self.saliency is None or not self.saliency.has(id):
             return None
         maps = self.saliency.get_scores(id)
         return _share(maps, maps.scores[..., 0], grid)
@@ -194,7 +194,7 @@ def grid_of(size: Size, cells: int) -> Size:
 
 def maps_of(store: Store, id: str) -> ScoreMaps:
     """The record of an image. BadFileError, with the reason where the store tells one."""
-    if not store.path(id).is_file():
+    if not store.has(id):
         raise BadFileError(f"no record{_told(store.folder, id)}")
     return store.get_scores(id)
 

@@ -58,6 +58,9 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     )
     tell_absent(folder, inputs.missing, missing)
     settle(stores_made.maps, tally)
+    if tally.done:
+        stores_made.trust.gather()
+        stores_made.uncertainty.gather()
     return stores_made
 
 

@@ -9,12 +9,13 @@
 
 The probe learns from the first frozen network; the last one tells which cells are similar. Images
 that show no class teach background. Everything is learned from a sample of cells that one pass over
-the images collects: 400 of each, and 100 where there are many images. What each
-step is worth: benchmarks/ABLATION.md.
+the images collects: 400 of each, and 100 where there are many images. Of more than 10,000 images
+a sample teaches, so that memory and time have a bound. What each step is worth:
+benchmarks/ABLATION.md.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,9 @@ from wsss_jax.types import IGNORE
 
 CELLS, MIN_CELLS = 400, 100
 """Cells of an image that are kept, at random: most, and least where there are many images."""
+
+MAX_IMAGES = 10_000
+"""Images that teach, at most; their cells take about 1 GB for each 256 channels of features."""
 
 MAX_CELLS = 250_000
 """Cells of all images together that a probe learns from."""
@@ -105,7 +109,7 @@ def _collected(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> list[
         images.append(refine.cells_of(seen, inputs, chosen))
 
     negatives = bool(inputs.features) and settings.background and settings.rounds > 0
-    shown = inputs.shown(ids, negatives=negatives)
+    shown = _taught(inputs.shown(ids, negatives=negatives), inputs, settings)
     tally = over_images("look at the maps", inputs, shown, settings.steps(), use)
     tally.report("combine")
     for row, name in enumerate(inputs.names()):
@@ -116,6 +120,29 @@ def _collected(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> list[
             )
     # The order in which batches came must not decide anything.
     return sorted(images, key=lambda cells: cells.id)
+
+
+def _taught(shown: Mapping[str, int], inputs: Inputs, settings: Combining) -> dict[str, int]:
+    """The images that teach: all, or a random MAX_IMAGES of them.
+
+    Those with true masks are always among them. Half of the others are drawn so that rare classes
+    are not lost: an image counts while one of its classes has few.
+    """
+    if len(shown) <= MAX_IMAGES:
+        return dict(shown)
+    order = sorted(shown, key=lambda id: zlib.crc32(f"{settings.seed} {id}".encode()))
+    few = MAX_IMAGES // (2 * len(inputs.source.classes))
+    counts = np.zeros(len(inputs.source.classes), int)
+    rare = []
+    for id in order:
+        labels = inputs.source.labels(id)
+        if (counts[labels] < few).any():
+            counts += labels
+            rare.append(id)
+    first = [id for id in order if id in inputs.labelled]
+    chosen = list(dict.fromkeys([*first, *rare, *order]))[:MAX_IMAGES]
+    print(f"combine: learns from {len(chosen)} of {len(shown)} images, rare classes first")
+    return {id: shown[id] for id in chosen}
 
 
 def _threshold(sample: Sequence[Cells], probe: Probe | None, settings: Combining) -> float:

@@ -141,17 +141,27 @@ def mask_png(mask: UInt8[np.ndarray, "H W"], palette: UInt8[np.ndarray, "256 3"]
 def write_atomic(path: Path, content: bytes) -> None:
     """Write to a temporary name, flush to disk, rename: readers see the old file or the new one.
 
-    The file's modes are those of the user's umask. What processes that were killed left in the
-    folder is removed. Raises OSError that names the file, for a full disk among others.
+    The file's modes are those of the user's umask. Raises OSError that names the file, for a full
+    disk among others.
+    """
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name, whose file takes the place of ``path`` where the block raises nothing.
+
+    The file is flushed to disk first. What processes that were killed left in the folder is
+    removed. Raises OSError that names the file.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent.resolve())
         temporary = path.with_name(f".{next(_counter)}-{os.getpid()}-{_HOST}{_PARTIAL}")
         try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
+            yield temporary
+            with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:

@@ -5,9 +5,14 @@ with the settings that differ, so a resumed run never mixes two experiments. Eve
 written whole or not at all, and ``missing`` is all there is to resuming. Every record is checked
 when it is read: by the checksums of its format (zip members, PNG chunks), and for what score maps
 and masks can hold at all. No pickle, ever.
+
+Each record is a file, which people and other programs can open. A store of more than MANY of them
+gathers them in a few large files (``shards``) while it is written; ``Store`` reads and writes both.
 """
 
 import io
+import threading
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +22,29 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wsss_jax.config import SOURCES, Record, as_json, differences
-from wsss_jax.data import json_records, records
+from wsss_jax.data import json_records, records, shards
 from wsss_jax.data.classes import palette
 from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
 from wsss_jax.data.ids import ids_in
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats import npz
-from wsss_jax.formats.bounded import MAX_TOTAL, read_bytes
+from wsss_jax.formats.bounded import MAX_TOTAL, one_error, read_bytes
 from wsss_jax.types import IGNORE, Kind, ScoreMaps
 
 FORMAT = 1
 Holds = Literal["scores", "masks", "regions"]
+MANY = 20_000
+"""Records above which a store gathers them in shards."""
+
 _SUFFIX = {"scores": ".npz", "masks": ".png", "regions": ".npz"}
 _PARTS = ("holds", "kind", "classes", "made_by", "parents")
 _FIELDS = {"scores": "f", "classes": "i", "size": "i", "peak": "f"}
+
+
+_written: dict[Path, list[str]] = {}
+"""By store, the records that this process wrote and has not gathered."""
+
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -55,16 +69,65 @@ class Store:
 
     def ids(self) -> tuple[str, ...]:
         """Ids of all finished records, sorted."""
-        return ids_in(self.folder / self.holds, _SUFFIX[self.holds])
+        return tuple(sorted({*self._loose(), *shards.ids(self.folder)}))
 
     def missing(self, ids: Iterable[str]) -> tuple[str, ...]:
         """Those of the ids that have no record yet, in the given order."""
         done = set(self.ids())
         return tuple(id for id in ids if id not in done)
 
+    def has(self, id: str) -> bool:
+        """Whether there is a record of the image."""
+        return self.path(id).is_file() or shards.has(self.folder, id)
+
     def path(self, id: str) -> Path:
-        """Where the record of one image lies, named by ``ids.disk_name``."""
+        """The file of one record, named by ``ids.disk_name``, where it lies in no shard."""
         return path_of(self.folder / self.holds, id, _SUFFIX[self.holds])
+
+    def write(self, id: str, content: bytes) -> None:
+        """Write the bytes of one record, whole or not at all. Raises OSError for a full disk."""
+        write_atomic(self.path(id), content)
+        with _lock:
+            own = _written.setdefault(self.folder, [])
+            own.append(id)
+            if len(own) < shards.GROUP:
+                return
+            ready = own.copy()
+            own.clear()
+        if self._is_large():
+            self.pack(ready)
+
+    def read(self, id: str) -> tuple[bytes, str]:
+        """The bytes of one record, and what errors call it. MissingFileError, BadFileError."""
+        path = self.path(id)
+        try:
+            return read_bytes(path), str(path)
+        except MissingFileError:
+            if shards.exist(self.folder):
+                return shards.read(self.folder, id)
+            raise MissingFileError(f"{path}: no such record; run the stage that makes it") from None
+
+    def gather(self) -> None:
+        """Gather what lies in single files, where there are many records or shards already."""
+        if self._is_large():
+            self.pack()
+
+    def pack(self, ids: Sequence[str] | None = None) -> None:
+        """Gather these records, or all, in shards; what is written later goes there too."""
+        wanted = self._loose() if ids is None else ids
+        shards.seal(self.folder, self.folder / self.holds, _SUFFIX[self.holds], wanted)
+
+    def unpack(self) -> None:
+        """Give each record a file of its own again."""
+        if shards.exist(self.folder):
+            shards.unseal(self.folder, self.folder / self.holds, _SUFFIX[self.holds])
+
+    def _loose(self) -> tuple[str, ...]:
+        """Ids of the records that are single files."""
+        return ids_in(self.folder / self.holds, _SUFFIX[self.holds])
+
+    def _is_large(self) -> bool:
+        return shards.exist(self.folder) or len(self._loose()) > MANY
 
     def put_scores(self, id: str, maps: ScoreMaps) -> None:
         """Write one image's score maps, float16 on disk. ValueError if the kind is another."""
@@ -81,7 +144,7 @@ class Store:
             size=np.asarray(maps.size, np.int32),
             peak=maps.peak.astype(np.float32),
         )
-        write_atomic(self.path(id), buffer.getvalue())
+        self.write(id, buffer.getvalue())
 
     def get_scores(self, id: str) -> ScoreMaps:
         """Read one image's score maps.
@@ -89,12 +152,16 @@ class Store:
         Raises BadFileError when the record is missing, damaged, oversized, or holds what score maps
         of its kind cannot hold (``records.fault``).
         """
-        path = self.path(id)
-        arrays = read_npz(path, _FIELDS)
+        content, name = self.read(id)
+        with (
+            one_error(name, "damaged or not ours"),
+            zipfile.ZipFile(io.BytesIO(content)) as archive,
+        ):
+            arrays = npz.read_members(archive, _FIELDS, MAX_TOTAL)
         shapes = [array.shape for array in arrays.values()]
         count = arrays["classes"].size
         if shapes != [(*shapes[0][:2], count), (count,), (2,), (count,)]:
-            raise BadFileError(f"{path}: arrays of shapes {shapes} do not belong together")
+            raise BadFileError(f"{name}: arrays of shapes {shapes} do not belong together")
         maps = ScoreMaps(
             arrays["scores"].astype(np.float32),
             arrays["classes"].astype(np.int32),
@@ -104,12 +171,12 @@ class Store:
         )
         fault = records.fault(maps, len(self.classes))
         if fault is not None:
-            raise BadFileError(f"{path}: {fault}; delete the file and run its stage again")
+            raise BadFileError(f"{name}: {fault}; delete the file and run its stage again")
         return maps
 
     def put_mask(self, id: str, mask: UInt8[np.ndarray, "H W"]) -> None:
         """Write one mask as a palette PNG."""
-        write_atomic(self.path(id), mask_png(mask, palette()))
+        self.write(id, mask_png(mask, palette()))
 
     def get_mask(self, id: str) -> UInt8[np.ndarray, "H W"]:
         """Read one mask as class indices.
@@ -117,13 +184,12 @@ class Store:
         Raises BadFileError when it is missing, when any bit of it was changed since it was written
         (``records.check_png``), and for values that are no class.
         """
-        path = self.path(id)
-        content = read_bytes(path)
-        records.check_png(content, path)
-        mask = decode_mask(content, str(path))
+        content, name = self.read(id)
+        records.check_png(content, name)
+        mask = decode_mask(content, name)
         wrong = mask[(mask > len(self.classes)) & (mask != IGNORE)]
         if wrong.size:
-            raise BadFileError(f"{path}: value {wrong[0]} in a mask of {len(self.classes)} classes")
+            raise BadFileError(f"{name}: value {wrong[0]} in a mask of {len(self.classes)} classes")
         return mask
 
 

@@ -127,8 +127,10 @@ def survey(
 
 def _sources(root: Path, layout: str, given: Path | None, found: list[Problem]) -> list[Source]:
     """The data set opened so that every image is in it once, whatever is wrong with its lists."""
-    if layout in ("coco", "tfds"):
+    if layout == "coco":
         return _each_split(root, layout, found)
+    if layout == "tfds":
+        return [datasets.open_dataset(root, split=datasets.ALL, layout=layout)]
     source = datasets.open_dataset(root, split=datasets.ALL, layout=layout, ids=(), lists=given)
     if not isinstance(source, PictureFolder):
         return [source]

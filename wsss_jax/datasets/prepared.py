@@ -18,6 +18,7 @@ from jaxtyping import Bool, UInt8
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import decode_mask
 from wsss_jax.data.photographs import decode_image
+from wsss_jax.datasets.folders import ALL
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.types import Size
 
@@ -26,15 +27,16 @@ from wsss_jax.types import Size
 class RecordSource:
     """A source of prepared records; one read of a record gives its photograph, labels and mask.
 
-    records: a grain dataset of encoded features. positions: where each id lies in it.
+    records: grain datasets of encoded features, by split. positions: the split of each id, and
+    where the id lies in it.
     """
 
     name: str
     classes: ClassList
     ids: tuple[str, ...]
     has_background: bool
-    records: grain.MapDataset
-    positions: Mapping[str, int]
+    records: Mapping[str, grain.MapDataset]
+    positions: Mapping[str, tuple[str, int]]
 
     def labels(self, id: str) -> Bool[np.ndarray, " c"]:
         """Which classes the image shows."""
@@ -64,7 +66,8 @@ class RecordSource:
         if id not in self.positions:
             raise MissingFileError(f"{self.name}: no record of {id}")
         try:
-            record: Any = self.records[self.positions[id]]
+            split, position = self.positions[id]
+            record: Any = self.records[split][position]
         except (RuntimeError, ValueError, IndexError, OSError) as problem:
             raise BadFileError(f"{self.name}: the record of {id} is damaged ({problem})") from None
         if record["id"].decode() != id:
@@ -94,26 +97,35 @@ def splits(root: Path) -> tuple[str, ...]:
 def open_records(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> RecordSource:
     """A split of what ``write`` prepared; ids: these images instead of all. Raises BadFileError.
 
-    root: the folder that ``write`` returned, or one above it that holds no other.
+    root: the folder that ``write`` returned, or one above it that holds no other. split: or "all"
+    for the images of all splits, each once.
     """
     parse_flags()
     builder = _builder(root)
     about = metadata(builder.info)
-    listed = about.get("ids", {}).get(split)
-    if split not in builder.info.splits or listed is None:
-        known = ", ".join(builder.info.splits)
-        raise BadFileError(f"{root}: no split {split!r} (there are: {known})")
-    if builder.info.splits[split].num_examples != len(listed):
-        raise BadFileError(f"{root}: metadata.json lists other images than the records hold")
+    known = tuple(sorted(builder.info.splits))
+    if split not in (*known, ALL):
+        raise BadFileError(f"{root}: no split {split!r} (there are: {', '.join(known)}, {ALL})")
+    names = (split,) if split in known else known
+    positions: dict[str, tuple[str, int]] = {}
+    for name in names:
+        listed = about.get("ids", {}).get(name, ())
+        if builder.info.splits[name].num_examples != len(listed):
+            raise BadFileError(f"{root}: metadata.json lists other images than the records hold")
+        for position, id in enumerate(listed):
+            positions.setdefault(id, (name, position))
     skip = tfds.decode.SkipDecoding()
-    source = builder.as_data_source(split, decoders={"image": skip, "mask": skip})
+    raw = {"image": skip, "mask": skip}
     return RecordSource(
         name=f"{builder.info.config_name or builder.name}/{split}",
         classes=ClassList(tuple(builder.info.features["labels"].feature.names)),
-        ids=tuple(listed) if ids is None else ids,
+        ids=tuple(positions) if ids is None else ids,
         has_background=bool(about.get("has_background", True)),
-        records=grain.MapDataset.source(source),
-        positions={id: position for position, id in enumerate(listed)},
+        records={
+            name: grain.MapDataset.source(builder.as_data_source(name, decoders=raw))
+            for name in names
+        },
+        positions=positions,
     )
 
 

@@ -68,6 +68,10 @@ class Scenes:
             raise UserError(f"radius is {self.radius}, wanted (least, most) between 0 and 0.5")
 
 
+LARGE = Scenes(radius=(0.22, 0.42), head=(0.5, 0.6))
+"""Creatures large enough that small networks find their heads within minutes."""
+
+
 def scene(seed: int, index: int, settings: Scenes = Scenes()) -> Sample:
     """Scene number ``index`` of the endless set ``seed``, with its true mask.
 

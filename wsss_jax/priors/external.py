@@ -19,6 +19,7 @@ from wsss_jax.config import lookup
 from wsss_jax.data import json_records
 from wsss_jax.data.classes import SALIENCY, ClassList
 from wsss_jax.data.files import named_file
+from wsss_jax.data.stores import Store
 from wsss_jax.errors import MissingFileError, UserError
 from wsss_jax.formats.bounded import one_error
 from wsss_jax.formats.pickled_arrays import kind_of
@@ -33,6 +34,8 @@ from wsss_jax.priors.prior_readers import (
     check_grid,
     is_background,
     numbered,
+    of_maps,
+    of_mask,
     per_class_files,
 )
 from wsss_jax.types import Kind, ScoreMaps, Size
@@ -95,6 +98,20 @@ def read_file(layout: str, path: Path, wanted: Wanted) -> Prior:
     how = lookup(READERS, layout, "layout")
     with one_error(path, f"read as layout {layout}"):
         return checked(how.read(path, how, wanted), how, wanted)
+
+
+def read_record(layout: str, store: Store, id: str, wanted: Wanted) -> Prior:
+    """The score maps that a store of ours holds of one image, or makes of its mask.
+
+    layout: what the store's records are read as. Raises BadFileError as ``read_prior``.
+    """
+    how = lookup(READERS, layout, "layout")
+    with one_error(f"{store.folder}: {id}", f"read as layout {layout}"):
+        if store.holds == "masks":
+            found = of_mask(store.get_mask(id), wanted)
+        else:
+            found = of_maps(store.get_scores(id), wanted)
+        return checked(found, how, wanted)
 
 
 def dropped_classes(folder: Path) -> dict[str, dict[str, str]]:

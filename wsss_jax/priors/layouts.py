@@ -21,6 +21,7 @@ from jaxtyping import Bool
 from wsss_jax.config import lookup
 from wsss_jax.data import stores
 from wsss_jax.data.classes import COCO, SALIENCY, VOC, ClassList
+from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
@@ -54,7 +55,7 @@ class Plan(NamedTuple):
     layout: a name of READERS, or REGIONS. folder: where the files lie; places: where in it. first:
     number of the first class. classes: of the store. numbering: the classes in the order of their
     numbers in the files. field: which one is read, where files have several. entries: regions by
-    image id, where one file holds those of all images.
+    image id, where one file holds those of all images. store: of ours, where the folder is one.
     """
 
     layout: str
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
     places: tuple[Place, ...] = ()
     field: str | None = None
     entries: Mapping[str, Any] | None = None
+    store: Store | None = None
 
 
 class _Look(NamedTuple):
@@ -132,13 +134,11 @@ def _of_store(folder: Path, source: Source) -> Plan:
             f"{', '.join(source.classes.names[:3])} …"
         )
     own = source.classes
-    if store.holds == "masks":
-        return Plan("mask_png", folder / "masks", 1, "probability", store.classes, own)
-    if store.holds == "regions":
-        here = (Place("", ".npz"),)
-        return Plan(REGIONS, folder / "regions", 0, "probability", store.classes, own, here)
     layout = "store" if store.classes == source.classes.names else "saliency_store"
-    return Plan(layout, folder / "scores", 0, store.kind, store.classes, own)
+    read_as = {"masks": "mask_png", "regions": REGIONS, "scores": layout}[store.holds]
+    first = 1 if store.holds == "masks" else 0
+    kind = store.kind if store.holds == "scores" else "probability"
+    return Plan(read_as, folder / store.holds, first, kind, store.classes, own, store=store)
 
 
 def _of_file(

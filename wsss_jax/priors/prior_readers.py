@@ -26,7 +26,7 @@ from wsss_jax.formats import npz
 from wsss_jax.formats.pickled_arrays import kind_of, read_content, read_dictionary
 from wsss_jax.priors import planes, regions
 from wsss_jax.priors.planes import field_of, listed
-from wsss_jax.types import IGNORE, Kind, Size
+from wsss_jax.types import IGNORE, Kind, ScoreMaps, Size
 
 ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
 """Endings of files of arrays; the content tells which of them a file is."""
@@ -219,7 +219,12 @@ def _per_class(path: Path, layout: Layout, wanted: Wanted) -> Found:
 def _mask(path: Path, layout: Layout, wanted: Wanted) -> Found:
     if image_size(path) != wanted.size:
         check_grid(image_size(path), wanted.size, (1,))
-    mask = read_mask(path)
+    return of_mask(read_mask(path), wanted)
+
+
+def of_mask(mask: UInt8[np.ndarray, "H W"], wanted: Wanted) -> Found:
+    """The classes of a mask as maps of 0 and 1, and of less where it is IGNORE. UserError."""
+    check_grid(mask.shape, wanted.size, (1,))
     values = [value for value in values_of(mask) if value not in (0, IGNORE)]
     if values and values[-1] > len(wanted.classes):
         raise UserError(
@@ -266,9 +271,12 @@ def _record(path: Path, layout: Layout, wanted: Wanted) -> Found:
     for name, header in npz.headers(path).items():
         if math.prod(header.shape) > most:
             raise UserError(f"{name} of shape {header.shape} for a photograph of {wanted.size}")
-    maps = stores.open_store(path.parent.parent).get_scores(
-        id_of_disk_name(path.name.removesuffix(".npz"))
-    )
+    id = id_of_disk_name(path.name.removesuffix(".npz"))
+    return of_maps(stores.open_store(path.parent.parent).get_scores(id), wanted)
+
+
+def of_maps(maps: ScoreMaps, wanted: Wanted) -> Found:
+    """The maps of a record of ours. UserError where they are of another photograph."""
     if maps.size != wanted.size:
         raise UserError(f"made for a photograph of {maps.size}, this one is {wanted.size}")
     return Found(tuple(maps.classes.tolist()), list(maps.scores.transpose(2, 0, 1)), "", maps.peak)

@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from wsss_jax.data import coco_regions
 from wsss_jax.data.classes import COCO, ClassList
-from wsss_jax.data.files import MAX_PIXELS, write_atomic
+from wsss_jax.data.files import MAX_PIXELS
 from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, UserError
@@ -111,7 +112,7 @@ def read_regions(path: Path, *, size: Size | None = None) -> Regions:
     if path.suffix.lower() == ".json":
         return parsed(read_json(path, MAX_JSON), path, size=size)
     if path.suffix == ".npz" and set(_FIELDS) <= set(npz.headers(path, MAX_TOTAL)):
-        return _own(path)
+        return _own(npz.read(path, _FIELDS, MAX_TOTAL), path)
     content = read_dictionary(path)
     with one_error(path, "cannot be read as regions"):
         return _of_arrays(content, size)
@@ -193,17 +194,19 @@ def put_regions(store: Store, id: str, regions: Regions) -> None:
         lengths=np.asarray([len(run) for run in regions.runs], np.int32),
         counts=np.concatenate([np.zeros(0, np.int32), *regions.runs]).astype(np.int32),
     )
-    write_atomic(store.path(id), buffer.getvalue())
+    store.write(id, buffer.getvalue())
 
 
 def get_regions(store: Store, id: str) -> Regions:
     """The regions of one image in a store of them. Raises BadFileError."""
-    return _own(store.path(id))
+    content, name = store.read(id)
+    with one_error(name, "damaged or not ours"), ZipFile(io.BytesIO(content)) as archive:
+        arrays = npz.read_members(archive, _FIELDS, MAX_TOTAL)
+    return _own(arrays, name)
 
 
-def _own(path: Path) -> Regions:
-    arrays = npz.read(path, _FIELDS, MAX_TOTAL)
-    with one_error(path, "no record of regions"):
+def _own(arrays: Mapping[str, np.ndarray], name: Path | str) -> Regions:
+    with one_error(name, "no record of regions"):
         size = tuple(int(n) for n in arrays["size"])
         lengths, counts = arrays["lengths"].astype(np.int64), arrays["counts"].astype(np.int64)
         if len(size) != 2 or not 0 < size[0] * size[1] <= MAX_PIXELS or min(size) < 1:

@@ -16,13 +16,11 @@ from wsss_jax.train.optimizers import Optim
 IMAGES = 600
 EPOCHS = 36
 SEED = 0
-SCENES = synthetic.Scenes(radius=(0.22, 0.42), head=(0.5, 0.6))
-"""Creatures large enough that small networks find their heads within minutes."""
 
 
 def prepare(folder: Path, images: int = IMAGES) -> Path:
     """Draw the data set into ``folder`` (what is there is kept) and return it."""
-    return synthetic.write(folder, images, SEED, settings=SCENES)
+    return synthetic.write(folder, images, SEED, settings=synthetic.LARGE)
 
 
 def recipe(data: Path, *, epochs: int = EPOCHS) -> Recipe:

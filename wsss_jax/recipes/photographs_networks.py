@@ -1,6 +1,6 @@
 """Which pretrained networks serve a run on somebody's own photographs, and for what.
 
-Convolutional networks become classifiers. Features are those of the convolutional networks,
+Convolutional networks become classifiers. Features are those of the first convolutional network,
 for the combiner's linear probe, and then those of a transformer (DINOv2), along which it smooths:
 ``features_of`` decides which, and their order.
 """
@@ -93,14 +93,16 @@ def found_networks(weights: Sequence[str]) -> tuple[Network, ...]:
 
 
 def features_of(networks: Sequence[Network]) -> tuple[Network, ...]:
-    """Whose features the combiner has: both convolutional networks, then the first transformer.
+    """Whose features the combiner has: the first convolutional network, then the first transformer.
 
-    The linear probe reads all but the last store, and smoothing goes along the last. Without a
-    transformer the first convolutional network serves for both.
+    The linear probe reads the first store, and smoothing goes along the last. A second
+    convolutional network gained on one data set and cost on another (benchmarks/ABLATION.md).
     """
-    able = [network for network in networks if network.convolutional]
-    others = [network for network in networks if not network.convolutional]
-    return (*able[:MOST], others[0]) if others else (able[0],)
+    return tuple(
+        next(network for network in networks if network.convolutional is kind)
+        for kind in (True, False)
+        if any(network.convolutional is kind for network in networks)
+    )
 
 
 def _stride(network: Network) -> int:

@@ -13,6 +13,7 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.export.exported import photograph_names
 from wsss_jax.ops import masks, metrics
+from wsss_jax.ops.image_counts import ImageCounts
 from wsss_jax.recipes.recipe import VOTES, Made, Recipe
 from wsss_jax.recipes.summary import Row, against_first, explanation
 from wsss_jax.report import Gain, Picture, Report, Rule, StageScore, write_page
@@ -205,7 +206,7 @@ def _scores(row: Row, size: int) -> list[StageScore]:
         miou=result.miou(),
         low=float(own.low),
         high=float(own.high),
-        per_class=_per_class(result.counts, result.scored, size),
+        per_class=_per_class(result.at_fixed, result.scored, size),
         threshold=result.fixed,
         threshold_source="fixed",
         group=row.group,
@@ -217,7 +218,7 @@ def _scores(row: Row, size: int) -> list[StageScore]:
         miou=result.miou(tuned=True),
         low=None,
         high=None,
-        per_class=_per_class(result.counts_tuned, result.scored, size),
+        per_class=_per_class(result.at_tuned, result.scored, size),
         threshold=result.tuned,
         threshold_source="tuned on truth",
         gain=None,
@@ -234,10 +235,10 @@ def _scores(row: Row, size: int) -> list[StageScore]:
     return [fixed, free, tuned]
 
 
-def _per_class(counts: np.ndarray, scored: Sequence[int], size: int) -> np.ndarray:
+def _per_class(counts: ImageCounts, scored: Sequence[int], size: int) -> np.ndarray:
     """IoU of the scored classes, NaN for the others."""
     values = np.full(size, np.nan)
-    values[list(scored)] = metrics.iou(counts.sum(axis=0))[list(scored)]
+    values[list(scored)] = metrics.iou(counts.total())[list(scored)]
     return values
 
 
@@ -296,7 +297,7 @@ def _trust(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
     """Shares of trust in the order of the gallery's systems; nothing where the image has none."""
     names, found = gallery.systems(), {}
     for name, store in gallery.trust.items():
-        if store.path(id).is_file():
+        if store.has(id):
             maps = store.get_scores(id)
             shares = np.zeros((*maps.scores.shape[:2], len(names)), np.float32)
             shares[..., [names.index(store.classes[c]) for c in maps.classes]] = maps.scores
@@ -308,7 +309,7 @@ def _doubts(id: str, gallery: Gallery) -> dict[str, np.ndarray]:
     """Entropy and disagreement; a deviation of probabilities is at most 1/2, so it is doubled."""
     found = {}
     for name, store in gallery.doubts.items():
-        if not store.path(id).is_file():
+        if not store.has(id):
             continue
         maps = store.get_scores(id)
         for column, label in enumerate(maps.classes):

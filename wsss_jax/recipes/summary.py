@@ -71,7 +71,7 @@ def against_first(results: Sequence[Result], *, tuned: bool = False) -> list[Row
     tuned: over the first at its best threshold on the truth; the others stay at their fixed ones.
     """
     first = results[0]
-    rival = replace(first, counts=first.counts_tuned) if tuned else first
+    rival = replace(first, at_fixed=first.at_tuned) if tuned else first
     said = _FIRST_TUNED if tuned else _FIRST
     others = [Row(result, "", first.name, result.gain(rival), said) for result in results[1:]]
     return [Row(first, "", first.name, None, said), *others]

@@ -124,7 +124,7 @@ def _counted(
 
 
 def settle(store: Store, tally: Tally) -> None:
-    """Print and list what a stage skipped.
+    """Print and list what a stage skipped; gather the records of a large store in shards.
 
     Raises UserError when another command has meanwhile taken the store for other settings (nobody
     is locked out of a store, so that machines may share it), and BadFileError when images were
@@ -136,6 +136,8 @@ def settle(store: Store, tally: Tally) -> None:
             f"{store.folder}: another command has written other settings there meanwhile; delete "
             "the folder and give one of the commands again"
         )
+    if tally.done:
+        store.gather()
     tally.report(store.folder.name)
     record_skipped(store.folder, tally)
     if tally.skipped and not store.ids():

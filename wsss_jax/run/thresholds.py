@@ -73,7 +73,7 @@ def _histogram(store: Store, ids: Sequence[str]) -> Float[np.ndarray, " bins"]:
     if store.holds != "scores" or store.kind != "activation":
         return counts
     for id in ids:
-        if not store.path(id).is_file():
+        if not store.has(id):
             continue
         maps = store.get_scores(id)
         if len(maps.classes):

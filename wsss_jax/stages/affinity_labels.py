@@ -45,7 +45,7 @@ NO_SCORE = 1e-5
 
 @dataclass(frozen=True)
 class Psa:
-    """AffinityNet's rule: foreground even beside strong background, background even beside weak.
+    """AffinityNet's rule: foreground must beat a strong background, background must win when weak.
 
     Attributes:
         low: exponent alpha of (1 - max) ** alpha whose strong background certain foreground must
@@ -74,8 +74,8 @@ class Irn:
         preset: of the CRF, by name.
         certainty: probability that a hard label is right, for the CRF.
         thresholds: given, as above, or otsu: both read off all maps of the stage, without a mask
-            (``run.thresholds.label_free_bounds``), and 0.7 and 0.3 of probabilities, beside a half.
-            The published numbers suit maps whose best threshold is near 0.16; of others they call
+            (``run.thresholds.label_free_bounds``), and 0.7 and 0.3 of probabilities. The published
+            numbers suit maps whose best threshold is near 0.16; of others they call
             too much foreground.
     """
 
@@ -93,7 +93,7 @@ class Irn:
 
 @dataclass(frozen=True)
 class Pnoc:
-    """P-NOC's rule: saliency says what may be foreground, and what neither claims is background.
+    """P-NOC's rule: saliency decides what may be foreground, and what neither claims is background.
 
     Attributes:
         foreground: score that foreground must exceed where it is salient.
@@ -180,7 +180,7 @@ def _bounded(rule: Irn, store: Store, ids: Sequence[str]) -> Irn:
 
 def _check_sure(store: Store, ids: Sequence[str], high: float) -> None:
     """Raise ValueError where most maps are nowhere sure, so that almost nothing would teach."""
-    peaks = [store.get_scores(id).peak for id in ids if store.path(id).is_file()]
+    peaks = [store.get_scores(id).peak for id in ids if store.has(id)]
     highest = np.array([peak.max() for peak in peaks if len(peak)])
     unsure = int((highest <= high).sum())
     if len(highest) and unsure > len(highest) / 2:
@@ -267,7 +267,7 @@ def _ranks(scores: Float[np.ndarray, "H W k"], threshold: float) -> Ranks:
 
 
 def _cleaned(image: Image, ranks: Ranks, count: int, rule: Irn | Pnoc) -> Ranks:
-    """Hard labels 0 … count - 1 after a CRF that trusts them as far as the rule says."""
+    """Hard labels 0 … count - 1 after a CRF that trusts them as far as the rule does."""
     settings = crf.PRESETS[rule.preset]
     marginals = crf.refine_labels(image, ranks, settings, k=count, gt_prob=rule.certainty)
     return marginals.argmax(axis=-1)

@@ -25,7 +25,8 @@ from wsss_jax.data.stores import Store
 from wsss_jax.datasets import numbering
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.ops import intervals, metrics
+from wsss_jax.ops import image_counts, intervals, metrics
+from wsss_jax.ops.image_counts import Cells, ImageCounts
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import Tally, each
 from wsss_jax.run.thresholds import strips
@@ -67,7 +68,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Result:
-    """One store on one split: counts per image (n, C+1, C+1) at both thresholds, and the curve.
+    """One store on one split: counts of each image at both thresholds, and the curve.
 
     otsu: the threshold of the curve that is nearest to the one read off the scores, if any.
     labelled: of how many images true masks were read to make it (the k-shot regime). sources: the
@@ -76,11 +77,10 @@ class Result:
 
     name: str
     split: str
-    ids: tuple[str, ...]
     fixed: float
     tuned: float
-    counts: Int[np.ndarray, "images n n"]
-    counts_tuned: Int[np.ndarray, "images n n"]
+    at_fixed: ImageCounts
+    at_tuned: ImageCounts
     curve: Float[np.ndarray, " t"]
     scored: tuple[int, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -89,14 +89,29 @@ class Result:
     sources: tuple[Provenance, ...] = ()
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """The images that were judged, sorted."""
+        return self.at_fixed.ids
+
+    @property
+    def counts(self) -> Int[np.ndarray, "images n n"]:
+        """(C+1, C+1) of each image at the fixed threshold; of more than 2,000, of random groups."""
+        return self.at_fixed.grouped()
+
+    @property
+    def counts_tuned(self) -> Int[np.ndarray, "images n n"]:
+        """As ``counts``, at the tuned threshold."""
+        return self.at_tuned.grouped()
+
+    @property
     def supervision(self) -> str:
         """What people provided for the weights and maps of others, in a few words."""
         return "; ".join(dict.fromkeys(s.supervision for s in self.sources)) or "none recorded"
 
     def miou(self, *, tuned: bool = False) -> float:
         """Mean IoU over the scored classes, in [0, 1]."""
-        counts = self.counts_tuned if tuned else self.counts
-        return float(metrics.mean_iou(counts.sum(axis=0), self.scored))
+        counts = self.at_tuned if tuned else self.at_fixed
+        return float(metrics.mean_iou(counts.total(), self.scored))
 
     def miou_at(self, threshold: float) -> float:
         """Mean IoU at the threshold of the curve that is nearest to this one, in [0, 1]."""
@@ -111,9 +126,7 @@ class Result:
         """Paired bootstrap interval of our mean IoU less the other's, on the images both have."""
         shared = sorted(set(self.ids) & set(other.ids))
         pair = [
-            (result.counts_tuned if tuned else result.counts)[
-                [result.ids.index(id) for id in shared]
-            ]
+            (result.at_tuned if tuned else result.at_fixed).grouped(shared)
             for result in (self, other)
         ]
         metric = partial(metrics.mean_iou, scored=self.scored)
@@ -131,18 +144,18 @@ def evaluate(
 ) -> Result:
     """Judge the store's maps or masks on those images of the source that have truth.
 
-    otsu: a threshold read off the scores, which is reported beside the other two. Images without
+    otsu: a threshold read off the scores, which is reported with the other two. Images without
     truth do not count; images without a record are skipped and named. Raises BadFileError when not
     one image could be judged.
     """
     count = len(source.classes)
     thresholds = (0.5,) if store.holds == "masks" or not scoring.background else GRID
-    found: dict[str, np.ndarray] = {}
-    function = partial(judge, store=store, source=source, scoring=scoring, thresholds=thresholds)
+    found: dict[str, Cells] = {}
+    function = partial(_judged, store=store, source=source, scoring=scoring, thresholds=thresholds)
 
-    def keep(id: str, counts: np.ndarray | None) -> None:
-        if counts is not None:
-            found[id] = counts
+    def keep(id: str, cells: Cells | None) -> None:
+        if cells is not None:
+            found[id] = cells
 
     tally = each(
         f"evaluate {store.folder.name} on {split}",
@@ -153,7 +166,7 @@ def evaluate(
         collect=keep,
     )
     tally.report(f"{store.folder.name} on {split}")
-    _check_numbering(source, found)
+    _check_numbering(source, found, count + 1)
     return _result(
         found,
         thresholds,
@@ -179,7 +192,7 @@ def judge(
         return metrics.confusion(truth, store.get_mask(id), count).counts[None]
     maps = store.get_scores(id)
     if maps.size != truth.shape:
-        raise BadFileError(f"{store.path(id)}: scores of size {maps.size}, truth {truth.shape}")
+        raise BadFileError(f"{store.folder}: {id}: scores of size {maps.size}, truth {truth.shape}")
     if not len(maps.classes):
         empty = metrics.confusion(truth, np.zeros_like(truth), count).counts
         return np.broadcast_to(empty, (len(thresholds), *empty.shape))
@@ -196,16 +209,23 @@ def judge(
     return total
 
 
-def _check_numbering(source: Source, counts: Mapping[str, np.ndarray]) -> None:
+def _judged(
+    id: str, *, store: Store, source: Source, scoring: Scoring, thresholds: Sequence[float]
+) -> Cells | None:
+    counts = judge(id, store=store, source=source, scoring=scoring, thresholds=thresholds)
+    return None if counts is None else image_counts.cells_of(counts)
+
+
+def _check_numbering(source: Source, found: Mapping[str, Cells], size: int) -> None:
     """BadFileError where true masks and image labels number the classes differently.
 
     Then a number would come out, and mean nothing.
     """
     labels: dict[str, np.ndarray] = {}
-    for id in counts:
+    for id in found:
         with suppress(BadFileError):  # without labels there is nothing to compare
             labels[id] = source.labels(id)
-    occur = {id: np.flatnonzero(counts[id][0].sum(axis=1)).tolist() for id in labels}
+    occur = {id: np.unique(found[id].places // size).tolist() for id in labels}
     wrong = numbering.mistake(*numbering.table_of(occur, labels), source.classes)
     if wrong is not None:
         raise BadFileError(f"{source.name}: no number would mean anything: {wrong} (`wsss check`)")
@@ -217,7 +237,7 @@ def fixed_threshold(store: Store, scoring: Scoring) -> float:
 
 
 def _result(
-    found: Mapping[str, np.ndarray],
+    found: Mapping[str, Cells],
     thresholds: Sequence[float],
     tally: Tally,
     *,
@@ -233,21 +253,21 @@ def _result(
         raise BadFileError(
             f"no image of split {split} could be judged ({reasons or 'there are no true masks'})"
         )
-    ids = tuple(sorted(found))
-    counts = np.stack([found[id] for id in ids])
+    total = np.zeros((len(thresholds), (count + 1) ** 2), np.int64)
+    for cells in found.values():
+        total[:, cells.places] += cells.values
     scored = scoring.indices(classes)
-    curve = metrics.mean_iou(counts.sum(axis=0), scored)
+    curve = metrics.mean_iou(total.reshape(-1, count + 1, count + 1), scored)
     fixed = fixed_threshold(store, scoring)
     at = int(np.argmin(np.abs(np.asarray(thresholds) - fixed)))
     best = int(np.nanargmax(curve))
     return Result(
         name=store.folder.name,
         split=split,
-        ids=ids,
         fixed=float(thresholds[at]),
         tuned=float(thresholds[best]),
-        counts=counts[:, at],
-        counts_tuned=counts[:, best],
+        at_fixed=image_counts.gathered(found, count + 1, at),
+        at_tuned=image_counts.gathered(found, count + 1, best),
         curve=np.asarray(curve),
         scored=scored,
         skipped=dict(tally.skipped),
@@ -266,8 +286,8 @@ def as_record(result: Result, classes: ClassList) -> Record:
     names = classes.mask_names()
     interval = result.interval()
 
-    def numbers(counts: np.ndarray) -> Record:
-        total = counts.sum(axis=0)
+    def numbers(counts: ImageCounts) -> Record:
+        total = counts.total()
         per_class = {
             name: {names[i]: _plain(values[i]) for i in result.scored}
             for name, values in (
@@ -296,13 +316,13 @@ def as_record(result: Result, classes: ClassList) -> Record:
         "fixed": {
             "threshold": result.fixed,
             "source": "fixed",
-            **numbers(result.counts),
+            **numbers(result.at_fixed),
             "interval": [_plain(interval.low), _plain(interval.high)],
         },
         "tuned": {
             "threshold": result.tuned,
             "source": "tuned on the truth of this split",
-            **numbers(result.counts_tuned),
+            **numbers(result.at_tuned),
         },
         **free,
         **({"labelled": result.labelled} if result.labelled else {}),

@@ -211,7 +211,9 @@ def _write_one(
     size = source.size(id)
     found = maps.size if maps is not None else mask.shape if mask is not None else None
     if found != size:
-        raise BadFileError(f"{store.path(id)}: made for a photograph of {found}, this has {size}")
+        raise BadFileError(
+            f"{store.folder}: {id}: made for a photograph of {found}, this has {size}"
+        )
     picture = Picture(
         id=id,
         number=numbers[id],

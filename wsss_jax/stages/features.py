@@ -226,7 +226,7 @@ def _made_by(settings: Features) -> Record:
 def _components(
     network: Network, source: Source, target: Store, settings: Features, ids: tuple[str, ...]
 ) -> Components:
-    """Those that the store keeps, of ``settings.like``, or new ones, which it then keeps."""
+    """Those that the store holds, of ``settings.like``, or new ones, which it then holds."""
     path = target.folder / components.KEPT
     if path.is_file():
         return components.read(path)

@@ -18,7 +18,7 @@ from wsss_jax.data.provenance import NOT_STATED, inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
-from wsss_jax.errors import UserError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops.resize import grid_size
 from wsss_jax.priors import external, layouts, places, regions
 from wsss_jax.priors.external import Wanted
@@ -31,7 +31,7 @@ from wsss_jax.run.images import SHOWN, each, settle
 from wsss_jax.types import Provenance, Size
 
 REPAIRS = "repairs"
-"""Name of the list, beside a store, of what was put right or left out, in words, by image id."""
+"""Name of the list, next to a store, of what was put right or left out, in words, by image id."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,9 @@ def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) 
     wanted = Wanted(
         numbering, seen.labels(id), size, grid, plan.first, plan.kind, plan.field, entries
     )
-    if plan.entries is None:
+    if plan.store is not None:
+        prior = external.read_record(plan.layout, plan.store, id, wanted)
+    elif plan.entries is None:
         prior = external.read_prior(plan.layout, plan.folder, id, wanted, plan.places)
     else:
         prior = external.read_file(plan.layout, plan.folder, wanted)
@@ -186,7 +188,11 @@ def _import_one(id: str, *, plan: Plan, stride: int, source: Source, to: Store) 
 
 
 def _import_regions(id: str, plan: Plan, size: Size, to: Store) -> _Told:
-    if plan.entries is not None:
+    if plan.store is not None:
+        found = regions.get_regions(plan.store, id)
+        if found.size != size:
+            raise BadFileError(f"regions of a photograph of {found.size}, this one is {size}")
+    elif plan.entries is not None:
         found = regions.parsed(plan.entries.get(id, []), plan.folder, size=size)
     else:
         path = external.file_of(plan.folder, id, READERS["instances"], plan.places)
@@ -196,7 +202,7 @@ def _import_regions(id: str, plan: Plan, size: Size, to: Store) -> _Told:
 
 
 def _record(folder: Path, told: Mapping[str, _Told], shard: tuple[int, int]) -> None:
-    """Print what was put right or left out, and add it to the lists beside the store."""
+    """Print what was put right or left out, and add it to the lists next to the store."""
     if not told:
         return
     print(f"{folder.name}: {len(told)} image(s) with something put right or lacking")

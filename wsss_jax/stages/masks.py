@@ -46,7 +46,7 @@ class Masking:
             if not isinstance(value, str) and not 0 <= value < 1:
                 raise UserError(f"{name} is {value}; wanted a share in [0, 1)")
         if self.certain and not self.background:
-            raise UserError("certainty is told beside background, and there is to be none")
+            raise UserError("certainty is told from background, and there is to be none")
 
 
 def command(
@@ -96,8 +96,8 @@ def decide(
     """
     if settings.certain and store.kind != "probability":
         raise UserError(
-            f"{store.folder} holds activations, which say nothing of certainty; combine them, or "
-            "leave `certain` out"
+            f"{store.folder} holds activations, which tell nothing about certainty; combine them, "
+            "or leave `certain` out"
         )
     target = stores.create(
         folder,

@@ -1,4 +1,4 @@
-"""A saliency network of our own, with an edge head beside it, learned from certain masks.
+"""A saliency network of our own, with an edge head, learned from certain masks.
 
 Two stores of masks teach: what is an object (decided from C2AM-H's maps, for instance by
 ``labels.make_labels``), and which classes meet where (confident pseudo-masks). IGNORE is what they

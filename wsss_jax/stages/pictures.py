@@ -1,8 +1,8 @@
 """``wsss explain``: a split to a store of score maps, or photographs by hand to pictures of them.
 
-Photographs are explained once, at one size, without mirror images: what is shown is what the method
-says of this very image. Nothing is read from a data set, so the classes to explain are named, or
-those that the network finds.
+Photographs are explained once, at one size, without mirror images: what is shown is the
+method's map of this very image. Nothing is read from a data set, so the classes to explain are
+named, or those that the network finds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +89,7 @@ def command(
     flip: bool = Explanation.flip,
     batch_size: int = Explanation.batch_size,
 ) -> None:
-    """Turn a trained run into score maps of a data set, or show photographs beside their maps.
+    """Turn a trained run into score maps of a data set, or show photographs next to their maps.
 
     Args:
         run: folder of a finished training run.
@@ -125,9 +125,7 @@ def command(
         return
     source = open_dataset(data, split=split, layout=layout, lists=lists)
     if channels:
-        if labels or len(layer) > 1:
-            raise UserError("channels are of one layer and of no labels; give one --layer at most")
-        asked = Asked(channels, next(iter(layer), ""))
+        asked = _asked(channels, labels, layer)
         print(show_channels(subject_of(run), source, out, asked, batch_size))
         return
     if len(method) > 1 or labels or layer:
@@ -137,6 +135,12 @@ def command(
         )
     settings = Explanation(next(iter(method)), scales, flip, batch_size)
     print(explaining.explain(run, source, out, settings, ids=source.ids).folder)
+
+
+def _asked(channels: tuple[int, ...], labels: Sequence[str], layer: Sequence[str]) -> Asked:
+    if labels or len(layer) > 1:
+        raise UserError("channels are of one layer and of no labels; give one --layer at most")
+    return Asked(channels, next(iter(layer), ""))
 
 
 def show(

@@ -40,7 +40,7 @@ CELLS = 32
 """Grids are padded to multiples of this many cells, so that few shapes are compiled."""
 
 BACKGROUND = 0.3
-"""Score of background beside activations whose maximum is 1."""
+"""Score of background next to activations whose maximum is 1."""
 
 PIXELS = 128
 """Photographs are padded for a network to multiples of this, for the same reason."""
@@ -53,13 +53,13 @@ class Walk:
     Attributes:
         affinity: run folder of an affinity network; None takes colour and position.
         radius: of the stencil, in cells of the affinity's grid.
-        sigma_colour: in units of [0, 1] RGB; of no account where affinity is learned.
+        sigma_colour: in units of [0, 1] RGB; not used where affinity is learned.
         sigma_space: in grid cells; likewise.
         beta: exponent of the affinity (learned: 8 in PSA, 10 in IRN).
         steps: length of the walk (PSA and IRN: 256 with learned affinity; colour alone joins
             too much for so many).
         off_boundaries: whether scores are multiplied by what learned boundaries leave of 1 before
-            they walk, as in IRN; of no account elsewhere. It presumes that boundaries are near 0
+            they walk, as in IRN; not used elsewhere. It presumes that boundaries are near 0
             inside of objects.
         to_activations: whether probabilities end as activations, each class divided by its maximum,
             as scores do. After a long walk a half no longer parts a class from background; the
@@ -91,7 +91,7 @@ class Crf:
 
     Attributes:
         preset: kernel widths and iterations, one of PRESETS.
-        background: constant score of background beside the class scores, in [0, 1]; "otsu" reads
+        background: constant score of background next to the class scores, in [0, 1]; "otsu" reads
             it off the activations of the store that is refined, all images at once; None where the
             data set has no background.
         stride: pixels per cell of what is kept.
@@ -129,9 +129,9 @@ def refine(
 ) -> Store:
     """Refine the score maps of ``ids`` into a store at ``folder``; finished images are kept.
 
-    The walk keeps the kind of the scores unless told otherwise, activations with maximum 1 per
-    class; the CRF gives probabilities whose remainder to 1 is background. An image without classes
-    keeps its empty record. Images that fail are skipped, printed, and listed.
+    The walk does not change the kind of the scores unless told otherwise, activations with maximum
+    1 per class; the CRF gives probabilities whose remainder to 1 is background. The record of an
+    image without classes stays empty. Images that fail are skipped, printed, and listed.
 
     Raises ValueError before anything is made when the store holds masks or logits, when the CRF
     that is asked for is not installed, or when the folder was made with other settings, by another
@@ -179,7 +179,7 @@ def _kind_after(kind: Kind, settings: Walk | Crf) -> Kind:
 
 
 def _otsu(store: Store, ids: tuple[str, ...]) -> float:
-    """Background of a CRF over the store; of no account for probabilities, which bring their own.
+    """Background of a CRF over the store; not used for probabilities, which bring their own.
 
     Raises ValueError where all scores are equal.
     """
@@ -232,7 +232,7 @@ def walked(maps: ScoreMaps, image: UInt8[np.ndarray, "H W 3"], settings: Walk) -
     along with them.
 
     Over colours on the grid of the maps; over learned affinity on the network's grid, which the
-    maps are averaged or enlarged onto. (PSA walks with a background beside the classes, IRN
+    maps are averaged or enlarged onto. (PSA walks with a background next to the classes, IRN
     divides by the maximum over all classes. Ours leaves background to the stages that need it.)
     Raises ValueError for photograph and maps of different images, NaN or negative scores.
     """

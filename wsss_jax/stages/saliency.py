@@ -84,7 +84,7 @@ def fit(source: Source, settings: Training[Contrast], folder: Path, *, hints: St
 
 
 def notes_of(model: Contrast, hints: Store | None) -> Record:
-    """What the record of a run has beside its settings: C2AM or C2AM-H, and its hints."""
+    """What the record of a run has besides its settings: C2AM or C2AM-H, and its hints."""
     if (hints is not None) != (model.hint_weight > 0):
         raise UserError(
             f"model.hint_weight is {model.hint_weight}, and there are "

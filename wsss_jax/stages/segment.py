@@ -56,7 +56,7 @@ class Prediction:
 
 
 class Teacher(NamedTuple):
-    """Where masks come from, and what records say of it."""
+    """Where masks come from, and what records tell of it."""
 
     masks: MaskReader
     record: Record
@@ -109,7 +109,7 @@ def fit(source: Source, teacher: Teacher, settings: Training[Segmenter], folder:
 
 
 def notes_of(source: Source, teacher: Teacher) -> Record:
-    """What the record of a run has beside its settings: the classes, and where masks came from."""
+    """What the record of a run has besides its settings: the classes, and where masks came from."""
     return {"classes": list(source.classes.names), "learned_from": teacher.record}
 
 

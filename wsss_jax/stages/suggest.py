@@ -78,7 +78,7 @@ def command(
     """Name the photographs to correct by hand first: where a true mask is worth most.
 
     Args:
-        store: combined score maps; their uncertainty is taken from beside them where it is there.
+        store: combined score maps; their uncertainty is read from the store next to them, if any.
         data: folder of the data set, with its labels.
         out: folder for correct_first.txt and correct_first.csv.
         features: store of frozen features, which tells what photographs are like.

@@ -50,7 +50,7 @@ def counted(model: Model, source: Source) -> Model:
 
 
 def notes_of(model: Model, source: Source) -> Record:
-    """What the record of a run has beside its settings: the system and the classes."""
+    """What the record of a run has besides its settings: the system and the classes."""
     return {"system": name_of(model), "classes": list(source.classes.names)}
 
 

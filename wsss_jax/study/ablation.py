@@ -125,7 +125,7 @@ def noise_system(like: Store, folder: Path, *, ids: Sequence[str]) -> Store:
         folder, holds="scores", classes=like.classes, made_by={"stage": "noise"}, parents=()
     )
     for id in target.missing(ids):
-        if like.path(id).is_file():
+        if like.has(id):
             maps = like.get_scores(id)
             random = np.random.default_rng(zlib.crc32(id.encode()))
             drawn = random.random(maps.scores.shape, np.float32)

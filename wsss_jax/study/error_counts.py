@@ -87,7 +87,7 @@ def survey(
     believed = np.zeros((BINS, 3))
     for id in source.ids:
         truth = source.mask(id)
-        if truth is None or not all(store.path(id).is_file() for store in stores):
+        if truth is None or not all(store.has(id) for store in stores):
             continue
         said = [
             mask_of(store.get_scores(id), Masking(limit, background=scoring.background))

@@ -27,7 +27,7 @@ from wsss_jax.types import Attentive, Batch, Scorer, System, Variables
 
 @dataclass(frozen=True)
 class Classifier:
-    """Which network learns, and how.
+    """A plain multi-label classifier: which network learns, and how.
 
     Attributes:
         backbone: a name in BACKBONES.

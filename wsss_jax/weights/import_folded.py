@@ -6,18 +6,12 @@ HW1C; 1×1 and depthwise kernels only lose their axes of length one.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
-from wsss_jax.errors import UserError
-from wsss_jax.formats import npz
 from wsss_jax.weights.import_names import Source, Table
-
-IMAGENET_HEAD = "52_conv"
-"""Where the MobileNetV2 files keep their 1001 classes (index 0 is background)."""
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
@@ -42,23 +36,6 @@ def table(module: Folded, arrays: Arrays) -> Table:
     }
     gone = {layer for layer, path in names.items() if path is None}
     return Table(sources, ignored=lambda name: name.split("/")[0] in gone)
-
-
-def imagenet_head(path: Path) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, " n"]]:
-    """Kernel and bias of the ImageNet classifier that a MobileNetV2 file holds.
-
-    ``features.mean((1, 2)) @ kernel + bias`` are the logits the file was made for.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such weight file")
-    found = [name for name in npz.headers(path) if name.startswith(f"{IMAGENET_HEAD}/")]
-    arrays = npz.read(path, dict.fromkeys(found, "fi"))
-    values = []
-    for part in ("kernel", "bias"):
-        source = _source(IMAGENET_HEAD, part, arrays)
-        values.append(source.convert(*(arrays[name] for name in source.names), None))
-    kernel, bias = values
-    return kernel.reshape(kernel.shape[-2:]), bias
 
 
 def _source(layer: str, part: str, arrays: Arrays) -> Source:
