@@ -48,7 +48,7 @@ def test_boxes_of_voc_lie_in_shares_of_the_upright_photograph(tmp_path, exif):
     found = read("a")
     # Pixels 10 to 19 of 40 across and 5 to 9 of 20 down; upright, down has become leftwards.
     wanted = [0.25, 0.25, 0.5, 0.5] if exif is None else [0.25, 0.5, 0.5, 0.75]
-    assert found.names == ("cat",) and read("b") is None
+    assert found is not None and found.names == ("cat",) and read("b") is None
     np.testing.assert_allclose(found.corners, [wanted])
 
 
@@ -74,7 +74,7 @@ def test_boxes_of_coco_by_hand(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(content))
     found = boxes.reader_of(open_dataset(tmp_path, split="val"))("a")
-    assert found.names == ("cat",)
+    assert found is not None and found.names == ("cat",)
     np.testing.assert_allclose(found.corners, [[0.25, 0.25, 0.75, 0.75]])
 
 
@@ -84,7 +84,11 @@ def test_boxes_around_masks_hold_every_pixel_of_their_class(tmp_path):
     read = boxes.around_masks(source, (first,))
     assert read(second) is None
     mask, names = source.mask(first), source.classes.names
-    found = boxed.on_grid(read(first), names, mask.shape).allowed(len(names))
+    drawn = read(first)
+    assert mask is not None and drawn is not None
+    cells = boxed.on_grid(drawn, names, mask.shape)
+    assert cells is not None
+    found = cells.allowed(len(names))
     for label in np.flatnonzero(source.labels(first)):
         assert found[(mask == label + 1).ravel(), label].all() and not found[:, label].all()
     with pytest.raises(UserError, match="has no boxes"):
@@ -96,7 +100,7 @@ def test_cells_of_boxes_by_hand():
         ("cat", "cow", "cat"), np.array([[0, 0, 0.5, 0.26], [0, 0, 1, 1], [0.9, 0.9, 1, 1]])
     )
     found = boxed.on_grid(given, ("dog", "cat"), (2, 4))
-    assert found.rows.tolist() == [1, 1]
+    assert found is not None and found.rows.tolist() == [1, 1]
     np.testing.assert_array_equal(found.inside, [[1, 1, 0, 0, 0, 0, 0, 0], [0] * 7 + [1]])
     np.testing.assert_array_equal(found.allowed(2), [[1, c] for c in (1, 1, 0, 0, 0, 0, 0, 1)])
     assert boxed.on_grid(given, ("dog",), (2, 4)) is None
@@ -113,14 +117,18 @@ def test_a_combiner_respects_boxes_and_tells_of_them(tmp_path):
     inputs = toy_world.written(tmp_path / "world")
     source, ids = inputs.source, inputs.source.ids
     settings = Combining(cells=24, walk_steps=8, rounds=1, boxes=0.3)
-    given = replace(inputs, boxes=boxes.around_masks(source, ids[:-1]))
+    read = boxes.around_masks(source, ids[:-1])
+    given = replace(inputs, boxes=read)
     run = learn(given, tmp_path / "run", settings, ids=ids)
     threshold = record.load(run, given)[1].threshold
     made = fuse(run, given, tmp_path / "fused", ids=ids).maps
     for id in ids[:-1]:
         maps = made.get_scores(id)
         names = [source.classes.names[label] for label in maps.classes]
-        found = boxed.on_grid(given.boxes(id), names, maps.scores.shape[:2])
+        drawn = read(id)
+        assert drawn is not None
+        found = boxed.on_grid(drawn, names, maps.scores.shape[:2])
+        assert found is not None
         rows = maps.scores.reshape(-1, len(names))
         assert threshold > 0 and (rows[~found.allowed(len(names))] < 0.5).all()
         ground = 1 - rows.sum(axis=1)

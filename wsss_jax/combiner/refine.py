@@ -103,7 +103,7 @@ def undecided(cells: Cells) -> Bool[np.ndarray, " m"]:
     """Cells that may show some class: all of them, unless every class of the image has boxes."""
     if cells.boxed is None:
         return np.ones(len(cells.image), bool)
-    return cells.boxed.allowed(len(cells.names)).any(axis=1)
+    return np.asarray(cells.boxed.allowed(len(cells.names)).any(axis=1))
 
 
 def decided(

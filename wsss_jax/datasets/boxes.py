@@ -75,16 +75,20 @@ def _around(source: Source, ids: frozenset[str], id: str) -> Boxes | None:
     shown = np.flatnonzero(source.labels(id))
     for label, value in zip(shown, to_mask_index(shown), strict=True):
         regions = np.zeros(mask.shape, np.int32)
-        count = ndimage.label(mask == value, structure=np.ones((3, 3)), output=regions)
-        names += [source.classes.names[label]] * int(count)
-        boxes += [tuple(box_around(regions == number)) for number in range(1, int(count) + 1)]
+        ndimage.label(mask == value, structure=np.ones((3, 3)), output=regions)
+        own = [tuple(box_around(regions == number)) for number in range(1, regions.max() + 1)]
+        names += [source.classes.names[label]] * len(own)
+        boxes += own
     return _shares(names, boxes, mask.shape)
 
 
 def _of_coco(source: CocoSource, id: str) -> Boxes | None:
-    things = [thing for thing in (source.objects or {}).get(id, ()) if thing.box is not None]
-    boxes = [(y, x, y + h, x + w) for x, y, w, h in (thing.box or () for thing in things)]
-    names = [source.classes.names[thing.label] for thing in things]
+    names, boxes = [], []
+    for thing in (source.objects or {}).get(id, ()):
+        if thing.box is not None:
+            left, top, width, height = thing.box
+            names.append(source.classes.names[thing.label])
+            boxes.append((top, left, top + height, left + width))
     return _turned(source.path(id), names, boxes, source.sizes[id])
 
 
