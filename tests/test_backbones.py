@@ -124,7 +124,8 @@ def test_bfloat16_in_bfloat16_out(name):
     assert float(error) < 0.1 * float(jnp.abs(exact).mean())
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The deepest ResNeSts are resnest101 with more blocks, and take longest to trace.
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"resnest200", "resnest269"}))
 def test_shapes_and_sizes_need_no_memory(name):
     stride = STRIDES.get(name, 16)
 

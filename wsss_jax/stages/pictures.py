@@ -128,13 +128,17 @@ def command(
         asked = _asked(channels, labels, layer)
         print(show_channels(subject_of(run), source, out, asked, batch_size))
         return
+    _check_one(method, labels, layer)
+    settings = Explanation(next(iter(method)), scales, flip, batch_size)
+    print(explaining.explain(run, source, out, settings, ids=source.ids).folder)
+
+
+def _check_one(method: Sequence[str], labels: Sequence[str], layer: Sequence[str]) -> None:
     if len(method) > 1 or labels or layer:
         raise UserError(
             "a store holds one method, of the last features, and the data set's labels; give one "
             "--method, and --labels and --layer with --image alone"
         )
-    settings = Explanation(next(iter(method)), scales, flip, batch_size)
-    print(explaining.explain(run, source, out, settings, ids=source.ids).folder)
 
 
 def _asked(channels: tuple[int, ...], labels: Sequence[str], layer: Sequence[str]) -> Asked:
