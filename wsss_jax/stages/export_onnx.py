@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from wsss_jax.models.scorer import HasClassMaps
 from wsss_jax.run import folders, training
 from wsss_jax.stages.train import trained
 from wsss_jax.systems import SYSTEMS, name_of, pixels
+from wsss_jax.train.state import Weights
 from wsss_jax.types import Size
 
 INSTALL = (
@@ -49,11 +51,12 @@ _SMALLEST = 4096  # values of a constant that is looked at
 class Network(NamedTuple):
     """What is written.
 
-    function: images (1,H,W,3) in [0, 1] to one output per name. backbone: for errors. metadata:
-    what the file tells of itself.
+    function: weights and images (1,H,W,3) in [0, 1] to the outputs that are named. backbone: for
+    errors. metadata: what the file tells of itself.
     """
 
-    function: Callable[[Array], tuple[Array, ...]]
+    function: Callable[[Weights, Array], tuple[Array, ...]]
+    weights: Weights
     outputs: tuple[str, ...]
     backbone: str
     metadata: dict[str, str]
@@ -74,7 +77,7 @@ def write_onnx(run: Path, file: Path, size: Size) -> float:
     image = np.random.default_rng(0).random((1, *size, 3), np.float32)
     content = _converted(network, image.shape)
     found = _answers(content, image)
-    wanted = [np.asarray(one) for one in jax.jit(network.function)(image)]
+    wanted = [np.asarray(one) for one in jax.jit(network.function)(network.weights, image)]
     difference = 0.0
     for ours, theirs in zip(wanted, found, strict=True):
         scale = max(1.0, float(np.abs(ours).max()))
@@ -108,10 +111,11 @@ def network_of(run: Path) -> Network:
 def _classifier(run: Path, record: Record) -> Network:
     settings, classes, state = trained(run)
     explained = SYSTEMS[name_of(settings.model)].explained(settings.model)
-    module = explained.structure(len(classes)).bind(*explained.weights(state))
-    maps = isinstance(module, HasClassMaps)
+    structure, weights = explained.structure(len(classes)), explained.weights(state)
+    maps = isinstance(structure.bind(*weights), HasClassMaps)
 
-    def function(images: Float[Array, "1 H W 3"]) -> tuple[Array, ...]:
+    def function(weights: Weights, images: Float[Array, "1 H W 3"]) -> tuple[Array, ...]:
+        module = structure.bind(*weights)
         if not maps:
             return (module(images),)
         features = module.features(images)
@@ -119,6 +123,7 @@ def _classifier(run: Path, record: Record) -> Network:
 
     return Network(
         function,
+        weights,
         ("logits", "class_maps") if maps else ("logits",),
         _backbone(record),
         _metadata("classifier", classes.names, "image labels", record),
@@ -131,14 +136,15 @@ def _segmenter(run: Path, record: Record) -> Network:
     state = folders.last_state(run, pixels.template(model, len(classes)))
     structure = pixels.structure(model, len(classes))
 
-    def function(images: Float[Array, "1 H W 3"]) -> tuple[Array, ...]:
+    def function(weights: Weights, images: Float[Array, "1 H W 3"]) -> tuple[Array, ...]:
         inside = jnp.ones(images.shape[:3], bool)
-        logits = pixels.scores(structure, (state.averaged, state.stats), images, inside)
+        logits = pixels.scores(structure, weights, images, inside)
         return (jax.nn.softmax(logits),)
 
     masks = record["learned_from"]["masks"]
     return Network(
         function,
+        (state.averaged, state.stats),
         ("probabilities",),
         _backbone(record),
         _metadata("segmentation", classes.mask_names(), masks, record),
@@ -167,7 +173,7 @@ def _converted(network: Network, shape: tuple[int, ...]) -> bytes:
         try:
             with library_convolutions():
                 model = convert(
-                    network.function,
+                    partial(network.function, network.weights),
                     [shape],
                     model_name=network.metadata["network"],
                     opset=OPSET,
