@@ -22,6 +22,7 @@ from wsss_jax.stages.subject import subject, subject_of
 from wsss_jax.stages.train import fit
 from wsss_jax.study import judge_maps
 from wsss_jax.systems import Classifier, classifier
+from wsss_jax.systems.class_loss import ClassLoss
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,9 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory):
-    plan = Training(
-        Classifier("tiny", None, 16), Augmentation(crop=32, hue=0.0), epochs=1, batch_size=8
-    )
+    model = Classifier("tiny", None, 16, loss=ClassLoss("asymmetric", "logit"))
+    view = Augmentation(crop=32, hue=0.0)
+    plan = Training(model, view, epochs=1, batch_size=8, sampling="balanced")
     return fit(open_dataset(scenes, split="train"), plan, tmp_path_factory.mktemp("run") / "tiny")
 
 

@@ -23,6 +23,7 @@ from wsss_jax.config import Record, as_json, fingerprint
 from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.ops.long_tail import sampling_shares
 from wsss_jax.types import Batch, Leaf, Sample, Size
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ def training_batches(
     shard: tuple[int, int] = (0, 1),
     start: Record | None = None,
     masks: MaskReader | None = None,
+    balanced: bool = False,
     cache_bytes: int = 0,
     read_threads: int = 2,
 ) -> TrainingBatches:
@@ -89,8 +91,9 @@ def training_batches(
     batch_size: images per step over all hosts. shard: (index, count) of this host, which gets the
     index-th of count equal parts of each step, so that all hosts together see what one alone would
     see. start: a state to go on from. masks: where pseudo-masks come from; the source's own truth
-    is never read. cache_bytes: memory in which decoded images are kept. read_threads: threads that
-    decode ahead.
+    is never read. balanced: images are drawn by ``long_tail.sampling_shares`` of their labels, rare
+    ones several times in an epoch and others not at all. cache_bytes: memory in which decoded
+    images are kept. read_threads: threads that decode ahead.
 
     An image that cannot be read is replaced by the next readable one. Raises ValueError where there
     are fewer labelled images than batch_size.
@@ -109,8 +112,11 @@ def training_batches(
             f"for one batch of {batch_size}; take a smaller batch size"
         )
     ids = tuple(labels)
-    order = fingerprint([ids, as_json(settings), seed, batch_size])
-    draw = _Draw(_cached(source.image, cache_bytes), labels, masks, settings, ids, skipped, order)
+    order = fingerprint([ids, as_json(settings), seed, batch_size, *(["balanced"] * balanced)])
+    shares = sampling_shares(np.stack([*labels.values()])) if balanced else None
+    draw = _Draw(
+        _cached(source.image, cache_bytes), labels, masks, settings, ids, skipped, order, shares
+    )
     dataset = grain.MapDataset.range(len(ids)).seed(seed).shuffle()[: steps * batch_size].repeat()
     parts = dataset.random_map(draw).batch(batch_size // count, batch_fn=_training_batch)
     ahead = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=2 * read_threads)
@@ -198,9 +204,12 @@ class _Draw:
     ids: tuple[str, ...]
     skipped: dict[str, str]
     order: str
+    shares: Float[np.ndarray, " n"] | None
     lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, position: int, rng: np.random.Generator) -> _Drawn:
+        if self.shares is not None:
+            position = int(rng.choice(len(self.ids), p=self.shares))
         for step in range(len(self.ids)):
             id = self.ids[(position + step) % len(self.ids)]
             if id in self.skipped:

@@ -17,11 +17,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
+from wsss_jax.combiner.boxes import Boxed, on_grid
 from wsss_jax.data import json_records
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, check_systems
 from wsss_jax.data.units import unit_of
+from wsss_jax.datasets.boxes import Reader
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops.resize import resize
@@ -37,6 +39,7 @@ class Example(NamedTuple):
     has a map of the class. classes: (k,) labels that the image shows. size: (H, W) of the
     photograph. features: one array (h,w,f) for each frozen network. saliency: (h,w) in [0, 1], or
     None. truth: (h,w) rows of ``classes`` + 1, 0 background, IGNORE; or None.
+    boxed: over the h·w cells, or None.
     """
 
     image: Float[np.ndarray, "h w 3"]
@@ -47,6 +50,7 @@ class Example(NamedTuple):
     features: tuple[Float[np.ndarray, "h w _"], ...] = ()
     saliency: Float[np.ndarray, "h w"] | None = None
     truth: Int[np.ndarray, "h w"] | None = None
+    boxed: Boxed | None = None
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ class Inputs:
     systems: score maps of classes, in any order. saliency: a store of one class-agnostic map.
     features: stores of frozen features (``stages.features``). Smoothing goes along those of the
     last; the linear probe reads all others, or the only one; the random walk goes along the first.
-    labelled: ids
-    whose true masks may be read. cells: the grid's long side. units: see ``Combining``. missing:
-    filled while reading: by image and system, why a map is missing.
+    labelled: ids whose true masks may be read. boxes: of the objects in photographs, outside of
+    which their classes score 0; None without any. cells: the grid's long side. units: see
+    ``Combining``. missing: filled while reading: by image and system, why a map is missing.
 
     Raises UserError without a system, for one of other classes than the source's, for two systems
     of one name, and for a saliency of several classes.
@@ -69,6 +73,7 @@ class Inputs:
     saliency: Store | None = None
     features: tuple[Store, ...] = ()
     labelled: frozenset[str] = frozenset()
+    boxes: Reader | None = None
     cells: int = 64
     units: Literal["typical", "given"] = "typical"
     missing: dict[str, dict[str, str]] = field(default_factory=dict, compare=False)
@@ -106,6 +111,9 @@ class Inputs:
         grid = grid_of(size, self.cells)
         classes = np.flatnonzero(self.source.labels(id)).astype(np.int32)
         scores, available = self._systems(id, classes, size, grid)
+        boxed = self._boxed(id, classes, grid)
+        if boxed is not None:
+            scores *= boxed.allowed(len(classes)).reshape(*grid, -1)
         small = Image.fromarray(pixels).resize((grid[1], grid[0]), Image.Resampling.BOX)
         return Example(
             image=np.asarray(small, np.float32) / np.float32(255),
@@ -116,6 +124,7 @@ class Inputs:
             features=tuple(resize(store.get_scores(id).scores, grid) for store in self.features),
             saliency=self._saliency(id, grid),
             truth=self._truth(id, classes, grid) if id in self.labelled else None,
+            boxed=boxed,
         )
 
     @cached_property
@@ -152,6 +161,11 @@ class Inputs:
             reasons = "; ".join(f"{name}: {why}" for name, why in sorted(absent.items()))
             raise BadFileError(f"no system has a map of this image ({reasons})")
         return scores, available
+
+    def _boxed(self, id: str, classes: np.ndarray, grid: Size) -> Boxed | None:
+        found = None if self.boxes is None else self.boxes(id)
+        names = [self.source.classes.names[label] for label in classes]
+        return None if found is None else on_grid(found, names, grid)
 
     def _saliency(self, id: str, grid: Size) -> np.ndarray | None:
         if self.saliency is None or not self.saliency.has(id):

@@ -49,7 +49,7 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     _put_empty(stores_made.maps, inputs, ids)
 
     def use(seen: Seen) -> None:
-        _put(stores_made, seen, refine.cells_of(seen, inputs), found, settings.smoothing)
+        _put(stores_made, seen, refine.cells_of(seen, inputs), found, settings)
 
     lacking = {id for store in stores_made for id in store.missing(ids)}
     missing = [id for id in ids if id in lacking]
@@ -64,8 +64,9 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     return stores_made
 
 
-def _put(made: Fused, seen: Seen, cells: Cells, found: Learned, smoothing: float) -> None:
-    maps, by_probe = refine.refined(cells, found.probe, smoothing)
+def _put(made: Fused, seen: Seen, cells: Cells, found: Learned, settings: Combining) -> None:
+    maps, by_probe = refine.refined(cells, found.probe, settings.smoothing)
+    maps = refine.decided(cells, maps, share=settings.boxes, threshold=found.threshold)
     fused = refine.with_background(maps, found.threshold)
     winner = fused.argmax(axis=1)[:, None]
     opinions = refine.opinions(cells, by_probe, found.threshold)

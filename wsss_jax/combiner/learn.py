@@ -59,7 +59,7 @@ def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str])
         if not inputs.features:
             raise UserError("a linear probe learns from true masks, and needs frozen features")
         inputs = replace(inputs, labelled=drawn(inputs, settings, ids))
-    inputs = replace(inputs, cells=settings.cells, units=settings.units)
+    inputs = record.prepared(inputs, settings)
     with record.claim(run, inputs, settings, images=len(ids)) as claimed:
         if not claimed.finished:
             record.save(run, _learned(inputs, settings, ids))
@@ -181,6 +181,7 @@ def _learn_probe(
     for cells in sample:
         columns = np.append(0, cells.labels + 1)
         maps = refine.refined(cells, found.probe, settings.smoothing)[0]
+        maps = refine.decided(cells, maps, share=settings.boxes, threshold=found.threshold)
         label = columns[refine.labels_at(maps, threshold)]
         used = np.arange(len(label)) < most
         if cells.truth is not None:

@@ -16,11 +16,16 @@ from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import components, json_records
-from wsss_jax.data.provenance import inherited
+from wsss_jax.data.provenance import NOT_STATED, inherited, recorded
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.boxes import reader_of
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
+from wsss_jax.types import Provenance
+
+BOXES = Provenance("boxes of objects", NOT_STATED, "boxes")
+"""What people provided where boxes are used, for tables of results."""
 
 
 class Learned(NamedTuple):
@@ -48,7 +53,8 @@ def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Cla
 def inputs_of(inputs: Inputs) -> dict[str, Any]:
     """True masks, weights and maps of others that what is combined rests on, as it is recorded."""
     given = (*inputs.systems, inputs.saliency, *inputs.features)
-    return inherited(*given, {"labelled": sorted(inputs.labelled)})
+    boxes = {} if inputs.boxes is None else recorded(BOXES)
+    return inherited(*given, {"labelled": sorted(inputs.labelled)}, boxes)
 
 
 def save(run: Path, found: Learned) -> None:
@@ -86,8 +92,16 @@ def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
         raise BadFileError(f"{path}: {problem!r}; delete {run} and learn it again") from problem
     learned = bool(record["features"]) and settings.rounds > 0
     probe = probes.load(run / "probe.npz") if learned else None
-    ready = replace(inputs, cells=settings.cells, units=settings.units)
-    return settings, Learned(probe, threshold), ready
+    return settings, Learned(probe, threshold), prepared(inputs, settings)
+
+
+def prepared(inputs: Inputs, settings: Combining) -> Inputs:
+    """The inputs on the grid of the settings, in their units, with boxes where these are wanted.
+
+    Boxes are those of the data set where no others are given. UserError where it has none.
+    """
+    boxes = (inputs.boxes or reader_of(inputs.source)) if settings.boxes else None
+    return replace(inputs, cells=settings.cells, units=settings.units, boxes=boxes)
 
 
 def record_of(run: Path) -> dict[str, Any]:

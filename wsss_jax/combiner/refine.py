@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from wsss_jax.combiner import probes
 from wsss_jax.combiner.batches import Seen
+from wsss_jax.combiner.boxes import Boxed, lifted
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.probes import Probe
 
@@ -31,6 +32,7 @@ class Cells(NamedTuple):
     features: (m,f) of the frozen networks but the last, for the probe. similar: (m,g) of the last,
     for smoothing, of length 1; f and g are 0 without. saliency: (m,), 1/2 where the image has none,
     None where there is no store of it. truth: (m,) 0 background, row + 1, IGNORE; or None.
+    boxed: the boxes of the image, where it has any.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Cells(NamedTuple):
     similar: Float[np.ndarray, "m g"]
     saliency: Float[np.ndarray, " m"] | None
     truth: Int[np.ndarray, " m"] | None
+    boxed: Boxed | None = None
 
 
 def cells_of(seen: Seen, inputs: Inputs, chosen: Int[np.ndarray, " m"] | None = None) -> Cells:
@@ -56,11 +59,16 @@ def cells_of(seen: Seen, inputs: Inputs, chosen: Int[np.ndarray, " m"] | None = 
     count = example.image.shape[0] * example.image.shape[1]
     frozen = example.features or (np.zeros((*example.image.shape[:2], 0), np.float32),)
     systems, k = len(seen.consensus), len(example.classes)
+    consensus, boxed = seen.consensus.reshape(systems, count, k), example.boxed
+    if boxed is not None:
+        consensus = consensus * boxed.allowed(k)
+        consensus /= np.maximum(consensus.max(axis=1, keepdims=True), 1e-6)
+        boxed = boxed._replace(inside=boxed.inside[:, rows])
     return Cells(
         id=seen.id,
         names=tuple(inputs.source.classes.names[label] for label in example.classes),
         labels=example.classes,
-        consensus=seen.consensus.reshape(systems, count, k)[:, rows],
+        consensus=consensus[:, rows],
         known=np.asarray(example.available.any(axis=1)),
         image=example.image.reshape(-1, 3)[rows],
         features=np.concatenate(
@@ -69,6 +77,7 @@ def cells_of(seen: Seen, inputs: Inputs, chosen: Int[np.ndarray, " m"] | None = 
         similar=of_length_one(frozen[-1].reshape(count, -1)[rows]),
         saliency=saliency,
         truth=None if example.truth is None else example.truth.ravel()[rows],
+        boxed=boxed,
     )
 
 
@@ -78,14 +87,25 @@ def refined(
     """The refined maps of an image in [0, 1], and the probe's probabilities where there is one.
 
     The mean of the systems' consensus is smoothed; with a probe, its mean with the probe's
-    probabilities is smoothed once more.
+    probabilities is smoothed once more. Outside of its boxes, a class stays 0.
     """
     smooth = Smoothing(cells.similar, smoothing)
-    maps = smooth(cells.consensus.mean(axis=0))
+    boxed = cells.boxed
+    allowed = np.float32(1) if boxed is None else boxed.allowed(len(cells.names))
+    maps = smooth(cells.consensus.mean(axis=0)) * allowed
     if probe is None:
         return maps, None
     found = probe.probabilities(probe_inputs(cells), cells.names)
-    return smooth((maps + found[:, 1:]) / 2), found
+    return smooth((maps + found[:, 1:]) / 2 * allowed) * allowed, found
+
+
+def decided(
+    cells: Cells, maps: Float[np.ndarray, "m k"], *, share: float, threshold: float
+) -> Float[np.ndarray, "m k"]:
+    """The refined maps, of which a share of each box is above the threshold."""
+    if cells.boxed is None:
+        return maps
+    return lifted(maps, cells.boxed, share=share, threshold=threshold)
 
 
 def probe_inputs(cells: Cells) -> Float[np.ndarray, "m d"]:

@@ -29,6 +29,8 @@ class Combining:
         labelled: images whose true masks teach the probe as well, drawn by the seed; a regime of
             its own. 0 reads no mask.
         labelled_share: weight of these images among all that teach.
+        boxes: least share of each box that is foreground, where the data set has boxes of objects
+            (VOC's Annotations, COCO); outside of its boxes a class is nowhere. 0 reads no box.
         seed: of the cells that teach, and of the labelled images.
     """
 
@@ -42,6 +44,7 @@ class Combining:
     labelled: int = 0
     labelled_share: float = 0.25
     seed: int = 0
+    boxes: float = 0.0
 
     def __post_init__(self) -> None:
         if self.cells < 4 or self.penalty <= 0:
@@ -54,6 +57,8 @@ class Combining:
                 f"{self.walk_steps} steps of the walk, smoothing {self.smoothing}, {self.rounds} "
                 "rounds; wanted no negative number"
             )
+        if not 0 <= self.boxes < 1:
+            raise UserError(f"a share of {self.boxes} of each box; wanted 0 or more, less than 1")
         if self.labelled < 0 or not 0 < self.labelled_share < 1:
             raise UserError(
                 f"{self.labelled} labelled images with a share of {self.labelled_share}; wanted 0 "

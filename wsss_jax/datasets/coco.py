@@ -43,13 +43,15 @@ ALONE = (_ROBOFLOW, "instances.json", "annotations.json", "coco.json", "result.j
 class Annotation:
     """One object or crowd: its class, and its region as polygons or run lengths, not yet drawn.
 
-    area: in pixels, 0 where the file tells none. region: None where there is a box alone.
+    area: in pixels, 0 where the file tells none. region: None where there is a box alone. box:
+    left, top, width, height in pixels.
     """
 
     label: int
     crowd: bool
     area: float
     region: Any
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -314,7 +316,11 @@ def _annotation(thing: Mapping[str, Any], numbers: Mapping[Any, int]) -> tuple[A
         region = [_compact(polygon) for polygon in region if not _is_empty(polygon)] or None
     label = numbers[thing["category_id"]]
     return thing["image_id"], Annotation(
-        label, bool(thing.get("iscrowd", 0)), _area(thing.get("area")), region
+        label,
+        bool(thing.get("iscrowd", 0)),
+        _area(thing.get("area")),
+        region,
+        _box(thing.get("bbox")),
     )
 
 
@@ -322,6 +328,14 @@ def _area(area: Any) -> float:
     """The area that a file tells, 0 where it tells none that can be."""
     known = isinstance(area, (int, float)) and math.isfinite(area) and area > 0
     return float(area) if known else 0.0
+
+
+def _box(box: Any) -> tuple[float, float, float, float] | None:
+    """The box that a file tells; None where it tells none that can be."""
+    if not isinstance(box, list) or not all(isinstance(n, (int, float)) for n in box):
+        return None
+    known = len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) > 0
+    return (float(box[0]), float(box[1]), float(box[2]), float(box[3])) if known else None
 
 
 def _is_empty(polygon: Any) -> bool:

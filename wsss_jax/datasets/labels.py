@@ -26,6 +26,9 @@ from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.formats.pickled_arrays import read_dictionary
 
+ANNOTATIONS = "Annotations"
+"""Folder of one XML file a photograph, as PASCAL VOC has them."""
+
 CLASS_FILES = ("class_names.txt", "classes.txt", "class_names.csv", "labels.txt")
 """Files that list the classes of a data set in the order of its masks, one a line."""
 
@@ -223,11 +226,21 @@ def xml_table(folder: Path, classes: ClassList | None, *, masks: bool) -> LabelT
 def _objects(path: Path, changed: int) -> tuple[str, ...] | BadFileError:
     """Names of the objects of one file, read again only when it was changed."""
     try:
-        return tuple(_object_names(read_bytes(path, _MAX_XML)))
+        return tuple(one["name"] for one in xml_objects(path)[0] if "name" in one)
     except BadFileError as problem:
         return problem
+
+
+def xml_objects(path: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """The objects of one annotation of VOC, and the size of the photograph, both as texts.
+
+    An object's texts go by their place in it, such as name and bndbox/xmin. Raises BadFileError.
+    """
+    content = read_bytes(path, _MAX_XML)
+    try:
+        return _object_texts(content)
     except (expat.ExpatError, *MISTAKES) as problem:
-        return BadFileError(f"{path}: {problem}")
+        raise BadFileError(f"{path}: {problem}") from problem
 
 
 def class_list(path: Path, names: list[str]) -> ClassList:
@@ -238,27 +251,35 @@ def class_list(path: Path, names: list[str]) -> ClassList:
         raise BadFileError(f"{path}: {problem}") from problem
 
 
-def _object_names(content: bytes) -> list[str]:
+def _object_texts(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]:
     parser = expat.ParserCreate()
     parser.buffer_text = True
     opened: list[str] = []
-    names: list[str] = []
+    objects: list[dict[str, str]] = []
+    size: dict[str, str] = {}
 
     def refuse(*_: Any) -> None:
         raise UserError("a DOCTYPE, wanted a plain annotation without entities")
 
+    def place() -> dict[str, str] | None:
+        if opened[:2] == ["annotation", "object"]:
+            return objects[-1]
+        return size if opened[:2] == ["annotation", "size"] else None
+
     def start(tag: str, _: Any) -> None:
         opened.append(tag)
-        if opened == ["annotation", "object", "name"]:
-            names.append("")
+        if opened == ["annotation", "object"]:
+            objects.append({})
+        elif (found := place()) is not None and len(opened) > 2:
+            found.setdefault("/".join(opened[2:]), "")
 
     def text(data: str) -> None:
-        if opened == ["annotation", "object", "name"]:
-            names[-1] += data
+        if (found := place()) is not None and len(opened) > 2:
+            found["/".join(opened[2:])] += data
 
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = start
     parser.EndElementHandler = lambda _: opened.pop() and None
     parser.CharacterDataHandler = text
     parser.Parse(content, True)
-    return [name.strip() for name in names]
+    return [{k: v.strip() for k, v in one.items()} for one in objects], size

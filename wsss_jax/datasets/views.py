@@ -1,7 +1,7 @@
 """The same photographs, of which less is known: without labels and truth, or without classes.
 
 ``only`` keeps some of the classes; all others become background. ``among`` numbers the classes as a
-longer list does.
+longer list does. ``long_tailed`` leaves out most images of most classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ class View:
     shown: Callable[[str], Bool[np.ndarray, " c"]]
     truth: Callable[[str], UInt8[np.ndarray, "H W"] | None]
     background: bool | None = None
+    chosen: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -34,8 +35,8 @@ class View:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Images of the split."""
-        return self.whole.ids
+        """Images of the split, or those of them that were chosen."""
+        return self.whole.ids if self.chosen is None else self.chosen
 
     @property
     def has_background(self) -> bool:
@@ -111,6 +112,44 @@ def among(source: Source, classes: ClassList) -> View:
         partial(_spread_labels, source, chosen, len(classes)),
         partial(_some_classes, source, table),
     )
+
+
+def long_tailed(source: Source, *, imbalance: float = 50.0, seed: int = 0) -> View:
+    """A draw of the images in which ever fewer show the next class: an exponential profile.
+
+    Classes keep their order by frequency. Of C classes the one of rank r = 0 … C − 1 is wanted in
+    n₀ · imbalance^(−r / (C − 1)) images, at least 1; n₀ images of the source show the first. Rare
+    classes are drawn first: an image counts for the rarest class that it shows, so a class gets
+    fewer where it has too few, and more where it comes along with rarer ones. Images that show no
+    class stay. Source: Cui et al. 2019 (Class-Balanced Loss), section 5.1, of one label an image.
+    Raises BadFileError for an image without labels.
+    """
+    labels = {id: source.labels(id) for id in source.ids}
+    table = np.array([*labels.values()], bool).reshape(len(labels), len(source.classes))
+    kept = _drawn(table, imbalance, np.random.default_rng(seed))
+    return View(
+        source,
+        source.classes,
+        source.labels,
+        source.mask,
+        chosen=tuple(id for id, keep in zip(labels, kept, strict=True) if keep),
+    )
+
+
+def _drawn(
+    table: Bool[np.ndarray, "n c"], imbalance: float, rng: np.random.Generator
+) -> Bool[np.ndarray, " n"]:
+    counts = table.sum(axis=0)
+    order = np.argsort(-counts, kind="stable")
+    wanted = counts.max(initial=0) * imbalance ** -np.linspace(0, 1, len(order))
+    kept, free = np.zeros(len(table), bool), np.ones(len(table), bool)
+    kept[table.sum(axis=1) == 0] = True
+    for label, number in reversed([*zip(order, np.maximum(np.round(wanted), 1), strict=True)]):
+        candidates = np.flatnonzero(table[:, label] & free)
+        lacking = max(int(number) - int((table[:, label] & kept).sum()), 0)
+        kept[rng.permutation(candidates)[:lacking]] = True
+        free[candidates] = False
+    return kept
 
 
 def _spread_labels(

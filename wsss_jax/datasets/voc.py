@@ -126,8 +126,8 @@ def _labels(root: Path, given: Path | None, *, has_masks: bool) -> LabelTable:
             return labels.npz_table(folder / "cls_labels.npz", classes or VOC)
         for path in sorted(folder.glob("cls_labels*.npy")):
             return labels.npy_table(path, classes)
-    if (root / "Annotations").is_dir():
-        return labels.xml_table(root / "Annotations", classes, masks=has_masks)
+    if (root / labels.ANNOTATIONS).is_dir():
+        return labels.xml_table(root / labels.ANNOTATIONS, classes, masks=has_masks)
     table = _main_table(root / "ImageSets" / "Main", classes)
     if table is None:
         raise BadFileError(

@@ -22,9 +22,16 @@ def multilabel_soft_margin(
     mean_c −[y log σ(x) + (1 − y) log(1 − σ(x))]. Source: the classification loss of every system
     here (torch's multilabel_soft_margin_loss, whose further mean over images is left to callers).
     """
+    return cross_entropies(logits, targets).mean(axis=-1)
+
+
+def cross_entropies(
+    logits: Float[Array, "b c"], targets: Float[Array, "b c"]
+) -> Float[Array, "b c"]:
+    """Binary cross-entropy with logits of each class, −y log σ(x) − (1 − y) log(1 − σ(x))."""
     positive = jax.nn.log_sigmoid(logits)
     negative = jax.nn.log_sigmoid(-logits)
-    return -(targets * positive + (1 - targets) * negative).mean(axis=-1)
+    return -(targets * positive + (1 - targets) * negative)
 
 
 def smooth(labels: Bool[Array, "b c"], amount: float) -> Float[Array, "b c"]:

@@ -42,6 +42,8 @@ class Training(Generic[M_co]):
         cache_megabytes: memory for decoded photographs.
         compute: the type in which networks compute; parameters are float32 all the same.
         engine: mesh (one step over all devices) or pmap (a step of each device, averaged).
+        sampling: shuffled shows every image once in an epoch; balanced draws a class and then an
+            image that shows it (``ops.long_tail.sampling_shares``), for as many steps.
     """
 
     model: M_co
@@ -53,6 +55,7 @@ class Training(Generic[M_co]):
     cache_megabytes: int = 1024
     compute: Literal["float32", "bfloat16"] = "float32"
     engine: Literal["mesh", "pmap"] = "mesh"
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
 
 
 def train(
@@ -82,6 +85,7 @@ def train(
             batch_size=settings.batch_size,
             shard=(jax.process_index(), jax.process_count()),
             masks=masks,
+            balanced=settings.sampling == "balanced",
             cache_bytes=settings.cache_megabytes << 20,
         )
         steps = settings.epochs * batches.steps_per_epoch

@@ -1,11 +1,12 @@
 """Training of one system into a run folder: settings.json, metrics.jsonl and checkpoint/."""
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Bool, PyTree
 
 from wsss_jax import config
 from wsss_jax.config import Record
@@ -15,7 +16,7 @@ from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats.bounded import one_error
 from wsss_jax.run import folders, training
 from wsss_jax.run.training import Training
-from wsss_jax.systems import SYSTEMS, Model, name_of
+from wsss_jax.systems import SYSTEMS, Classifier, Model, name_of
 
 
 def fit(
@@ -27,14 +28,25 @@ def fit(
 ) -> Path:
     """Train on the source's image labels, or go on with a run that was stopped; returns ``folder``.
 
-    imageless: classes that may be without any image. Raises UserError when the folder holds a run
-    with other settings, naming them, and when no image shows some other class, naming it.
+    imageless: classes that may be without any image. A balanced loss (``ClassLoss``) is told how
+    many images show each class. Raises UserError when the folder holds a run with other settings,
+    naming them, and when no image shows some other class, naming it.
     """
+    settings = replace(settings, model=counted(settings.model, source))
     system = name_of(settings.model)
     if not folders.is_finished(folder):
         _check_classes(source, imageless)
     make = partial(SYSTEMS[system].make, classes=len(source.classes))
     return training.train(settings, source, folder, make, notes=notes_of(settings.model, source))
+
+
+def counted(model: Model, source: Source) -> Model:
+    """The settings whose loss knows how many images show each class, where it asks for that."""
+    own = model if isinstance(model, Classifier) else model.classifier
+    if own.loss.balance == "none":
+        return model
+    own = replace(own, loss=own.loss.counted(_labels(source)))
+    return own if isinstance(model, Classifier) else replace(model, classifier=own)
 
 
 def notes_of(model: Model, source: Source) -> Record:
@@ -61,15 +73,20 @@ def training_of(record: Record) -> Training[Model]:
     return training.recorded(record, entry.settings)
 
 
+def _labels(source: Source) -> Bool[np.ndarray, "n c"]:
+    """The labels of all images that have any; the batches name the others and why."""
+    labels = []
+    for id in source.ids:
+        with suppress(BadFileError):
+            labels.append(source.labels(id))
+    return np.array(labels, bool).reshape(len(labels), len(source.classes))
+
+
 def _check_classes(source: Source, allowed: tuple[str, ...]) -> None:
     """ValueError naming the classes that no image shows, unless they are allowed for."""
     for name in allowed:
         config.lookup(dict.fromkeys(source.classes.names), name, "class (imageless)")
-    labels = []
-    for id in source.ids:
-        with suppress(BadFileError):  # the batches name it and why
-            labels.append(source.labels(id))
-    table = np.array(labels, bool).reshape(len(labels), len(source.classes))
+    table = _labels(source)
     names = np.asarray(source.classes.names)
     for name in names[table.all(axis=0)] if len(table) else ():
         print(

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import jax
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from wsss_jax.models import build, classifiers, heads
 from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.ops import losses
+from wsss_jax.systems.class_loss import ClassLoss
 from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, held, optimizer, outside_backbone
@@ -42,6 +43,8 @@ class Classifier:
             (benchmarks/compiling.py). Not the MobileNets.
         normalise: how images are normalised for these weights, imagenet, half, clip or six
             numbers; None reads it from their file, and fills it in.
+        loss: what the labels of whole images cost, where few images show some classes; terms of
+            tiles and of erased images stay binary cross-entropies.
     """
 
     backbone: str = "mobilenet_v2"
@@ -53,6 +56,7 @@ class Classifier:
     head: str = "linear"
     remat: bool = False
     normalise: str | None = None
+    loss: ClassLoss = field(default_factory=ClassLoss)
 
 
 def make(settings: Classifier, *, classes: int, steps: int) -> System:
@@ -70,7 +74,8 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
 
         def loss_of(params: Variables) -> Array:
             module = network.bind(held(params, settings.optim.freeze), state.stats)
-            return cross_entropy(module(batch.images, batch.inside, rngs=key), targets, batch)
+            logits = module(batch.images, batch.inside, rngs=key)
+            return settings.loss.of(logits, targets, batch)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         state = state.updated(update, loss, grads)
@@ -105,13 +110,6 @@ def update_of(settings: Classifier, steps: int) -> optax.GradientTransformation:
     """The gradient transformation for ``steps`` updates."""
     pretrained = settings.weights is not None
     return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))
-
-
-def cross_entropy(
-    logits: Float[Array, "b c"], targets: Float[Array, "b c"], batch: Batch
-) -> Float[Array, ""]:
-    """The classification loss of every system here: mean over classes and real images."""
-    return losses.mean_over(losses.multilabel_soft_margin(logits, targets), batch.real)
 
 
 def counts(state: TrainState) -> dict[str, Array]:

@@ -57,7 +57,7 @@ def make(settings: InterpretableGradient, *, classes: int, steps: int) -> System
             module = network.bind(held(params, own.optim.freeze), state.stats)
             loss, error = terms.gradient_error(
                 lambda images: module(images, batch.inside, rngs=key),
-                lambda logits: classifier.cross_entropy(logits, targets, batch),
+                lambda logits: own.loss.of(logits, targets, batch),
                 batch,
             )
             return loss + settings.weight * error, {"loss_class": loss, "gradient_error": error}

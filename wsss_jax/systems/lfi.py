@@ -44,7 +44,7 @@ def make(settings: Lfi, *, classes: int, steps: int) -> System:
         def loss_of(params: Variables) -> Array:
             module = network.bind(params, state.stats)
             logits = module(batch.images, batch.inside, rngs=key)
-            return classifier.cross_entropy(logits, targets, batch)
+            return settings.classifier.loss.of(logits, targets, batch)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         state = state.updated(update, loss, grads)

@@ -197,7 +197,7 @@ def whole_and_tiles(
     """
     key_whole, key_tiles = jax.random.split(key)
     logits, view = terms.look(module, batch, own.label_smoothing, key_whole)
-    loss = classifier.cross_entropy(logits, view.targets, batch)
+    loss = own.loss.of(logits, view.targets, batch)
     metrics = {"loss_whole": loss}
     if tiles is not None:
         tiled, distance = terms.puzzle(view, tiles, key_tiles)

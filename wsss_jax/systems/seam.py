@@ -102,7 +102,7 @@ def loss_terms(
     ]
     targets = losses.smooth(batch.labels, settings.classifier.label_smoothing)
     large, little = views
-    halves = [classifier.cross_entropy(view.logits, targets, batch) / 2 for view in views]
+    halves = [settings.classifier.loss.of(view.logits, targets, batch) / 2 for view in views]
     each = {
         "loss_whole": halves[0] + halves[1],
         "lowest": (large.lowest + little.lowest) / 2,
