@@ -14,6 +14,8 @@ Not here: networks.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -31,6 +33,18 @@ Rngs = PRNGKeyArray | nnx.Rngs | None
 
 Margins = tuple[tuple[int, int], tuple[int, int]]
 """Zeros above and below, and to the left and right of a map."""
+
+_library = ContextVar("library", default=False)
+
+
+@contextmanager
+def library_convolutions() -> Iterator[None]:
+    """Within the block every convolution is traced as one operation, for other programs."""
+    token = _library.set(True)
+    try:
+        yield
+    finally:
+        _library.reset(token)
 
 
 def keep(
@@ -87,7 +101,7 @@ def depthwise(
 
     On CPU as s² shifted multiply-adds, because XLA's grouped convolution is slow there.
     """
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and not _library.get():
         return _shifted(x, kernel, stride, dilation, margins)
     return convolve(x, kernel[:, :, None, :], margins=margins, stride=stride, dilation=dilation)
 

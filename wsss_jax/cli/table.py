@@ -118,7 +118,8 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             parses=True,
         ),
         "export": Verb(
-            "masks or score maps in the formats of other tools", "wsss_jax.stages.export:command"
+            "masks, score maps or a network in the formats of other tools",
+            "wsss_jax.stages.export:command",
         ),
         "store": Verb(
             "gather a store of very many records in few files, or undo it",

@@ -1,4 +1,4 @@
-"""``wsss export``: masks and score maps in the layouts that other programs read.
+"""``wsss export``: masks, score maps and networks in the layouts that other programs read.
 
 Formats of masks take score maps, too: they are cut at a threshold first, as ``wsss masks`` does.
 An export is written again whenever it is asked for; only a folder that holds anything else is
@@ -28,6 +28,9 @@ from wsss_jax.run.images import Tally, each, record_skipped
 from wsss_jax.run.thresholds import label_free_threshold
 from wsss_jax.stages.masks import Masking, mask_of
 
+ONNX = "onnx"
+"""The format of networks (``export_onnx``); all others are of stores."""
+
 
 @dataclass(frozen=True)
 class Export:
@@ -35,13 +38,14 @@ class Export:
 
     Attributes:
         format: png, png-grey, overlay, coco, yolo, label-studio or cvat for masks; irn, psa,
-            psa-crf or npz for score maps.
+            psa-crf or npz for score maps; onnx for the network of a run.
         threshold: where score maps become masks, as in `wsss masks`; otsu reads it off the maps,
             and is a half for probabilities.
         objects: of coco, "region" makes each connected region of a class an object, "class" all
             pixels of a class in a photograph.
         smallest: pixels of the smallest region that is an object of coco and yolo.
         image_url: of label-studio, what stands before the file names of photographs.
+        size: of onnx, height and width of the images that the network takes, in pixels.
     """
 
     format: str = "png"
@@ -49,9 +53,10 @@ class Export:
     objects: Literal["region", "class"] = "region"
     smallest: int = 1
     image_url: str = LOCAL_FILES
+    size: tuple[int, int] = (320, 320)
 
     def __post_init__(self) -> None:
-        lookup(WRITERS, self.format, "export format")
+        lookup(dict.fromkeys((*WRITERS, ONNX)), self.format, "export format")
         Masking(self.threshold)
         self.options()
 
@@ -62,8 +67,8 @@ class Export:
 
 def command(
     store: tyro.conf.Positional[Path],
-    data: Path,
     out: Path,
+    data: Path | None = None,
     settings: Annotated[Export, tyro.conf.arg(name="")] = Export(),
     layout: str = "auto",
     split: str = ALL,
@@ -72,16 +77,29 @@ def command(
 ) -> None:
     """Write masks or score maps for other programs: PNG, COCO, YOLO, Label Studio, CVAT, IRN, PSA.
 
+    With --format onnx, write the network of a finished run of `wsss train` or `wsss segment`.
+
     Args:
-        store: masks, or score maps.
-        data: folder of the data set they belong to.
-        out: folder to write.
+        store: masks, or score maps; of onnx, the folder of the run.
+        out: folder to write; of onnx, the file.
+        data: folder of the data set that masks or score maps belong to.
         settings: the format.
         layout: of the data set; "auto" tells it from the files.
         split: name of a list of the data set, or "all".
         lists: folder of id lists that lie elsewhere.
         workers: processes and shards.
     """
+    if settings.format == ONNX:
+        # Not above: it imports jax, which stores and help do without.
+        from wsss_jax.stages.export_onnx import write_onnx
+
+        difference = write_onnx(store, out, settings.size)
+        print(f"{out}: outputs differ from the network's by {difference:.1e} at most")
+        return
+    if (store / "settings.json").is_file():
+        raise UserError(f"{store} is a run; its network is exported with --format onnx")
+    if data is None:
+        raise UserError("give --data, the data set that the masks or score maps belong to")
     source = open_dataset(data, split=split, layout=layout, lists=lists)
     opened = open_store(store)
     export(opened, source, out, settings, workers=workers)
@@ -102,7 +120,7 @@ def export(
     UserError for a format that the store cannot give, for a folder that holds something else, and
     for a share of a job array where a format has one file for all images.
     """
-    writer = WRITERS[settings.format]
+    writer = lookup(WRITERS, settings.format, "export format of stores")
     workers = workers or Workers()
     settings = _decided(store, writer, settings)
     share = workers.share_number()
