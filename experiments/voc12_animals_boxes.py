@@ -8,11 +8,10 @@ Supervision: the boxes are those around the connected regions of the true masks,
 tighter than what people draw, and an object that another one parts has two.
 
 Command: python experiments/voc12_animals_boxes.py RUN --data DATA/voc12_animals
-    --systems cam_v2 cam_eff0 --features features features_eff0 features_dino_last
+    --systems cam_v2 cam_eff0 --features features features_dino_last
     [--percent 0 10 100] [--share 0.2] [--out FOLDER]
 The same command goes on where it was stopped. Hardware: two CPU cores.
-Expected: unknown.
-Not run.
+Results: benchmarks/RESULTS.md.
 """
 
 import argparse
