@@ -1,6 +1,7 @@
 """Pages name only what is there: files of the repository, verbs, and public names."""
 
 import importlib
+import os
 import re
 from pathlib import Path
 
@@ -80,3 +81,12 @@ def test_the_reference_holds_what_is_there_and_all_that_is_public():
         assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
     lacking = [name for name in wsss_jax.__all__ if not re.search(rf"\b{name}\b", text)]
     assert lacking == []
+
+
+def test_the_tables_of_the_site_come_out_of_the_code(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    for name in ("COLUMNS", "JAX_PLATFORMS", "NO_COLOR"):  # the module sets them; taken back here
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    made = importlib.import_module("tables").MADE
+    tables = {name: make() for name, make in made.items()}
+    assert all(text.count("\n") > 2 for text in tables.values()), tables.keys()
