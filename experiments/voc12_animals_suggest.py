@@ -7,8 +7,8 @@ without the photographs that taught.
 
 Command: python experiments/voc12_animals_suggest.py RUN --data DATA/voc12_animals
     [--systems cam_a cam_b] [--features features_a features_b] [--seeds 3] --out FOLDER
-The same command goes on where it was stopped. The table is FOLDER/suggest.md. It has not been run
-to its end; no number of it is known.
+The same command goes on where it was stopped. The table is FOLDER/suggest.md.
+Results: benchmarks/RESULTS.md.
 """
 
 import argparse
