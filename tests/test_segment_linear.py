@@ -1,17 +1,20 @@
 """The linear head on frozen features: what it is given, what it learns, what it refuses."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from wsss_jax.combiner.probes import Probe
 from wsss_jax.data import stores
+from wsss_jax.data.classes import ClassList
 from wsss_jax.datasets import synthetic, views
 from wsss_jax.datasets.synthetic import Scenes
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import UserError
-from wsss_jax.stages import segment, segment_linear
+from wsss_jax.run.executors import Workers
+from wsss_jax.stages import chances, segment, segment_linear
 from wsss_jax.stages.segment_linear import Linear
 from wsss_jax.types import IGNORE, ScoreMaps
 
@@ -94,3 +97,12 @@ def test_other_features_and_missing_records_are_refused(scenes, tmp_path):
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="positive penalty"):
         Linear(penalty=0.0)
+
+
+def test_classifiers_of_other_classes_are_refused(scenes, tmp_path, monkeypatch):
+    _, source, _ = scenes
+    swapped = ClassList(source.classes.names[::-1])
+    monkeypatch.setattr(chances, "subject_of", lambda run: SimpleNamespace(classes=swapped))
+    asked = chances.Asking(1.0, 4, Workers())
+    with pytest.raises(UserError, match="in this order"):
+        chances.chances([tmp_path], source, asked, tmp_path, ids=source.ids)

@@ -93,7 +93,10 @@ class SegmentPlan:
             found = chances(self.classifiers, source, asked, out, ids=ids)
             ids = tuple(found)
         frozen = open_stores(self.features)
-        return segment_linear.predict(run, source, frozen, folder, ids=ids, chances=found)
+        names = tuple(one.name for one in self.classifiers)
+        return segment_linear.predict(
+            run, source, frozen, folder, ids=ids, chances=found, told_by=names
+        )
 
     def _masks(self, run: Path, out: Path, stem: str) -> Store:
         """What follows training: predict, refine, decide, judge."""

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from wsss_jax.batches.batches import Group
 from wsss_jax.data.photographs import working_size
 from wsss_jax.datasets.table import Source
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.explain.faithfulness import Logits
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import record_skipped
@@ -36,9 +36,16 @@ def chances(
     """The probability of each class in each photograph, the mean over the classifiers of ``runs``.
 
     Photographs that cannot be read are left out, and listed in ``folder``. BadFileError where none
-    can.
+    can, UserError for classifiers of other classes than the source's.
     """
     subjects = [subject_of(run) for run in runs]
+    for run, subject in zip(runs, subjects, strict=True):
+        if subject.classes.names != source.classes.names:
+            raise UserError(
+                f"{run} was trained on {', '.join(subject.classes.names[:5])} …, wanted "
+                f"{', '.join(source.classes.names[:5])} … in this order; give classifiers of these "
+                "classes"
+            )
     ready = [
         (jax.jit(partial(_logits, ask=subject.logits)), subject.weights) for subject in subjects
     ]

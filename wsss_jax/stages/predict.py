@@ -237,7 +237,10 @@ def _by_head(
         for name, one in record["features"].items()
     )
     head = run / HEAD
-    return segment_linear.predict(head, source, frozen, work / "scores", ids=ids, chances=found)
+    names = tuple(record["systems"])
+    return segment_linear.predict(
+        head, source, frozen, work / "scores", ids=ids, chances=found, told_by=names
+    )
 
 
 def _weights(path: Path, known: str | None) -> Path:

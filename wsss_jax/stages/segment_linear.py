@@ -107,12 +107,13 @@ def predict(
     *,
     ids: tuple[str, ...],
     chances: Chances | None = None,
+    told_by: tuple[str, ...] = (),
 ) -> Store:
     """Probabilities of all classes on ``ids`` into a store at ``folder``; no label is read.
 
     What is kept of the classes, and what background is, is as ``segment.predict`` has it. chances:
-    of the classes by image, where classifiers were asked. Raises UserError for other features or
-    other classes than those the head was learned from.
+    of the classes by image, where classifiers were asked. told_by: their names. Raises UserError
+    for other features or other classes than those the head was learned from.
     """
     record = folders.record_of(run, "run `wsss segment --features`")
     settings = config.from_json(Linear, record["settings"])
@@ -128,7 +129,7 @@ def predict(
     made_by = {
         "stage": "segment",
         **config.as_json(settings),
-        "classifiers": chances is not None,
+        "classifiers": list(told_by),
         "learned_from": record["learned_from"],
         **inherited(record, *frozen),
     }
