@@ -42,7 +42,8 @@ from wsss_jax.stages import train
 from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.masks import Masking, decide
-from wsss_jax.stages.refine import Walk, refine
+from wsss_jax.stages.refine import refine
+from wsss_jax.stages.walks import Walk
 from wsss_jax.types import ScoreMaps
 
 IMAGES, EPOCHS = 16, 2
