@@ -14,6 +14,7 @@ root. Flipped bits hit a mask and a record of score maps; each must be refused o
 """
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -47,6 +48,9 @@ PLACES = ("whole", "start", "workers")
 is the first thing that it does; within a second after a worker process was started."""
 UNLIKE = ("checkpoint", "metrics.jsonl", ".lock")
 """Files and folders of a run that hold random names, times, and the number of a process."""
+
+SHARD = re.compile(r"-[0-9a-f]{8}(?=\.array_record$)")
+"""The random part of a shard's name."""
 
 PAGE = resource.getpagesize()
 
@@ -140,7 +144,7 @@ def digest(folder: Path) -> dict[str, str]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path: path.relative_to(folder) for path in paths}
     return {
-        str(name): blake2b(path.read_bytes(), digest_size=8).hexdigest()
+        SHARD.sub("", str(name)): blake2b(path.read_bytes(), digest_size=8).hexdigest()
         for path, name in names.items()
         if not {*UNLIKE} & set(name.parts)
     }
@@ -309,9 +313,9 @@ def copied(path: Path, to: Path) -> None:
 
 
 def blocks(place: Path) -> int:
-    """Bytes that a file, or those of a folder, take in memory, whole pages."""
-    paths = [place, *place.rglob("*")]
-    return sum(-(-path.lstat().st_size // PAGE) * PAGE + PAGE for path in paths)
+    """Bytes that a file, or the files of a folder, take in memory: whole pages."""
+    files = [path for path in (place, *place.rglob("*")) if path.is_file()]
+    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in files)
 
 
 def resize(place: Path, size: int) -> None:
