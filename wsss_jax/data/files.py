@@ -65,7 +65,7 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 # Pillow would warn above 89 megapixels; here larger pictures than MAX_PIXELS are an error.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
-# Of damaged tags of TIFF it would print lines that name no file; where pixels lack, that is an error.
+# Of damaged tags of TIFF it would print lines that name no file; lacking pixels are errors.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
