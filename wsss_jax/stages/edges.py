@@ -1,4 +1,4 @@
-"""Edges that an affinity network has learned, as a store: a cue that the combiner walks along.
+"""Edges that an affinity network has learned, as a store that a random walk does not cross.
 
 Not here: edges of saliency networks (``stages.objects``).
 """
@@ -85,7 +85,7 @@ def command(
     out: Path,
     settings: Annotated[Edges, tyro.conf.arg(name="")] = Edges(),
 ) -> None:
-    """Edges of a network that learned affinity, as a store for the learned combiner.
+    """Edges of a network that learned affinity, as a store for `wsss refine --walk.edges`.
 
     Args:
         run: folder of the affinity network.
