@@ -8,6 +8,7 @@ in the notes of the table, which ``wsss check`` prints. Not here: what one cell 
 """
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,9 @@ def _layout(path: Path, text: str, index: Index) -> _Layout:
     best: tuple[int, int, Rows] = (0, 0, [])
     for delimiter in DELIMITERS:
         try:
-            rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
+            # Lines with their ends: a class name in quotes that has one must not be read without.
+            lines = io.StringIO(text, newline="")
+            rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(row)]
         except csv.Error as problem:
             raise BadFileError(f"{path}: not a table ({problem})") from problem
         some = rows[:_LOOK]
