@@ -163,7 +163,36 @@ def _of_file(
     name = ("instances" if classed else REGIONS) if layout == AUTO else layout
     start = READERS["instances"].first if first is None else first
     classes = source.classes
+    if name != REGIONS:
+        _check_regions(path, source, entries, first)
     return Plan(name, path, start, "probability", classes.names, classes, entries=entries)
+
+
+def _check_regions(
+    path: Path, source: Source, entries: Mapping[str, Sequence], first: int | None
+) -> None:
+    """BadFileError where no region shows a class of its photograph, and why that may be."""
+    told = [(id, regions.classes_of(found)) for id, found in list(entries.items())[:LOOK]]
+    shown = {id: source.labels(id) for id, _ in told}
+    if not any(found for _, found in told) or not any(labels.any() for labels in shown.values()):
+        return
+
+    def hits(start: int | None) -> int:
+        labels = ((id, regions.labels_of(own, source.classes, start)) for id, own in told)
+        return sum(bool(shown[id][n]) for id, own in labels for n in own if n is not None)
+
+    if hits(first):
+        return
+    some = listed(dict.fromkeys(one for _, found in told for one in found))
+    better = next((start for start in (0, 1) if hits(start)), None)
+    hint = (
+        f"wanted names or numbers of {listed(source.classes.names)}"
+        if better is None
+        else f"off by one? --first-class {better} would fit"
+    )
+    raise BadFileError(
+        f"{path}: no region shows a class of its photograph: the regions have {some}; {hint}"
+    )
 
 
 def _endings(layout: str) -> tuple[str, ...]:
@@ -173,7 +202,8 @@ def _endings(layout: str) -> tuple[str, ...]:
 def _found(folder: Path, ids: Sequence[str], endings: Sequence[str]) -> places.Found:
     found = places.find(folder, ids, endings)
     if not found:
-        example = ", ".join(f"{ids[0]}{s}" for s in endings) if ids else "no image"
+        example = f"{ids[0]}{endings[0]}" if ids else "no image"
+        example += f", or {', '.join(endings[1:])}" if ids and endings[1:] else ""
         raise BadFileError(
             f"{folder}: no file of any of the {len(ids)} images; it holds "
             f"{places.listing(folder)}, wanted names such as {example}"
@@ -307,9 +337,9 @@ def _check_numbering(
 ) -> None:
     """Raises BadFileError when another number for the first class fits more files."""
     shifts = Counter(
-        external.shift_of(classes, look.labels)
+        external.shift_of(found, READERS[layout], look.labels, first)
         for look, found in readings
-        if (classes := readers.numbered(found, READERS[layout], first))
+        if readers.numbered(found, READERS[layout], first)
     )
     best = max((1, -1), key=lambda shift: shifts[shift])
     if shifts[best] > shifts[0]:

@@ -18,14 +18,22 @@ from jaxtyping import Bool, Float, UInt8
 
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import image_size, named_file, read_levels, read_mask
+from wsss_jax.data.files import (
+    colours,
+    decode_mask,
+    image_size,
+    named_file,
+    read_levels,
+    read_mask,
+)
 from wsss_jax.data.ids import id_of_disk_name
-from wsss_jax.data.photographs import working_size
-from wsss_jax.errors import UserError
+from wsss_jax.data.mask_files import decode_truth
+from wsss_jax.data.photographs import decode_image, header, working_size
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
 from wsss_jax.formats.pickled_arrays import kind_of, read_content, read_dictionary
 from wsss_jax.priors import planes, regions
-from wsss_jax.priors.planes import field_of, listed
+from wsss_jax.priors.planes import SUM_SLACK, field_of, listed
 from wsss_jax.types import IGNORE, Kind, ScoreMaps, Size
 
 ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
@@ -33,9 +41,6 @@ ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
 
 PICTURES = (".png", ".jpg", ".jpeg")
 """Endings of pictures."""
-
-SUM_SLACK = 0.02
-"""How far background and classes of a CRF may sum from 1."""
 
 COARSE = 4
 """Pixels per cell of what is kept of soft maps, where no other stride is asked for."""
@@ -105,6 +110,8 @@ class Layout(NamedTuple):
 def maps_of(content: Mapping[str | int, Any], layout: Layout, field: str | None = None) -> Found:
     """Class numbers and maps of a dictionary. Raises ValueError when it has another layout."""
     if not layout.fields:
+        if all(isinstance(key, str) and key.isdecimal() for key in content):
+            content = {int(key): item for key, item in content.items()}
         if not all(isinstance(key, int) for key in content):
             raise UserError(f"fields {listed(content)}, wanted class numbers alone")
         if content and not any(is_map(item) for item in content.values()):
@@ -126,12 +133,12 @@ def maps_of(content: Mapping[str | int, Any], layout: Layout, field: str | None 
 
 def numbered(found: Found, layout: Layout, first: int) -> tuple[int, ...]:
     """0-based classes of a file whose first class is number ``first``, background left out."""
-    return tuple(key - first for key in found.keys if not is_background(key, layout))
+    return tuple(key - first for key in found.keys if not is_background(key, layout, first))
 
 
-def is_background(key: int, layout: Layout) -> bool:
-    """Whether a number of the file stands for background."""
-    return key == 0 and layout.first == 1
+def is_background(key: int, layout: Layout, first: int) -> bool:
+    """Whether a number of the file stands for background; masks have no map of it."""
+    return key == 0 and (first == 1 or (layout.first == 1 and not layout.hard))
 
 
 def is_map(item: Any) -> bool:
@@ -208,24 +215,45 @@ def _per_class(path: Path, layout: Layout, wanted: Wanted) -> Found:
     match = _PER_CLASS.fullmatch(path.stem)
     if match is None:
         raise UserError("the name has no class number at its end, wanted <id>_<class>.png")
-    found = {
-        number: path.with_name(f"{match[1]}_{number}{path.suffix}")
-        for number in range(len(wanted.classes) + 1)
-    }
-    there = {number: file for number, file in found.items() if file.is_file()}
-    return Found(tuple(there), [read_levels(file) for file in there.values()])
+    found = per_class_files(path.parent, match[1], path.suffix, len(wanted.classes))
+    return Found(tuple(found), [_levels_or_error(file) for file in found.values()])
+
+
+def _levels_or_error(path: Path) -> Any:
+    """The grey levels of one class, or why there are none: the other classes go on."""
+    try:
+        return read_levels(path)
+    except BadFileError as problem:
+        return problem
 
 
 def _mask(path: Path, layout: Layout, wanted: Wanted) -> Found:
     if image_size(path) != wanted.size:
         check_grid(image_size(path), wanted.size, (1,))
-    return of_mask(read_mask(path), wanted)
+    return of_mask(class_numbers(path, path), wanted)
+
+
+def class_numbers(source: Path | bytes, name: Path | str) -> UInt8[np.ndarray, "H W"]:
+    """The numbers in a mask: of a palette, or grey of any depth, with alpha or as RGB.
+
+    Raises BadFileError for real colours, which tell no numbers, and for JPEG.
+    """
+    mode = header(source, name).mode
+    if mode not in ("RGB", "RGBA", "P"):
+        return decode_truth(source, name)
+    if mode == "P":
+        return read_mask(source) if isinstance(source, Path) else decode_mask(source, str(name))
+    pixels = decode_image(source, name, whole=True)
+    if (pixels != pixels[..., :1]).any():
+        raise BadFileError(f"{name}: {colours(pixels)}")
+    return pixels[..., 0]
 
 
 def of_mask(mask: UInt8[np.ndarray, "H W"], wanted: Wanted) -> Found:
     """The classes of a mask as maps of 0 and 1, and of less where it is IGNORE. UserError."""
     check_grid(mask.shape, wanted.size, (1,))
-    values = [value for value in values_of(mask) if value not in (0, IGNORE)]
+    none = (IGNORE,) if wanted.first == 0 else (0, IGNORE)
+    values = [value for value in values_of(mask) if value not in none]
     if values and values[-1] > len(wanted.classes):
         raise UserError(
             f"value {values[-1]}, but {len(wanted.classes)} classes; a saliency map is read by "
@@ -268,9 +296,9 @@ def _same_aspect(shape: tuple[int, ...], size: Size) -> bool:
 
 def _record(path: Path, layout: Layout, wanted: Wanted) -> Found:
     most = math.prod(wanted.size) * len(wanted.classes)
-    for name, header in npz.headers(path).items():
-        if math.prod(header.shape) > most:
-            raise UserError(f"{name} of shape {header.shape} for a photograph of {wanted.size}")
+    for name, told in npz.headers(path).items():
+        if math.prod(told.shape) > most:
+            raise UserError(f"{name} of shape {told.shape} for a photograph of {wanted.size}")
     id = id_of_disk_name(path.name.removesuffix(".npz"))
     return of_maps(stores.open_store(path.parent.parent).get_scores(id), wanted)
 
@@ -301,10 +329,15 @@ def _instances(path: Path, layout: Layout, wanted: Wanted) -> Found:
     return Found(tuple(label + first for label in scores), list(scores.values()), "", None, notes)
 
 
-def per_class_files(folder: Path, id: str, ending: str, count: int) -> list[Path]:
-    """Those of ``<id>_0`` to ``<id>_count`` that are there."""
-    found = (named_file(folder, f"{id}_{number}", ending) for number in range(count + 1))
-    return [path for path in found if path.is_file()]
+def per_class_files(folder: Path, id: str, ending: str, count: int) -> dict[int, Path]:
+    """Those of ``<id>_0`` to ``<id>_count`` that are there, by number; with leading zeros too."""
+    found: dict[int, Path] = {}
+    for number in range(count + 1):
+        for digits in (str(number), f"{number:02d}", f"{number:03d}"):
+            path = named_file(folder, f"{id}_{digits}", ending)
+            if path.is_file():
+                found.setdefault(number, path)
+    return found
 
 
 READERS: Mapping[str, Layout] = MappingProxyType({
