@@ -1,6 +1,7 @@
 """Data sets in folders: a folder of photographs with a table of labels, and a folder per class."""
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -322,7 +323,7 @@ def _joined(
     for found in groups.values():
         firsts: dict[bytes, Path] = {}
         for path in found:
-            name = path.relative_to(place).parts[level]
+            name = unicodedata.normalize("NFC", path.relative_to(place).parts[level])
             content = hashlib.blake2b(read_bytes(path)).digest() if len(found) > 1 else b""
             first = firsts.setdefault(content, path)
             own = same.setdefault(first, [])
