@@ -8,6 +8,7 @@ written (``prior_readers``), which layout a folder has (``layouts``), and storin
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from wsss_jax.formats.bounded import one_error
 from wsss_jax.formats.pickled_arrays import kind_of
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors import file_layouts
+from wsss_jax.priors.class_pictures import per_class_files
 from wsss_jax.priors.planes import listed
 from wsss_jax.priors.prior_readers import (
     READERS,
@@ -36,7 +38,6 @@ from wsss_jax.priors.prior_readers import (
     numbered,
     of_maps,
     of_mask,
-    per_class_files,
 )
 from wsss_jax.types import Kind, ScoreMaps, Size
 
@@ -188,6 +189,8 @@ def checked(found: Found, layout: Layout, wanted: Wanted) -> Prior:
         reasons = "; ".join(f"{name}: {text}" for name, text in dropped.items())
         raise UserError(reasons if len(dropped) > 1 else next(iter(dropped.values())))
     notes += [f"left out {name}: {text}" for name, text in dropped.items()]
+    if found.kind is not None and not maps:  # a record of no class has a grid, too
+        wanted = replace(wanted, grid=found.maps.shape[1:])
     ready = _stacked(maps, dict(zip(kept, classes, strict=True)), found.peaks, wanted, kind)
     return Prior(ready, tuple(notes), dropped)
 

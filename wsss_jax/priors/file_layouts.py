@@ -20,6 +20,7 @@ from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.formats.pickled_arrays import read_content
 from wsss_jax.priors import planes, regions
 from wsss_jax.priors import prior_readers as readers
+from wsss_jax.priors.class_pictures import class_numbers
 from wsss_jax.priors.planes import listed
 from wsss_jax.priors.prior_readers import ARRAYS, PICTURES, READERS, Found
 from wsss_jax.types import IGNORE, Size
@@ -117,8 +118,8 @@ def array_readings(
     Raises BadFileError with the reasons where there is none.
     """
     content = read_content(path)
-    if isinstance(content, Mapping) and not content:  # of a photograph of no class, or with no maps
-        return {name: Found((), ()) for name in names if name in READERS}
+    if isinstance(content, Mapping) and not content and len(names) > 1:
+        raise BadFileError(f"{path}: an empty dictionary, which tells no layout")
     if _has_regions(content) and {"instances", REGIONS} & set(names):
         return region_readings(path, None)
     found: dict[str, Found] = {}
@@ -156,7 +157,8 @@ def _reading(name: str, content: Any, labels: Bool[np.ndarray, " c"]) -> Found:
         return Found(tuple((np.flatnonzero(labels) + 1).tolist()), (), field)
     if name == "instances":
         raise UserError("no regions")
-    return readers.maps_of(content, how)
+    own = readers.exported_maps(content) if "high_res" in how.fields else None
+    return own or readers.maps_of(content, how)
 
 
 def _why(content: Any, reasons: Mapping[str, str]) -> str:
@@ -205,7 +207,7 @@ def picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
     if about.mode in ("RGB", "RGBA"):
         _check_grey(content, path)
     try:
-        values = readers.values_of(readers.class_numbers(content, path))
+        values = readers.values_of(class_numbers(content, path))
     except BadFileError:  # of 16 bits with levels, or of grey colours that are a little apart
         return saliency
     inner = tuple(value for value in values if value not in (0, IGNORE))

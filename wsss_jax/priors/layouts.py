@@ -56,6 +56,7 @@ class Plan(NamedTuple):
     number of the first class. classes: of the store. numbering: the classes in the order of their
     numbers in the files. field: which one is read, where files have several. entries: regions by
     image id, where one file holds those of all images. store: of ours, where the folder is one.
+    exported: the files are an export of ours, whose records come back as they were.
     """
 
     layout: str
@@ -68,6 +69,7 @@ class Plan(NamedTuple):
     field: str | None = None
     entries: Mapping[str, Any] | None = None
     store: Store | None = None
+    exported: bool = False
 
 
 class _Look(NamedTuple):
@@ -123,7 +125,9 @@ def survey(
         _check_numbering(folder, readings, start, name)
     classes = SALIENCY.names if how.agnostic else source.classes.names
     field = _field(how, readings) if field is None else field
-    return Plan(name, folder, start, _kind(how, readings), classes, numbering, where, field)
+    own = bool(readings) and field is None and all(found.kind for _, found in readings)
+    kind = _kind(how, readings)
+    return Plan(name, folder, start, kind, classes, numbering, where, field, exported=own)
 
 
 def _of_store(folder: Path, source: Source) -> Plan:
@@ -353,6 +357,10 @@ def _check_numbering(
 
 def _kind(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> Kind:
     """What values mean; a dictionary with background that does not sum to 1 is no CRF's result."""
+    own: set[Kind | None] = {found.kind for _, found in readings}
+    told = own.pop() if len(own) == 1 else None
+    if told is not None:
+        return told
     if how is not READERS["psa_crf"]:
         return how.kind
     sums = [readers.sums_to_one(found) for _, found in readings]
@@ -362,7 +370,7 @@ def _kind(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> Kind:
 
 def _field(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> str | None:
     """The field that most files have; the others are refused one by one, not read from another."""
-    if len(how.fields) < 2 or not readings:
+    if len(how.fields) < 2 or not readings or all(found.kind for _, found in readings):
         return None
     counts = Counter(found.field for _, found in readings)
     return max(how.fields, key=lambda name: counts[name])

@@ -18,21 +18,15 @@ from jaxtyping import Bool, Float, UInt8
 
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import (
-    colours,
-    decode_mask,
-    image_size,
-    named_file,
-    read_levels,
-    read_mask,
-)
+from wsss_jax.data.files import image_size, read_levels
 from wsss_jax.data.ids import id_of_disk_name
-from wsss_jax.data.mask_files import decode_truth
-from wsss_jax.data.photographs import decode_image, header, working_size
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.data.photographs import working_size
+from wsss_jax.errors import UserError
 from wsss_jax.formats import npz
 from wsss_jax.formats.pickled_arrays import kind_of, read_content, read_dictionary
+from wsss_jax.ops.resize import resize
 from wsss_jax.priors import planes, regions
+from wsss_jax.priors.class_pictures import class_numbers, levels_or_error, per_class_files
 from wsss_jax.priors.planes import SUM_SLACK, field_of, listed
 from wsss_jax.types import IGNORE, Kind, ScoreMaps, Size
 
@@ -41,6 +35,9 @@ ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
 
 PICTURES = (".png", ".jpg", ".jpeg")
 """Endings of pictures."""
+
+EXPORTED: tuple[Kind, ...] = ("activation", "probability")
+"""Fields that exports of ours add to IRN's: the record's own scores (k,h,w), called by kind."""
 
 COARSE = 4
 """Pixels per cell of what is kept of soft maps, where no other stride is asked for."""
@@ -72,7 +69,8 @@ class Found(NamedTuple):
 
     keys: numbers of the classes as they stand in the file. maps: one of (h,w) for each key; what is
     no map is left for the checks to name. field: where they came from, "" where there is one place
-    only. peaks: (k,) where the file tells them. notes: what was put right on the way.
+    only. peaks: (k,) where the file tells them. notes: what was put right on the way. kind: of maps
+    that this program exported, which come back as they were; else None.
     """
 
     keys: tuple[int, ...]
@@ -80,6 +78,7 @@ class Found(NamedTuple):
     field: str = ""
     peaks: Any = None
     notes: tuple[str, ...] = ()
+    kind: Kind | None = None
 
 
 class Layout(NamedTuple):
@@ -105,6 +104,25 @@ class Layout(NamedTuple):
     free: bool = False
     loose: bool = False
     stride: int = COARSE
+
+
+def exported_maps(content: Mapping[str | int, Any]) -> Found | None:
+    """The record that an export of ours adds to IRN's fields: its scores by kind, and its peaks."""
+    kind: Kind | None = next((one for one in EXPORTED if one in content), None)
+    if kind is None or not {"keys", "peak", "high_res"} <= set(content):
+        return None
+    keys, peak, scores = content["keys"], content["peak"], content[kind]
+    if not all(isinstance(part, np.ndarray) for part in (keys, peak, scores)):
+        return None
+    if scores.ndim != 3 or not keys.shape == peak.shape == scores.shape[:1]:
+        return None
+    return Found(tuple(int(key) for key in keys), scores, "", peak, (), kind)
+
+
+def _unchanged(found: Found, content: Mapping[str | int, Any], size: Size) -> bool:
+    """Whether the fields that others read are still those of the record."""
+    scores = np.moveaxis(np.asarray(found.maps, np.float32), 0, -1)
+    return np.array_equal(np.moveaxis(resize(scores, size), -1, 0), content["high_res"])
 
 
 def maps_of(content: Mapping[str | int, Any], layout: Layout, field: str | None = None) -> Found:
@@ -174,7 +192,11 @@ def _paired(keys: tuple[int, ...], maps: np.ndarray) -> Found:
 
 
 def _dictionary(path: Path, layout: Layout, wanted: Wanted) -> Found:
-    found = maps_of(read_dictionary(path), layout, wanted.field)
+    content = read_dictionary(path)
+    found = exported_maps(content) if "high_res" in layout.fields and not wanted.field else None
+    if found is not None and _unchanged(found, content, wanted.size):
+        return found
+    found = maps_of(content, layout, wanted.field)
     kind = wanted.kind or layout.kind
     if kind == "probability" and not layout.fields and sums_to_one(found) is False:
         raise UserError("background and classes do not sum to 1, so they are no CRF's result")
@@ -216,37 +238,13 @@ def _per_class(path: Path, layout: Layout, wanted: Wanted) -> Found:
     if match is None:
         raise UserError("the name has no class number at its end, wanted <id>_<class>.png")
     found = per_class_files(path.parent, match[1], path.suffix, len(wanted.classes))
-    return Found(tuple(found), [_levels_or_error(file) for file in found.values()])
-
-
-def _levels_or_error(path: Path) -> Any:
-    """The grey levels of one class, or why there are none: the other classes go on."""
-    try:
-        return read_levels(path)
-    except BadFileError as problem:
-        return problem
+    return Found(tuple(found), [levels_or_error(file) for file in found.values()])
 
 
 def _mask(path: Path, layout: Layout, wanted: Wanted) -> Found:
     if image_size(path) != wanted.size:
         check_grid(image_size(path), wanted.size, (1,))
     return of_mask(class_numbers(path, path), wanted)
-
-
-def class_numbers(source: Path | bytes, name: Path | str) -> UInt8[np.ndarray, "H W"]:
-    """The numbers in a mask: of a palette, or grey of any depth, with alpha or as RGB.
-
-    Raises BadFileError for real colours, which tell no numbers, and for JPEG.
-    """
-    mode = header(source, name).mode
-    if mode not in ("RGB", "RGBA", "P"):
-        return decode_truth(source, name)
-    if mode == "P":
-        return read_mask(source) if isinstance(source, Path) else decode_mask(source, str(name))
-    pixels = decode_image(source, name, whole=True)
-    if (pixels != pixels[..., :1]).any():
-        raise BadFileError(f"{name}: {colours(pixels)}")
-    return pixels[..., 0]
 
 
 def of_mask(mask: UInt8[np.ndarray, "H W"], wanted: Wanted) -> Found:
@@ -327,17 +325,6 @@ def _instances(path: Path, layout: Layout, wanted: Wanted) -> Found:
     notes = (*found.notes, *notes)
     first = layout.first if wanted.first is None else wanted.first
     return Found(tuple(label + first for label in scores), list(scores.values()), "", None, notes)
-
-
-def per_class_files(folder: Path, id: str, ending: str, count: int) -> dict[int, Path]:
-    """Those of ``<id>_0`` to ``<id>_count`` that are there, by number; with leading zeros too."""
-    found: dict[int, Path] = {}
-    for number in range(count + 1):
-        for digits in (str(number), f"{number:02d}", f"{number:03d}"):
-            path = named_file(folder, f"{id}_{digits}", ending)
-            if path.is_file():
-                found.setdefault(number, path)
-    return found
 
 
 READERS: Mapping[str, Layout] = MappingProxyType({
