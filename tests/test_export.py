@@ -33,6 +33,7 @@ def stores(tmp_path_factory):
         "masks": toy.mask_store(folder / "masks"),
         "scores": toy.score_store(folder / "scores"),
         "full": toy.score_store(folder / "full", stride=1),
+        "odd": toy.score_store(folder / "odd", stride=3),
         "probability": toy.score_store(folder / "probability", stride=1, kind="probability"),
     }
 
@@ -230,6 +231,7 @@ def test_cvat_reads_masks_along_the_rows_of_their_boxes(source, stores, tmp_path
     [
         ("irn", "scores", Import()),
         ("irn", "full", Import()),
+        ("irn", "odd", Import()),
         ("irn", "probability", Import()),
         ("npz", "scores", Import()),
         ("npz", "probability", Import()),

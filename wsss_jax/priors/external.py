@@ -173,6 +173,8 @@ def checked(found: Found, layout: Layout, wanted: Wanted) -> Prior:
     first = layout.first if wanted.first is None else wanted.first
     kind = wanted.kind or layout.kind
     kept, classes, notes = _belonging(found, layout, wanted, first)
+    # An export of ours was compared with the photograph's size; its records have any grid.
+    layout = layout if found.kind is None else layout._replace(grid=False)
     notes = [*found.notes, *notes]
     dropped: dict[str, str] = {}
     maps: dict[int, tuple[np.ndarray, float]] = {}
@@ -234,7 +236,7 @@ def _trusted(
         raise UserError(f"{kind_of(item)}, wanted a map")
     if item.ndim != 2 or not item.size:
         raise UserError(f"a map of shape {item.shape}, wanted the photograph's {wanted.size}")
-    if not layout.agnostic:
+    if layout.grid and not layout.agnostic:
         check_grid(item.shape, wanted.size, STRIDES, free=layout.free)
     fine, peak, note = _in_range(item, kind)
     target: Size = (min(fine.shape[0], wanted.grid[0]), min(fine.shape[1], wanted.grid[1]))
