@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from wsss_jax.data import coco_regions
-from wsss_jax.data.classes import ClassList, to_mask_index
+from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import MAX_PIXELS
 from wsss_jax.data.ids import Index, id_of_name, pictures
 from wsss_jax.data.mask_files import upright
@@ -24,6 +23,7 @@ from wsss_jax.data.texts import MISTAKES, read_json
 from wsss_jax.datasets.coco_entries import (
     Annotation,
     Photograph,
+    painted,
     read_annotation,
     read_categories,
     read_photograph,
@@ -32,7 +32,7 @@ from wsss_jax.datasets.folders import ALL
 from wsss_jax.datasets.lists import checked_ids, repeated, split_named
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats.bounded import read_bytes
-from wsss_jax.types import IGNORE, Size
+from wsss_jax.types import Size
 
 MAX_JSON = 2**30
 """Larger annotation files are refused; that of train2017, the largest of COCO, has 448 MB."""
@@ -107,8 +107,7 @@ class CocoSource:
         if not 0 < size[0] * size[1] <= MAX_PIXELS or min(size) < 1:
             raise BadFileError(f"{self.name}: {id} is given {size[1]}×{size[0]} pixels")
         try:
-            _check_pixels(things, size)
-            mask = _painted(things, size)
+            mask = painted(things, size)
         except ValueError as problem:
             raise BadFileError(f"{self.name}: an object of {id}: {problem}") from problem
         with suppress(BadFileError):  # of the photograph, named when its turn comes
@@ -269,25 +268,6 @@ def _ids(images: Sequence[Photograph], path: Path) -> tuple[str, ...]:
     if repeated(stems):
         stems = [f"{image.folder.name}/{stem}" for stem, image in zip(stems, images, strict=True)]
     return checked_ids(tuple(stems), path)
-
-
-def _check_pixels(things: Sequence[Annotation], size: Size) -> None:
-    """UserError where all polygons are within the first pixel of a photograph."""
-    corners = [polygon for thing in things if isinstance(thing.region, list)
-               for polygon in thing.region if isinstance(polygon, np.ndarray)]  # fmt: skip
-    if corners and min(size) > 2 and all(np.abs(polygon).max() <= 1 for polygon in corners):
-        raise UserError("corners that are fractions of the photograph, wanted pixels")
-
-
-def _painted(things: Sequence[Annotation], size: Size) -> UInt8[np.ndarray, "H W"]:
-    """Crowds lie under everything, then large under small: no object hides another whole."""
-    runs = coco_regions.runs_of([thing.region for thing in things], size)
-    counted = coco_regions.areas(runs, len(things))
-    area = [t.area or n for t, n in zip(things, counted.tolist(), strict=True)]
-    order = sorted(range(len(things)), key=lambda n: (not things[n].crowd, -area[n]))
-    values = to_mask_index(np.array([thing.label for thing in things], np.int64))
-    values[np.array([thing.crowd for thing in things], bool)] = IGNORE
-    return coco_regions.paint(runs, np.asarray(order, np.int64), values.astype(np.uint8), size)
 
 
 def _split(root: Path, split: str) -> str:

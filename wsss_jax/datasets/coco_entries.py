@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
-from wsss_jax.data.classes import NO_CLASS, ClassList
+from wsss_jax.data import coco_regions
+from wsss_jax.data.classes import NO_CLASS, ClassList, to_mask_index
 from wsss_jax.data.texts import MISTAKES
 from wsss_jax.errors import UserError
-from wsss_jax.types import Size
+from wsss_jax.types import IGNORE, Size
 
 
 @dataclass(frozen=True)
@@ -159,3 +161,22 @@ def _compact(polygon: Any) -> Any:
     except MISTAKES:
         return polygon
     return corners.ravel() if corners.ndim == 2 and corners.shape[1] == 2 else corners
+
+
+def _check_pixels(things: Sequence[Annotation], size: Size) -> None:
+    """UserError where all polygons are within the first pixel of a photograph."""
+    corners = [polygon for thing in things if isinstance(thing.region, list)
+               for polygon in thing.region if isinstance(polygon, np.ndarray)]  # fmt: skip
+    if corners and min(size) > 2 and all(np.abs(polygon).max() <= 1 for polygon in corners):
+        raise UserError("corners that are fractions of the photograph, wanted pixels")
+
+
+def painted(things: Sequence[Annotation], size: Size) -> UInt8[np.ndarray, "H W"]:
+    """Crowds lie under everything, then large under small: no object hides another whole."""
+    runs = coco_regions.runs_of([thing.region for thing in things], size)
+    counted = coco_regions.areas(runs, len(things))
+    area = [t.area or n for t, n in zip(things, counted.tolist(), strict=True)]
+    order = sorted(range(len(things)), key=lambda n: (not things[n].crowd, -area[n]))
+    values = to_mask_index(np.array([thing.label for thing in things], np.int64))
+    values[np.array([thing.crowd for thing in things], bool)] = IGNORE
+    return coco_regions.paint(runs, np.asarray(order, np.int64), values.astype(np.uint8), size)

@@ -88,10 +88,9 @@ class Layout(NamedTuple):
     a dictionary, the finest first; none where the dictionary maps class numbers to maps. first:
     number of the first class; where it is 1, number 0 is background and dropped. agnostic: one map
     of no class. hard: masks. told: files may be taken for this layout without being called so.
-    free: grids need not be the photograph's divided by a whole number. grid: grids are compared with
-    the photograph's size. loose: files may name
-    classes that the image does not show, and lack some that it shows. stride: pixels per cell that
-    are kept where nothing else is asked for.
+    free: grids need not be the photograph's divided by a whole number. grid: grids are compared
+    with the photograph's size. loose: files may name classes that the image does not show, and lack
+    some that it shows. stride: pixels per cell that are kept where nothing else is asked for.
     """
 
     read: Callable[[Path, "Layout", Wanted], Found]
