@@ -40,6 +40,8 @@ class ClassList:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if isinstance(self.names, str):
+            raise UserError(f"class names are {self.names!r}, wanted several: ({self.names!r},)")
         plain = tuple(unicodedata.normalize("NFC", name.strip()) for name in self.names)
         object.__setattr__(self, "names", plain)
         if len(set(self.names)) != len(self.names):
