@@ -10,7 +10,13 @@ from PIL import Image
 
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import inference_groups, rows_for, training_batches
-from wsss_jax.batches.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
+from wsss_jax.batches.canvases import (
+    canvas_for,
+    choose_canvases,
+    scaled_canvas,
+    scaled_size,
+    scales_on,
+)
 from wsss_jax.data.classes import ClassList
 from wsss_jax.errors import BadFileError, MissingFileError
 
@@ -359,3 +365,10 @@ def test_photographs_waste_little_on_three_canvases(shared):
     homes = [canvas_for(size, canvases) for size in sizes]
     area = sum(h * w for h, w in homes) / sum(h * w for h, w in sizes)
     assert len(canvases) == 3 and area < 1.125
+
+
+def test_large_canvases_are_seen_at_smaller_scales_and_none_twice():
+    assert scales_on((512, 512), (0.5, 1.0, 2.0)) == (0.5, 1.0, 2.0)
+    found = scales_on((1024, 1024), (0.5, 1.0, 1.5, 2.0))
+    assert found == pytest.approx((0.5, 1.0, 2**0.5))
+    assert scales_on((4000, 3000), (0.5, 1.0, 2.0)) == (0.5, 1.0)

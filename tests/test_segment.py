@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.data import stores
@@ -18,7 +19,7 @@ from wsss_jax.ops import masks as deciding
 from wsss_jax.ops import pixel_loss
 from wsss_jax.run import dense, folders, thresholds, training
 from wsss_jax.run.training import Training
-from wsss_jax.stages import segment
+from wsss_jax.stages import predict, segment
 from wsss_jax.stages.segment import Prediction
 from wsss_jax.systems import pixels
 from wsss_jax.systems.pixels import Segmenter
@@ -235,3 +236,13 @@ def test_prediction_can_keep_to_the_labels(world, tmp_path, monkeypatch):
     for id in ids:
         shown = np.flatnonzero(source.labels(id)).tolist()
         assert store.get_scores(id).classes.tolist() == shown
+
+
+def test_new_photographs_are_asked_of_the_folder_that_segment_wrote(world, tmp_path, monkeypatch):
+    out, source, _, _, _ = world
+    even = dense.Dense(lambda state, images, inside: jnp.zeros((4, 10, 10, 7)), None, 4, 1.0)
+    monkeypatch.setattr(segment, "_network_of", lambda run, record: even)
+    photograph = tmp_path / "new.png"
+    Image.fromarray(source.image(source.ids[0])).save(photograph)
+    assert predict.predict(out, [photograph], tmp_path / "masks", predict.Predicting()) == 1
+    assert (tmp_path / "masks" / "new.png").is_file()

@@ -18,7 +18,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from wsss_jax.batches.augment import Augmentation, augment
-from wsss_jax.batches.canvases import canvas_for, choose_canvases, scaled_canvas, scaled_size
+from wsss_jax.batches.canvases import (
+    canvas_for,
+    choose_canvases,
+    scaled_canvas,
+    scaled_size,
+    scales_on,
+)
 from wsss_jax.config import Record, as_json, fingerprint
 from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.datasets.table import Source
@@ -132,7 +138,7 @@ class Group(NamedTuple):
     ids: the b' <= b real images. sizes: (height, width) that the photographs come with, at scale 1.
     full: (height, width) of the photographs themselves, that of their masks. labels: their
     classes, none on fill-up rows. scaled: one batch per scale, images at the top left; rows from b'
-    on are copies of the first with ``real`` False.
+    on are copies of the first with ``real`` False. scales: those of ``scaled``.
     """
 
     ids: tuple[str, ...]
@@ -140,6 +146,7 @@ class Group(NamedTuple):
     full: Int[np.ndarray, "b 2"]
     labels: Bool[np.ndarray, "b c"]
     scaled: tuple[Batch, ...]
+    scales: tuple[float, ...]
 
 
 def inference_groups(
@@ -154,8 +161,9 @@ def inference_groups(
 ) -> Iterator[Group]:
     """All images of ``ids`` in groups of ``batch_size``, each at all ``scales``; one group ahead.
 
-    There are at most canvases × scales shapes. canvases: sizes at scale 1, by default three that
-    fit the working sizes of ``ids``; on those above LARGE pixels groups are smaller (``rows_for``).
+    There are at most canvases × scales shapes; large canvases have smaller scales (``scales_on``).
+    canvases: sizes at scale 1, by default three that fit the working sizes of ``ids``; on those
+    above LARGE pixels groups are smaller (``rows_for``).
     multiple: canvases are rounded up to it at each scale, in pixels. skip: told the id and the
     reason of each image that cannot be read. Raises ValueError for scales that are not positive.
     """
@@ -303,7 +311,9 @@ def _grouped(
     canvas_of = {id: canvas_for(size, canvases) for id, size in sizes.items()}
     for canvas in dict.fromkeys(canvas_of.values()):
         waiting: list[Sample] = []
-        sized = plan._replace(batch_size=rows_for(canvas, plan.batch_size))
+        sized = plan._replace(
+            scales=scales_on(canvas, plan.scales), batch_size=rows_for(canvas, plan.batch_size)
+        )
         for id in (id for id in sizes if canvas_of[id] == canvas):
             try:
                 waiting.append(_sample(source, id, sizes[id]))
@@ -334,7 +344,8 @@ def _group(samples: list[Sample], full: Mapping[str, Size], canvas: Size, plan: 
     )
     sizes = np.array([row.image.shape[:2] for row in rows], np.int32)
     whole = np.array([full[row.id] for row in rows], np.int32)
-    return Group(tuple(sample.id for sample in samples), sizes, whole, labels, scaled)
+    ids = tuple(sample.id for sample in samples)
+    return Group(ids, sizes, whole, labels, scaled, plan.scales)
 
 
 def _scaled(

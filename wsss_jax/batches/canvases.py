@@ -8,6 +8,10 @@ import numpy as np
 from wsss_jax.errors import UserError
 from wsss_jax.types import Size
 
+MOST = 2**21
+"""Pixels of a canvas at any scale, at most: networks' memory goes with them. Photographs of up to
+724×724 pixels are seen at every scale up to 2, larger ones (of up to 1024×1024) up to 1.4."""
+
 
 def choose_canvases(
     sizes: Iterable[Size], *, count: int = 3, multiple: int = 32
@@ -46,6 +50,12 @@ def canvas_for(size: Size, canvases: Sequence[Size]) -> Size:
 def scaled_size(size: Size, scale: float) -> Size:
     """Height and width of an image at a scale, rounded, at least one pixel."""
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def scales_on(canvas: Size, scales: Sequence[float]) -> tuple[float, ...]:
+    """The scales, made smaller where a canvas would have more than ``MOST`` pixels; none twice."""
+    most = math.sqrt(MOST / (canvas[0] * canvas[1]))
+    return tuple(dict.fromkeys(min(scale, max(most, 1.0)) for scale in scales))
 
 
 def scaled_canvas(canvas: Size, scale: float, multiple: int = 32) -> Size:

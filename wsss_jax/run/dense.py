@@ -107,7 +107,7 @@ def _answer(network: Dense, asked: Asked) -> Callable[[Group], Float[np.ndarray,
 
     def answer(group: Group) -> Float[np.ndarray, "b h w c"]:
         sizes = jnp.asarray(group.sizes, jnp.int32)
-        canvas = multiscale.full_canvas(group.scaled[0].images.shape[1:3], asked.scales[0])
+        canvas = multiscale.full_canvas(group.scaled[0].images.shape[1:3], group.scales[0])
         parts = [step(network.state, batch, sizes, canvas=canvas) for batch in group.scaled]
         return multiscale.sum_of(parts) / np.float32(len(parts))
 

@@ -101,7 +101,7 @@ def _explainer_of(
         partial(_scale, method=method, lean=asked.lean, flip=settings.flip),
         static_argnames="canvas",
     )
-    return lambda group: _explained(group, partial(step, asked.weights), settings.scales[0])
+    return lambda group: _explained(group, partial(step, asked.weights))
 
 
 def _scale(
@@ -126,10 +126,10 @@ def _scale(
     )
 
 
-def _explained(group: Group, scale: Callable[..., Array], first_scale: float) -> list[ScoreMaps]:
+def _explained(group: Group, scale: Callable[..., Array]) -> list[ScoreMaps]:
     grids = [grid_size((int(h), int(w))) for h, w in group.sizes]
     photographs = jnp.asarray(group.sizes, jnp.int32)
-    canvas = multiscale.full_canvas(group.scaled[0].images.shape[1:3], first_scale)
+    canvas = multiscale.full_canvas(group.scaled[0].images.shape[1:3], group.scales[0])
     parts = [scale(batch, photographs, canvas=canvas) for batch in group.scaled]
     scores, peaks = normalise.by_peak(multiscale.sum_of(parts))
     return [_score_maps(row, scores, peaks, group, grids[row]) for row in range(len(group.ids))]

@@ -106,6 +106,7 @@ def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predict
     where there is no finished run, MissingFileError without photographs, and UserError for a run
     that cannot answer, with the command that makes one which can.
     """
+    run = _run_of(run)
     record = _record_of(run)
     source = photographs_in(photographs, ClassList(tuple(record["classes"])))
     share = Workers(shard=settings.shard)
@@ -148,6 +149,12 @@ def found_in(maps: Store, masks: Store, id: str) -> list[Predicted]:
             found.append(Predicted(maps.classes[label], min(sure, 1.0), shares[value]))
     rest = Predicted(BACKGROUND, float(1 - score.mean()), shares.get(0, 0.0))
     return sorted(found, key=lambda one: -one.share) or [rest]
+
+
+def _run_of(folder: Path) -> Path:
+    """The folder itself, or the network's inside of what `wsss segment` wrote."""
+    inner = folder / "run"
+    return inner if (inner / "settings.json").is_file() else folder
 
 
 def _record_of(run: Path) -> Record:
