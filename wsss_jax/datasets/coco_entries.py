@@ -173,6 +173,7 @@ def _check_pixels(things: Sequence[Annotation], size: Size) -> None:
 
 def painted(things: Sequence[Annotation], size: Size) -> UInt8[np.ndarray, "H W"]:
     """Crowds lie under everything, then large under small: no object hides another whole."""
+    _check_pixels(things, size)
     runs = coco_regions.runs_of([thing.region for thing in things], size)
     counted = coco_regions.areas(runs, len(things))
     area = [t.area or n for t, n in zip(things, counted.tolist(), strict=True)]

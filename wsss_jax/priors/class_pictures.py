@@ -12,19 +12,19 @@ from jaxtyping import UInt8
 
 from wsss_jax.data.files import colours, decode_mask, named_file, read_levels, read_mask
 from wsss_jax.data.mask_files import decode_truth
-from wsss_jax.data.photographs import decode_image, header
+from wsss_jax.data.photographs import decode_image
 from wsss_jax.errors import BadFileError
 
 
-def class_numbers(source: Path | bytes, name: Path | str) -> UInt8[np.ndarray, "H W"]:
+def class_numbers(source: Path | bytes, name: Path | str, mode: str) -> UInt8[np.ndarray, "H W"]:
     """The numbers in a mask: of a palette, or grey of any depth, with alpha or as RGB.
 
-    Raises BadFileError for real colours, which tell no numbers, and for JPEG.
+    mode: of the picture, from its header. Raises BadFileError for real colours, which tell no
+    numbers.
     """
-    mode = header(source, name).mode
-    if mode not in ("RGB", "RGBA", "P"):
+    if mode not in ("RGB", "RGBA", "P", "L"):
         return decode_truth(source, name)
-    if mode == "P":
+    if mode in ("P", "L"):
         return read_mask(source) if isinstance(source, Path) else decode_mask(source, str(name))
     pixels = decode_image(source, name, whole=True)
     if (pixels != pixels[..., :1]).any():

@@ -207,7 +207,7 @@ def picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
     if about.mode in ("RGB", "RGBA"):
         _check_grey(content, path)
     try:
-        values = readers.values_of(class_numbers(content, path))
+        values = readers.values_of(class_numbers(content, path, about.mode))
     except BadFileError:  # of 16 bits with levels, or of grey colours that are a little apart
         return saliency
     inner = tuple(value for value in values if value not in (0, IGNORE))

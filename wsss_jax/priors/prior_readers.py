@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import image_size, read_levels
+from wsss_jax.data.files import read_levels
 from wsss_jax.data.ids import id_of_disk_name
-from wsss_jax.data.photographs import working_size
+from wsss_jax.data.photographs import header, working_size
 from wsss_jax.errors import UserError
 from wsss_jax.formats import npz
 from wsss_jax.formats.pickled_arrays import kind_of, read_content, read_dictionary
@@ -243,9 +243,10 @@ def _per_class(path: Path, layout: Layout, wanted: Wanted) -> Found:
 
 
 def _mask(path: Path, layout: Layout, wanted: Wanted) -> Found:
-    if image_size(path) != wanted.size:
-        check_grid(image_size(path), wanted.size, (1,))
-    return of_mask(class_numbers(path, path), wanted)
+    about = header(path, path)
+    if about.raw != wanted.size:
+        check_grid(about.raw, wanted.size, (1,))
+    return of_mask(class_numbers(path, path, about.mode), wanted)
 
 
 def of_mask(mask: UInt8[np.ndarray, "H W"], wanted: Wanted) -> Found:
