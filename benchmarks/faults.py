@@ -1,18 +1,20 @@
-"""Signals, kills and full disks at random moments of a small recipe: is the result the same?
+"""Signals, kills and full disks at random moments of a whole recipe: is the result the same?
 
-    python benchmarks/faults.py --kills 10 --terms 5 --ints 5 --pairs 2 --full 1 --flips 1500
+    python benchmarks/faults.py --kills 50 --terms 10 --ints 10 --pairs 2 --full 1 --flips 1500
 
-A recipe in miniature (draw photographs, train, explain, walk with two workers, fuse, decide masks)
-is run twice undisturbed. Then it is started in an empty folder, hit at a random moment, and given
-again and hit again, up to four times, until a command is done before its hit comes; all records are
-compared byte by byte with the undisturbed ones. kill -9 hits the process alone, SIGTERM and SIGINT
-the process and its group by turns. Pairs are two commands in one folder, the second started at a
-random moment of the first. Full disks are file systems in memory that fill up within each stage in
-turn, which takes root. Flipped bits hit a mask and a record of score maps; each must be refused or
-change nothing.
+A whole path in miniature (``faults_recipe``: train, explain, fuse, combine, decide, judge, report,
+segment, export) is run twice undisturbed by `wsss run`. Then it is started in an empty folder, hit,
+and given again and hit again, up to four times, until a command is done before its hit comes; every
+file but checkpoints, their log and locks is compared byte by byte with the undisturbed run. Hits
+come by turns at a random moment of the whole, within the first second, and within a second after
+worker processes were started. kill -9 hits the process alone, SIGTERM and SIGINT the process and
+its group by turns. Pairs are two commands in one folder, the second started at a random moment of
+the first. Full disks are file systems in memory that fill up within each step in turn, which takes
+root. Flipped bits hit a mask and a record of score maps; each must be refused or change nothing.
 """
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -22,44 +24,35 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+import faults_recipe as recipe
 import numpy as np
 import tyro
 
-from wsss_jax import signals, xla
 from wsss_jax.data import stores
-from wsss_jax.datasets.table import open_dataset
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError
 from wsss_jax.recipes import demo
-from wsss_jax.run import left_out
-from wsss_jax.run.executors import Workers
-from wsss_jax.stages import train
-from wsss_jax.stages.combine import Fusion, combine
-from wsss_jax.stages.explain import Explanation, explain
-from wsss_jax.stages.masks import Masking, decide
-from wsss_jax.stages.refine import Walk, refine
 from wsss_jax.types import ScoreMaps
 
-IMAGES, EPOCHS = 16, 2
-MOST = 4  # hits of one recipe; more would all fall into its last stages
-STAGES = ("data", "run", "maps", "walked", "fused", "masks")
-"""Folders of the recipe, in the order in which they are made."""
+DATA = "FAULTS_DATA"
+"""Variable with the folder of the drawn scenes."""
+
+MOST = 4  # hits of one recipe; more would all fall into its last steps
+PLACES = ("whole", "start", "workers")
+"""Where a hit comes: anywhere; within a second after the process has begun to catch signals, which
+is the first thing that it does; within a second after a worker process was started."""
+UNLIKE = ("checkpoint", "metrics.jsonl", ".lock")
+"""Files and folders of a run that hold random names, times, and the number of a process."""
+
+SHARD = re.compile(r"-[0-9a-f]{8}(?=\.array_record$)")
+"""The random part of a shard's name."""
 
 PAGE = resource.getpagesize()
-COMMAND = """
-import sys
-from wsss_jax import signals
-signals.catch()
-sys.path.insert(0, sys.argv[1])
-import faults
-faults.work(sys.argv[2])
-"""
-"""What is hit: a console script that catches signals before it imports anything slow."""
 
 
 @dataclass(frozen=True)
@@ -95,43 +88,18 @@ class Ended:
     orphans: int = 0
 
 
-def work(folder: str) -> None:
-    """The recipe in miniature, into ``folder``; ends as the command line does."""
-    xla.keep_compiled()
-    try:
-        with left_out.recorded() as record:
-            make(Path(folder))
-    except signals.Interrupted as stop:
-        print(stop, file=sys.stderr)
-        raise
-    except (UserError, OSError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        raise SystemExit(1) from problem
-    raise SystemExit(record.exit_code())
-
-
-def make(out: Path) -> None:
-    """The first system of the demonstration, smaller: every kind of stage once."""
-    source = open_dataset(demo.prepare(out / "data", IMAGES), split="all")
-    settings = demo.recipe(out / "data", epochs=EPOCHS).systems["coarse"]
-    trained = train.fit(source, replace(settings, batch_size=4, save_every=2), out / "run")
-    asked, ids = Explanation(scales=(1.0,), flip=False), source.ids
-    maps = explain(trained, source, out / "maps", asked, ids=ids)
-    walk = Walk(radius=2, steps=2)
-    walked = refine(maps, source, out / "walked", walk, ids=ids, workers=Workers(2))
-    fused = combine([maps, walked], source, out / "fused", Fusion(), ids=ids)
-    decide(fused, out / "masks", Masking(0.3), ids=ids)
-
-
 def start(folder: Path) -> subprocess.Popen[str]:
     """The command, in a process group of its own."""
+    folder.parent.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(Path(__file__).parent), str(folder)],
+        [sys.executable, "-m", "wsss_jax.cli", "run", recipe.__file__, "--data", os.environ[DATA],
+         "--out", folder.name],
+        cwd=folder.parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
-    )
+    )  # fmt: skip
 
 
 def ended(process: subprocess.Popen[str], begun: float) -> Ended:
@@ -172,12 +140,13 @@ def group(leader: int) -> list[int]:
 
 
 def digest(folder: Path) -> dict[str, str]:
-    """Of every record, index and mark of a finished run: what the result is."""
-    kinds = ("scores/*.npz", "masks/*.png", "index.json", "finished", "settings.json")
-    paths = sorted(path for kind in kinds for path in folder.glob(f"*/{kind}"))
+    """Of every file that must be the same: what the result is."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path: path.relative_to(folder) for path in paths}
     return {
-        str(path.relative_to(folder)): blake2b(path.read_bytes(), digest_size=8).hexdigest()
-        for path in paths
+        SHARD.sub("", str(name)): blake2b(path.read_bytes(), digest_size=8).hexdigest()
+        for path, name in names.items()
+        if not {*UNLIKE} & set(name.parts)
     }
 
 
@@ -187,28 +156,54 @@ def rests(folder: Path) -> list[str]:
 
 
 def stage(folder: Path) -> str:
-    """The last stage that has begun to write."""
-    begun = [name for name in STAGES if (folder / name).is_dir()]
+    """The last step that has begun to write."""
+    begun = [name for name in recipe.PATH if (folder / name).exists()]
     return begun[-1] if begun else "start"
 
 
 class Hit(NamedTuple):
-    """A signal, its moment in seconds, and whether it goes to the process's group."""
+    """A signal and when it comes.
+
+    place: one of PLACES. after: seconds until workers are looked for. moment: seconds from the
+    place on. to_group: whether the process's group gets it.
+    """
 
     name: str
+    place: str
+    after: float
     moment: float
     to_group: bool
+
+    def wait(self, process: subprocess.Popen[str]) -> bool:
+        """Wait until it is time; whether the command still runs then."""
+        if self.place == "start":
+            while waited(process, 0.002) and not catches(process.pid):
+                pass
+        if self.place == "workers":
+            waited(process, self.after)
+            known = {*group(process.pid)}
+            while waited(process, 0.02) and {*group(process.pid)} <= known:
+                pass
+        return waited(process, self.moment)
+
+
+def catches(pid: int) -> bool:
+    """Whether a process has begun to catch SIGTERM: before, no line of ours has run."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
 def hits(options: Options, seconds: float) -> list[Hit]:
     """All hits, in random order."""
     rng = np.random.default_rng(options.seed)
     counts = {"SIGKILL": options.kills, "SIGTERM": options.terms, "SIGINT": options.ints}
-    found = [
-        Hit(name, float(rng.uniform(0, seconds)), name != "SIGKILL" and number % 2 == 1)
-        for name, count in counts.items()
-        for number in range(count)
-    ]
+    found = []
+    for name, count in counts.items():
+        for number in range(count):
+            place, to_group = PLACES[number % 3], name != "SIGKILL" and number % 2 == 1
+            moment = float(rng.uniform(0, seconds if place == "whole" else 1))
+            found.append(Hit(name, place, float(rng.uniform(0, seconds)), moment, to_group))
     return [found[n] for n in rng.permutation(len(found))]
 
 
@@ -224,11 +219,11 @@ def disturbed(
             process = start(folder)
             hit = coming[-1]
             number = signal.Signals[hit.name]
-            if waited(process, hit.moment):
+            if hit.wait(process):
                 (os.killpg if hit.to_group else os.kill)(process.pid, number)
             end = ended(process, begun)
             if end.code == 0:  # done before it could be hit
-                coming[-1] = hit._replace(moment=hit.moment / 2)
+                coming[-1] = hit._replace(moment=hit.moment / 2, after=hit.after / 2)
                 break
             used.append((coming.pop(), judged(end, number)))
             text = "; ".join(used[-1][1]) or "as it should"
@@ -288,14 +283,15 @@ def full_disk(name: str, whole: Path, wanted: dict[str, str], share: float) -> l
     whole: folders of a finished run, of which the stages before are taken. share: of the bytes that
     the stage needs, how many there are.
     """
-    place = whole.parent / "disk"
+    place = whole.parents[1] / "disk"
     place.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(place)]
     subprocess.run(mount, check=True, capture_output=True)
     try:
-        for before in STAGES[: STAGES.index(name)]:
-            shutil.copytree(whole / before, place / "out" / before)
-        room = int(share * blocks(whole / name))
+        for before in recipe.PATH[: recipe.PATH.index(name)]:
+            for path in whole.glob(f"{before}*"):
+                copied(path, place / "out" / path.relative_to(whole))
+        room = int(share * sum(map(blocks, whole.glob(f"{name}*"))))
         resize(place, blocks(place) + room)
         first = run(place / "out")
         problems = []
@@ -310,9 +306,16 @@ def full_disk(name: str, whole: Path, wanted: dict[str, str], share: float) -> l
     return problems
 
 
-def blocks(folder: Path) -> int:
-    """Bytes that the files of a folder take in memory, whole pages."""
-    return sum(-(-path.lstat().st_size // PAGE) * PAGE + PAGE for path in folder.rglob("*"))
+def copied(path: Path, to: Path) -> None:
+    """Copy a file or a folder."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    _ = shutil.copytree(path, to) if path.is_dir() else shutil.copy2(path, to)
+
+
+def blocks(place: Path) -> int:
+    """Bytes that a file, or the files of a folder, take in memory: whole pages."""
+    files = [path for path in (place, *place.rglob("*")) if path.is_file()]
+    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in files)
 
 
 def resize(place: Path, size: int) -> None:
@@ -361,14 +364,15 @@ def main(options: Options) -> None:
     rng = np.random.default_rng(options.seed)
     print(dict(sorted(flips(options.flips, rng).items())), flush=True)
     with tempfile.TemporaryDirectory() as place:
+        os.environ[DATA] = str(demo.prepare(Path(place) / "data", recipe.IMAGES))
         os.environ["XDG_CACHE_HOME"] = str(Path(place) / "cache")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # little runs, once each
-        first = run(Path(place) / "first")
-        whole = run(Path(place) / "whole")
+        first, folder = run(Path(place, "first") / "out"), Path(place, "whole", "out")
+        whole = run(folder)
         assert not first.code and not whole.code, (first, whole)
-        wanted = digest(Path(place) / "whole")
-        assert wanted == digest(Path(place) / "first"), "two undisturbed runs differ"
+        wanted = digest(folder)
+        assert wanted == digest(Path(place, "first") / "out"), "two undisturbed runs differ"
         print(f"undisturbed: {whole.seconds:.1f} s, {len(wanted)} files", flush=True)
         tried, survived = Counter[str](), Counter[str]()
         coming = hits(options, whole.seconds)
@@ -379,8 +383,8 @@ def main(options: Options) -> None:
             for _ in range(options.pairs)
         ]
         trials += [
-            ("full disk", partial(full_disk, name, Path(place) / "whole", wanted, share))
-            for name in STAGES
+            ("full disk", partial(full_disk, name, folder, wanted, share))
+            for name in recipe.PATH
             for share in rng.uniform(0.2, 0.8, options.full)
         ]
         for name, trial in trials:

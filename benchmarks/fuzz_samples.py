@@ -92,10 +92,12 @@ def archives() -> list[bytes]:
     return made
 
 
-def saved(array: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
+def saved(
+    array: np.ndarray, kind: str = "PNG", mode: str | None = None, **options: object
+) -> bytes:
     buffer = io.BytesIO()
     picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(buffer, kind)
+    (picture.convert(mode) if mode else picture).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -108,7 +110,9 @@ def pictures() -> list[bytes]:
     grey = (VALUES[0] * 255).astype(np.uint8)
     deep = (VALUES[0] * 65535).astype(np.uint16)
     modes = [saved(grey, mode=mode) for mode in ("L", "LA", "RGB", "1", "P")]
-    return [*modes, saved(deep), saved(grey, "JPEG"), saved(grey, "BMP"), saved(grey, "WEBP")]
+    others = [saved(grey, kind) for kind in ("JPEG", "BMP", "WEBP", "GIF", "TIFF", "AVIF", "TGA")]
+    scans = saved(grey, "JPEG", "RGB", progressive=True)
+    return [*modes, saved(deep), *others, saved(deep, "PPM"), saved(grey, "JPEG2000"), scans]
 
 
 def region_files() -> list[bytes]:

@@ -1,6 +1,8 @@
 """What a user types: help, mistakes, exit codes, and the verbs on a handful of scenes."""
 
 import errno
+import json
+import re
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import toy_commands
 from toy_commands import typed
 
 from wsss_jax import errors, memory
-from wsss_jax.cli import command_line, table
+from wsss_jax.cli import command_line, pages, table
 from wsss_jax.cli.table import Verb
 from wsss_jax.data import stores
 from wsss_jax.datasets import synthetic
@@ -43,26 +45,54 @@ def test_help_lists_the_names_of_tables_and_help_all_every_flag(capsys):
     assert "more settings: wsss refine --help-all" in short
 
 
-def test_what_needs_no_network_imports_no_jax(scenes):
+@pytest.mark.parametrize("command", table.commands())
+def test_help_that_is_written_down_is_that_of_the_verb(monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    page, flags = pages.made(command, table.commands()[command])
+    written = json.loads(pages.FILE.read_text("utf-8"))[command]
+    again = "write it anew: python -m wsss_jax.cli.pages"
+    # Another version of tyro may draw other lines around the same words.
+    assert re.findall(r"[\w.-]+", page) == re.findall(r"[\w.-]+", written[0]), again
+    assert flags == written[1], again
+
+
+def test_help_and_what_is_mistyped_import_no_jax_whatever_the_verb():
     code = (
-        "import sys; from wsss_jax.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit as end: print('code', end.code)\n"
+        "import sys\n"
+        "from wsss_jax.cli import main, table\n"
+        "def ended(*arguments):\n"
+        "    try: main(arguments)\n"
+        "    except SystemExit as end: return end.code\n"
+        "    return 0\n"
+        "for command in (*map(str.split, table.commands()), ['weights']):\n"
+        "    assert ended(*command, '--help') == 0, command\n"
+        "    assert ended(*command, '--wrong-flag', '3') == 2, command\n"
+        "    assert ended(*command[:-1], command[-1] + 'x') == 2, command\n"
+        "assert ended('--help') == ended('--version') == 0 and ended('--verison') == 2\n"
+        "heavy = {'jax', 'flax', 'numpy', 'tyro', 'PIL', 'grain', 'tensorflow_datasets'}\n"
+        "print('loaded', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "loaded []" in done.stdout, done.stderr
+
+
+def test_a_check_imports_no_jax(scenes):
+    code = (
+        "import sys; from wsss_jax.cli import main; main(['check', sys.argv[1]])\n"
         "print('loaded', sorted({'jax', 'grain', 'tensorflow_datasets'} & set(sys.modules)))"
     )
-    for arguments, code_of in (
-        (("--help",), ""),
-        (("--version",), ""),
-        (("explian",), "code 2"),
-        (("--verison",), "code 2"),
-        (("check", str(scenes)), ""),
-        *(((verb, "--help"), "") for verb in ("compare", "evaluate", "export", "import", "masks")),
-        (("check", str(scenes), "--layuot", "voc"), "code 2"),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True
-        )
-        assert "loaded []" in done.stdout and code_of in done.stdout, done.stderr
+    done = subprocess.run([sys.executable, "-c", code, str(scenes)], capture_output=True, text=True)
+    assert "loaded []" in done.stdout, done.stderr
+
+
+def test_a_mistyped_flag_is_one_line_that_names_the_nearest(capsys):
+    for typo, near in (("--epoch", "--epochs"), ("--model.bakbone=x", "--model.backbone")):
+        code, out, err = typed(capsys, "train", "--data", "x", "--out", "y", typo, "3")
+        assert code == 2 and not out and len(err.splitlines()) == 1
+        assert f"unknown flag {typo.split('=')[0]!r}; did you mean {near!r}?" in err
+    code, _, err = typed(capsys, "train", "--batch_size=3", "--hosts.count", "2", "--wrong")
+    assert code == 2 and "unknown flag '--wrong'" in err
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,15 @@ import errno
 import io
 import json
 import os
-import shutil
 import stat
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
-from toy_learning import STEPS, ToyBatches, linear_system
+import toy_world
 
 from wsss_jax.cli import main
 from wsss_jax.data import files, json_records, records, stores
@@ -22,17 +21,16 @@ from wsss_jax.data.files import write_atomic
 from wsss_jax.data.mask_files import colour_table
 from wsss_jax.datasets.coco import open_coco
 from wsss_jax.datasets.labels import npz_table
-from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders, left_out
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
+from wsss_jax.run.thresholds import label_free_threshold
+from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.masks import Masking, decide
-from wsss_jax.train.checkpoint import Checkpoints
-from wsss_jax.train.loop import Loop
 from wsss_jax.types import ScoreMaps
 
 CLASSES = ("cat", "dog", "cow")
-RECORD = {"seed": 1, "rate": 0.5}
 
 
 def store(folder, holds="scores", kind="activation"):
@@ -149,6 +147,7 @@ IMPLAUSIBLE = {
     "height and width exchanged": {"size": (27, 20)},
     "9 in an activation": {"scores": np.full((5, 7, 2), 9, np.float32)},
     "below 0": {"scores": np.full((5, 7, 2), -0.5, np.float32)},
+    "a peak below 0": {"peak": np.array([1, -0.1], np.float32)},
     "no such class": {"classes": np.array([0, 3], np.int32)},
     "a huge photograph": {"size": (2**20, 2**20)},
     "no cells": {"scores": np.zeros((0, 7, 2), np.float32)},
@@ -227,58 +226,6 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
     assert not list((tmp_path / "scores").iterdir())
 
 
-def test_a_full_disk_while_a_checkpoint_is_written_names_its_folder(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
-
-    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
-    with pytest.raises(OSError, match=r"No space left on device: .*checkpoint/4") as caught:
-        Checkpoints(tmp_path / "checkpoint").save(4, {"w": np.ones(3)}, {})
-    assert caught.value.errno == errno.ENOSPC
-
-
-def test_a_checkpoint_for_which_there_is_no_room_is_not_begun(tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"No space left on device: .*checkpoint/4"):
-        Checkpoints(tmp_path / "checkpoint").save(4, {"w": np.ones(3)}, {})
-    assert not list((tmp_path / "checkpoint").iterdir())
-
-
-def test_a_second_run_in_one_folder_is_refused_at_once_and_a_dead_one_leaves_no_lock(tmp_path):
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
-    wait = "f.write('process 7 on x'); f.flush(); print('locked', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", hold + wait, str(tmp_path / ".lock")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes) as other:
-        assert other.stdout and other.stdout.readline() == b"locked\n"
-        with pytest.raises(UserError, match="process 7 on x is at work in it"):
-            folders.claim(tmp_path, RECORD)
-        other.kill()
-    with folders.claim(tmp_path, RECORD) as run:
-        assert not run.finished
-        with pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work"):
-            folders.claim(tmp_path, RECORD)
-    with folders.claim(tmp_path, RECORD):
-        pass
-
-
-def test_a_failed_start_leaves_no_claim_and_settings_alone_are_no_run(tmp_path):
-    folder = tmp_path / "run"
-    with pytest.raises(ZeroDivisionError), folders.claim(folder, RECORD):
-        raise ZeroDivisionError
-    assert not folder.exists()
-    with folders.claim(folder, RECORD):
-        pass
-    with folders.claim(folder, {**RECORD, "rate": 0.1}):
-        (folder / "metrics.jsonl").touch()
-    with pytest.raises(UserError, match=r"rate: 0\.1 -> 0\.5"):
-        folders.claim(folder, RECORD)
-    with pytest.raises(ZeroDivisionError), folders.claim(folder, {**RECORD, "rate": 0.1}):
-        raise ZeroDivisionError
-    assert (folder / "settings.json").is_file()  # of a run that began earlier
-
-
 def test_a_store_without_records_is_nobodys_and_one_that_is_taken_over_is_noticed(tmp_path):
     first = store(tmp_path)
     taken = stores.create(tmp_path, holds="scores", classes=CLASSES, made_by={"rule": "mean"})
@@ -290,31 +237,38 @@ def test_a_store_without_records_is_nobodys_and_one_that_is_taken_over_is_notice
         store(tmp_path)
 
 
-def trained(folder):
-    system, plan = linear_system(), Loop(STEPS, save_every=2)
-    with folders.claim(folder, RECORD) as run:
-        if not run.finished:
-            batches = ToyBatches()
-            batches.skipped = {"a": "damaged"}  # type: ignore[attr-defined]
-            folders.learn(system, batches, plan, folder, seed=0)
-    template = jax.eval_shape(system.init, jax.random.key(0))
-    return jax.tree.leaves(folders.last_state(folder, template).params), template, run.finished
+def test_a_damaged_record_costs_a_threshold_its_image_and_is_named(tmp_path, capsys):
+    kept = store(tmp_path)
+    for id in ("a", "b"):
+        kept.put_scores(id, maps())
+    wanted = label_free_threshold(kept, ("a",))
+    kept.path("b").write_bytes(kept.path("b").read_bytes()[:-1])
+    assert label_free_threshold(kept, ("a", "b")) == wanted
+    assert "leaves out 1 image(s)" in capsys.readouterr().out
 
 
-def test_a_finished_run_with_a_damaged_last_checkpoint_is_refused_then_trained_on(tmp_path, capsys):
+def test_what_a_stage_left_out_may_be_missing_and_what_it_never_saw_may_not(tmp_path):
+    kept = store(tmp_path, "masks")
+    kept.put_mask("a", np.zeros((4, 5), np.uint8))
+    write_atomic(tmp_path / "skipped.json", b'{"b": "its maps are damaged"}')
+    stores.require(kept, ("a", "b"), "masks")
+    for ids in (("a", "b", "c"), ("b",)):
+        with pytest.raises(UserError, match="no masks of 1 of"):
+            stores.require(kept, ids, "masks")
+
+
+def test_a_rule_goes_on_without_maps_of_another_photograph_and_tells_why(tmp_path, capsys):
+    made = toy_world.written(tmp_path / "world", 2)
+    id, one = made.source.ids[0], made.systems[0]
+    found = one.get_scores(id)
+    turned = replace(found, scores=found.scores.swapaxes(0, 1), size=(found.size[1] * 2, 5))
+    one.put_scores(id, turned)
     with left_out.recorded() as record:
-        whole, template, _ = trained(tmp_path)
-    assert record.stages == {f"train {tmp_path.name}": (1, 0)}
-    assert trained(tmp_path)[2]
-    manifest = tmp_path / "checkpoint" / str(STEPS) / "manifest/metadata"
-    manifest.write_text(manifest.read_text().replace("blake2", "blake3"))
-    with pytest.raises(CorruptCheckpointError, match="by the same command"):
-        folders.last_state(tmp_path, template)
-    assert len(Checkpoints(tmp_path / "checkpoint").steps()) == 2
-    again, _, finished = trained(tmp_path)
-    assert not finished and f"training {tmp_path.name} again" in capsys.readouterr().out
-    for one, other in zip(whole, again, strict=True):
-        np.testing.assert_array_equal(one, other)
+        fused = combine(
+            made.systems, made.source, tmp_path / "fused", Fusion(), ids=made.source.ids
+        )
+    assert fused.ids() == made.source.ids and record.maps == {"fused": 1}
+    assert "a map of a photograph of" in capsys.readouterr().out
 
 
 def test_a_command_that_left_images_out_says_so_last_and_ends_with_code_3(tmp_path, capsys):
@@ -372,3 +326,17 @@ def test_what_fuzzing_found_is_one_error_that_names_the_file(tmp_path):
     long.save(tmp_path / "long.png")
     with pytest.raises(BadFileError, match=r"long\.png: 100001×1 pixels, sides of at most"):
         files.read_levels(tmp_path / "long.png")
+
+
+def test_pictures_that_are_made_to_be_slow_are_refused_from_their_bytes(tmp_path):
+    path = tmp_path / "a.jpg"
+    files.Image.new("RGB", (16, 16)).save(path, progressive=True)
+    content = path.read_bytes()
+    assert files.opened(content, "a.jpg").size == (16, 16)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    path.write_bytes(content[:-2] + last * files.MOST_SCANS + content[-2:])
+    with pytest.raises(BadFileError, match=r"a\.jpg: a JPEG of more than 100 scans"):
+        files.opened(path, path)
+    with pytest.raises(BadFileError, match="at most 4,000,000 of this kind of PPM"):
+        files.opened(b"P6 3000 2000 65535\n", "a.ppm")
+    assert files.opened(b"P6 3000 2000 255\n", "a.ppm").size == (3000, 2000)

@@ -53,7 +53,6 @@ def three(root, text):
         PLAIN.replace("\n", "\r"),
         "sep=;\n" + PLAIN.replace(";", ",").replace("label", "l").replace("file,l", "file;l")
         .replace(".jpg,", ".jpg;"),
-        'file,label\nim0.jpg,cat\nim1.jpg,"cat\ndog"\nim2.jpg,\n',
         'file,note,label\nim0.jpg,"a\nb",cat\nim1.jpg,c,cat;dog\nim2.jpg,d,\n',
         PLAIN.replace("im", "https://a.org/b/im").replace(".jpg", ".jpg?size=large&n=1"),
         PLAIN.replace("im", "C:\\photos\\im"),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from wsss_jax.crf import by_pydensecrf as crf_pydensecrf
 from wsss_jax.crf import dense as crf
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.stages import refine as refining
+from wsss_jax.stages import walks
 from wsss_jax.stages.masks import label_free_threshold
-from wsss_jax.stages.refine import Crf, Walk, crf_refined, refine, walked
+from wsss_jax.stages.refine import Crf, crf_refined, refine
+from wsss_jax.stages.walks import Walk, walked
 from wsss_jax.types import ScoreMaps
 
 CLASSES = ClassList(("cat", "dog", "owl"))
@@ -234,6 +238,25 @@ def test_cells_without_neighbours_keep_their_score():
     np.testing.assert_allclose(refined.scores, scores, atol=1e-4)
 
 
+def test_a_walk_over_colours_does_not_cross_edges(toy, tmp_path):
+    store, source = toy
+    made = stores.create(tmp_path / "edges", holds="scores", classes=("edge",), made_by={})
+    wall = np.zeros((12, 16, 1), np.float32)
+    wall[6] = 1
+    for id in source.ids:
+        made.put_scores(id, maps(wall, classes=(0,)))
+    free = refine(store, source, tmp_path / "free", QUICK, ids=source.ids)
+    bound = replace(QUICK, edges=made.folder)
+    stopped = refine(store, source, tmp_path / "stopped", bound, ids=source.ids)
+    below = [one.get_scores("a").scores[7:, :8, 0].max() for one in (free, stopped)]
+    assert below[0] > 0.01 and below[1] == 0
+    made.put_scores(source.ids[0], maps(wall[:6], classes=(0,), size=(6, 16)))
+    with pytest.raises(BadFileError, match=r"\(6, 16\), its scores of"):
+        walks.edges_of(source.ids[0], store.get_scores(source.ids[0]), bound)
+    with pytest.raises(UserError, match="wanted edges"):
+        refine(store, source, tmp_path / "x", replace(QUICK, edges=store.folder), ids=source.ids)
+
+
 def test_a_walk_of_probabilities_keeps_their_sums():
     first = np.clip(half() * 0.7, 0, 0.7)
     both = np.concatenate([first, 0.9 - first], axis=-1)
@@ -291,6 +314,7 @@ def test_coarse_maps_of_odd_photographs_are_refined_on_their_own_grid():
         lambda: Walk(radius=0),
         lambda: Walk(sigma_colour=0.0),
         lambda: Walk(steps=-1),
+        lambda: Walk(Path("run"), Path("edges")),
         lambda: Crf(preset="paper"),
         lambda: Crf(background=0.0),
         lambda: Crf(stride=0),

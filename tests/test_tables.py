@@ -81,10 +81,11 @@ def test_no_entry_is_missing_and_an_empty_one_is_not(root):
     ("text", "message"),
     [("a,b\nc,d\n", "no column of it names"), ("", "no column"), ("im1,\nim3,\n", "no class"),
      ("file,size,colour\nim1,3,red\nim3,4,blue\n", "which of the columns"),
-     ("im1,0,1\nim3,1,1\n", "without a header"), ("im1,cat\x01\n", "control characters")],
+     ("im1,0,1\nim3,1,1\n", "without a header"), ("im1,cat\x01\n", "control characters"),
+     ('im1,"ca\nt"\n', "control characters"), ("im1,ca\u200bt\n", "invisible")],
 )  # fmt: skip
 def test_tables_that_say_nothing_are_refused_by_name(root, text, message):
-    (root / "labels.csv").write_text(text)
+    (root / "labels.csv").write_text(text, "utf-8")
     with pytest.raises(BadFileError, match=message):
         datasets.open_dataset(root, split="all")
 

@@ -13,8 +13,8 @@ from wsss_jax.crf import dense as crf
 from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import walk
 from wsss_jax.ops.affinity import Affinity
-from wsss_jax.stages import refine
-from wsss_jax.stages.refine import Walk
+from wsss_jax.stages import walks
+from wsss_jax.stages.walks import Walk
 from wsss_jax.types import ScoreMaps
 
 
@@ -92,7 +92,7 @@ def random_walk(
             raise ValueError("with an Affinity of arrays give the array: maps.scores")
         chosen = Path(affinity) if learned else None
         settings = Walk(affinity=chosen, radius=radius, beta=beta, steps=steps)
-        return refine.walked(scores, arguments.photograph(image), settings)
+        return walks.walked(scores, arguments.photograph(image), settings)
     if learned:
         raise ValueError(
             "a learned affinity has a grid of its own; give ScoreMaps, which know the photograph's "

@@ -1,7 +1,7 @@
 """A command from its arguments to its exit code, which is one of ``ending``.
 
-Nothing but the table of verbs (``table``) is read before a verb is chosen, so that help, a mistyped
-verb and a check of a data set start at once.
+Nothing but the table of verbs (``table``) and their help (``pages``) is read before a verb is known
+to have work to do, so that help, a mistyped verb or flag and a check of a data set start at once.
 """
 
 import os
@@ -9,8 +9,9 @@ import sys
 from collections.abc import MutableMapping
 
 from wsss_jax import __version__, memory, xla
-from wsss_jax.cli import ending, hosts
-from wsss_jax.cli.table import chosen, first_page
+from wsss_jax.cli import ending, hosts, pages
+from wsss_jax.cli.pages import HELP, HELP_ALL
+from wsss_jax.cli.table import chosen, first_page, page_of_parts
 from wsss_jax.run import left_out
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
@@ -19,8 +20,6 @@ alarms that something compiles slowly, and what fails is an exception of Python 
 
 STRICT = "--strict"
 """Images that are left out make a command fail (1) in place of ending with 3."""
-
-HELP, HELP_ALL = ("-h", "--help"), ("-H", "--help-all")
 
 
 def run(args: list[str], *, alone: bool) -> None:
@@ -54,22 +53,29 @@ def _run(args: list[str], *, alone: bool) -> int:
         print(f"wsss_jax {__version__}")
         return ending.DONE
     verb = chosen(name)
+    if verb.parts:
+        part, *rest = rest or HELP
+        if part in (*HELP, *HELP_ALL):
+            print(page_of_parts(name))
+            return ending.DONE
+        verb, name = chosen(part, verb.parts, f"wsss {name}"), f"{name} {part}"
+    of_file = verb.parses and bool(rest) and not rest[0].startswith("-")
+    if not of_file and pages.answered(name, rest):
+        return ending.DONE
     asked = {*HELP, *HELP_ALL} & set(rest)
     if alone and verb.trains and not asked:
         memory.restart_with_large_pages()
     quiet(os.environ)
     ours, rest = hosts.taken(rest, os.environ) if verb.several else (None, rest)
     command = verb.load()
+    if asked and not of_file:
+        return pages.shown(name, verb, everyday=False)
     if ours is not None and not asked:
         hosts.start(ours)
     if alone and "jax" in sys.modules:
         xla.keep_compiled()
-    from wsss_jax.cli import settings  # it imports tyro, which the pages above do without
-
-    if verb.several and asked & {*HELP_ALL}:
-        print(f"several machines train together by {hosts.FLAGS}")
     if verb.parses:
         return ending.code_of(command(rest))
-    if asked:
-        return settings.show(name, command, None if asked & {*HELP_ALL} else verb.everyday)
+    from wsss_jax.cli import settings  # it imports tyro, which the pages above do without
+
     return ending.code_of(settings.call(name, command, rest))

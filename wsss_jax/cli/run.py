@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from wsss_jax.cli import ending, settings
-from wsss_jax.cli.command_line import HELP, HELP_ALL
+from wsss_jax.cli.pages import HELP, HELP_ALL
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.recipes import photographs, recipe, summary
 from wsss_jax.recipes.recipe import Recipe

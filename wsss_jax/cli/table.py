@@ -2,8 +2,8 @@
 
 import difflib
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +19,8 @@ class Verb:
     spaces and without their dashes; "a.*" shows all that begin with "a."; "*" shows all.
     ``--help-all`` shows the others too, required flags are always shown. trains: asks for large
     pages of memory. several: several hosts may train together. parses: the function takes the
-    arguments as they were typed.
+    arguments as they were typed, of which the first may be a file. parts: verbs below this one,
+    which itself has no function.
     """
 
     summary: str
@@ -28,6 +29,7 @@ class Verb:
     trains: bool = False
     several: bool = False
     parses: bool = False
+    parts: "Mapping[str, Verb]" = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """Import the verb's function."""
@@ -114,8 +116,17 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
         "report": Verb("one HTML page about score maps", "wsss_jax.cli.report:command"),
         "weights": Verb(
             "pretrained weights: list, get, convert, show",
-            "wsss_jax.cli.weights:command",
-            parses=True,
+            "",
+            parts=MappingProxyType(
+                {
+                    "list": Verb("the weights that can be got", "wsss_jax.stages.weights:list_"),
+                    "get": Verb("copy weights into a folder", "wsss_jax.stages.weights:get"),
+                    "convert": Verb(
+                        "any layout to an npz of ours", "wsss_jax.stages.weights:convert"
+                    ),
+                    "show": Verb("what a weight file is", "wsss_jax.stages.weights:show"),
+                }
+            ),
         ),
         "export": Verb(
             "masks, score maps or a network in the formats of other tools",
@@ -142,29 +153,40 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
 """What ``wsss`` can do, in the order of the path."""
 
 
-def chosen(name: str) -> Verb:
-    """The verb of this name. Raises Usage that names the nearest one."""
-    if name in VERBS:
-        return VERBS[name]
+def chosen(name: str, verbs: Mapping[str, Verb] | None = None, command: str = "wsss") -> Verb:
+    """The verb of this name. Raises Usage that names the nearest one.
+
+    verbs: VERBS, or the parts of one. command: what is typed before the name.
+    """
+    verbs = VERBS if verbs is None else verbs
+    if name in verbs:
+        return verbs[name]
     if not name:
-        raise Usage(f"wsss: name a verb: {', '.join(VERBS)} (wsss --help explains them)")
-    near = difflib.get_close_matches(name, VERBS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(VERBS)}"
+        raise Usage(f"{command}: name a verb: {', '.join(verbs)} ({command} --help explains them)")
+    near = difflib.get_close_matches(name, verbs, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(verbs)}"
     what = "flag" if name.startswith("-") else "verb"
-    raise Usage(f"wsss: unknown {what} {name!r}; {hint} (wsss --help explains them)")
+    raise Usage(f"{command}: unknown {what} {name!r}; {hint} ({command} --help explains them)")
+
+
+def commands() -> dict[str, Verb]:
+    """Every verb with a function, by what is typed for it."""
+    found = {}
+    for name, verb in VERBS.items():
+        below = {f"{name} {part}": one for part, one in verb.parts.items()}
+        found.update(below or {name: verb})
+    return found
 
 
 def first_page() -> str:
     """What ``wsss --help`` prints."""
-    width = max(map(len, VERBS)) + 2
-    lines = [f"  {name:{width}}{verb.summary}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             "usage: wsss VERB ...",
             "",
             "From image labels to pixel masks: train, explain, refine, fuse, evaluate.",
             "",
-            *lines,
+            *_listed(VERBS),
             "",
             "wsss VERB --help shows its everyday settings, wsss VERB --help-all all of them.",
             "Exit codes: 0 done, 1 error, 2 mistyped, 3 done but images or maps left out (1 with",
@@ -172,3 +194,13 @@ def first_page() -> str:
             "an error comes from.",
         ]
     )
+
+
+def page_of_parts(name: str) -> str:
+    """What ``wsss VERB --help`` prints of a verb that has verbs below it."""
+    return "\n".join([f"usage: wsss {name} VERB ...", "", *_listed(VERBS[name].parts)])
+
+
+def _listed(verbs: Mapping[str, Verb]) -> list[str]:
+    width = max(map(len, verbs)) + 2
+    return [f"  {name:{width}}{verb.summary}" for name, verb in verbs.items()]

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 
 from wsss_jax.combiner.boxes import Boxed, on_grid
-from wsss_jax.data import json_records
+from wsss_jax.data import json_records, stores
 from wsss_jax.data.classes import to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, check_systems
@@ -80,8 +80,8 @@ class Inputs:
 
     def __post_init__(self) -> None:
         check_systems(self.systems, self.source.classes.names)
-        for what, stores in (("systems", self.systems), ("stores of features", self.features)):
-            names = [store.folder.name for store in stores]
+        for what, some in (("systems", self.systems), ("stores of features", self.features)):
+            names = [store.folder.name for store in some]
             twins = sorted({name for name in names if names.count(name) > 1})
             if twins:
                 raise UserError(
@@ -195,42 +195,40 @@ def grid_of(size: Size, cells: int) -> Size:
 def maps_of(store: Store, id: str) -> ScoreMaps:
     """The record of an image. BadFileError, with the reason where the store tells one."""
     if not store.has(id):
-        raise BadFileError(f"no record{_told(store.folder, id)}")
+        reason = stores.skipped(store.folder).get(id)
+        raise BadFileError(
+            f"no record, refused when it was made: {reason}" if reason else "no record"
+        )
     return store.get_scores(id)
 
 
-def tell_absent(folder: Path, absent: Mapping[str, Iterable[str]], fused: Iterable[str]) -> None:
-    """Print which systems had no map of which images, and list it in absent.json of the store.
+def tell_absent(
+    folder: Path, absent: Mapping[str, Mapping[str, str]], fused: Iterable[str]
+) -> None:
+    """Print which systems had no map of which images and why, list it in absent.json of the store.
 
-    fused: the images that were fused now; of others the list stays as it was.
+    absent: reasons by image and system. fused: the images that were fused now; of others the list
+    stays as it was.
     """
     path = folder / "absent.json"
     before = json_records.read(path) if path.is_file() else {}
-    absent = {**{id: before[id] for id in before.keys() - {*fused}}, **absent}
-    left_out.note_maps(folder.name, sum(len(list(names)) for names in absent.values()))
-    if not absent:
-        path.unlink(missing_ok=True)
-        return
-    by_system: dict[str, list[str]] = {}
-    for id, names in sorted(absent.items()):
-        for name in names:
-            by_system.setdefault(name, []).append(id)
-    for name, ids in sorted(by_system.items()):
-        few = ", ".join(ids[:3]) + (" …" if len(ids) > 3 else "")
+    listed = {id: before[id] for id in before.keys() - {*fused}}
+    listed |= {id: list(reasons) for id, reasons in absent.items()}
+    left_out.note_maps(folder.name, sum(len(names) for names in listed.values()))
+    by_system: dict[str, list[tuple[str, str]]] = {}
+    for id, reasons in sorted(absent.items()):
+        for name, reason in reasons.items():
+            by_system.setdefault(name, []).append((id, reason))
+    for name, cases in sorted(by_system.items()):
+        few = ", ".join(id for id, _ in cases[:3]) + (" …" if len(cases) > 3 else "")
         print(
-            f"{folder.name}: {name} lacks maps of {len(ids)} image(s), which go without it: {few}"
+            f"{folder.name}: {name} lacks maps of {len(cases)} image(s), which go without it: {few}"
+            f"; first: {cases[0][1]}"
         )
-    listed = {id: list(names) for id, names in sorted(absent.items())}
-    write_atomic(path, json.dumps(listed, indent=1).encode())
-
-
-def _told(folder: Path, id: str) -> str:
-    """Why the stage that made the store left an image out, where it listed that."""
-    for path in sorted(folder.glob("skipped*.json")):
-        reason = json_records.read(path).get(id)
-        if reason:
-            return f", refused when it was made: {reason}"
-    return ""
+    if listed:
+        write_atomic(path, json.dumps(dict(sorted(listed.items())), indent=1).encode())
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _lacking(folder: Path, id: str, names: Sequence[str]) -> str:

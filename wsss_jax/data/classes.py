@@ -24,7 +24,8 @@ NO_CLASS = frozenset({BACKGROUND, "_background_", "__background__"})
 IGNORED = frozenset({"void", "ignore", "__ignore__", "unlabelled", "unlabeled"})
 """What they call pixels without truth."""
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\xad\u200b\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+# Joiners (U+200C, U+200D) and marks of direction stay: scripts need them.
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class ClassList:
             raise UserError(f"class names repeat: {', '.join(self.names)}")
         for name in self.names:
             if not name.strip() or _CONTROL.search(name):
-                raise UserError(f"class name {name!r} is empty or holds control characters")
+                raise UserError(
+                    f"class name {name!r} is empty or holds control characters, or invisible ones"
+                )
         if not 0 < len(self.names) < IGNORE:
             raise UserError(f"{len(self.names)} classes, wanted 1 to {IGNORE - 1}")
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 import numpy as np
@@ -33,6 +34,16 @@ MAX_PIXELS = 128_000_000
 MAX_SIDE = 100_000
 """Longer sides are refused too: the decoder takes memory and time for every row, even an empty one.
 JPEG ends at 65,535."""
+
+MOST_SCANS = 100
+"""Progressive JPEGs of more scans are refused; cameras and converters write about ten. Every scan
+passes over the whole picture, so that a file of 400 KB could take minutes."""
+
+SLOW: MappingProxyType[str, int] = MappingProxyType(
+    {"ppm": 4_000_000, "ppm_plain": 4_000_000, "bmp_rle": 16_000_000}
+)
+"""Pixels of what Pillow decodes in Python, a second or so for each million: netpbm as text or of
+other depths than 8 bits, and BMP of run lengths. Larger ones are refused."""
 
 _MOST_LEVELS = 64_000_000
 """Pixels of a picture that is read as numbers of four bytes."""
@@ -54,6 +65,8 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 # Pillow would warn above 89 megapixels; here larger pictures than MAX_PIXELS are an error.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+# Of damaged tags of TIFF it would print lines that name no file; lacking pixels are errors.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 def path_of(folder: Path, id: str, suffix: str) -> Path:
@@ -228,6 +241,14 @@ def opened(source: Path | bytes, name: Path | str) -> Image.Image:
         _refuse(picture, name, f"sides of at most {MAX_SIDE:,}")
     if picture.width * picture.height > MAX_PIXELS:
         _refuse(picture, name, f"at most {MAX_PIXELS:,}")
+    slow = min((SLOW.get(part[0], MAX_PIXELS) for part in picture.tile), default=MAX_PIXELS)
+    if picture.width * picture.height > slow:
+        _refuse(picture, name, f"at most {slow:,} of this kind of {picture.format}", "save as PNG")
+    if picture.info.get("progressive") and _scans(source) > MOST_SCANS:
+        picture.close()
+        raise BadFileError(
+            f"{name}: a JPEG of more than {MOST_SCANS} scans, made to be slow; save it anew"
+        )
     return picture
 
 
@@ -249,10 +270,18 @@ def _no_picture(source: Path | bytes) -> str:
     return "not a picture that is read; save it as JPEG or PNG"
 
 
-def _refuse(picture: Image.Image, name: Path | str, limit: str) -> NoReturn:
+def _scans(source: Path | bytes) -> int:
+    """Scans of a JPEG; previews inside count too."""
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    return content.count(b"\xff\xda")
+
+
+def _refuse(
+    picture: Image.Image, name: Path | str, limit: str, advice: str = "scale it down"
+) -> NoReturn:
     width, height = picture.size
     picture.close()
-    raise BadFileError(f"{name}: {width}×{height} pixels, {limit} are read; scale it down")
+    raise BadFileError(f"{name}: {width}×{height} pixels, {limit} are read; {advice}")
 
 
 def decoded(picture: Image.Image, name: Path | str) -> Image.Image:

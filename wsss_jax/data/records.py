@@ -36,6 +36,8 @@ def fault(maps: ScoreMaps, classes: int) -> str | None:
         low, high = scores.min(), scores.max()
         if low < 0 or high > 1 + _SLACK:
             return f"scores from {low:.3g} to {high:.3g}, wanted those of {maps.kind} in [0, 1]"
+        if maps.peak.min(initial=0) < 0:
+            return f"a peak of {maps.peak.min():.3g}, wanted none below 0 of {maps.kind}"
     return _size_fault(scores.shape[:2], maps.size)
 
 

@@ -194,13 +194,28 @@ class Store:
 
 
 def require(store: Store, ids: Sequence[str], what: str) -> None:
-    """UserError that names some of the ids of which the store has no record. what: ``masks``."""
+    """UserError that names some of the ids of which the store has no record. what: ``masks``.
+
+    Those that its own stage left out may be missing, as long as there are others: whoever reads
+    them leaves them out, too.
+    """
     missing = store.missing(ids)
+    if len(missing) < len(ids):
+        known = skipped(store.folder)
+        missing = tuple(id for id in missing if id not in known)
     if missing:
         raise UserError(
             f"{store.folder}: no {what} of {len(missing)} of {len(ids)} images "
             f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
         )
+
+
+def skipped(folder: Path) -> dict[str, str]:
+    """Reasons by id of the images that the stage left out which made the store."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("skipped*.json")):
+        found |= {id: str(reason) for id, reason in json_records.read(path).items()}
+    return found
 
 
 def create(

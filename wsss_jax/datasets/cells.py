@@ -26,7 +26,7 @@ NONE = GAPS | NO_CLASS | {"none", "-", "nothing"}
 """Texts that name no class, in small letters."""
 
 SEPARATORS = ";|,"
-"""What may part the labels of one cell; a line end does always."""
+"""What may part the labels of one cell."""
 
 _PARTS = re.compile(r"\s*[+/&]\s*")
 _QUOTED = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)')\s*(?:,|$)""")
@@ -54,7 +54,7 @@ def names_in(cell: str, classes: Collection[str] = (), separators: str = SEPARAT
     if text[:1] in ("'", '"') and _QUOTED.sub("", text) == "":
         labels = [one or other for one, other in _QUOTED.findall(text)]
     else:
-        parts = re.split(f"[\\r\\n{re.escape(separators)}]", text)
+        parts = re.split(f"[{re.escape(separators)}]", text)
         labels = [part.strip().strip("\"'").strip() for part in parts]
     return [label for label in labels if label.casefold() not in NONE]
 

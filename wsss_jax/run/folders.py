@@ -24,12 +24,12 @@ from wsss_jax.data.files import naming, write_atomic
 from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
-from wsss_jax.train import loop, parallel
+from wsss_jax.train import checkpoint, loop, parallel
 from wsss_jax.train import state as states
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import System
 
-_SETTINGS, _FINISHED, _LOCK = "settings.json", "finished", ".lock"
+_SETTINGS, _LOCK = "settings.json", ".lock"
 
 
 @runtime_checkable
@@ -95,8 +95,8 @@ def claim(folder: Path, record: Record) -> Claim:
     _check_same(folder, wanted)  # again: it may have been taken between the two
     damage = _last_damage(folder) if is_finished(folder) else None
     if damage is not None:
-        print(f"{damage}; training {folder.name} again from an older one")
-        (folder / _FINISHED).unlink()
+        print(f"{damage}; training {folder.name} again from what is whole")
+        (folder / checkpoint.FINISHED).unlink()
     content = {**wanted, "versions": versions()}
     if not (folder / _SETTINGS).exists() or not _holds_results(folder):
         json_records.write(folder / _SETTINGS, content)
@@ -106,6 +106,11 @@ def claim(folder: Path, record: Record) -> Claim:
 
 def _check_same(folder: Path, wanted: Record) -> None:
     path = folder / _SETTINGS
+    if not path.exists() and (is_finished(folder) or (folder / checkpoint.FOLDER).is_dir()):
+        raise UserError(
+            f"{folder} holds a run whose {_SETTINGS} is gone, so nobody knows how it was made; "
+            "put the file back or delete the folder"
+        )
     if not path.exists() or not _holds_results(folder):
         return
     old = {name: value for name, value in json_records.read(path).items() if name != "versions"}
@@ -123,7 +128,8 @@ def _holds_results(folder: Path) -> bool:
 
 
 def _last_damage(folder: Path) -> str | None:
-    return Checkpoints(folder / "checkpoint").damage()
+    """What is wrong with the last checkpoint of a finished run, None where it is whole."""
+    return Checkpoints(folder / checkpoint.FOLDER).damage() or checkpoint.ended(folder)
 
 
 def _locked(folder: Path) -> int:
@@ -150,7 +156,7 @@ def _locked(folder: Path) -> int:
 
 def is_finished(folder: Path) -> bool:
     """Whether the run was trained to its end."""
-    return (folder / _FINISHED).exists()
+    return (folder / checkpoint.FINISHED).exists()
 
 
 def learn(
@@ -191,7 +197,8 @@ def learn(
         named = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
         print(f"train {folder.name}: left out {named}: {reason}")
     if parallel.is_first():
-        write_atomic(folder / _FINISHED, f"{plan.steps} steps\n".encode())
+        last = Checkpoints(folder / checkpoint.FOLDER).identity()
+        write_atomic(folder / checkpoint.FINISHED, f"{plan.steps} steps\n{last}\n".encode())
     return folder
 
 
@@ -210,14 +217,17 @@ def last_state(folder: Path, template: PyTree) -> PyTree:
     an older state is never taken for the final one.
     """
     try:
-        found = Checkpoints(folder / "checkpoint").last(template)
+        found = Checkpoints(folder / checkpoint.FOLDER).last(template)
+        other = checkpoint.ended(folder)
+        if other is not None:
+            raise CorruptCheckpointError(other)
     except CorruptCheckpointError as problem:
         raise CorruptCheckpointError(
-            f"{problem}\n  train {folder.name} again by the same command: it goes on from an older "
-            "checkpoint"
+            f"{problem}\n  train {folder.name} again by the same command: it goes on from what is "
+            "whole"
         ) from problem
     if found is None:
-        raise BadFileError(f"{folder}: finished, but without a checkpoint; delete it, train again")
+        raise BadFileError(f"{folder}: finished, but without a checkpoint; train it again")
     return states.settled(found.state)
 
 

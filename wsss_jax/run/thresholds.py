@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from wsss_jax.data.stores import Store
+from wsss_jax.errors import BadFileError
 from wsss_jax.ops import masks
 from wsss_jax.ops.resize import resize_rows
 from wsss_jax.types import ScoreMaps
@@ -50,8 +51,9 @@ def label_free_threshold(store: Store, ids: Sequence[str]) -> float | None:
     """Where the store's activations fall apart best: Otsu's threshold over the cells of ``ids``.
 
     Reads no mask and no label. Of each cell counts its best class, as in ``foreground``: images
-    without classes and images without a record do not. None for masks, for probabilities, whose
-    threshold is a half by meaning, and where all scores are equal or there are none.
+    without classes and images without a record do not, nor do damaged records, which are named.
+    None for masks, for probabilities, whose threshold is a half by meaning, and where all scores
+    are equal or there are none.
     """
     counts = _histogram(store, ids)
     return masks.otsu(counts) if (counts > 0).sum() > 1 else None
@@ -72,11 +74,18 @@ def _histogram(store: Store, ids: Sequence[str]) -> Float[np.ndarray, " bins"]:
     counts = np.zeros(BINS)
     if store.holds != "scores" or store.kind != "activation":
         return counts
+    damaged: list[str] = []
     for id in ids:
         if not store.has(id):
             continue
-        maps = store.get_scores(id)
+        try:
+            maps = store.get_scores(id)
+        except BadFileError as problem:
+            damaged.append(str(problem))
+            continue
         if len(maps.classes):
             score = foreground(replace(maps, size=maps.scores.shape[:2]))[1]
             counts += np.histogram(score, BINS, (0.0, 1.0))[0]
+    if damaged:
+        print(f"{store.folder}: its threshold leaves out {len(damaged)} image(s): {damaged[0]}")
     return counts

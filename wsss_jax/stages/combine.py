@@ -79,14 +79,14 @@ def combine(
     function = partial(
         _fuse_one, systems=tuple(systems), source=source, to=target, fusion=fusion, cue=saliency
     )
-    absent: dict[str, tuple[str, ...]] = {}
+    absent: dict[str, dict[str, str]] = {}
     missing = target.missing(ids)
     tally = each(
         f"fuse {folder.name}",
         function,
         missing,
         workers=workers or Workers(),
-        collect=lambda id, names: absent.update({id: names} if names else {}),
+        collect=lambda id, reasons: absent.update({id: reasons} if reasons else {}),
     )
     tell_absent(folder, absent, missing)
     settle(target, tally)
@@ -178,9 +178,9 @@ def _fuse_one(
     to: Store,
     fusion: Fusion,
     cue: Store | None,
-) -> tuple[str, ...]:
+) -> dict[str, str]:
     classes = np.flatnonzero(source.labels(id)).astype(np.int32)
-    maps, absent = _readable(systems, id)
+    maps, absent = _readable(systems, id, source)
     scores, available = stacked(maps, classes)
     fused = scores[0] if len(maps) == 1 else fuse_rules.apply(fusion.rule, scores, available)
     if cue is not None and len(classes):
@@ -194,18 +194,24 @@ def _fuse_one(
     return absent
 
 
-def _readable(systems: Sequence[Store], id: str) -> tuple[list[ScoreMaps], tuple[str, ...]]:
-    """The maps of an image that can be read, and which systems have none. BadFileError for none."""
-    maps, absent, reasons = [], [], []
+def _readable(
+    systems: Sequence[Store], id: str, source: Source
+) -> tuple[list[ScoreMaps], dict[str, str]]:
+    """The maps of an image that can be read, and why systems have none. BadFileError for none."""
+    maps, absent, size = [], {}, source.size(id)
     for store in systems:
         try:
-            maps.append(maps_of(store, id))
+            found = maps_of(store, id)
+            if found.size != size:
+                raise BadFileError(f"a map of a photograph of {found.size}, this one is {size}")
         except BadFileError as problem:
-            absent.append(store.folder.name)
-            reasons.append(f"{store.folder.name}: {problem}")
+            absent[store.folder.name] = str(problem)
+            continue
+        maps.append(found)
     if not maps:
-        raise BadFileError(f"no system has a map of this image ({'; '.join(reasons)})")
-    return maps, tuple(absent)
+        reasons = "; ".join(f"{name}: {why}" for name, why in absent.items())
+        raise BadFileError(f"no system has a map of this image ({reasons})")
+    return maps, absent
 
 
 def stacked(

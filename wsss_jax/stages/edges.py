@@ -1,4 +1,4 @@
-"""Edges that an affinity network has learned, as a store: a cue that the combiner walks along.
+"""Edges of an affinity network or of HED, as a store that a random walk does not cross.
 
 Not here: edges of saliency networks (``stages.objects``).
 """
@@ -14,14 +14,16 @@ from jaxtyping import Array, Float
 from scipy.special import expit
 
 from wsss_jax.batches.batches import Group
-from wsss_jax.config import as_json
+from wsss_jax.config import Record, as_json
 from wsss_jax.data import stores
 from wsss_jax.data.classes import EDGES
+from wsss_jax.data.provenance import recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.selection import Data
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
+from wsss_jax.models import boundaries, recognise
 from wsss_jax.run import dense
 from wsss_jax.run.dense import Dense
 from wsss_jax.stages.affinity import learned, run_sources
@@ -37,7 +39,7 @@ class Edges:
 
     Attributes:
         beta: exponent of the affinity that they stand for: an edge is 1 - (1 - boundary) ** beta,
-            so that a walk that knows no exponent goes as IRN's does with it.
+            so that a walk that knows no exponent goes as IRN's does with it. (HED: 1.)
         batch_size: photographs per call.
     """
 
@@ -55,28 +57,39 @@ class Edges:
 def edges(
     run: Path, source: Source, folder: Path, settings: Edges, *, ids: tuple[str, ...]
 ) -> Store:
-    """Edges in [0, 1] of ``ids`` from a finished run of IRN's branch; finished images are kept.
+    """Edges in [0, 1] of ``ids`` from a network of boundaries; finished images are kept.
 
-    Images that cannot be read are skipped, printed, and listed. Raises ValueError for a network
-    that compares features, in which there are no edges.
+    run: a finished run of IRN's branch, or weights of HED: a file, or their name. Images that
+    cannot be read are skipped, printed, and listed. Raises ValueError for a network that compares
+    features, in which there are no edges.
     """
-    model, weights = learned(run)
-    if BRANCHES[model.branch].head != "edge":
-        raise UserError(
-            f"{run} has learned {model.branch}, in which there are no edges; wanted IRN's branch"
-        )
+    network, sources = _learned(run) if run.is_dir() else _published(run)
     target = stores.create(
         folder,
         holds="scores",
         classes=EDGES,
         kind="probability",
-        made_by={"stage": "edges", "run": run.name, **as_json(settings), **run_sources(run)},
-        parents=(run.name,),
+        made_by={"stage": "edges", "run": run.name, **as_json(settings), **sources},
+        parents=(run.name,) if run.is_dir() else (),
     )
-    network = Dense(partial(_logits, model), weights, model.stride, lean=0.5)
     outputs = [(target, partial(_map, settings.beta))]
     dense.fill(outputs, views.photographs(source), ids, network=network, asked=settings)
     return target
+
+
+def _learned(run: Path) -> tuple[Dense, Record]:
+    model, weights = learned(run)
+    if BRANCHES[model.branch].head != "edge":
+        raise UserError(
+            f"{run} has learned {model.branch}, in which there are no edges; wanted IRN's branch"
+        )
+    return Dense(partial(_logits, model), weights, model.stride, lean=0.5), run_sources(run)
+
+
+def _published(weights: Path) -> tuple[Dense, Record]:
+    logits, state = boundaries.of_hed(weights)
+    network = Dense(logits, state, boundaries.STRIDE, lean=0.5)
+    return network, recorded(recognise.provenance(weights))
 
 
 def command(
@@ -85,10 +98,10 @@ def command(
     out: Path,
     settings: Annotated[Edges, tyro.conf.arg(name="")] = Edges(),
 ) -> None:
-    """Edges of a network that learned affinity, as a store for the learned combiner.
+    """Edges of a network that learned boundaries, as a store for `wsss refine --walk.edges`.
 
     Args:
-        run: folder of the affinity network.
+        run: folder of the affinity network (IRN's branch), or weights of HED, a file or `hed`.
         data: the data set.
         out: store to write; the same command goes on where it was stopped.
         settings: how they are read.

@@ -1,9 +1,7 @@
 """Pretrained weights: which there are, how to get them, what a file is, conversion to ours."""
 
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated
 
 import tyro
@@ -104,12 +102,6 @@ def show(
     print(f"normalisation: {named(found.normalisation)}")
     print(f"licence:       {found.licence}")
     print(f"supervised by: {found.supervision}")
-
-
-COMMANDS: Mapping[str, Callable[..., None]] = MappingProxyType(
-    {"list": list_, "get": get, "convert": convert, "show": show}
-)
-"""The verbs below ``wsss weights``."""
 
 
 def _configuration_of(target: Path) -> Path:

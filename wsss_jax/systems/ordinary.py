@@ -12,6 +12,7 @@ from wsss_jax.data import json_records
 from wsss_jax.errors import UserError
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
+from wsss_jax.train import checkpoint
 from wsss_jax.train.checkpoint import Checkpoints
 from wsss_jax.types import Variables
 
@@ -30,7 +31,7 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
     structure or number of classes, naming what differs.
     """
     path = run / "settings.json"
-    if not path.is_file() or not (run / "finished").exists():
+    if not path.is_file() or not (run / checkpoint.FINISHED).exists():
         raise UserError(
             f"{run}: no finished training run; train a plain classifier there first, it is the "
             "ordinary classifier that judges the erased images"
@@ -52,9 +53,10 @@ def read(run: Path, wanted: Classifier, classes: int) -> Judge:
             f"{run} holds another network: {'; '.join(differences)}; say which with the setting "
             "ordinary_network, or train one that fits"
         )
-    restored = Checkpoints(run / "checkpoint").last(classifier.template(found, classes))
-    if restored is None:
-        raise UserError(f"{run}: finished, but without a checkpoint; delete it, train again")
+    restored = Checkpoints(run / checkpoint.FOLDER).last(classifier.template(found, classes))
+    damage = checkpoint.ended(run)
+    if restored is None or damage is not None:
+        raise UserError(f"{run}: {damage or 'finished, but without a checkpoint'}; train it again")
     return Judge(restored.state.averaged, restored.state.stats)
 
 

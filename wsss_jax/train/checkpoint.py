@@ -26,9 +26,16 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from wsss_jax.config import Record
-from wsss_jax.errors import CorruptCheckpointError
+from wsss_jax.errors import CorruptCheckpointError, UserError
 from wsss_jax.train.optimizers import path_name
 from wsss_jax.types import Leaf
+
+FINISHED = "finished"
+"""File of a run that was trained to its end: the number of steps, and on the second line the
+``identity`` of its checkpoints."""
+
+FOLDER = "checkpoint"
+"""Of a run."""
 
 _ROOM = 1 << 18
 """Bytes that a step takes on disk besides its arrays."""
@@ -63,7 +70,7 @@ class Checkpoints:
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
             manifest=ocp.args.JsonSave(_manifest(arrays)),
-            extra=ocp.args.JsonSave({"extra": json.dumps(extra)}),
+            extra=ocp.args.JsonSave({"extra": json.dumps(extra), "step": step}),
         )
         with _naming_full_disk(self.folder / str(step)), _quiet():
             _check_room(self.folder, sum(array.nbytes for array in arrays.values()))
@@ -115,6 +122,33 @@ class Checkpoints:
             return str(problem)
         return None
 
+    def identity(self) -> str:
+        """Number of the last step and a digest of what it should hold; "" where there is none.
+
+        Raises CorruptCheckpointError where that cannot be read.
+        """
+        steps = self.steps()
+        if not steps:
+            return ""
+        part = ocp.args.Composite(manifest=ocp.args.JsonRestore())
+        with self._damage_of(steps[-1]), self._reader() as manager:
+            manifest = manager.restore(steps[-1], args=part)["manifest"]
+        text = json.dumps(manifest, sort_keys=True)
+        return f"{steps[-1]} {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+
+    def other_than(self, told: str) -> str | None:
+        """What is there in place of the step with this ``identity``, None where it is the last.
+
+        Raises UserError where another run ended at the same step.
+        """
+        found = self.identity()
+        if found == told:
+            return None
+        last, now = (text.partition(" ")[0] for text in (told, found))
+        if last == now:
+            raise UserError(f"{self.folder} is of another run than its {FINISHED}; delete the run")
+        return f"{self.folder} ends at step {now or 0}, the run ended at {last}"
+
     def drop_after(self, step: int) -> None:
         """Delete newer steps, which are to be written again."""
         if jax.process_index() == 0:
@@ -131,7 +165,7 @@ class Checkpoints:
         self, step: int, wanted: Mapping[str, Leaf] | None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arrays and extra of one step, in the order of ``wanted``; None takes what there is."""
-        try:
+        with self._damage_of(step):
             with self._reader() as manager:
                 arrays, manifest, extra = _contents(manager, step)
             names = list(manifest if wanted is None else wanted)
@@ -140,13 +174,20 @@ class Checkpoints:
                 raise CorruptCheckpointError(f"it holds other arrays than wanted, {other} first")
             for name in names:
                 _check_array(name, arrays[name], manifest[name], wanted)
+            return {name: arrays[name] for name in names}, extra
+
+    @contextmanager
+    def _damage_of(self, step: int) -> Iterator[None]:
+        """One CorruptCheckpointError that names the step for all that the block raises."""
+        try:
+            with _quiet():
+                yield
         except Exception as problem:  # orbax raises eight unrelated types for damaged files
             reason = f"{type(problem).__name__}: {str(problem)[:200]}"
             if isinstance(problem, CorruptCheckpointError):
                 reason = str(problem)
             where = self.folder / str(step)
             raise CorruptCheckpointError(f"checkpoint {where} is damaged: {reason}") from problem
-        return {name: arrays[name] for name in names}, extra
 
     def _writer(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -169,6 +210,15 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
 
+def ended(run: Path) -> str | None:
+    """What is wrong with how a finished run ends: not with the checkpoint that it ended with.
+
+    Runs of the combiner and of heads end without one. Raises UserError as ``other_than``.
+    """
+    told = (run / FINISHED).read_text(errors="replace").splitlines()[1:]
+    return Checkpoints(run / FOLDER).other_than(told[0]) if told else None
+
+
 def flatten(tree: PyTree) -> dict[str, Leaf]:
     """The arrays of a pytree by their path, in tree order."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -185,6 +235,8 @@ def _contents(
     parts = ocp.args.Composite(manifest=ocp.args.JsonRestore(), extra=ocp.args.JsonRestore())
     found = manager.restore(step, args=parts)
     manifest, extra = found["manifest"], json.loads(found["extra"]["extra"])
+    if found["extra"].get("step", step) != step:
+        raise CorruptCheckpointError(f"it is step {found['extra']['step']} under another name")
     like = {
         name: np.empty(entry["shape"], np.dtype(entry["dtype"])) for name, entry in manifest.items()
     }

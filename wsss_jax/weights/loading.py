@@ -167,7 +167,7 @@ def save(module: nnx.Module, path: Path, about: Mapping[str, str] | None = None)
     """Write every parameter and running statistic under our names, whole or not at all.
 
     The normalisation of its images is written too. about: further notes. Raises ValueError for a
-    path that does not end in .npz.
+    path that does not end in .npz, and OSError that names the file where it cannot be written.
     """
     if path.suffix != ".npz":
         raise UserError(f"{path}: our own files are .npz; name it {path.stem}.npz")
@@ -178,8 +178,12 @@ def save(module: nnx.Module, path: Path, about: Mapping[str, str] | None = None)
     if isinstance(module, Normalised):
         notes |= {part: json.dumps(list(getattr(module, part))) for part in ("mean", "std")}
     path.parent.mkdir(parents=True, exist_ok=True)
-    import_files.write_npz(partial, arrays, notes)
-    os.replace(partial, path)
+    try:
+        import_files.write_npz(partial, arrays, notes)
+        os.replace(partial, path)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise OSError(problem.errno, problem.strerror or str(problem), str(path)) from problem
 
 
 def _meaning(
