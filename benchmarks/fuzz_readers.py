@@ -35,12 +35,14 @@ from wsss_jax.data.ids import Index
 from wsss_jax.data.mask_files import colour_table, read_truth
 from wsss_jax.data.photographs import read_image
 from wsss_jax.data.stores import Store, open_store
+from wsss_jax.data.texts import read_json
 from wsss_jax.datasets import coco
 from wsss_jax.datasets.labels import LabelTable, json_table, npz_table, xml_table
 from wsss_jax.datasets.lists import ids_of
 from wsss_jax.datasets.tables import text_table
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.export.brush_tasks import mask_of, read_tasks
+from wsss_jax.export.drawn_masks import of_coco, of_cvat
 from wsss_jax.formats.pickled_arrays import read_content, read_vectors
 from wsss_jax.priors import regions
 from wsss_jax.priors.external import Wanted, read_file, read_maps
@@ -50,6 +52,11 @@ from wsss_jax.weights.import_hub import configured
 
 SECONDS = 10
 MEGABYTES = 500
+CVAT = (
+    b'<annotations><image id="0" name="a.jpg" width="4" height="3"><mask label="cat" rle="1, 2, 1" '
+    b'left="1" top="1" width="2" height="2" z_order="0"></mask><polygon label="dog" '
+    b'points="0,0;3,0;3,2"/></image></annotations>'
+)
 LYING = (0, 1, 0x7F, 0x80, 0xFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1)
 STRANGE = (None, True, -1, 0, 1, 255, 2**31, 2**63, 2**200, 0.5, -0.5, 1e308, float("nan"),
            float("inf"), "", "a", "1", "cat", "../a", "x" * 1000, "\x00", "\u202e", [], {}, [[]],
@@ -118,7 +125,10 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "COCO": Kind("coco/annotations/instances_v.json", files.coco_files(),
                      lambda path: coco.open_coco(path.parents[1], "v").mask("a")),
         "Label Studio": Kind("a.json", [files.brush_tasks()], lambda path: [
-            mask_of(task, VOC, files.SIZE) for task in read_tasks(path)]),
+            mask_of(task, VOC, files.SIZE) for task in read_tasks(path, read_json(path))]),
+        "CVAT": Kind("a.xml", [CVAT], lambda path: [one.read() for one in of_cvat(path, VOC)]),
+        "drawn COCO": Kind("a.json", files.coco_files(), lambda path: [
+            one.read() for one in of_coco(path, read_json(path), VOC)]),
         "store: scores": record("scores", Store.get_scores),
         "store: masks": record("masks", Store.get_mask),
         "store: regions": record("regions", regions.get_regions),

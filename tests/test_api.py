@@ -24,8 +24,10 @@ PROBABILITIES = np.full((8, 12, 2), 0.5, np.float32)
         (IMAGE, PROBABILITIES[:4], "enlarge them first"),
         (IMAGE[..., 0], PROBABILITIES, "of a grey one"),
         (np.dstack([IMAGE, IMAGE[..., :1]]), PROBABILITIES, "without the alpha channel"),
+        ("a.jpg", PROBABILITIES, r"image is a str, wanted pixels"),
+        (IMAGE, None, "probabilities are a NoneType"),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_a_crf_of_wrong_arrays_says_what_to_write(image, probabilities, advice):
     with pytest.raises(ValueError, match=advice):

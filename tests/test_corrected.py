@@ -1,6 +1,7 @@
 """Corrected masks are found by name, read in every form that programs give, and checked."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -181,3 +182,47 @@ def test_no_folder_and_no_mask_are_errors(source, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no mask in it; wanted a PNG called like"):
         read_corrected(tmp_path / "empty", source)
+
+
+def test_one_coco_file_or_xml_of_cvat_gives_back_the_masks_that_were_changed(source, tmp_path):
+    masks = toy.mask_store(tmp_path / "masks")
+    for name in ("coco", "cvat"):
+        export(masks, source, tmp_path / name, Export(name))
+        back = tmp_path / f"{name}_back"
+        back.mkdir()
+        file = next((tmp_path / name).rglob("*annotations.xml" if name == "cvat" else "inst*.json"))
+        shutil.copy(file, back / file.name)
+        whole = read_corrected(back, source)
+        for id in whole.files:
+            expected = masks.get_mask(id)
+            np.testing.assert_array_equal(whole.mask(id), np.where(expected == 255, 0, expected))
+        with pytest.raises(UserError, match=r"all of its .* masks are as they were exported"):
+            read_corrected(back, source, masks)
+        other = masks.get_mask("one").copy()
+        other[:5] = other.max()
+        changed = toy.mask_store(tmp_path / f"{name}_changed")
+        changed.put_mask("one", other)
+        found = read_corrected(back, source, changed)
+        assert list(found.files) == ["one"] and found.untouched == len(whole.files) - 1
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        ('<box label="dog" xtl="1" ytl="1" xbr="2" ybr="2"/>', "a box of dog, wanted masks"),
+        ('<mask label="dog" rle="4" left="90" top="0" width="2" height="2"/>', "not within"),
+        ('<mask label="dog" rle="3" left="0" top="0" width="2" height="2"/>', "3 pixels in a box"),
+        ('<mask label="emu" rle="4" left="0" top="0" width="2" height="2"/>', "emu"),
+    ],
+)
+def test_shapes_of_cvat_that_are_no_masks_are_named(inner, message, source, tmp_path):
+    name = source.path("one").name
+    height, width = source.size("one")
+    back = tmp_path / "back"
+    back.mkdir()
+    (back / "annotations.xml").write_text(
+        f'<annotations><image name="{name}" width="{width}" height="{height}">{inner}</image>'
+        "</annotations>"
+    )
+    with pytest.raises(UserError, match=message):
+        read_corrected(back, source)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from toy_scorers import T_BIAS, T_WEIGHT, conv_scorer, net_t, photos, t_image
 
@@ -35,6 +36,46 @@ def test_a_class_outside_those_of_the_scorer_is_refused(number):
     message = f"image 0 is labelled {number}; the scorer knows 3 classes, numbered 0 to 2"
     with pytest.raises(ValueError, match=message):
         grad_cam([[0, number]])
+
+
+def test_a_class_that_is_named_twice_is_a_row_of_another_length():
+    with pytest.raises(ValueError, match="labelled twice with one class"):
+        explain.labels_of([[0, 1, 0]], images=1, classes=4)
+
+
+@pytest.mark.parametrize(
+    ("images", "advice"),
+    [
+        (np.zeros((1, 2, 2, 3), np.uint8), r"images\.astype\(np\.float32\) / 255"),
+        (np.zeros((1, 3, 2, 2), np.float32), r"np\.moveaxis\(images, 1, -1\)"),
+        (np.zeros((2, 2, 3), np.float32), r"images\[None\]"),
+        (np.zeros((2, 2), np.float32), r"wanted \(b, h, w, 3\)"),
+    ],
+)
+def test_images_of_another_form_are_refused_with_the_line_that_makes_them(images, advice):
+    with pytest.raises(ValueError, match=advice):
+        grad_cam([[0]], images=images)
+
+
+class _Dropping(nnx.Module):
+    def __init__(self):
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+    def features(self, images):
+        return self.dropout(images)
+
+    def head(self, features):
+        return features.mean((1, 2))
+
+
+def test_a_network_in_training_mode_is_named():
+    network = _Dropping()
+    scorer = explain.Scorer(network.features, network.head)
+    network.train()
+    with pytest.raises(ValueError, match=r"call network\.eval\(\) first"):
+        grad_cam([[0]], scorer)
+    network.eval()
+    assert grad_cam([[0]], scorer).shape[-1] == 3
 
 
 def test_labels_of_fewer_images_than_the_batch_are_refused():

@@ -33,6 +33,7 @@ def stores(tmp_path_factory):
         "masks": toy.mask_store(folder / "masks"),
         "scores": toy.score_store(folder / "scores"),
         "full": toy.score_store(folder / "full", stride=1),
+        "odd": toy.score_store(folder / "odd", stride=3),
         "probability": toy.score_store(folder / "probability", stride=1, kind="probability"),
     }
 
@@ -226,25 +227,42 @@ def test_cvat_reads_masks_along_the_rows_of_their_boxes(source, stores, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "store", "stride", "layout", "field"),
+    ("name", "store", "settings"),
     [
-        ("irn", "scores", 4, "irn", "cam"),
-        ("irn", "full", 1, "irn", None),
-        ("psa", "full", 1, "psa_cam", None),
-        ("psa-crf", "probability", 1, "psa_crf", None),
+        ("irn", "scores", Import()),
+        ("irn", "full", Import()),
+        ("irn", "odd", Import()),
+        ("irn", "probability", Import()),
+        ("npz", "scores", Import()),
+        ("npz", "probability", Import()),
+        ("irn", "scores", Import(stride=4, field="cam")),
+        ("psa", "full", Import("psa_cam", stride=1)),
+        ("psa-crf", "probability", Import("psa_crf", stride=1)),
     ],
 )
-def test_score_maps_come_back_bit_for_bit(
-    name, store, stride, layout, field, source, stores, tmp_path
-):
+def test_score_maps_come_back_bit_for_bit(name, store, settings, source, stores, tmp_path):
     export(stores[store], source, tmp_path / "out", Export(name))
-    settings = Import(layout, stride=stride, field=field)
     back = import_priors(settings, tmp_path / "out", source, tmp_path / "back", ids=source.ids)
     for id in source.ids:
         was, now = stores[store].get_scores(id), back.get_scores(id)
         assert now.kind == was.kind and now.size == was.size
         np.testing.assert_array_equal(now.classes, was.classes)
         np.testing.assert_array_equal(now.scores, was.scores)
+        if settings == Import():
+            np.testing.assert_array_equal(now.peak, was.peak)
+
+
+def test_maps_that_were_changed_after_the_export_are_read_as_they_are(source, stores, tmp_path):
+    export(stores["full"], source, tmp_path / "out", Export("npz"))
+    with np.load(tmp_path / "out/one.npz") as archive:
+        content = dict(archive)
+    content["high_res"] = content["high_res"] / 2
+    np.savez(tmp_path / "out/one.npz", **content)
+    back = import_priors(
+        Import(stride=1), tmp_path / "out", source, tmp_path / "back", ids=source.ids
+    )
+    was, now = stores["full"].get_scores("one"), back.get_scores("one")
+    np.testing.assert_allclose(now.scores, was.scores / 2, atol=1e-3)
 
 
 def test_irn_files_hold_what_its_stages_read_and_name_nothing_else(source, stores, tmp_path):
@@ -255,6 +273,8 @@ def test_irn_files_hold_what_its_stages_read_and_name_nothing_else(source, store
         "keys": (2,),
         "cam": (2, 6, 9),
         "high_res": (2, 21, 34),
+        "peak": (2,),
+        "activation": (2, 6, 9),
     }
     np.testing.assert_array_equal(content["keys"], [0, 2])
     assert read_dictionary(tmp_path / "irn/none.npy")["high_res"].shape == (0, 16, 16)

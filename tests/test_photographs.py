@@ -87,8 +87,10 @@ def test_a_run_tells_first_what_it_found_and_last_where_masks_are(made):
     assert "DINOv2 would give better masks" in printed and "pip install --no-deps" in printed
     assert "tiny_coarse (the same network, as only one is at hand: stride 16" in printed
     last = "\n".join(lines[-12:])
-    assert f"masks:   {out / 'masks'}" in last and "look first at the least certain" in last
-    assert "corrected: 3 masks gained" in last and "other photographs with true masks" in last
+    (folder,) = out.glob("corrected_3_*")
+    assert f"masks:   {folder / 'masks'}" in last and f"without them: {out / 'masks'}" in last
+    assert "look first at the least certain" in last
+    assert "3 corrected masks gained" in last and "other photographs with true masks" in last
     assert lines[-1].startswith("this took ")
 
 
@@ -107,7 +109,7 @@ def test_the_least_certain_photographs_come_first(made):
     with (out / "least_certain.csv").open() as file:
         rows = list(csv.DictReader(file))
     values = [float(row["uncertainty"]) for row in rows]
-    assert values == sorted(values, reverse=True) and len(values) == 8
+    assert values == sorted(values, reverse=True) and len(values) == 5  # 3 are corrected
     assert all(row["photograph"].lower().endswith(".png") for row in rows)
 
 
@@ -218,7 +220,7 @@ def test_what_changed_is_told_where_no_true_masks_are(photos, tmp_path):
         mask[0] = 1
         after.put_mask(id, mask if id == others[0] else np.full((4, 5), id == first, np.uint8))
     told = photographs.gained(before, after, (first,), source, lambda ids: source)
-    assert "1 masks changed 5 pixels (3.6%) of the 7 other photographs" in told
+    assert "1 corrected mask changed 5 pixels (3.6%) of the 7 other photographs" in told
 
 
 def test_sizes_go_with_the_number_of_photographs():

@@ -60,7 +60,8 @@ def test_what_was_decided_is_told(root):
     text = "file,label,width\nIMG 001,cat;dog,1\nim1,Cat,1\ngröße,dog,1\nim3,cat,1\n"
     (root / "labels.csv").write_bytes(text.encode("latin-1"))
     told = [notice.message for notice in survey(root).notices if notice.kind == "label form"]
-    assert told == ["labels.csv is read as cp1252", "label Cat is read as cat",
+    assert told == ["labels.csv is read as cp1252; where letters look wrong, save it as UTF-8",
+                    "label Cat is read as cat",
                     "columns that are not read: width"]  # fmt: skip
 
 

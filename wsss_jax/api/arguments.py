@@ -4,12 +4,19 @@ from typing import Any
 
 import numpy as np
 
+from wsss_jax.types import ScoreMaps
+
 LAST = "channels come last; move axis 0 to the end: np.moveaxis({name}, 0, -1)"
 
 
 def photograph(image: Any) -> np.ndarray:
     """RGB pixels (H,W,3) uint8. Raises ValueError with the line that makes them."""
     pixels = np.asarray(image)
+    if not pixels.ndim:
+        raise ValueError(
+            f"image is a {type(image).__name__}, wanted pixels (H, W, 3): "
+            "np.asarray(PIL.Image.open(path).convert('RGB'))"
+        )
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[-1] not in (3, 4):
         raise ValueError(f"image is {pixels.shape}, wanted (H, W, 3); {LAST.format(name='image')}")
     if pixels.ndim == 4:
@@ -39,7 +46,11 @@ def scores(values: Any, name: str, size: tuple[int, ...] | None = None) -> np.nd
     name: what errors call them. size: (h, w) that they should have, to tell swapped axes. Raises
     ValueError with the line that makes them right.
     """
+    if isinstance(values, ScoreMaps):
+        raise ValueError(f"{name} are ScoreMaps, wanted an array (h, w, k): {name}.scores")
     maps = np.asarray(values)
+    if not maps.ndim:
+        raise ValueError(f"{name} are a {type(values).__name__}, wanted an array (h, w, k)")
     if maps.ndim == 2:
         raise ValueError(
             f"{name} are {maps.shape}, wanted (h, w, k): {name}[..., None] for one map, "

@@ -35,7 +35,7 @@ def fuse(maps: Any, rule: str = "mean", *, available: Any = None) -> Any:
     array([0.], dtype=float32)
     """
     lookup(rules.FUSIONS, rule, "fusion rule")
-    if isinstance(maps, np.ndarray | ScoreMaps) or not len(maps):
+    if not isinstance(maps, list | tuple) or not maps:
         raise ValueError("maps: give a list with the maps of each system, such as [maps_a, maps_b]")
     if all(isinstance(one, ScoreMaps) for one in maps):
         return _of_score_maps(maps, rule)

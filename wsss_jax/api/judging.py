@@ -169,7 +169,7 @@ def _counted(truth: np.ndarray, guess: np.ndarray, values: int, name: str) -> np
     if truth.dtype != np.uint8 or guess.dtype != np.uint8 or truth.ndim != 2 or guess.ndim != 2:
         raise ValueError(
             f"masks are {truth.dtype} {truth.shape} and {guess.dtype} {guess.shape}, wanted uint8 "
-            "(H, W): mask.astype(np.uint8)"
+            "(H, W): mask.astype(np.uint8); of several masks give their folders"
         )
     try:
         return metrics.confusion(truth, guess, values - 1).counts

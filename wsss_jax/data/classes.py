@@ -4,6 +4,7 @@ Labels count foreground classes from 0; masks hold 0 = background, 1..C = class 
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -40,6 +41,10 @@ class ClassList:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if isinstance(self.names, str):
+            raise UserError(f"class names are {self.names!r}, wanted several: ({self.names!r},)")
+        plain = tuple(unicodedata.normalize("NFC", name.strip()) for name in self.names)
+        object.__setattr__(self, "names", plain)
         if len(set(self.names)) != len(self.names):
             raise UserError(f"class names repeat: {', '.join(self.names)}")
         for name in self.names:
@@ -54,7 +59,11 @@ class ClassList:
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """Label index of a class name; ValueError names the nearest one."""
+        """Label index of a class name, or of one that differs in capitals; else ValueError."""
+        name = unicodedata.normalize("NFC", name.strip())
+        if name not in self.names:
+            near = [other for other in self.names if other.casefold() == name.casefold()]
+            name = near[0] if len(near) == 1 else name
         return lookup(MappingProxyType({n: i for i, n in enumerate(self.names)}), name, "class")
 
     def multi_hot(self, names: Iterable[str]) -> Bool[np.ndarray, " c"]:

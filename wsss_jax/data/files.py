@@ -234,7 +234,7 @@ def opened(source: Path | bytes, name: Path | str) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as problem:
         raise BadFileError(f"{name}: too many pixels ({problem})") from problem
     except UnidentifiedImageError as problem:
-        raise BadFileError(f"{name}: not a picture that is read ({problem})") from problem
+        raise BadFileError(f"{name}: {_no_picture(source)}") from problem
     except DAMAGE as problem:
         raise BadFileError(f"{name}: not a picture ({problem})") from problem
     if max(picture.size) > MAX_SIDE:
@@ -250,6 +250,24 @@ def opened(source: Path | bytes, name: Path | str) -> Image.Image:
             f"{name}: a JPEG of more than {MOST_SCANS} scans, made to be slow; save it anew"
         )
     return picture
+
+
+def _no_picture(source: Path | bytes) -> str:
+    """What a file is that no decoder knows, as far as its beginning tells."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            start = file.read(64)
+    else:
+        start = source[:64]
+    if not start:
+        return "an empty file; get it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS instead of the picture; run git lfs pull"
+    if start[4:8] == b"ftyp":
+        return "HEIC or a video, which are not read; save it as JPEG or PNG"
+    if start.lstrip()[:1] == b"<":
+        return "a web page or drawing instead of a picture; get it again, or save it as PNG"
+    return "not a picture that is read; save it as JPEG or PNG"
 
 
 def _scans(source: Path | bytes) -> int:

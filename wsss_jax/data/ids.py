@@ -19,7 +19,7 @@ them apart; ``wsss check`` names them.
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -29,6 +29,7 @@ from urllib.parse import unquote
 from wsss_jax.errors import BadFileError, UserError
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".webp", ".tif",
                ".tiff", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".tga", ".avif")  # fmt: skip
@@ -49,6 +50,7 @@ _UNSAFE = re.compile(
     '[/\\\\:*?"<>|%\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]'
 )
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_DIGITS = 20
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
 
@@ -148,6 +150,8 @@ class Index:
         """
         if text in self.files:
             return text
+        if "://" in text:
+            text = unquote(text.partition("?")[0].partition("#")[0])
         plain = unicodedata.normalize("NFC", text.strip().strip("\"'").replace("\\", "/"))
         stem, suffix = os.path.splitext(plain)
         for name in (plain, stem if suffix.lower() in PHOTOGRAPHS else plain):
@@ -185,9 +189,20 @@ class Index:
         return _unique((tail.casefold(), id) for tail, id in self._tails.items() if id is not None)
 
 
-def _unique(pairs: Iterable[tuple[str, T]]) -> dict[str, T | None]:
+def by_number(files: Files) -> Callable[[str], str | None]:
+    """Finds ids that are numbers by their value: programs of tables write 0012 as 12."""
+    numbers = _unique((int(id), id) for id in files if id.isdecimal() and len(id) < _DIGITS)
+
+    def find(text: str) -> str | None:
+        text = text.strip()
+        return numbers.get(int(text)) if text.isdecimal() and len(text) < _DIGITS else None
+
+    return find
+
+
+def _unique(pairs: Iterable[tuple[K, T]]) -> dict[K, T | None]:
     """The value of each key, None where there are several."""
-    found: dict[str, T | None] = {}
+    found: dict[K, T | None] = {}
     for key, value in pairs:
         found[key] = value if found.get(key, value) == value else None
     return found

@@ -98,9 +98,10 @@ def decode_image(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Pixels of a file, or of its bytes, as RGB: upright, and at the working size.
 
-    16-bit grey is scaled to 8 bit (value // 257), palette, CMYK and the like are converted, alpha
-    is dropped. name: what errors call it. whole: at full size. Raises BadFileError for what is
-    missing, truncated, not a picture, or above MAX_PIXELS.
+    16-bit grey is scaled to 8 bit (value // 257; where none is above 255 they stand as they are),
+    palette, CMYK and the like are converted, alpha is dropped. name: what errors call it. whole: at
+    full size. Raises BadFileError for what is missing, truncated, not a picture, or above
+    MAX_PIXELS.
     """
     with opened(source, name) as picture:
         about = _header(picture)
@@ -161,7 +162,8 @@ def _in_bytes(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
             f"grey values from {low} to {high}, wanted 0 to 65535, or fractions of 1; save it with "
             "8 bits"
         )
-    return (values // 257).astype(np.uint8)
+    # What ends at 255 was 8-bit before it was saved with 16; scaled, it would be black.
+    return (values // 257 if high > 255 else values).astype(np.uint8)
 
 
 def _tail(source: Path | bytes) -> bytes:

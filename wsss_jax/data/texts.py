@@ -48,6 +48,8 @@ def read_json(path: Path, limit: int = MAX_BYTES, pairs: Any = None) -> Any:
     content = read_bytes(path, limit)
     try:
         return json.loads(content.decode(next(_encodings(content))), object_pairs_hook=pairs)
+    except UnicodeDecodeError as problem:
+        raise BadFileError(f"{path}: letters that are not UTF-8; save it as UTF-8") from problem
     except MISTAKES as problem:
         reason = f"{type(problem).__name__}: {problem}"
         raise BadFileError(f"{path}: damaged, or no JSON ({reason})") from problem

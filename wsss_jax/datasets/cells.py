@@ -4,59 +4,90 @@ Not here: which column has what (``tables``).
 """
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from wsss_jax.data.classes import NO_CLASS
 
-YES = frozenset({"1", "1.0", "true", "t", "yes", "y", "x", "✓", "✔", "☑", "ja", "j", "wahr",
+YES = frozenset({"1", "1.0", "1,0", "true", "t", "yes", "y", "x", "✓", "✔", "☑", "ja", "j", "wahr",
                  "oui", "vrai", "si", "sí", "sì", "sim", "verdadero", "vero"})  # fmt: skip
 """Cells, in small letters, that tell that a class is shown."""
 
-NO = frozenset({"0", "0.0", "-1", "-", "false", "f", "no", "n", "✗", "✘", "☐", "nein", "falsch",
-                "non", "faux", "não", "falso"})  # fmt: skip
+NO = frozenset({"0", "0.0", "0,0", "-1", "-", "false", "f", "no", "n", "✗", "✘", "☐", "nein",
+                "falsch", "non", "faux", "não", "falso"})  # fmt: skip
 """Cells, in small letters, that tell that it is not."""
 
 GAPS = frozenset({"", "nan", "null", "n/a", "#n/a"})
 """Empty cells, and what programs write for them."""
 
-_NONE = GAPS | NO_CLASS | {"none", "-", "nothing"}
-_SEPARATORS = re.compile("[;,|]")
+NONE = GAPS | NO_CLASS | {"none", "-", "nothing"}
+"""Texts that name no class, in small letters."""
+
+SEPARATORS = ";|,"
+"""What may part the labels of one cell."""
+
 _PARTS = re.compile(r"\s*[+/&]\s*")
+_QUOTED = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)')\s*(?:,|$)""")
 
 
-def names_in(cell: str, classes: Collection[str] = ()) -> list[str]:
+def separator_of(cells: Iterable[str]) -> str:
+    """What parts the labels in a column: of ``;``, ``|`` and ``,`` the first that occurs.
+
+    So a class may have a comma where others are parted by ``;``.
+    """
+    there = {mark for cell in cells for mark in SEPARATORS if mark in cell}
+    return next((mark for mark in SEPARATORS if mark in there), ",")
+
+
+def names_in(cell: str, classes: Collection[str] = (), separators: str = SEPARATORS) -> list[str]:
     """The labels of one cell: ``cat``, ``cat;dog``, ``['cat', 'dog']``, or none.
 
     classes: names that are known, one of which may have a comma in it.
     """
-    text = cell.strip()
+    text = unicodedata.normalize("NFC", cell.strip())
     if text in classes:
         return [text]
     if text[:1] + text[-1:] in ("[]", "()", "{}"):
-        text = text[1:-1]
-    labels = [part.strip().strip("\"'").strip() for part in _SEPARATORS.split(text)]
-    return [label for label in labels if label.casefold() not in _NONE]
+        text, separators = text[1:-1], SEPARATORS
+    if text[:1] in ("'", '"') and _QUOTED.sub("", text) == "":
+        labels = [one or other for one, other in _QUOTED.findall(text)]
+    else:
+        parts = re.split(f"[{re.escape(separators)}]", text)
+        labels = [part.strip().strip("\"'").strip() for part in parts]
+    return [label for label in labels if label.casefold() not in NONE]
 
 
-def spellings(found: Mapping[str, list[str]]) -> tuple[Mapping[str, list[str]], list[str]]:
+def parted(cells: Collection[str], mark: str) -> list[str]:
+    """A note of a cell that was parted though no part ever stands alone: it may be one class."""
+    lists = {cell: names_in(cell, (), mark) for cell in cells}
+    alone = {labels[0] for labels in lists.values() if len(labels) == 1}
+    for cell, labels in sorted(lists.items()):
+        if mark == "," and len(labels) > 1 and not alone & set(labels):
+            told = " and ".join(labels)
+            return [f"{cell} is read as {told}; where it is one class, list it in class_names.txt"]
+    return []
+
+
+def spellings(
+    found: Mapping[str, list[str]], known: Collection[str] = ()
+) -> tuple[Mapping[str, list[str]], list[str]]:
     """Labels of files in one spelling, and notes of what was decided.
 
-    Of names that differ in capitals alone the most frequent one counts. ``cat+dog`` is two labels
-    where one of them is a label of its own, ``cat dog`` where both are.
+    Of names that differ in capitals alone the most frequent one counts, or the one that is known.
+    ``cat+dog`` is two labels where one of them is a label of its own, ``cat dog`` where both are.
     """
-    counts = Counter(label for labels in found.values() for label in labels)
-    spelled: dict[str, str] = {}
-    for label in sorted(counts, key=lambda label: (-counts[label], label)):
-        spelled.setdefault(label.casefold(), label)
+    spelled = spelling_of(found, known)
     meant: dict[str, list[str]] = {}
     notes = []
-    for label in sorted(counts):
-        words = _several(label, spelled)
+    for label in sorted({label for labels in found.values() for label in labels}):
+        words = [label] if label in known else _several(label, spelled)
         meant[label] = [spelled.get(word.casefold(), word) for word in words]
         if meant[label] != [label]:
             notes.append(f"label {label} is read as {' and '.join(meant[label])}")
+        elif label in known:
+            continue
         elif any(word.casefold() in spelled for word in label.split()[1:] and label.split()):
             notes.append(f"label {label} is read as one class; write ; between several")
     entries = {
@@ -64,6 +95,15 @@ def spellings(found: Mapping[str, list[str]]) -> tuple[Mapping[str, list[str]], 
         for file, labels in found.items()
     }
     return MappingProxyType(entries), notes
+
+
+def spelling_of(found: Mapping[str, Iterable[str]], known: Collection[str] = ()) -> dict[str, str]:
+    """The spelling of each label by its small letters: the known one, else the most frequent."""
+    counts = Counter(label for labels in found.values() for label in labels)
+    spelled = {name.casefold(): name for name in known}
+    for label in sorted(counts, key=lambda label: (-counts[label], label)):
+        spelled.setdefault(label.casefold(), label)
+    return spelled
 
 
 def _several(label: str, known: Collection[str]) -> list[str]:

@@ -138,9 +138,9 @@ def _sources(root: Path, layout: str, given: Path | None, found: list[Problem]) 
     found += (Problem("duplicate id", id, "has labels twice") for id in source.table.twice)
     files = datasets.list_files(root, layout, given)
     index = Index(source.images)
-    ids: dict[str, None] = {}
-    for path in files.values():
-        ids |= dict.fromkeys(_of_list(path, index, found))
+    listed = {name: _of_list(path, index, found) for name, path in files.items()}
+    found += _in_two_lists(root, listed)
+    ids = dict.fromkeys(id for own in listed.values() for id in own)
     if not files:
         ids = dict.fromkeys(folders.known_ids(source.images, source.table))
         found += _unusable(tuple(ids), str(root))
@@ -179,11 +179,21 @@ def _of_list(path: Path, index: Index, found: list[Problem]) -> tuple[str, ...]:
     )
     if not lines:
         found.append(Problem("empty list", str(path), "no ids in it, wanted one a line"))
-    ids = tuple(index.line(line) or line for line in lines)
+    ids = lists.named_in(lines, index)
     for id in lists.repeated(ids):
         found.append(Problem("duplicate id", str(path), f"{id!r} stands in it more than once"))
     found += _unusable(ids, str(path))
     return ids
+
+
+def _in_two_lists(root: Path, listed: Mapping[str, tuple[str, ...]]) -> Iterator[Problem]:
+    """What is learned from must not be judged on."""
+    for other in ("val", "test"):
+        both = set(listed.get("train", ())) & set(listed.get(other, ()))
+        if both:
+            some = ", ".join(sorted(both)[:3])
+            text = f"{len(both)} photographs stand in train and in {other}, such as {some}"
+            yield Problem("list overlap", str(root), text, accepted=True)
 
 
 def _unusable(ids: tuple[str, ...], where: str) -> Iterator[Problem]:
@@ -212,6 +222,9 @@ def _passed_over(root: Path, source: PictureFolder) -> Iterator[Problem]:
     for path in folders.stray_masks(root, source.images, source.table):
         text = "a mask of no photograph; give it the name of its photograph"
         yield Problem("stray mask", str(path.relative_to(root)), text)
+    for path in folders.unread_files(root):
+        text = "is not read: it is no photograph, no table of labels and no list"
+        yield Problem("unread file", str(path.relative_to(root)), text, accepted=True)
     if source.assumed is not None:
         yield Problem("white masks", str(root), source.assumed, accepted=True)
 
@@ -289,6 +302,12 @@ def _other_size(mask: Size, image: Size) -> str:
     return f"{text}: it belongs to another photograph, or to a part of this one"
 
 
+def _class_names(root: Path, source: Source) -> Iterator[Problem]:
+    for group in _in_capitals(source.classes.names):
+        text = f"classes {' and '.join(group)} differ in capitals alone; are they one?"
+        yield Problem("classes in capitals", str(root), text, accepted=True)
+
+
 def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator[Problem]:
     """What only all photographs of a source together tell."""
     labels = {id: one.labels for id, one in seen.items() if one.labels is not None}
@@ -305,6 +324,7 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
             yield Problem(
                 "mask and labels", rows[row], f"its mask shows {names}, its labels do not"
             )
+    yield from _class_names(root, source)
     always = np.all(list(labels.values()), axis=0) if len(labels) > 1 else ()
     for name in (source.classes.names[n] for n in np.flatnonzero(always)):
         text = f"every photograph shows {name}, so nothing teaches what is not {name}; add some"

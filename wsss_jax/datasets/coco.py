@@ -4,7 +4,6 @@ Boxes are all that image labels need; masks are drawn where objects have regions
 (``coco_regions``). Not here: keypoints, captions, and the panoptic files.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,43 +14,42 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from wsss_jax.data import coco_regions
-from wsss_jax.data.classes import ClassList, to_mask_index
+from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import MAX_PIXELS
-from wsss_jax.data.ids import id_of_name
+from wsss_jax.data.ids import Index, id_of_name, pictures
 from wsss_jax.data.mask_files import upright
 from wsss_jax.data.photographs import header, image_size, read_image
 from wsss_jax.data.texts import MISTAKES, read_json
+from wsss_jax.datasets.coco_entries import (
+    Annotation,
+    Photograph,
+    painted,
+    read_annotation,
+    read_categories,
+    read_photograph,
+)
 from wsss_jax.datasets.folders import ALL
 from wsss_jax.datasets.lists import checked_ids, repeated, split_named
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats.bounded import read_bytes
-from wsss_jax.types import IGNORE, Size
+from wsss_jax.types import Size
 
 MAX_JSON = 2**30
 """Larger annotation files are refused; that of train2017, the largest of COCO, has 448 MB."""
 
 _PREFIX = "instances_"
+_USUAL = ("_annotations.coco.json", "instances.json", "annotations.json", "coco.json")
 _ROBOFLOW = "_annotations.coco.json"
 
-ALONE = (_ROBOFLOW, "instances.json", "annotations.json", "coco.json", "result.json",
-         "annotations/annotations.json", "annotations/coco.json")  # fmt: skip
-"""Names that programs give to one file of annotations; result.json is Label Studio's."""
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """One object or crowd: its class, and its region as polygons or run lengths, not yet drawn.
-
-    area: in pixels, 0 where the file tells none. region: None where there is a box alone. box:
-    left, top, width, height in pixels.
-    """
-
-    label: int
-    crowd: bool
-    area: float
-    region: Any
-    box: tuple[float, float, float, float] | None = None
+_OTHERS = (
+    "labels.json",
+    "image_labels.json",
+    "captions_",
+    "person_keypoints_",
+    "panoptic_",
+    "stuff_",
+)
+"""Beginnings of the names of files that are no instances, though they may lie beside them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class CocoSource:
         if not 0 < size[0] * size[1] <= MAX_PIXELS or min(size) < 1:
             raise BadFileError(f"{self.name}: {id} is given {size[1]}×{size[0]} pixels")
         try:
-            mask = _painted(things, size)
+            mask = painted(things, size)
         except ValueError as problem:
             raise BadFileError(f"{self.name}: an object of {id}: {problem}") from problem
         with suppress(BadFileError):  # of the photograph, named when its turn comes
@@ -123,11 +121,16 @@ class CocoSource:
     def path(self, id: str) -> Path:
         """The file of a photograph: where the JSON tells, else of that name in its folder."""
         folder, name = self.files[self._known(id)]
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        for path in (folder / name, folder / PurePosixPath(name).name):
+            if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+                return path
+        files = _index(folder, folder.stat().st_mtime_ns if folder.is_dir() else 0)
+        near = files.find(name)
+        if near is not None and not files.files[near][0].is_symlink():
+            return files.files[near][0]
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise BadFileError(f"{self.name}: file name {name!r} leaves {folder}")
-        alone = folder / path.name
-        return alone if not path.is_file() and alone.is_file() else path
+        return folder / name
 
     def _known(self, id: str) -> str:
         if id not in self.files:
@@ -143,7 +146,7 @@ class CocoSource:
 def splits(root: Path) -> tuple[str, ...]:
     """Splits of a COCO folder: what stands after ``instances_``, or the folders of Roboflow.
 
-    One file alone, of the names in ``ALONE``, is the split "train".
+    One file alone, of any name, is the split "train"; several are splits of their own names.
     """
     return tuple(_instances(root))
 
@@ -156,21 +159,28 @@ def _instances(root: Path) -> dict[str, Path]:
     found = sorted(root.glob(f"*/{_ROBOFLOW}"))
     if found:
         return {path.parent.name: path for path in found}
-    alone = (root / name for name in ALONE)
-    first = next(
-        (path for path in alone if path.is_file() and _is_instances(path, path.stat().st_mtime_ns)),
-        None,
-    )
-    return {} if first is None else {"train": first}
+    for folder in (root, root / "annotations"):
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        found = [path for path in inside if _may_be_instances(path)]
+        if found:
+            return {"train": found[0]} if len(found) == 1 else {path.stem: path for path in found}
+    return {}
+
+
+def _may_be_instances(path: Path) -> bool:
+    named = path.suffix.lower() == ".json" and path.name[:1] != "."
+    if not named or path.name.lower().startswith(_OTHERS) or not path.is_file():
+        return False
+    return _is_instances(path, path.stat().st_mtime_ns)
 
 
 @lru_cache
 def _is_instances(path: Path, changed: int) -> bool:
-    """Whether a file of a common name is one of COCO. A damaged one is: it is named when read."""
+    """Whether a file is one of COCO. A damaged one of a usual name is: it is named when read."""
     try:
         content = read_json(path, MAX_JSON)
     except BadFileError:
-        return True
+        return path.name in _USUAL
     return isinstance(content, dict) and {"images", "categories"} <= set(content)
 
 
@@ -179,8 +189,9 @@ def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> 
 
     split: "val2017", or "val" where only one split starts so, or "all" for all that there are. The
     photographs lie in ``<split>/``, ``images/<split>/`` or ``images/``. Roboflow's
-    ``<split>/_annotations.coco.json`` lies with its photographs. One file of a name in ``ALONE`` is
-    the split "train". ids: these images instead of all. Raises BadFileError.
+    ``<split>/_annotations.coco.json`` lies with its photographs. Where no file is called so, each
+    JSON file of COCO's form is a split, and one alone is "train". ids: these images instead of all.
+    Raises BadFileError.
     """
     known = splits(root)
     names = known if split.lower() == ALL and known else (_split(root, split),)
@@ -216,18 +227,17 @@ def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> 
     )
 
 
-class _Image(NamedTuple):
-    name: str
-    number: Any
-    size: Size | None
-    folder: Path
+@lru_cache(maxsize=8)
+def _index(folder: Path, changed: int) -> Index:
+    """The photographs of a folder, for names that are not written as on disk."""
+    return Index(pictures(folder) if folder.is_dir() else {})
 
 
 class _File(NamedTuple):
     path: Path
     folder: Path
     classes: ClassList
-    images: list[_Image]
+    images: list[Photograph]
     things: list[tuple[Any, Annotation]] | None
 
 
@@ -237,18 +247,19 @@ def _read(root: Path, name: str) -> _File:
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     content = read_json(path, MAX_JSON)
     try:
-        classes, numbers = _categories(content["categories"], content.get("annotations") or ())
-        images = [_image(image, folder) for image in content["images"]]
+        classes, numbers = read_categories(content["categories"], content.get("annotations") or ())
+        images = [read_photograph(image, folder) for image in content["images"]]
         given = content.get("annotations")
-        things = None if given is None else [_annotation(thing, numbers) for thing in given]
-        for number in (*(image.number for image in images), *(n for n, _ in things or ())):
-            hash(number)  # a list is no number
+        found = None if given is None else [read_annotation(thing, numbers) for thing in given]
+        things = None if found is None else [thing for thing in found if thing is not None]
+    except UserError as problem:
+        raise BadFileError(f"{path}: {problem}") from problem
     except MISTAKES as problem:
         raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
     return _File(path, folder, classes, images, things)
 
 
-def _ids(images: Sequence[_Image], path: Path) -> tuple[str, ...]:
+def _ids(images: Sequence[Photograph], path: Path) -> tuple[str, ...]:
     """Names without suffix where they are all different, else with the folders before them."""
     places = [PurePosixPath(image.name) for image in images]
     stems = [id_of_name(place.stem) for place in places]
@@ -259,17 +270,6 @@ def _ids(images: Sequence[_Image], path: Path) -> tuple[str, ...]:
     return checked_ids(tuple(stems), path)
 
 
-def _painted(things: Sequence[Annotation], size: Size) -> UInt8[np.ndarray, "H W"]:
-    """Crowds lie under everything, then large under small: no object hides another whole."""
-    runs = coco_regions.runs_of([thing.region for thing in things], size)
-    counted = coco_regions.areas(runs, len(things))
-    area = [t.area or n for t, n in zip(things, counted.tolist(), strict=True)]
-    order = sorted(range(len(things)), key=lambda n: (not things[n].crowd, -area[n]))
-    values = to_mask_index(np.array([thing.label for thing in things], np.int64))
-    values[np.array([thing.crowd for thing in things], bool)] = IGNORE
-    return coco_regions.paint(runs, np.asarray(order, np.int64), values.astype(np.uint8), size)
-
-
 def _split(root: Path, split: str) -> str:
     known = splits(root)
     near = [name for name in known if name.lower().startswith(split.lower())]
@@ -277,74 +277,3 @@ def _split(root: Path, split: str) -> str:
     if found is None:
         raise BadFileError(f"{root}: no split {split!r} (there are: {', '.join(known) or 'none'})")
     return found
-
-
-def _categories(
-    categories: Sequence[Mapping[str, Any]], things: Sequence[Mapping[str, Any]]
-) -> tuple[ClassList, dict[Any, int]]:
-    """Classes in the order of their numbers, which may have gaps; one name twice is one class.
-
-    Roboflow writes the name of the project as a category that all others belong to: it is no class.
-    """
-    ordered = sorted(categories, key=lambda category: category["id"])
-    used = {thing["category_id"] for thing in things}
-    above = {category.get("supercategory") for category in ordered[1:]}
-    if ordered and above == {ordered[0]["name"]} and ordered[0]["id"] not in used:
-        ordered = ordered[1:]
-    classes = ClassList(tuple(dict.fromkeys(category["name"] for category in ordered)))
-    return classes, {category["id"]: classes.index(category["name"]) for category in ordered}
-
-
-_LONGEST = 255
-"""Bytes of a name that file systems take."""
-
-
-def _image(image: Mapping[str, Any], folder: Path) -> _Image:
-    name = str(image["file_name"]).replace("\\", "/")
-    if any(len(part.encode(errors="replace")) > _LONGEST for part in name.split("/")):
-        raise UserError(f"a file name of {len(name)} characters: {name[:40]!r} …")
-    height, width = image.get("height"), image.get("width")
-    size = None if height is None or width is None else (int(height), int(width))
-    return _Image(name, image["id"], size, folder)
-
-
-def _annotation(thing: Mapping[str, Any], numbers: Mapping[Any, int]) -> tuple[Any, Annotation]:
-    if thing["category_id"] not in numbers:
-        raise UserError(f"annotation {thing.get('id')} of unknown class {thing['category_id']}")
-    region = thing.get("segmentation") or None
-    if isinstance(region, list) and not isinstance(region[0], (int, float)):
-        region = [_compact(polygon) for polygon in region if not _is_empty(polygon)] or None
-    label = numbers[thing["category_id"]]
-    return thing["image_id"], Annotation(
-        label,
-        bool(thing.get("iscrowd", 0)),
-        _area(thing.get("area")),
-        region,
-        _box(thing.get("bbox")),
-    )
-
-
-def _area(area: Any) -> float:
-    """The area that a file tells, 0 where it tells none that can be."""
-    known = isinstance(area, (int, float)) and math.isfinite(area) and area > 0
-    return float(area) if known else 0.0
-
-
-def _box(box: Any) -> tuple[float, float, float, float] | None:
-    """The box that a file tells; None where it tells none that can be."""
-    if not isinstance(box, list) or not all(isinstance(n, (int, float)) for n in box):
-        return None
-    known = len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) > 0
-    return (float(box[0]), float(box[1]), float(box[2]), float(box[3])) if known else None
-
-
-def _is_empty(polygon: Any) -> bool:
-    return isinstance(polygon, list) and not polygon
-
-
-def _compact(polygon: Any) -> Any:
-    """A polygon as numbers, a quarter of the memory; what is no polygon stays for later to name."""
-    try:
-        return np.asarray(polygon, np.float64)
-    except MISTAKES:
-        return polygon

@@ -1,13 +1,13 @@
 """Data sets in folders: a folder of photographs with a table of labels, and a folder per class."""
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from wsss_jax.data.classes import NO_CLASS
 from wsss_jax.data.ids import PHOTOGRAPHS, Files, Index, by_id, files_below, pictures
 from wsss_jax.data.mask_files import SUFFIXES, TABLES, colour_table
-from wsss_jax.datasets import labels, lists
+from wsss_jax.datasets import cells, labels, lists
 from wsss_jax.datasets.labels import LabelTable
 from wsss_jax.datasets.source import PictureFolder, Source, masks_of
 from wsss_jax.datasets.tables import text_table
@@ -24,6 +24,8 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
            "validation": "val"}  # fmt: skip
 _LISTED = frozenset({*_SPLITS, "trainval"})
 _JSON = ("labels.json", "image_labels.json")
+_DATA = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".npy",
+                   ".xlsx", ".xls", ".ods"})  # fmt: skip
 _SHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 
 
@@ -54,7 +56,8 @@ def class_folders(root: Path, split: str, *, ids: tuple[str, ...] | None = None)
     """A folder per class, as torchvision's ImageFolder: ``cat/a.jpg``, ``dog/b.jpg``.
 
     A class has all photographs below its folder. One photograph in several folders, of the same
-    name and content, shows all of these classes; those in a folder ``background`` show none.
+    name and content, shows all of these classes; those in a folder ``background`` or ``none`` show
+    none.
     Where the folders are ``train`` and ``val`` (or ``valid``, ``test``) with classes inside, these
     are the splits, else they are as in ``folder``. Raises BadFileError.
     """
@@ -69,11 +72,20 @@ def class_folders(root: Path, split: str, *, ids: tuple[str, ...] | None = None)
         if above[0].lower() not in _OTHERS
     ]
     images, names = _joined(place, paths, level - 1)
-    classes = sorted({name for own in names.values() for name in own}, key=str.casefold)
-    kept = [name for name in classes if name.casefold() not in NO_CLASS]
-    entries = {id: [name for name in own if name in kept] for id, own in names.items()}
-    known = labels.class_file(root, place) or labels.class_list(root, kept)
-    table = LabelTable(root, known, entries, notes=(f"classes are folders: {', '.join(kept)}",))
+    known = labels.class_file(root, place)
+    spelled = cells.spelling_of(names, () if known is None else known.names)
+    kept = sorted({n for f, n in spelled.items() if f not in cells.NONE}, key=str.casefold)
+    _check_classes(root, kept, parts)
+    entries = {
+        id: [spelled[name.casefold()] for name in own if spelled[name.casefold()] in kept]
+        for id, own in names.items()
+    }
+    others = sorted({name for own in names.values() for name in own} - set(spelled.values()))
+    notes = (
+        f"classes are folders: {', '.join(kept)}",
+        *(f"folder {name} is read as {spelled[name.casefold()]}" for name in others),
+    )
+    table = LabelTable(root, known or labels.class_list(root, kept), entries, notes=notes)
     if not parts:
         return made(root, split, images, table, ids=ids, lists=list_files(root))
     chosen = _splits_of(place, parts, images)
@@ -83,6 +95,24 @@ def class_folders(root: Path, split: str, *, ids: tuple[str, ...] | None = None)
     if ids is None:
         ids = tuple(images) if name == ALL else chosen[str(name)]
     return PictureFolder(root.name, root, ids, images, _masks(root, images), table)
+
+
+def _check_classes(root: Path, names: list[str], parts: list[str]) -> None:
+    """BadFileError where the folders of photographs are not named after classes."""
+    texts = (path.relative_to(root) for path in files_below(root) if path.suffix == ".txt")
+    boxes = next((path for path in texts if "labels" in path.parts[:-1]), None)
+    if boxes is not None and {name.lower() for name in names} <= {*_IMAGES, *_SPLITS}:
+        raise BadFileError(
+            f"{root}: {boxes} is a list of boxes (YOLO), which is not read; write labels.csv with "
+            "rows like im0.jpg,cat;dog, or export the boxes as COCO"
+        )
+    if not names:
+        below = [p for p in files_below(root) if p.suffix.lower() in (".csv", ".json")]
+        hint = f"; move {below[0].relative_to(root)} into {root}" if below else ""
+        raise BadFileError(
+            f"{root}: photographs lie in {' and '.join(parts) or 'folders of no class'}, without a "
+            f"folder for each class and without a table of labels; wanted labels.csv{hint}"
+        )
 
 
 def splits_in_folders(root: Path) -> tuple[str, ...]:
@@ -121,7 +151,8 @@ def list_files(root: Path, given: Path | None = None) -> dict[str, Path]:
     place = next((inner[name] for name in ("splits", "lists") if name in inner), None)
     if place is not None:
         return lists.list_files(place)
-    return {n: path for n, path in lists.list_files(root).items() if n.split("_")[0] in _LISTED}
+    found = lists.list_files(root, (".txt",))  # other files there may be tables of labels
+    return {name: path for name, path in found.items() if name.split("_")[0] in _LISTED}
 
 
 def made(
@@ -153,7 +184,8 @@ def chosen_ids(
         names = " and ".join(path.name for path in shared[0])
         raise BadFileError(f"{root}: {names} differ in their suffix alone; rename or delete one")
     if table.twice:
-        raise BadFileError(f"{root}: {', '.join(table.twice[:3])} have labels twice")
+        some = ", ".join(table.twice[:3])
+        raise BadFileError(f"{table.path}: {some}: labels stand in it twice; keep one of them")
     index = Index(images)
     if split == ALL and lists_by_split:
         found = (id for path in lists_by_split.values() for id in lists.ids_of(path, index))
@@ -183,6 +215,21 @@ def stray_masks(root: Path, images: Files, table: LabelTable) -> tuple[Path, ...
     return tuple(p for p in found if p not in used and p.stem not in table.entries)
 
 
+def unread_files(root: Path) -> list[Path]:
+    """Files of lists, labels and the like in a data set in folders that nothing reads."""
+    if any(path.name == "JPEGImages" for path in root.iterdir()):
+        return []
+    known = {*TABLES, *labels.CLASS_FILES}
+    used = {_table_file(root), *list_files(root).values()}
+    return [
+        path
+        for path in sorted(root.iterdir())
+        if path.suffix.lower() in _DATA and path.is_file() and path not in used
+        if path.name not in known and path.name[:1] not in (".", "~")
+        if not lists.NO_LIST.fullmatch(path.stem)
+    ]
+
+
 def _held_out(ids: tuple[str, ...]) -> set[str]:
     by_hash = sorted(ids, key=lambda id: hashlib.blake2b(id.encode(), digest_size=8).digest())
     return set(by_hash[: max(1, round(len(ids) / 5))])
@@ -205,21 +252,23 @@ def _table_file(root: Path) -> Path | None:
     for folder in (root, place):
         if folder is None:
             continue
-        for name in _JSON:
-            if (folder / name).is_file():
-                return folder / name
-        tables = [path for path in sorted(folder.iterdir()) if _is_table(path)]
-        named = [path for path in tables if "label" in path.stem.lower()] or tables
+        inner = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
+        exact = [inner[name] for name in _JSON if name in inner]
+        if exact:
+            return exact[0]
+        tables = [path for path in inner.values() if _is_table(path)]
+        exact = [path for path in tables if path.stem.lower() == "labels"]
+        named = exact or [path for path in tables if "label" in path.stem.lower()] or tables
         if len(named) > 1:
             some = ", ".join(path.name for path in named[:3])
-            raise BadFileError(f"{folder}: which of {some} has the labels? call it labels.csv")
+            raise BadFileError(f"{folder}: which of {some} has the labels? call only it labels.csv")
         if named:
             return named[0]
     return None
 
 
 def _is_table(path: Path) -> bool:
-    if path.name in TABLES or path.name[:1] == "." or labels.is_class_file(path):
+    if path.name in TABLES or path.name[:1] in (".", "~") or labels.is_class_file(path):
         return False
     suffix = path.suffix.lower()
     return suffix in (".csv", ".tsv") or (suffix == ".txt" and "label" in path.stem.lower())
@@ -229,7 +278,7 @@ def _table(root: Path, index: Index) -> LabelTable | None:
     path = _table_file(root)
     if path is None:
         return None
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return labels.json_table(path)
     return text_table(path, index, labels.class_file(root, path.parent))
 
@@ -274,7 +323,7 @@ def _joined(
     for found in groups.values():
         firsts: dict[bytes, Path] = {}
         for path in found:
-            name = path.relative_to(place).parts[level]
+            name = unicodedata.normalize("NFC", path.relative_to(place).parts[level])
             content = hashlib.blake2b(read_bytes(path)).digest() if len(found) > 1 else b""
             first = firsts.setdefault(content, path)
             own = same.setdefault(first, [])

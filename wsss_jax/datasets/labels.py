@@ -6,6 +6,7 @@ only, raised when its labels are asked for. Not here: tables in text files (``ta
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +21,7 @@ from wsss_jax.data.classes import COCO, IGNORED, NO_CLASS, VOC, ClassList
 from wsss_jax.data.ids import PHOTOGRAPHS, Index, files_below
 from wsss_jax.data.stores import read_npz
 from wsss_jax.data.texts import MISTAKES, read_json, read_text
-from wsss_jax.datasets.cells import in_order, names_in, spellings
+from wsss_jax.datasets.cells import in_order, names_in, spelling_of, spellings
 from wsss_jax.datasets.lists import repeated
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats.bounded import read_bytes
@@ -65,7 +66,8 @@ class LabelTable:
         if isinstance(entry, BadFileError):
             raise BadFileError(str(entry))
         if not isinstance(entry, (list, tuple)):
-            raise BadFileError(f"{self.path}: labels of {id} are {entry!r}, wanted a list")
+            told = repr(entry)[:60]
+            raise BadFileError(f'{self.path}: labels of {id} are {told}, wanted a list: ["cat"]')
         labels = np.zeros(len(self.classes), bool)
         for value in entry:
             labels[self._index(id, value)] = True
@@ -114,9 +116,13 @@ def json_table(path: Path) -> LabelTable:
     names = table.get("classes") if isinstance(table, dict) else None
     entries = table.get("image_labels") if isinstance(table, dict) else None
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise BadFileError(f'{path}: wanted {{"classes": [names], "image_labels": {{…}}}}')
+        raise BadFileError(
+            f'{path}: wanted {{"im0.jpg": ["cat", "dog"], "im1.jpg": []}}, or {{"classes": '
+            '["cat", "dog"], "image_labels": {…}}'
+        )
     if not isinstance(entries, dict):
         raise BadFileError(f'{path}: no "image_labels" by image id; wanted {{id: [names]}}')
+    entries = _flags(entries, names)
     as_masks = bool(names) and names[0].casefold() in NO_CLASS | IGNORED
     no_truth = (as_masks and names[0].casefold() in IGNORED) or table.get("background") is False
     classes = class_list(path, names[1:] if as_masks else names)
@@ -126,14 +132,37 @@ def json_table(path: Path) -> LabelTable:
 def _plain(path: Path, table: Mapping[str, Any], twice: tuple[str, ...]) -> LabelTable:
     """Labels by photograph and nothing else."""
     found: dict[str, list[str]] = {}
+    bad: dict[str, BadFileError] = {}
     for id, value in table.items():
         cells = [value] if isinstance(value, str) else value
         if not (isinstance(cells, list) and all(isinstance(cell, str) for cell in cells)):
-            raise BadFileError(f'{path}: labels of {id} are {value!r}, wanted {{"im0": ["cat"]}}')
+            told = repr(value)[:60]
+            bad[id] = BadFileError(f'{path}: labels of {id} are {told}, wanted {{"{id}": ["cat"]}}')
+            continue
         found[id] = [name for cell in cells for name in names_in(cell)]
+    if not any(found.values()):
+        raise next(iter(bad.values()), BadFileError(f"{path}: no class is named in it"))
     entries, notes = spellings(found)
     classes = class_list(path, in_order({name for own in entries.values() for name in own}))
-    return LabelTable(path, classes, entries, twice=twice, notes=tuple(notes))
+    return LabelTable(path, classes, {**entries, **bad}, twice=twice, notes=tuple(notes))
+
+
+def _flags(entries: Mapping[str, Any], names: list[str]) -> Mapping[str, Any]:
+    """Entries that are rows of 0 and 1, one for each class, as names; others as they stand.
+
+    As numbers such rows would name the classes 0 and 1 in every photograph.
+    """
+    rows = [entry for entry in entries.values() if isinstance(entry, list)]
+    whole = all(len(row) == len(names) and all(n in (0, 1) for n in row) for row in rows)
+    numbers = {n for row in rows for n in row if type(n) is int} == {0} and len(names) == 1
+    if not rows or not whole or numbers or any(isinstance(n, str) for row in rows for n in row):
+        return entries
+    return {
+        id: [name for name, n in zip(names, row, strict=True) if n]
+        if isinstance(row, list)
+        else row
+        for id, row in entries.items()
+    }
 
 
 def npz_table(path: Path, classes: ClassList) -> LabelTable:
@@ -198,21 +227,28 @@ def xml_table(folder: Path, classes: ClassList | None, *, masks: bool) -> LabelT
     """Labels from one XML file a photograph, as PASCAL VOC has them; every object counts.
 
     Objects marked difficult or truncated are labels too, as in the lists of IRN. A damaged file is
-    an error of its photograph. Documents with a DOCTYPE are refused, so no entity is ever expanded,
-    and so are files above 1 MiB. classes: None for the names that occur; they are those of VOC
+    an error of its photograph, and so is one that declares entities (none is ever expanded) or has
+    more than 1 MiB. classes: None for the names that occur; they are those of VOC
     where most of its 20 occur, or where there are masks and only its names occur. masks: whether
     there are any. Raises BadFileError where no object has a name.
     """
     files = [path for path in files_below(folder) if path.suffix.lower() == ".xml"]
     entries = {path.stem: _objects(path, path.stat().st_mtime_ns) for path in files}
-    found = {name for entry in entries.values() if isinstance(entry, tuple) for name in entry}
+    good = {id: entry for id, entry in entries.items() if isinstance(entry, tuple)}
+    spelled = spelling_of(good)
+    if set(spelled) <= {name.casefold() for name in VOC.names}:
+        spelled = {name.casefold(): name for name in VOC.names}
+    good = {id: [spelled[name.casefold()] for name in own] for id, own in good.items()}
+    entries = {**entries, **good}
+    found = {name for own in good.values() for name in own}
     notes: tuple[str, ...] = ()
     if classes is None:
         of_voc = found & set(VOC.names)
         if len(of_voc) >= _MOST_OF_VOC or (masks and found <= of_voc):
             classes = VOC
         elif not found:
-            bad = next((str(e) for e in entries.values() if not isinstance(e, tuple)), "no objects")
+            bad = next((str(e) for e in entries.values() if isinstance(e, BadFileError)),
+                       "no objects")  # fmt: skip
             raise BadFileError(f"{folder}: no class is named in {len(files)} files ({bad})")
         else:
             order = VOC.names if found <= of_voc else sorted(found, key=str.casefold)
@@ -226,9 +262,12 @@ def xml_table(folder: Path, classes: ClassList | None, *, masks: bool) -> LabelT
 def _objects(path: Path, changed: int) -> tuple[str, ...] | BadFileError:
     """Names of the objects of one file, read again only when it was changed."""
     try:
-        return tuple(one["name"] for one in xml_objects(path)[0] if "name" in one)
+        names = [one.get("name", "") for one in xml_objects(path)[0]]
     except BadFileError as problem:
         return problem
+    if not all(names):
+        return BadFileError(f"{path}: an object without a name; write the class that it shows")
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
 def xml_objects(path: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
@@ -258,8 +297,12 @@ def _object_texts(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]
     objects: list[dict[str, str]] = []
     size: dict[str, str] = {}
 
-    def refuse(*_: Any) -> None:
-        raise UserError("a DOCTYPE, wanted a plain annotation without entities")
+    def doctype(name: str, system: Any, public: Any, declares: int) -> None:
+        if declares:
+            raise UserError("a DOCTYPE with declarations; delete it from <!DOCTYPE to its end")
+
+    def entity(name: str, *_: Any) -> None:
+        raise UserError(f"an entity &{name}; that nothing declares; write the letter itself")
 
     def place() -> dict[str, str] | None:
         if opened[:2] == ["annotation", "object"]:
@@ -268,6 +311,8 @@ def _object_texts(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]
 
     def start(tag: str, _: Any) -> None:
         opened.append(tag)
+        if opened[0] != "annotation":
+            raise UserError(f"a document <{tag}>, wanted <annotation>")
         if opened == ["annotation", "object"]:
             objects.append({})
         elif (found := place()) is not None and len(opened) > 2:
@@ -277,7 +322,8 @@ def _object_texts(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]
         if (found := place()) is not None and len(opened) > 2:
             found["/".join(opened[2:])] += data
 
-    parser.StartDoctypeDeclHandler = refuse
+    parser.StartDoctypeDeclHandler = doctype
+    parser.SkippedEntityHandler = entity
     parser.StartElementHandler = start
     parser.EndElementHandler = lambda _: opened.pop() and None
     parser.CharacterDataHandler = text

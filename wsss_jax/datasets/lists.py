@@ -5,28 +5,38 @@ the lists of PSA and DeepLab, or -1, 0, 1, as in ImageSets/Main of PASCAL VOC.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from wsss_jax.data.ids import Index, check_id
 from wsss_jax.data.texts import read_text
 from wsss_jax.errors import BadFileError, UserError
 
-_NO_LIST = re.compile(
+NO_LIST = re.compile(
     r"(readme|licen[sc]e|copying|notice|authors?|source|changelog|requirements|class(es|_?names)"
     r"|labels?|labelmap|colou?rs)\b.*",
     re.IGNORECASE,
 )
+"""Names of text files that lie in data sets and are no lists."""
+
+_HEADER = re.compile(r"(file|image|img|photo|path|id|name)[a-z _-]*([,;\t].*)?", re.IGNORECASE)
+
+SUFFIXES = (".txt", ".csv", ".lst", ".list")
+"""Of files that are lists where they lie in a folder of lists."""
 
 
-def list_files(folder: Path) -> dict[str, Path]:
-    """Lists by split: names of ``*.txt`` in small letters. BadFileError for two of one name."""
+def list_files(folder: Path, suffixes: Collection[str] = SUFFIXES) -> dict[str, Path]:
+    """Lists by split: names without suffix in small letters. BadFileError for two of one name."""
+    if not folder.is_dir():
+        return {}
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.[tT][xX][tT]")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes):
+        if path.name[:1] in (".", "~"):
+            continue
         split = path.stem.lower()
         if split in found:
             raise BadFileError(f"{folder}: both {found[split].name} and {path.name}; keep one")
-        if not _NO_LIST.fullmatch(path.stem):
+        if not NO_LIST.fullmatch(path.stem):
             found[split] = path
     return found
 
@@ -48,14 +58,26 @@ def ids_of(path: Path, index: Index) -> tuple[str, ...]:
     that names the first offender, also where not one line is a photograph.
     """
     lines = read_list(path)
-    found = [index.line(line) for line in lines]
-    if lines and index.files and not any(found):
+    found = named_in(lines, index)
+    if lines and index.files and not any(id in index.files for id in found):
         raise BadFileError(
             f"{path}: none of its {len(lines)} lines is a photograph of this data set: "
             f"{lines[0]!r} …, where there is {next(iter(index.files))!r}"
         )
-    ids = [id or line for id, line in zip(found, lines, strict=True)]
-    return checked_ids(tuple(ids), path)
+    return checked_ids(found, path)
+
+
+def named_in(lines: Iterable[str], index: Index) -> tuple[str, ...]:
+    """The ids that the lines of a list mean; a line that means none stays as it is.
+
+    Comments (# …) and a header in the first line are left out.
+    """
+    found = ((n, line, index.line(line)) for n, line in enumerate(lines))
+    return tuple(
+        id or line
+        for n, line, id in found
+        if id or not (line.startswith("#") or (n == 0 and _HEADER.fullmatch(line)))
+    )
 
 
 def checked_ids(ids: tuple[str, ...], path: Path) -> tuple[str, ...]:
@@ -71,7 +93,10 @@ def checked_ids(ids: tuple[str, ...], path: Path) -> tuple[str, ...]:
             raise BadFileError(f"{path}: {reason}")
     twice = repeated(ids)
     if twice:
-        raise BadFileError(f"{path}: {len(twice)} ids stand in it twice, the first is {twice[0]!r}")
+        raise BadFileError(
+            f"{path}: {len(twice)} photographs stand in it twice, the first is {twice[0]!r}; keep "
+            "each once"
+        )
     return ids
 
 

@@ -63,6 +63,8 @@ def _cause(
     count = labels.shape[1]
     by_value = np.zeros((len(values), IGNORE), bool)
     by_value[:, : min(values.shape[1], IGNORE)] = values[:, :IGNORE]
+    if count == 1 and _agreement(by_value[:, :1], labels) >= FITS:
+        return f"inverted: value 0 is {classes.names[0]} and 1 background; exchange them"
     if _agreement(by_value[:, :count], labels) >= FITS:
         return (
             f"numbered from 0: value 0 is {classes.names[0]}, where 1 is wanted; add 1 to all "
@@ -104,11 +106,13 @@ def _order(
 
 
 def _without_classes(values: Bool[np.ndarray, "n v"]) -> str:
-    if values.shape[1] > IGNORE and values[:, IGNORE].any():
-        return (
-            "only 0 and 255, and 255 means unknown: write 1 for the first class, 2 for the second"
-        )
-    return "all is background: write 1 for the first class, 2 for the second"
+    there = np.flatnonzero(values.any(axis=0)).tolist()
+    wanted = "write 1 for the first class, 2 for the second"
+    if set(there) <= {0, IGNORE}:
+        told = "all is background" if there == [0] else "only 0 and 255, and 255 means unknown"
+        return f"{told}: {wanted}"
+    some = ", ".join(map(str, there[:8])) + (" …" if len(there) > 8 else "")
+    return f"they hold the values {some}: {wanted}"
 
 
 def table_of(

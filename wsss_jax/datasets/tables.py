@@ -11,17 +11,16 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wsss_jax.data.classes import NO_CLASS, ClassList
-from wsss_jax.data.ids import PHOTOGRAPHS, Index
+from wsss_jax.data.ids import PHOTOGRAPHS, Index, by_number
 from wsss_jax.data.texts import read_text
 from wsss_jax.datasets import cells as forms
 from wsss_jax.datasets.labels import LabelTable, class_list
-from wsss_jax.datasets.lists import repeated
 from wsss_jax.errors import BadFileError
 
 DELIMITERS = (",", ";", "\t", "|", " ")
@@ -32,15 +31,19 @@ _FILE = re.compile(
     re.IGNORECASE,
 )
 _LABEL = re.compile(
-    r"(label|class|categor|tag|klasse|kategorie|target|annotation|object)[a-z _-]*", re.IGNORECASE
+    r"(label|class|categor|tag|klasse|kategorie|bezeichnung|target|annotation|obje[ck]t|species"
+    r"|étiquette|etiqueta|etichetta|clase|标签|类别)[a-z _-]*",
+    re.IGNORECASE,
 )
 _NUMBER = re.compile(
     r"(|#|nr\.?|no\.?|num|number|nummer|index|idx|row|unnamed: \d+)", re.IGNORECASE
 )
 _OTHER = re.compile(rf"{_NUMBER.pattern}|split|subset|set|fold", re.IGNORECASE)
+_SHOWN = re.compile(r"(is_?)?(confidence|present|presence|shown|visible|vorhanden)", re.IGNORECASE)
 _FLAGS = forms.YES | forms.NO
 
 Rows = list[list[str]]
+Find = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     width = max(map(len, layout.rows), default=0)
     layout = _named(path, layout, width, classes)
     flags = _flag_columns(layout, width)
-    notes = [f"{path.name} is read as {encoding}"] if "utf-8" not in encoding else []
+    notes = []
+    if "utf-8" not in encoding:
+        hint = "" if "utf" in encoding else "; where letters look wrong, save it as UTF-8"
+        notes = [f"{path.name} is read as {encoding}{hint}"]
     notes += [f"{layout.above} lines above the header are not read"] if layout.above else []
     if flags:
         entries, names, more = _wide(path, layout, flags, width)
@@ -75,43 +81,88 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     if not names and classes is None:
         raise BadFileError(f"{path}: no class is named in it; wanted rows like im0.jpg,cat")
     known = classes or class_list(path, names)
-    twice = repeated(row[layout.column].strip() for row in layout.rows) if flags else ()
-    return LabelTable(path, known, entries, twice=twice, notes=(*notes, *more))
+    return LabelTable(path, known, entries, notes=(*notes, *more))
 
 
 def _layout(path: Path, text: str, index: Index) -> _Layout:
     """Rows, column of files and header under the delimiter that names most photographs."""
     best: tuple[int, int, Rows] = (0, 0, [])
-    for delimiter in DELIMITERS:
-        try:
-            # Lines with their ends: a class name in quotes that has one must not be read without.
-            lines = io.StringIO(text, newline="")
-            rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(row)]
-        except csv.Error as problem:
-            raise BadFileError(f"{path}: not a table ({problem})") from problem
-        some = rows[:_LOOK]
-        hits = Counter(n for row in some for n, cell in enumerate(row) if index.find(cell))
-        column, count = max(hits.items(), key=lambda item: (item[1], -item[0]), default=(0, 0))
-        if count > best[0] and max(map(len, rows)) > 1:
-            best = (count, column, rows)
+    for find in (index.find, by_number(index.files)):
+        for delimiter in DELIMITERS:
+            rows = _rows(path, text, delimiter)
+            column, count = _column_of_files(rows[:_LOOK], find)
+            if count > best[0] and max(map(len, rows)) > 1:
+                best = (count, column, rows)
+        if best[0]:
+            break
     count, column, rows = best
     if not count:
         raise BadFileError(
             f"{path}: no column of it names photographs; wanted rows like "
             f"{next(iter(index.files), 'im0')},label"
         )
-    start, header = _header(rows, column, index)
+    _check_quotes(path, rows, index)
+    start, header = _header(rows, column, find)
     named = [row for row in rows[start:] if len(row) > column and row[column].strip()]
+    for row in named:
+        id = find(row[column])
+        # Two files that differ in their suffix alone stay two, for the data set to name them.
+        if id is not None and len(index.files[id]) == 1:
+            row[column] = id
     return _Layout(named, column, header, max(start - 1, 0))
 
 
-def _header(rows: Rows, column: int, index: Index) -> tuple[int, list[str]]:
+def _rows(path: Path, text: str, delimiter: str) -> Rows:
+    try:
+        # Line ends inside of quotes belong to their cell, so the reader gets them.
+        found = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return [row for row in found if any(row)]
+    except csv.Error as problem:
+        raise BadFileError(f"{path}: not a table ({problem})") from problem
+
+
+def _column_of_files(rows: Rows, find: Find) -> tuple[int, int]:
+    """The column that names most photographs, and how many.
+
+    Numbers of rows may be names of photographs as well: of several columns the one that holds names
+    of files, or is called so, goes before one that counts.
+    """
+    hits = Counter(n for row in rows for n, cell in enumerate(row) if find(cell))
+    most = max(hits.values(), default=0)
+
+    def rank(column: int) -> tuple[bool, bool, bool, int, int]:
+        cells = [row[column].strip() for row in rows if column < len(row)]
+        called = "" if find(cells[0]) else cells[0]
+        counts = bool(_NUMBER.fullmatch(called) and called) or _counts(cells[bool(called) :])
+        files = any(cell.lower().endswith(PHOTOGRAPHS) for cell in cells)
+        wide = max(map(len, rows)) > 2
+        return files, bool(_FILE.fullmatch(called)), not (wide and counts), hits[column], -column
+
+    likely = [column for column, count in hits.items() if 2 * count >= most]
+    column = max(likely, key=rank, default=0)
+    return column, hits[column]
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether a column is 0, 1, 2 … or 1, 2, 3 …"""
+    return any(list(cells) == [str(n + first) for n in range(len(cells))] for first in (0, 1))
+
+
+def _check_quotes(path: Path, rows: Rows, index: Index) -> None:
+    """BadFileError where a quote that is never closed took the rows behind it into one cell."""
+    for cell in (cell for row in rows for cell in row if "\n" in cell or "\r" in cell):
+        for line in cell.splitlines()[1:]:
+            if index.line(line) is not None and re.search("[,;\t|]", line):
+                raise BadFileError(f'{path}: a quote (") is opened before {line!r} and not closed')
+
+
+def _header(rows: Rows, column: int, find: Find) -> tuple[int, list[str]]:
     """How many rows are no data, and the cells of the last of them, which is the header.
 
     Rows above the first one that names a photograph are data, of photographs that are missing,
     where they name a file of a picture or a label that other rows have.
     """
-    first = next(n for n, row in enumerate(rows) if index.find("".join(row[column : column + 1])))
+    first = next(n for n, row in enumerate(rows) if find("".join(row[column : column + 1])))
     below = {
         label.casefold()
         for row in rows[first:]
@@ -177,9 +228,12 @@ def _wide(
         lacking = [name for name, cell in zip(names, cells, strict=True) if cell in forms.GAPS]
         if lacking and gaps:
             entries[file] = BadFileError(f"{path}: {file}: no 0 or 1 of {', '.join(lacking[:3])}")
-        else:
-            shown = zip(names, cells, strict=True)
-            entries[file] = [name for name, cell in shown if cell in forms.YES]
+            continue
+        shown = [name for name, cell in zip(names, cells, strict=True) if cell in forms.YES]
+        if entries.setdefault(file, shown) != shown:
+            entries[file] = BadFileError(
+                f"{path}: {file} has several rows, which differ; keep the right one"
+            )
     classes = [name for name in names if name.casefold() not in NO_CLASS]
     for entry in entries.values():
         if isinstance(entry, list):
@@ -192,13 +246,19 @@ def _long(
     path: Path, layout: _Layout, width: int, classes: ClassList | None
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     columns, unread = _label_columns(path, layout, width)
+    shown = _shown_column(layout, unread)
+    unread = [n for n in unread if n != shown]
     known = () if classes is None else classes.names
+    mark = forms.separator_of(row[n] for row in layout.rows for n in columns if n < len(row))
     found: dict[str, list[str]] = {}
     none: set[str] = set()
     for row in layout.rows:
         file = row[layout.column].strip()
+        if shown is not None and row[shown].strip().casefold() in forms.NO:
+            found.setdefault(file, [])
+            continue
         cells = (row[n] for n in columns if n < len(row))
-        labels = [label for cell in cells for label in forms.names_in(cell, known)]
+        labels = [label for cell in cells for label in forms.names_in(cell, known, mark)]
         found.setdefault(file, []).extend(labels)
         none |= set() if labels else {file}
     numbers = () if classes is None else _numbers(path, found, classes)
@@ -206,7 +266,11 @@ def _long(
         spelled = {file: [numbers[int(n)] for n in own] for file, own in found.items()}
         notes = [f"label 0 is read as {numbers[0]}" if numbers[0] else f"label 1 is {numbers[1]}"]
     else:
-        spelled, notes = forms.spellings(found)
+        spelled, notes = forms.spellings(found, known)
+    cells = {row[n].strip() for row in layout.rows for n in columns if n < len(row)}
+    notes = [*notes, *forms.parted(cells - set(known), mark)]
+    if shown is not None:
+        notes = [*notes, f"rows with 0 in {layout.header[shown]} name what is not shown"]
     entries: dict[str, Any] = {file: list(labels) for file, labels in spelled.items()}
     for file in none:
         if entries[file]:
@@ -227,14 +291,24 @@ def _label_columns(path: Path, layout: _Layout, width: int) -> tuple[list[int], 
     chosen = [n for n in under if _LABEL.match(header[n])]
     likely = chosen or [n for n in under if not _OTHER.fullmatch(header[n])]
     if not chosen and len(likely) > 1:
+        names = ", ".join(header[n] for n in likely if header[n])
         raise BadFileError(
-            f"{path}: which of the columns {', '.join(filter(None, header))} has the labels? call "
-            "it label, or write 0 and 1 below the name of each class"
+            f"{path}: which of the columns {names} has the labels? call it label, or write 0 and 1 "
+            "below the name of each class"
         )
     kept = _best(header, chosen) or likely or under
     unread = [n for n in under if n not in kept]
     # What goes on behind the header belongs to a label in its last column.
     return kept + [n for n in columns if n >= len(header) and n not in kept], unread
+
+
+def _shown_column(layout: _Layout, columns: Sequence[int]) -> int | None:
+    """The column that tells, by 1 and 0, whether the class of a row is shown; else None."""
+    for n in columns:
+        cells = {row[n].strip().casefold() if n < len(row) else "" for row in layout.rows}
+        if _SHOWN.fullmatch(layout.header[n]) and cells <= _FLAGS and cells & forms.NO:
+            return n
+    return None
 
 
 def _best(header: Sequence[str], chosen: Sequence[int]) -> list[int]:

@@ -13,8 +13,6 @@ from wsss_jax.errors import BadFileError, MissingFileError
 
 MASKS = ("SegmentationClassAug", "SegmentationClass")
 AUGMENTED = "train_aug"
-_SHOWN = ("1", "0")
-"""Of the class lists in ImageSets/Main: 0 is an object that is difficult, and counts here."""
 
 
 def voc(
@@ -76,7 +74,7 @@ def _check_augmented(root: Path, split: str, files: Mapping[str, Path]) -> None:
 
 def _main(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
     """The lists of ImageSets/Main: of all images by split, and by class with -1, 0 and 1."""
-    found = lists.list_files(folder) if folder.is_dir() else {}
+    found = lists.list_files(folder)
     plain = {split: path for split, path in found.items() if not _flagged(path)}
     flagged: dict[str, list[Path]] = {}
     for path in (path for split, path in found.items() if split not in plain):
@@ -96,10 +94,17 @@ def _main_table(folder: Path, classes: ClassList | None) -> LabelTable | None:
         return None
     order = VOC.names if set(flagged) <= set(VOC.names) else tuple(sorted(flagged))
     known = classes or labels.class_list(folder, [name for name in order if name in flagged])
+    lines = {
+        name: [line.split() for path in paths for line in lists.read_list(path)]
+        for name, paths in flagged.items()
+    }
+    # Of VOC 0 is an object that is difficult, and counts here; others write 0 for -1.
+    flags = {words[-1] for own in lines.values() for words in own}
+    yes = ("1", "0") if "-1" in flags else ("1",)
     shown: dict[str, dict[str, bool]] = {}
-    for name, paths in flagged.items():
-        for words in (line.split() for path in paths for line in lists.read_list(path)):
-            shown.setdefault(" ".join(words[:-1]), {})[name] = words[-1] in _SHOWN
+    for name, own in lines.items():
+        for words in own:
+            shown.setdefault(" ".join(words[:-1]), {})[name] = words[-1] in yes
     entries = {
         id: [name for name in own if own[name]]
         if len(own) == len(flagged)

@@ -47,14 +47,16 @@ def checked(explainer: Explainer) -> Callable[[Scorer, Array, Any], Array]:
     """The explainer for work by hand: compiled, and what goes in is looked at before.
 
     The result takes class numbers per image or rows of flags (``targets.labels_of``), and features
-    that are tokens (b,n,k) (``targets.on_grid``). It raises ValueError where images, features or
-    scores are not finite, saying where; a compiled explainer cannot, and some of them would send a
-    NaN to a plausible zero. One more forward pass.
+    that are tokens (b,n,k) (``targets.on_grid``). It raises ValueError for images of another form,
+    for a network in training mode, and where images, features or scores are not finite, saying
+    where; a compiled explainer cannot, and some of them would send a NaN to a plausible zero. One
+    more forward pass.
     """
 
-    def explain(scorer: Scorer, images: Images, labels: Any) -> Float[Array, "b h w c"]:
+    def explain(scorer: Scorer, images: Any, labels: Any) -> Float[Array, "b h w c"]:
+        images = targets.images_of(images)
         check_finite(images, "images", "read the files again, or mask what is not real")
-        features = jax.jit(scorer.features)(images)
+        features = _features(scorer, images)
         check_finite(features, "features", "look at the weights; was the training finite?")
         if features.ndim == 3:
             scorer = targets.on_grid(scorer, features, images)
@@ -66,6 +68,18 @@ def checked(explainer: Explainer) -> Callable[[Scorer, Array, Any], Array]:
         return jax.jit(functools.partial(explainer, scorer))(images, rows)
 
     return explain
+
+
+def _features(scorer: Scorer, images: Images) -> Array:
+    try:
+        return jax.jit(scorer.features)(images)
+    except Exception as problem:
+        # Known by name: this package takes any network, and so imports no flax.
+        if type(problem).__name__ != "TraceContextError":
+            raise
+        raise ValueError(
+            "the network changes while it is used, as in training; call network.eval() first"
+        ) from problem
 
 
 def check_finite(values: Float[Array, "*s"], what: str, advice: str) -> None:

@@ -21,6 +21,25 @@ FORMS = (
 )
 
 
+def images_of(images: Any) -> Float[Array, "b h w 3"]:
+    """A batch of images in [0, 1]. Raises ValueError with the line that makes one."""
+    shape, kind = np.shape(images), np.asarray(images).dtype
+    if len(shape) == 3:
+        raise ValueError(f"images are {shape}, wanted a batch (b, h, w, 3): images[None]")
+    if len(shape) != 4 or (shape[-1] != 3 and shape[1] != 3):
+        raise ValueError(f"images are {shape}, wanted (b, h, w, 3)")
+    if shape[-1] != 3:
+        raise ValueError(
+            f"images are {shape}, wanted (b, h, w, 3); channels come last: "
+            "np.moveaxis(images, 1, -1)"
+        )
+    if kind.kind != "f":
+        raise ValueError(
+            f"images are {kind}, wanted floats in [0, 1]: images.astype(np.float32) / 255"
+        )
+    return jnp.asarray(images, jnp.float32)
+
+
 def labels_of(wanted: Any, *, images: int, classes: int) -> Bool[Array, "images classes"]:
     """Labels of a batch from class numbers or from rows of flags.
 
@@ -131,6 +150,8 @@ def _from_numbers(rows: list[np.ndarray], classes: int) -> Bool[np.ndarray, "ima
                 f"image {index} is labelled {wrong[0]}; the scorer knows {classes} classes, "
                 f"numbered 0 to {classes - 1}"
             )
+        if len(set(numbers.tolist())) < numbers.size:
+            raise ValueError(f"image {index} is labelled twice with one class: {numbers}; {FORMS}")
         labels[index, numbers.astype(int)] = True
     return labels
 

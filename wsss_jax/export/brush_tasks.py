@@ -14,13 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wsss_jax.data.classes import ClassList, to_mask_index
-from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError
 from wsss_jax.formats.run_lengths import brush_region
 from wsss_jax.types import Size
-
-MAX_JSON = 2**30
-"""Larger exports are refused."""
 
 _BRUSH = "brushlabels"
 
@@ -36,11 +32,12 @@ class Painted(NamedTuple):
     strokes: tuple[tuple[str, list[int]], ...]
 
 
-def read_tasks(path: Path) -> list[Painted]:
+def read_tasks(path: Path, tasks: Any) -> list[Painted]:
     """The annotated tasks of an export. Raises BadFileError for what is none of Label Studio's."""
-    tasks = read_json(path, MAX_JSON)
     if not isinstance(tasks, list):
-        raise BadFileError(f"{path}: no list of tasks; export as JSON from Label Studio")
+        raise BadFileError(
+            f"{path}: neither a list of tasks, as Label Studio exports them as JSON, nor COCO"
+        )
     return list(_painted(path, tasks))
 
 

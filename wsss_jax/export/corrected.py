@@ -2,8 +2,10 @@
 
 A mask is a PNG called like its photograph: class numbers in a palette or in grey, or the colours
 of exported masks, which is what painting programs and CVAT ("Segmentation mask 1.1", with its
-labelmap.txt) give back. Or it was painted in Label Studio and comes in its JSON. What is checked:
-size, values, and that it shows the photograph's labels.
+labelmap.txt) give back. Or it was painted in Label Studio and comes in its JSON, or in CVAT ("CVAT
+for images 1.1") or a program that writes COCO, whose one file has all photographs: of these the
+masks count that are no longer what was exported. What is checked: size, values, and that it shows
+the photograph's labels.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,16 +21,25 @@ from wsss_jax.config import lookup
 from wsss_jax.data.classes import BACKGROUND, ClassList, palette, to_class_index, to_mask_index
 from wsss_jax.data.files import read_mask
 from wsss_jax.data.photographs import decode_image, header
+from wsss_jax.data.stores import Store
+from wsss_jax.data.texts import read_json
 from wsss_jax.datasets.table import Source
 from wsss_jax.datasets.views import View
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
-from wsss_jax.export import brush_tasks
+from wsss_jax.export import brush_tasks, drawn_masks
+from wsss_jax.export.drawn_masks import Drawn
 from wsss_jax.export.exported import RECORD, photograph_names, stem_of
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import IGNORE
 
 LABELMAP = "labelmap.txt"
 """Where CVAT keeps the colours of classes: ``name:red,green,blue:parts:actions`` a line."""
+
+UNTOUCHED = 0.005
+"""Share of pixels that programs change by drawing a mask as polygons."""
+
+MAX_JSON = 2**30
+"""Larger exports are refused."""
 
 _OBJECTS = "SegmentationObject"
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -46,11 +57,12 @@ class Corrected:
     """Corrected masks that were found and checked.
 
     files: where the mask of each image is from, by id, in the order of the data set. readers: what
-    reads it again.
+    reads it again. untouched: how many masks are as they were exported, and so count for nothing.
     """
 
     files: Mapping[str, Path]
     readers: Mapping[str, Reader]
+    untouched: int = 0
 
     def mask(self, id: str) -> UInt8[np.ndarray, "H W"] | None:
         """The mask of one image; None where there is none. Raises BadFileError."""
@@ -72,14 +84,16 @@ class _Found(NamedTuple):
     path: Path
     id: str | None
     read: Reader
+    of_all: bool = False
 
 
-def read_corrected(folder: Path, source: Source) -> Corrected:
+def read_corrected(folder: Path, source: Source, exported: Store | None = None) -> Corrected:
     """The corrected masks in a folder and below it.
 
-    All are read and checked. Raises UserError that counts the problems by kind with three examples
-    of each, MissingFileError without a folder, and BadFileError for a damaged labelmap.txt or
-    export of Label Studio.
+    All are read and checked. exported: the masks as they were before; those of files that hold all
+    photographs count where more than UNTOUCHED of their pixels differ from it. Raises UserError
+    that counts the problems by kind with three examples of each, MissingFileError without a folder,
+    and BadFileError for a file that is none of its kind.
     """
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder of corrected masks")
@@ -88,12 +102,17 @@ def read_corrected(folder: Path, source: Source) -> Corrected:
             f"{folder} is an export, and nothing tells which of its masks were corrected; copy "
             "those that were into a folder of their own"
         )
-    given = [*_pictures(folder, source), *_painted(folder, source)]
+    given = [*_pictures(folder, source), *_painted(folder, source), *_of_cvat(folder, source)]
     if not given:
         raise UserError(
-            f"{folder}: no mask in it; wanted a PNG called like its photograph, or a JSON of Label "
-            "Studio with annotations"
+            f"{folder}: no mask in it; wanted a PNG called like its photograph, a JSON of Label "
+            "Studio with annotations, a COCO file, or the XML of CVAT for images"
         )
+    found = [one for one in given if not (one.of_all and _is_untouched(one, exported))]
+    untouched = len(given) - len(found)
+    if not found:
+        raise UserError(f"{folder}: all of its {untouched} masks are as they were exported")
+    given = found
     right: dict[str, _Found] = {}
     problems: list[_Problem] = []
     for one in given:
@@ -104,10 +123,9 @@ def read_corrected(folder: Path, source: Source) -> Corrected:
             right[one.id] = one
     if problems:
         raise UserError(_report(folder, problems, len(given)))
-    found = {id: right[id] for id in source.ids if id in right}
-    return Corrected(
-        {id: one.path for id, one in found.items()}, {id: one.read for id, one in found.items()}
-    )
+    kept = {id: right[id] for id in source.ids if id in right}
+    files = {id: one.path for id, one in kept.items()}
+    return Corrected(files, {id: one.read for id, one in kept.items()}, untouched)
 
 
 def with_corrected(source: Source, corrected: Corrected) -> View:
@@ -167,14 +185,45 @@ def _pictures(folder: Path, source: Source) -> Iterator[_Found]:
 
 
 def _painted(folder: Path, source: Source) -> Iterator[_Found]:
-    """What was painted in Label Studio, from all of its exports in the folder."""
+    """What was painted in Label Studio or drawn for COCO, from all JSON files in the folder."""
     known = _by_name(source)
     for path, name in _files(folder, (".json",)):
-        for one in brush_tasks.read_tasks(path):
+        content = read_json(path, MAX_JSON)
+        if isinstance(content, dict) and "images" in content:
+            drawn = drawn_masks.of_coco(path, content, source.classes)
+            yield from _of_all(drawn, path, name, known)
+            continue
+        for one in brush_tasks.read_tasks(path, content):
             id = _id_of(one.name, known)
             size = source.size(id) if id is not None else (0, 0)
             read = partial(brush_tasks.mask_of, one, source.classes, size)
             yield _Found(f"{name} {one.name}", path, id, read)
+
+
+def _of_cvat(folder: Path, source: Source) -> Iterator[_Found]:
+    known = _by_name(source)
+    for path, name in _files(folder, (".xml",)):
+        yield from _of_all(drawn_masks.of_cvat(path, source.classes), path, name, known)
+
+
+def _of_all(
+    drawn: list[Drawn], path: Path, name: PurePosixPath, known: Mapping[PurePosixPath, str | None]
+) -> Iterator[_Found]:
+    for one in drawn:
+        yield _Found(f"{name} {one.name}", path, _id_of(one.name, known), one.read, of_all=True)
+
+
+def _is_untouched(one: _Found, exported: Store | None) -> bool:
+    """Whether a mask is still the one that was exported, but for the drawing of its outline."""
+    if exported is None or one.id is None or one.id not in exported.ids():
+        return False
+    was = exported.get_mask(one.id)
+    try:
+        now = one.read()
+    except BadFileError:
+        return False
+    same_size = was.shape == now.shape
+    return same_size and bool((np.where(was == IGNORE, 0, was) != now).mean() <= UNTOUCHED)
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, PurePosixPath]]:
@@ -209,7 +258,7 @@ def _wrong(one: _Found, source: Source, right: Mapping[str, _Found]) -> tuple[st
     """What is wrong with a mask, as its kind and the facts; None where nothing is."""
     if one.id is None:
         return "of no photograph, or of several", "is called like none alone"
-    if one.path.suffix.lower() not in (".png", ".json"):
+    if one.path.suffix.lower() not in (".png", ".json", ".xml"):
         return "no PNG", "other formats change class numbers or lose them"
     if one.id in right:
         return "twice", f"is of {one.id}, as {right[one.id].name} is"

@@ -109,7 +109,12 @@ def _names(source: Source, ids: tuple[str, ...]) -> dict[str, PurePosixPath]:
     if isinstance(source, View):
         return _names(source.whole, ids)
     if isinstance(source, CocoSource):
-        return {id: PurePosixPath(source.files[id][1]) for id in ids if id in source.files}
+        names = {id: PurePosixPath(source.files[id][1]) for id in ids if id in source.files}
+        # Names of other machines and of folders above; the photograph lies in the data set.
+        return {
+            id: PurePosixPath(name.name) if name.is_absolute() or ".." in name.parts else name
+            for id, name in names.items()
+        }
     if isinstance(source, PictureFolder):
         paths = {id: source.images[id][0] for id in ids if id in source.images}
         shared = _shared(paths.values())

@@ -64,7 +64,10 @@ def _overlay(picture: Picture, options: Options) -> Written:
 
 
 def _irn(picture: Picture, options: Options) -> Written:
-    """What ``make_cam.py`` writes: keys and cam are tensors there, which later stages move."""
+    """What ``make_cam.py`` writes: keys and cam are tensors there, which later stages move.
+
+    The record itself stands beside them (``prior_readers.EXPORTED``) and makes no difference there.
+    """
     fields = _fields(picture.scores)
     content = fields | {"keys": AsTensor(fields["keys"]), "cam": AsTensor(fields["cam"])}
     return Written({f"{picture.stem}.npy": dictionary_npy(content)})
@@ -72,8 +75,7 @@ def _irn(picture: Picture, options: Options) -> Written:
 
 def _npz(picture: Picture, options: Options) -> Written:
     buffer = io.BytesIO()
-    fields = _fields(picture.scores)
-    np.savez_compressed(buffer, keys=fields["keys"], cam=fields["cam"], high_res=fields["high_res"])
+    np.savez_compressed(buffer, **_fields(picture.scores))  # type: ignore[arg-type]
     return Written({f"{picture.stem}.npz": buffer.getvalue()})
 
 
@@ -95,12 +97,14 @@ def _psa_crf(picture: Picture, options: Options) -> Written:
 
 
 def _fields(maps: ScoreMaps) -> dict[str, np.ndarray]:
-    """IRN's fields: keys (k,), cam (k,h,w) at its stride, high_res (k,H,W)."""
+    """IRN's fields: keys (k,), cam (k,h,w) at its stride, high_res (k,H,W); and the record."""
     coarse: Size = (-(-maps.size[0] // IRN_STRIDE), -(-maps.size[1] // IRN_STRIDE))
     return {
         "keys": maps.classes.astype(np.int64),
         "cam": _on_grid(maps, coarse),
         "high_res": _on_grid(maps, maps.size),
+        "peak": maps.peak.astype(np.float32),
+        maps.kind: np.ascontiguousarray(maps.scores.transpose(2, 0, 1), np.float16),
     }
 
 
@@ -134,4 +138,8 @@ WRITERS: Mapping[str, Writer] = MappingProxyType({
     "npz": Writer(_npz, f"keys, cam (stride 4) and high_res, read without pickle; {_TOOL}",
                   "scores"),
 })  # fmt: skip
-"""Formats by name. IRN: Ahn, Cho & Kwak 2019; PSA: Ahn & Kwak 2018."""
+"""Formats by name. IRN: Ahn, Cho & Kwak 2019; PSA: Ahn & Kwak 2018.
+
+Files of irn and npz carry the record: `wsss import` gives it back bit for bit, with its peaks. In
+PSA's dictionaries every key is a class, so there is no room: maps on a coarser grid come back
+enlarged, and without their peaks."""

@@ -75,12 +75,19 @@ def read_content(path: Path, steps: int = MAX_STEPS) -> Content | np.ndarray:
     """As ``read_dictionary``; a file of one array alone gives that array."""
     content = read_bytes(path)
     with one_error(path, "cannot be read as arrays"):
-        if zipfile.is_zipfile(file := io.BytesIO(content)) and content[:2] == b"PK":
-            with zipfile.ZipFile(file) as archive:
-                return _from_archive(archive, steps)
-        if content.startswith(npz.MAGIC):
-            return _from_npy(Views(content), steps)
-        return _from_pickle(content, steps)
+        found = _content(content, steps)
+        if isinstance(found, Opaque):
+            raise UserError(f"{found.kind}, wanted numbers or a dictionary of maps")
+        return found
+
+
+def _content(content: bytes, steps: int) -> Any:
+    if zipfile.is_zipfile(file := io.BytesIO(content)) and content[:2] == b"PK":
+        with zipfile.ZipFile(file) as archive:
+            return _from_archive(archive, steps)
+    if content.startswith(npz.MAGIC):
+        return _from_npy(Views(content), steps)
+    return _from_pickle(content, steps)
 
 
 def kind_of(value: Any) -> str:

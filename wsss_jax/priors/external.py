@@ -8,6 +8,7 @@ written (``prior_readers``), which layout a folder has (``layouts``), and storin
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from wsss_jax.formats.bounded import one_error
 from wsss_jax.formats.pickled_arrays import kind_of
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors import file_layouts
+from wsss_jax.priors.class_pictures import per_class_files
 from wsss_jax.priors.planes import listed
 from wsss_jax.priors.prior_readers import (
     READERS,
@@ -36,7 +38,6 @@ from wsss_jax.priors.prior_readers import (
     numbered,
     of_maps,
     of_mask,
-    per_class_files,
 )
 from wsss_jax.types import Kind, ScoreMaps, Size
 
@@ -48,6 +49,9 @@ SLACK = 1e-3
 
 OVERSHOOT = 0.1
 """How far below 0 enlarging by cubic splines takes a map, as a share of its maximum."""
+
+FAINT = 1e-5
+"""Maxima below this are told: records hold 16 bits, which end at 6e-8."""
 
 ISOLATED = 0.001
 """The share of pixels that may lie far below 0 in maps of SEAM without being one value."""
@@ -131,12 +135,12 @@ def file_of(
         where = folder / place.folder
         if "#" in place.suffix:
             start, ending = place.suffix.split("#")
-            found = per_class_files(where, id, ending, count) if start == "_" else []
+            found = per_class_files(where, id, ending, count) if start == "_" else {}
+            path = next(iter(found.values()), None)
         else:
             path = named_file(where, id, place.suffix)
-            found = [path] if path.is_file() else []
-        if found:
-            return found[0]
+        if path is not None and path.is_file():
+            return path
     wanted = ", ".join(f"{place.folder}/{id}{place.suffix}".lstrip("/") for place in places)
     raise MissingFileError(f"{folder}: no file of {id} (wanted {wanted})")
 
@@ -144,15 +148,19 @@ def file_of(
 def numbers_of(path: Path, count: int) -> tuple[int, ...]:
     """Class numbers of which an image has a picture; path: that of one of them."""
     start = path.stem.rpartition("_")[0]
-    found = per_class_files(path.parent, start, path.suffix, count)
-    return tuple(int(file.stem.rpartition("_")[2]) for file in found)
+    return tuple(per_class_files(path.parent, start, path.suffix, count))
 
 
-def shift_of(classes: Sequence[int], labels: Bool[np.ndarray, " c"]) -> int | None:
-    """What must be added to the classes to make them labels of the image: 0, 1, -1, or nothing."""
+def shift_of(
+    found: Found, layout: Layout, labels: Bool[np.ndarray, " c"], first: int
+) -> int | None:
+    """What must be added to the classes to make them labels of the image: 0, 1, -1, or nothing.
+
+    first: number of the first class; with 1 instead, a leading 0 would be background.
+    """
     present = set(np.flatnonzero(labels).tolist())
     for shift in (0, 1, -1):
-        if {label + shift for label in classes} <= present:
+        if set(numbered(found, layout, first - shift)) <= present:
             return shift
     return None
 
@@ -165,6 +173,8 @@ def checked(found: Found, layout: Layout, wanted: Wanted) -> Prior:
     first = layout.first if wanted.first is None else wanted.first
     kind = wanted.kind or layout.kind
     kept, classes, notes = _belonging(found, layout, wanted, first)
+    # An export of ours was compared with the photograph's size; its records have any grid.
+    layout = layout if found.kind is None else layout._replace(grid=False)
     notes = [*found.notes, *notes]
     dropped: dict[str, str] = {}
     maps: dict[int, tuple[np.ndarray, float]] = {}
@@ -181,6 +191,8 @@ def checked(found: Found, layout: Layout, wanted: Wanted) -> Prior:
         reasons = "; ".join(f"{name}: {text}" for name, text in dropped.items())
         raise UserError(reasons if len(dropped) > 1 else next(iter(dropped.values())))
     notes += [f"left out {name}: {text}" for name, text in dropped.items()]
+    if found.kind is not None and not maps:  # a record of no class has a grid, too
+        wanted = replace(wanted, grid=found.maps.shape[1:])
     ready = _stacked(maps, dict(zip(kept, classes, strict=True)), found.peaks, wanted, kind)
     return Prior(ready, tuple(notes), dropped)
 
@@ -218,11 +230,13 @@ def _trusted(
     item: Any, layout: Layout, wanted: Wanted, kind: Kind
 ) -> tuple[Float[np.ndarray, "h w"], float, str | None]:
     """One map on the wanted grid, its peak, and what was put right. Raises UserError."""
+    if isinstance(item, UserError):
+        raise item
     if not isinstance(item, np.ndarray):
         raise UserError(f"{kind_of(item)}, wanted a map")
     if item.ndim != 2 or not item.size:
         raise UserError(f"a map of shape {item.shape}, wanted the photograph's {wanted.size}")
-    if not layout.agnostic:
+    if layout.grid and not layout.agnostic:
         check_grid(item.shape, wanted.size, STRIDES, free=layout.free)
     fine, peak, note = _in_range(item, kind)
     target: Size = (min(fine.shape[0], wanted.grid[0]), min(fine.shape[1], wanted.grid[1]))
@@ -251,7 +265,7 @@ def _belonging(
     classes = numbered(found, layout, first)
     present = set(np.flatnonzero(wanted.labels).tolist())
     absent = [label for label in classes if label not in present]
-    shift = shift_of(classes, wanted.labels)
+    shift = shift_of(found, layout, wanted.labels, first)
     if absent and not layout.loose:
         numbers = f"class numbers {listed(found.keys)}, but the image's labels are "
         numbers += listed(label + first for label in sorted(present))
@@ -264,7 +278,7 @@ def _belonging(
     kept = [
         n
         for n, key in enumerate(found.keys)
-        if key - first in present and not is_background(key, layout)
+        if key - first in present and not is_background(key, layout, first)
     ]
     notes = [f"left out class {label}, which the image's labels do not have" for label in absent]
     lacking = sorted(present - set(classes)) if not layout.loose else []
@@ -298,6 +312,8 @@ def _in_range(item: np.ndarray, kind: Kind) -> tuple[Float[np.ndarray, "H W"], f
         if kind == "probability":
             raise UserError(f"scores up to {peak:.3g}, wanted probabilities up to 1")
         note, item = f"divided by its maximum {peak:.3g}", item / peak
+    if 0 < peak < FAINT:
+        note = f"its maximum is {peak:.3g}, of which half precision keeps little or nothing"
     scores = item.astype(np.float32, copy=False)
     return (np.maximum(scores, 0) if low < 0 else scores), peak, note
 

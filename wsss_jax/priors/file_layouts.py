@@ -4,6 +4,7 @@ Not here: which of them a folder has (``layouts``), and reading the maps (``exte
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import colours, decode_mask, image_size
+from wsss_jax.data.files import colours, image_size
 from wsss_jax.data.photographs import decode_image, header
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats import npz
@@ -19,6 +20,7 @@ from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.formats.pickled_arrays import read_content
 from wsss_jax.priors import planes, regions
 from wsss_jax.priors import prior_readers as readers
+from wsss_jax.priors.class_pictures import class_numbers
 from wsss_jax.priors.planes import listed
 from wsss_jax.priors.prior_readers import ARRAYS, PICTURES, READERS, Found
 from wsss_jax.types import IGNORE, Size
@@ -101,6 +103,8 @@ def region_readings(path: Path, size: Size | None) -> Mapping[str, Found]:
     """The layout of a file of regions: with classes, or without."""
     found = regions.read_regions(path, size=size)
     numbers = sorted({one for one in found.classes if isinstance(one, int)})
+    if not len(found):  # nothing was found in this photograph, by whatever tool
+        return {"instances": Found((), ()), REGIONS: Found((), ())}
     if any(one is not None for one in found.classes):
         return {"instances": Found(tuple(numbers), ())}
     return {REGIONS: Found((), ())}
@@ -114,6 +118,8 @@ def array_readings(
     Raises BadFileError with the reasons where there is none.
     """
     content = read_content(path)
+    if isinstance(content, Mapping) and not content and len(names) > 1:
+        raise BadFileError(f"{path}: an empty dictionary, which tells no layout")
     if _has_regions(content) and {"instances", REGIONS} & set(names):
         return region_readings(path, None)
     found: dict[str, Found] = {}
@@ -151,7 +157,8 @@ def _reading(name: str, content: Any, labels: Bool[np.ndarray, " c"]) -> Found:
         return Found(tuple((np.flatnonzero(labels) + 1).tolist()), (), field)
     if name == "instances":
         raise UserError("no regions")
-    return readers.maps_of(content, how)
+    own = readers.exported_maps(content) if "high_res" in how.fields else None
+    return own or readers.maps_of(content, how)
 
 
 def _why(content: Any, reasons: Mapping[str, str]) -> str:
@@ -193,18 +200,43 @@ def _is_likely(name: str, reading: Found, content: Any) -> bool:
 def picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
     """The layouts that a picture may have: saliency, a mask, or both. Raises BadFileError."""
     content = read_bytes(path)
-    mode = header(content, path).mode
+    about = header(content, path)
     saliency = {"saliency_png": Found((0,), ())}
-    if mode in ("RGB", "RGBA"):
-        pixels = decode_image(content, path, whole=True).astype(np.int16)
-        if np.abs(pixels - pixels[..., 1:2]).max(initial=0) > 8:
-            raise BadFileError(f"{path}: {colours(pixels.astype(np.uint8))}")
+    if about.format != "PNG":
+        return _of_jpeg(content, path, classes, saliency)
+    if about.mode in ("RGB", "RGBA"):
+        _check_grey(content, path)
+    try:
+        values = readers.values_of(class_numbers(content, path, about.mode))
+    except BadFileError:  # of 16 bits with levels, or of grey colours that are a little apart
         return saliency
-    if mode not in ("P", "L") or path.suffix.lower() != ".png":
-        return saliency
-    values = readers.values_of(decode_mask(content, str(path)))
     inner = tuple(value for value in values if value not in (0, IGNORE))
     mask = {"mask_png": Found(inner, ())}
-    if mode == "P":
+    if inner and inner[-1] > classes:
+        if about.mode != "P":
+            return saliency
+        with suppress(BadFileError):  # of a palette of colours
+            _check_grey(content, path)
+            return saliency
         return mask
-    return saliency if inner and inner[-1] > classes else mask | saliency
+    return mask if about.mode == "P" else mask | saliency
+
+
+def _check_grey(content: bytes, path: Path) -> int:
+    """The highest level of a picture whose colours are grey. Raises BadFileError for others."""
+    pixels = decode_image(content, path, whole=True).astype(np.int16)
+    if np.abs(pixels - pixels[..., 1:2]).max(initial=0) > 8:
+        raise BadFileError(f"{path}: {colours(pixels.astype(np.uint8))}")
+    return int(pixels.max(initial=0))
+
+
+def _of_jpeg(
+    content: bytes, path: Path, classes: int, saliency: Mapping[str, Found]
+) -> Mapping[str, Found]:
+    highest = _check_grey(content, path)
+    if 0 < highest <= min(classes, MANY):
+        raise BadFileError(
+            f"{path}: no level above {highest} of 255: class numbers? JPEG changes them; save "
+            "masks as PNG"
+        )
+    return saliency

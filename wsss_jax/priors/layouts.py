@@ -56,6 +56,7 @@ class Plan(NamedTuple):
     number of the first class. classes: of the store. numbering: the classes in the order of their
     numbers in the files. field: which one is read, where files have several. entries: regions by
     image id, where one file holds those of all images. store: of ours, where the folder is one.
+    exported: the files are an export of ours, whose records come back as they were.
     """
 
     layout: str
@@ -68,6 +69,7 @@ class Plan(NamedTuple):
     field: str | None = None
     entries: Mapping[str, Any] | None = None
     store: Store | None = None
+    exported: bool = False
 
 
 class _Look(NamedTuple):
@@ -123,7 +125,9 @@ def survey(
         _check_numbering(folder, readings, start, name)
     classes = SALIENCY.names if how.agnostic else source.classes.names
     field = _field(how, readings) if field is None else field
-    return Plan(name, folder, start, _kind(how, readings), classes, numbering, where, field)
+    own = bool(readings) and field is None and all(found.kind for _, found in readings)
+    kind = _kind(how, readings)
+    return Plan(name, folder, start, kind, classes, numbering, where, field, exported=own)
 
 
 def _of_store(folder: Path, source: Source) -> Plan:
@@ -163,7 +167,36 @@ def _of_file(
     name = ("instances" if classed else REGIONS) if layout == AUTO else layout
     start = READERS["instances"].first if first is None else first
     classes = source.classes
+    if name != REGIONS:
+        _check_regions(path, source, entries, first)
     return Plan(name, path, start, "probability", classes.names, classes, entries=entries)
+
+
+def _check_regions(
+    path: Path, source: Source, entries: Mapping[str, Sequence], first: int | None
+) -> None:
+    """BadFileError where no region shows a class of its photograph, and why that may be."""
+    told = [(id, regions.classes_of(found)) for id, found in list(entries.items())[:LOOK]]
+    shown = {id: source.labels(id) for id, _ in told}
+    if not any(found for _, found in told) or not any(labels.any() for labels in shown.values()):
+        return
+
+    def hits(start: int | None) -> int:
+        labels = ((id, regions.labels_of(own, source.classes, start)) for id, own in told)
+        return sum(bool(shown[id][n]) for id, own in labels for n in own if n is not None)
+
+    if hits(first):
+        return
+    some = listed(dict.fromkeys(one for _, found in told for one in found))
+    better = next((start for start in (0, 1) if hits(start)), None)
+    hint = (
+        f"wanted names or numbers of {listed(source.classes.names)}"
+        if better is None
+        else f"off by one? --first-class {better} would fit"
+    )
+    raise BadFileError(
+        f"{path}: no region shows a class of its photograph: the regions have {some}; {hint}"
+    )
 
 
 def _endings(layout: str) -> tuple[str, ...]:
@@ -173,7 +206,8 @@ def _endings(layout: str) -> tuple[str, ...]:
 def _found(folder: Path, ids: Sequence[str], endings: Sequence[str]) -> places.Found:
     found = places.find(folder, ids, endings)
     if not found:
-        example = ", ".join(f"{ids[0]}{s}" for s in endings) if ids else "no image"
+        example = f"{ids[0]}{endings[0]}" if ids else "no image"
+        example += f", or {', '.join(endings[1:])}" if ids and endings[1:] else ""
         raise BadFileError(
             f"{folder}: no file of any of the {len(ids)} images; it holds "
             f"{places.listing(folder)}, wanted names such as {example}"
@@ -307,9 +341,9 @@ def _check_numbering(
 ) -> None:
     """Raises BadFileError when another number for the first class fits more files."""
     shifts = Counter(
-        external.shift_of(classes, look.labels)
+        external.shift_of(found, READERS[layout], look.labels, first)
         for look, found in readings
-        if (classes := readers.numbered(found, READERS[layout], first))
+        if readers.numbered(found, READERS[layout], first)
     )
     best = max((1, -1), key=lambda shift: shifts[shift])
     if shifts[best] > shifts[0]:
@@ -323,6 +357,10 @@ def _check_numbering(
 
 def _kind(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> Kind:
     """What values mean; a dictionary with background that does not sum to 1 is no CRF's result."""
+    own: set[Kind | None] = {found.kind for _, found in readings}
+    told = own.pop() if len(own) == 1 else None
+    if told is not None:
+        return told
     if how is not READERS["psa_crf"]:
         return how.kind
     sums = [readers.sums_to_one(found) for _, found in readings]
@@ -332,7 +370,7 @@ def _kind(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> Kind:
 
 def _field(how: Layout, readings: Sequence[tuple[_Look, Found]]) -> str | None:
     """The field that most files have; the others are refused one by one, not read from another."""
-    if len(how.fields) < 2 or not readings:
+    if len(how.fields) < 2 or not readings or all(found.kind for _, found in readings):
         return None
     counts = Counter(found.field for _, found in readings)
     return max(how.fields, key=lambda name: counts[name])

@@ -86,9 +86,13 @@ def _two(id: str, one: Place, other: Place) -> str:
     names = [f"{p.folder}/{id}{p.suffix}".lstrip("/") for p in sorted((one, other))]
     what = " and ".join(names)
     if one.folder != other.folder:
-        return f"{what}; import the folder that is meant"
+        return (
+            f"{what}; import the one folder that is meant (maps of one class each: into one file)"
+        )
     if Path(names[0]).suffix != Path(names[1]).suffix:
         return f"{what}; say which with --layout"
+    if Path(names[0]).suffix in (".png", ".jpg", ".jpeg"):
+        what += ": a picture for each class is read as <id>_<class number>.png; else"
     return f"{what}; say which with --suffix {one.suffix} or --suffix {other.suffix}"
 
 

@@ -16,6 +16,9 @@ from wsss_jax.formats.pickled_arrays import kind_of
 NEGATIVE = 0.02
 """Planes with background that go further below 0 are logits."""
 
+SUM_SLACK = 0.02
+"""How far background and classes of probabilities may sum from 1."""
+
 Planes = tuple[tuple[int, ...], np.ndarray]
 """Numbers of classes, 1 for the first, and their maps (k,h,w)."""
 
@@ -60,20 +63,41 @@ def shares(values: np.ndarray, labels: Bool[np.ndarray, " c"]) -> Planes:
     """
     present = np.flatnonzero(labels) + 1
     chosen = values[[0, *present]].astype(np.float32)
-    if not np.isfinite(chosen).all():
-        raise UserError("logits with NaN or infinity, which nothing can put right; make them again")
-    chosen -= chosen.max(axis=0, keepdims=True)
-    np.exp(chosen, out=chosen)
-    chosen /= chosen.sum(axis=0, keepdims=True)
+    bad = np.asarray([not np.isfinite(plane).all() for plane in chosen])
+    if bad[0]:
+        raise UserError("NaN or infinity in the logits of background; make them again")
+    chosen[bad] = -np.inf  # a class without logits takes no share, and is refused by itself
+    if not _are_shares(values):
+        chosen -= chosen.max(axis=0, keepdims=True)
+        np.exp(chosen, out=chosen)
+    chosen = np.maximum(chosen, 0)
+    chosen /= np.maximum(chosen.sum(axis=0, keepdims=True), np.finfo(np.float32).tiny)
+    chosen[bad] = np.nan
     return tuple(present.tolist()), chosen[1:]
+
+
+def _are_shares(values: np.ndarray) -> bool:
+    """Whether planes are probabilities already: a second softmax would make them nearly equal."""
+    if not 0 <= values.min() <= values.max() <= 1 + SUM_SLACK:
+        return False
+    return bool(np.abs(values.sum(axis=0, dtype=np.float32) - 1).max() < SUM_SLACK)
+
+
+def _check_background_first(values: np.ndarray, labels: Bool[np.ndarray, " c"]) -> None:
+    """UserError where the planes that are not empty fit the labels only with background last."""
+    present = np.flatnonzero(labels).tolist()
+    filled = set(
+        np.flatnonzero(values.max(axis=(1, 2), initial=0) > values.min(initial=0)).tolist()
+    )
+    if filled <= {*present, len(labels)} and not filled <= {0, *(n + 1 for n in present)}:
+        raise UserError("background is the last plane, wanted the first; save it so")
 
 
 def of_array(content: Any, labels: Bool[np.ndarray, " c"]) -> tuple[Planes, str]:
     """Planes of an array (C,h,w) or (1+C,h,w), background first, and its name in the file.
 
-       content: the array, or a dictionary with one.
-    Raises ValueError for
-       other arrays.
+    content: the array, or a dictionary with one. Raises UserError for other arrays, and where
+    background seems to be the last plane.
     """
     name = ""
     if isinstance(content, Mapping):
@@ -85,9 +109,11 @@ def of_array(content: Any, labels: Bool[np.ndarray, " c"]) -> tuple[Planes, str]
         content = content[0]
     count = len(labels)
     if content.ndim != 3 or len(content) not in (count, count + 1):
-        hint = (
-            "; save it as (classes, h, w)" if content.shape[2:] in ((count,), (count + 1,)) else ""
-        )
+        hint = ""
+        if content.shape[2:] in ((count,), (count + 1,)):
+            hint = "; save it as (classes, h, w)"
+        elif content.ndim == 2:
+            hint = "; save masks and saliency as PNG"
         raise UserError(
             f"an array of shape {content.shape}, wanted {count} planes, one per class, or "
             f"{count + 1} with background first{hint}"
@@ -97,6 +123,7 @@ def of_array(content: Any, labels: Bool[np.ndarray, " c"]) -> tuple[Planes, str]
     if len(content) == count:
         present = np.flatnonzero(labels)
         return (tuple((present + 1).tolist()), content[present]), name
+    _check_background_first(content, labels)
     if content.dtype.kind == "f" and content.min() < -NEGATIVE:
         return shares(content, labels), name
     present = np.flatnonzero(labels) + 1

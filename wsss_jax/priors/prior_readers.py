@@ -18,14 +18,16 @@ from jaxtyping import Bool, Float, UInt8
 
 from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import image_size, named_file, read_levels, read_mask
+from wsss_jax.data.files import read_levels
 from wsss_jax.data.ids import id_of_disk_name
-from wsss_jax.data.photographs import working_size
+from wsss_jax.data.photographs import header, working_size
 from wsss_jax.errors import UserError
 from wsss_jax.formats import npz
 from wsss_jax.formats.pickled_arrays import kind_of, read_content, read_dictionary
+from wsss_jax.ops.resize import resize
 from wsss_jax.priors import planes, regions
-from wsss_jax.priors.planes import field_of, listed
+from wsss_jax.priors.class_pictures import class_numbers, levels_or_error, per_class_files
+from wsss_jax.priors.planes import SUM_SLACK, field_of, listed
 from wsss_jax.types import IGNORE, Kind, ScoreMaps, Size
 
 ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
@@ -34,8 +36,8 @@ ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
 PICTURES = (".png", ".jpg", ".jpeg")
 """Endings of pictures."""
 
-SUM_SLACK = 0.02
-"""How far background and classes of a CRF may sum from 1."""
+EXPORTED: tuple[Kind, ...] = ("activation", "probability")
+"""Fields that exports of ours add to IRN's: the record's own scores (k,h,w), called by kind."""
 
 COARSE = 4
 """Pixels per cell of what is kept of soft maps, where no other stride is asked for."""
@@ -67,7 +69,8 @@ class Found(NamedTuple):
 
     keys: numbers of the classes as they stand in the file. maps: one of (h,w) for each key; what is
     no map is left for the checks to name. field: where they came from, "" where there is one place
-    only. peaks: (k,) where the file tells them. notes: what was put right on the way.
+    only. peaks: (k,) where the file tells them. notes: what was put right on the way. kind: of maps
+    that this program exported, which come back as they were; else None.
     """
 
     keys: tuple[int, ...]
@@ -75,6 +78,7 @@ class Found(NamedTuple):
     field: str = ""
     peaks: Any = None
     notes: tuple[str, ...] = ()
+    kind: Kind | None = None
 
 
 class Layout(NamedTuple):
@@ -84,9 +88,9 @@ class Layout(NamedTuple):
     a dictionary, the finest first; none where the dictionary maps class numbers to maps. first:
     number of the first class; where it is 1, number 0 is background and dropped. agnostic: one map
     of no class. hard: masks. told: files may be taken for this layout without being called so.
-    free: grids need not be the photograph's divided by a whole number. loose: files may name
-    classes that the image does not show, and lack some that it shows. stride: pixels per cell that
-    are kept where nothing else is asked for.
+    free: grids need not be the photograph's divided by a whole number. grid: grids are compared
+    with the photograph's size. loose: files may name classes that the image does not show, and lack
+    some that it shows. stride: pixels per cell that are kept where nothing else is asked for.
     """
 
     read: Callable[[Path, "Layout", Wanted], Found]
@@ -98,13 +102,35 @@ class Layout(NamedTuple):
     hard: bool = False
     told: bool = True
     free: bool = False
+    grid: bool = True
     loose: bool = False
     stride: int = COARSE
+
+
+def exported_maps(content: Mapping[str | int, Any]) -> Found | None:
+    """The record that an export of ours adds to IRN's fields: its scores by kind, and its peaks."""
+    kind: Kind | None = next((one for one in EXPORTED if one in content), None)
+    if kind is None or not {"keys", "peak", "high_res"} <= set(content):
+        return None
+    keys, peak, scores = content["keys"], content["peak"], content[kind]
+    if not all(isinstance(part, np.ndarray) for part in (keys, peak, scores)):
+        return None
+    if scores.ndim != 3 or not keys.shape == peak.shape == scores.shape[:1]:
+        return None
+    return Found(tuple(int(key) for key in keys), scores, "", peak, (), kind)
+
+
+def _unchanged(found: Found, content: Mapping[str | int, Any], size: Size) -> bool:
+    """Whether the fields that others read are still those of the record."""
+    scores = np.moveaxis(np.asarray(found.maps, np.float32), 0, -1)
+    return np.array_equal(np.moveaxis(resize(scores, size), -1, 0), content["high_res"])
 
 
 def maps_of(content: Mapping[str | int, Any], layout: Layout, field: str | None = None) -> Found:
     """Class numbers and maps of a dictionary. Raises ValueError when it has another layout."""
     if not layout.fields:
+        if all(isinstance(key, str) and key.isdecimal() for key in content):
+            content = {int(key): item for key, item in content.items()}
         if not all(isinstance(key, int) for key in content):
             raise UserError(f"fields {listed(content)}, wanted class numbers alone")
         if content and not any(is_map(item) for item in content.values()):
@@ -126,12 +152,12 @@ def maps_of(content: Mapping[str | int, Any], layout: Layout, field: str | None 
 
 def numbered(found: Found, layout: Layout, first: int) -> tuple[int, ...]:
     """0-based classes of a file whose first class is number ``first``, background left out."""
-    return tuple(key - first for key in found.keys if not is_background(key, layout))
+    return tuple(key - first for key in found.keys if not is_background(key, layout, first))
 
 
-def is_background(key: int, layout: Layout) -> bool:
-    """Whether a number of the file stands for background."""
-    return key == 0 and layout.first == 1
+def is_background(key: int, layout: Layout, first: int) -> bool:
+    """Whether a number of the file stands for background; masks have no map of it."""
+    return key == 0 and (first == 1 or (layout.first == 1 and not layout.hard))
 
 
 def is_map(item: Any) -> bool:
@@ -167,7 +193,11 @@ def _paired(keys: tuple[int, ...], maps: np.ndarray) -> Found:
 
 
 def _dictionary(path: Path, layout: Layout, wanted: Wanted) -> Found:
-    found = maps_of(read_dictionary(path), layout, wanted.field)
+    content = read_dictionary(path)
+    found = exported_maps(content) if "high_res" in layout.fields and not wanted.field else None
+    if found is not None and _unchanged(found, content, wanted.size):
+        return found
+    found = maps_of(content, layout, wanted.field)
     kind = wanted.kind or layout.kind
     if kind == "probability" and not layout.fields and sums_to_one(found) is False:
         raise UserError("background and classes do not sum to 1, so they are no CRF's result")
@@ -208,24 +238,22 @@ def _per_class(path: Path, layout: Layout, wanted: Wanted) -> Found:
     match = _PER_CLASS.fullmatch(path.stem)
     if match is None:
         raise UserError("the name has no class number at its end, wanted <id>_<class>.png")
-    found = {
-        number: path.with_name(f"{match[1]}_{number}{path.suffix}")
-        for number in range(len(wanted.classes) + 1)
-    }
-    there = {number: file for number, file in found.items() if file.is_file()}
-    return Found(tuple(there), [read_levels(file) for file in there.values()])
+    found = per_class_files(path.parent, match[1], path.suffix, len(wanted.classes))
+    return Found(tuple(found), [levels_or_error(file) for file in found.values()])
 
 
 def _mask(path: Path, layout: Layout, wanted: Wanted) -> Found:
-    if image_size(path) != wanted.size:
-        check_grid(image_size(path), wanted.size, (1,))
-    return of_mask(read_mask(path), wanted)
+    about = header(path, path)
+    if about.raw != wanted.size:
+        check_grid(about.raw, wanted.size, (1,))
+    return of_mask(class_numbers(path, path, about.mode), wanted)
 
 
 def of_mask(mask: UInt8[np.ndarray, "H W"], wanted: Wanted) -> Found:
     """The classes of a mask as maps of 0 and 1, and of less where it is IGNORE. UserError."""
     check_grid(mask.shape, wanted.size, (1,))
-    values = [value for value in values_of(mask) if value not in (0, IGNORE)]
+    none = (IGNORE,) if wanted.first == 0 else (0, IGNORE)
+    values = [value for value in values_of(mask) if value not in none]
     if values and values[-1] > len(wanted.classes):
         raise UserError(
             f"value {values[-1]}, but {len(wanted.classes)} classes; a saliency map is read by "
@@ -268,9 +296,9 @@ def _same_aspect(shape: tuple[int, ...], size: Size) -> bool:
 
 def _record(path: Path, layout: Layout, wanted: Wanted) -> Found:
     most = math.prod(wanted.size) * len(wanted.classes)
-    for name, header in npz.headers(path).items():
-        if math.prod(header.shape) > most:
-            raise UserError(f"{name} of shape {header.shape} for a photograph of {wanted.size}")
+    for name, told in npz.headers(path).items():
+        if math.prod(told.shape) > most:
+            raise UserError(f"{name} of shape {told.shape} for a photograph of {wanted.size}")
     id = id_of_disk_name(path.name.removesuffix(".npz"))
     return of_maps(stores.open_store(path.parent.parent).get_scores(id), wanted)
 
@@ -299,12 +327,6 @@ def _instances(path: Path, layout: Layout, wanted: Wanted) -> Found:
     notes = (*found.notes, *notes)
     first = layout.first if wanted.first is None else wanted.first
     return Found(tuple(label + first for label in scores), list(scores.values()), "", None, notes)
-
-
-def per_class_files(folder: Path, id: str, ending: str, count: int) -> list[Path]:
-    """Those of ``<id>_0`` to ``<id>_count`` that are there."""
-    found = (named_file(folder, f"{id}_{number}", ending) for number in range(count + 1))
-    return [path for path in found if path.is_file()]
 
 
 READERS: Mapping[str, Layout] = MappingProxyType({

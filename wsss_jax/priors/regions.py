@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from wsss_jax.data import coco_regions
 from wsss_jax.data.classes import COCO, ClassList
 from wsss_jax.data.files import MAX_PIXELS
+from wsss_jax.data.ids import PHOTOGRAPHS
 from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
 from wsss_jax.errors import BadFileError, UserError
@@ -38,6 +39,9 @@ from wsss_jax.types import Size
 MAX_JSON = 2**30
 """Larger files of regions are refused."""
 
+_LISTS = ("annotations", "regions", "predictions", "results")
+_IMAGE = ("image_id", "file_name", "filename", "image", "file")
+_NUMBER = re.compile(r"[0-9]*[.]?[0-9]+")
 _REGION = ("segmentation", "mask", "rle", "mask_rle")
 _SCORE = ("score", "predicted_iou", "confidence", "stability_score", "scores")
 CLASSES = (
@@ -122,21 +126,42 @@ def by_image(value: Any) -> dict[str, list] | None:
     """Entries by image number or name, of a file for many photographs; None of a file for one."""
     if isinstance(value, Mapping) and isinstance(value.get("images"), list):
         return _of_dataset(value)
+    if isinstance(value, Mapping):
+        lists = {k: v for k, v in value.items() if isinstance(v, list) and all(map(_is_object, v))}
+        inner = [lists[name] for name in _LISTS if name in lists]
+        if not inner and lists and len(lists) == len(value) and "masks" not in lists:
+            return {_named(id): entries for id, entries in lists.items()}
+        value = inner[0] if inner else value
     if not isinstance(value, list) or not value:
         return None
-    if not all(isinstance(entry, Mapping) and "image_id" in entry for entry in value):
+    name = next((name for name in _IMAGE if all(_is_object(e) and name in e for e in value)), None)
+    if name is None:
         return None
     grouped: dict[str, list] = {}
     for entry in value:
-        grouped.setdefault(str(entry["image_id"]), []).append(entry)
+        grouped.setdefault(_named(entry[name]), []).append(entry)
     return grouped
+
+
+def _is_object(entry: Any) -> bool:
+    return isinstance(entry, Mapping)
+
+
+def _named(image: Any) -> str:
+    """What a file of many photographs calls one of them, without folders and suffix."""
+    name = str(image).replace("\\", "/").rpartition("/")[2]
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and f".{suffix.lower()}" in PHOTOGRAPHS else name
 
 
 def key_of(id: str, known: Mapping[str, Any]) -> str | None:
     """The number or name by which a file of many photographs calls an image."""
     digits = re.search(r"(\d+)$", id)
     number = str(int(digits[1])) if digits and len(digits[1]) < 20 else None
-    return next((key for key in (id, number) if key is not None and key in known), None)
+    # IRN and others write VOC's 2007_000032 as the number 2007000032.
+    whole = id.replace("_", "") if re.fullmatch(r"\d{4}_\d{6}", id) else None
+    names = (id, _named(id), whole, number)
+    return next((key for key in names if key is not None and key in known), None)
 
 
 def labels_of(
@@ -153,10 +178,18 @@ def labels_of(
     else:
         start = 1 if first is None else first
         by_number = {label + start: label for label in range(len(names))}
-    return [
-        by_name.get(_plain(one)) if isinstance(one, str) else by_number.get(one)  # type: ignore
-        for one in classes
-    ]
+    found: list[int | None] = []
+    for one in classes:
+        label = by_name.get(_plain(one)) if isinstance(one, str) else None
+        number = int(one) if isinstance(one, str) and one.isdecimal() and len(one) < 5 else one
+        found.append(by_number.get(number) if label is None else label)  # type: ignore
+    return found
+
+
+def classes_of(entries: Sequence[Any]) -> list[int | str]:
+    """What the regions of one photograph are said to show, where that is told."""
+    found = (_class(_first(entry, CLASSES)) for entry in entries if isinstance(entry, Mapping))
+    return [one for one in found if one is not None]
 
 
 def parsed(value: Any, name: Path | str, *, size: Size | None = None) -> Regions:
@@ -236,7 +269,7 @@ def _entries(value: Any) -> tuple[list, Size | None]:
     image = image if isinstance(image, Mapping) else value
     told = [image.get(name, image.get(f"img_{name}")) for name in ("height", "width")]
     size = (told[0], told[1]) if all(type(n) is int and n > 0 for n in told) else None
-    for name in ("annotations", "regions", "predictions", "results"):
+    for name in _LISTS:
         if isinstance(value.get(name), list):
             return value[name], size
     if isinstance(value.get("masks"), list):
@@ -275,7 +308,7 @@ def _of_dataset(value: Mapping) -> dict[str, list]:
 
 def _of_arrays(content: Mapping, size: Size | None) -> Regions:
     masks = content.get("masks", content.get("segmentation"))
-    if not isinstance(masks, np.ndarray) or masks.ndim not in (3, 4) or not masks.size:
+    if not isinstance(masks, np.ndarray) or masks.ndim not in (3, 4) or 0 in masks.shape[1:]:
         raise UserError(f"masks are {kind_of(masks)}, wanted (n, H, W)")
     if masks.ndim == 4:
         if masks.shape[1] != 1:
@@ -288,7 +321,7 @@ def _of_arrays(content: Mapping, size: Size | None) -> Regions:
         raise UserError(f"masks of {own}, wanted the photograph's {size}")
     if math.prod(own) > MAX_PIXELS:
         raise UserError(f"masks of {own[1]}×{own[0]} pixels")
-    threshold = 0.5 if masks.dtype.kind == "f" and masks.min() >= 0 else 0
+    threshold = 0.5 if masks.dtype.kind == "f" and masks.min(initial=0) >= 0 else 0
     inside = masks > threshold
     columns: dict[str, Any] = {"masks": [lengths_of(mask.T.ravel()) for mask in inside]}
     for name in (*_COLUMNS, "scores", "iou_predictions"):
@@ -317,6 +350,8 @@ def _score(value: Any) -> float:
         value = value[0]
     if value is None:
         return 1.0
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UserError(f"a score that is a {type(value).__name__}")
     # SAM's predicted overlap goes a little beyond 1.
@@ -337,6 +372,8 @@ def _runs(region: Any, size: Size) -> np.ndarray:
     """Run lengths of a region in any form. Raises the errors of ``bounded.DAMAGE``."""
     if isinstance(region, np.ndarray):
         return region
+    if region is None or (isinstance(region, list) and not any(map(np.size, region))):
+        raise UserError("no region, as segmentation has none; boxes alone are not read")
     if isinstance(region, Mapping):
         return coco_regions.counts_of(region, size)
     return lengths_of(coco_regions.draw(region, size).T.ravel())

@@ -25,13 +25,13 @@ from wsss_jax.data.stores import Store, open_store
 from wsss_jax.data.texts import read_json
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
-from wsss_jax.export.corrected import read_corrected
+from wsss_jax.export.corrected import Corrected, read_corrected
 from wsss_jax.export.exported import photograph_names
 from wsss_jax.recipes import photographs_plan as planning
 from wsss_jax.recipes import report, summary
 from wsss_jax.recipes.photographs_networks import systems_of
 from wsss_jax.recipes.photographs_plan import Plan, clock
-from wsss_jax.recipes.photographs_steps import Result, Steps
+from wsss_jax.recipes.photographs_steps import PSEUDO_MASKS, Result, Steps
 from wsss_jax.recipes.recipe import Made
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.folders import versions
@@ -93,10 +93,7 @@ def make(settings: Photographs) -> Path:
     out = settings.out or Path("runs") / settings.data.resolve().name
     _refuse_others(out, settings)
     plan = planning.look(settings.data, settings.layout, settings.weights, quick=settings.quick)
-    corrected = None
-    if settings.corrected is not None:
-        corrected = read_corrected(settings.corrected, plan.source)
-        print(f"{len(corrected.files)} corrected masks in {settings.corrected}")
+    corrected = None if settings.corrected is None else _read(settings.corrected, plan, out)
     for line in planning.describe(plan):
         print(line)
     if not (out / RECORD).is_file():
@@ -111,19 +108,30 @@ def make(settings: Photographs) -> Path:
     again = None if corrected is None else steps.with_masks(corrected)
     if not parallel.is_first():
         return out
-    order = least_certain(result.uncertainty, plan.source)
+    known = () if corrected is None else tuple(corrected.files)
+    newest = result if again is None else again
+    order = [
+        pair for pair in least_certain(newest.uncertainty, plan.source) if pair[0] not in known
+    ]
     _write_order(out, order, plan.source)
-    page = _page(steps, result, order, settings.gallery)
-    gain = None
-    if corrected is not None and again is not None:
-        known = tuple(corrected.files)
-        gain = gained(result.masks, again.masks, known, plan.source, plan.opened)
-    _tell(steps, result, order, page)
-    if gain is not None and again is not None:
-        print(f"corrected masks' result: {again.folder}")
-        print(gain)
+    first = least_certain(result.uncertainty, plan.source)
+    page = _page(steps, result, first, settings.gallery)
+    print(f"masks:   {newest.folder}")
+    if again is not None:
+        print(f"         learned with the corrected masks; without them: {result.folder}")
+        print(f"         {gained(result.masks, again.masks, known, plan.source, plan.opened)}")
+    _tell(steps, order, page)
     print(f"this took {clock(time.monotonic() - started)}")
     return out
+
+
+def _read(folder: Path, plan: Plan, out: Path) -> Corrected:
+    made = out / PSEUDO_MASKS
+    before = open_store(made) if (made / "index.json").is_file() else None
+    found = read_corrected(folder, plan.source, before)
+    rest = f"; {found.untouched} others are as exported" if found.untouched else ""
+    print(f"{_masks(len(found.files))} in {folder}{rest}")
+    return found
 
 
 def least_certain(uncertainty: Store, source: Source) -> list[tuple[str, float]]:
@@ -158,7 +166,7 @@ def gained(
         new = evaluate(after, judging, scoring, split="corrected")
         gain = new.gain(old)
         return (
-            f"corrected: {len(known)} masks gained {100 * float(gain.estimate):+.1f} mIoU (95 %: "
+            f"{_masks(len(known))} gained {100 * float(gain.estimate):+.1f} mIoU (95 %: "
             f"{100 * float(gain.low):+.1f} … {100 * float(gain.high):+.1f}) on {len(judged_by)} "
             f"other photographs with true masks: {100 * old.miou():.1f} before, "
             f"{100 * new.miou():.1f} now"
@@ -170,9 +178,13 @@ def gained(
         pixels += old_mask.size
     share = changed / max(pixels, 1)
     return (
-        f"corrected: {len(known)} masks changed {changed:,} pixels ({share:.1%}) of the "
-        f"{len(others)} other photographs; no true masks of those tell what that gained"
+        f"{_masks(len(known))} changed {changed:,} pixels ({share:.1%}) of the {len(others)} other "
+        "photographs; these have no true masks to tell what that gained"
     )
+
+
+def _masks(count: int) -> str:
+    return "1 corrected mask" if count == 1 else f"{count} corrected masks"
 
 
 def _identity(settings: Photographs) -> dict[str, object]:
@@ -274,10 +286,9 @@ def _shown_settings(steps: Steps) -> dict[str, str]:
     return settings
 
 
-def _tell(steps: Steps, result: Result, order: Sequence[tuple[str, float]], page: Path) -> None:
+def _tell(steps: Steps, order: Sequence[tuple[str, float]], page: Path) -> None:
     names = photograph_names(steps.source, [id for id, _ in order[:FIRST]])
     listed = ", ".join(f"{names.get(id, id)} ({value:.2f})" for id, value in order[:FIRST])
-    print(f"masks:   {result.folder}")
     print(f"report:  {page}")
     print(f"look first at the least certain (mean entropy): {listed}")
     print(f"         all of them in order: {steps.out / 'least_certain.csv'}")

@@ -218,7 +218,8 @@ def describe(plan: Plan) -> list[str]:
     sizes, count = plan.sizes, len(plan.source.ids)
     lists = f"its lists {', '.join(plan.splits)}" if plan.splits else "all photographs"
     lines = [
-        f"{len(plan.teaching.ids)} of {count} photographs teach ({lists}); masks are made of all"
+        f"learning from {len(plan.teaching.ids)} of {count} photographs ({lists}); masks are made "
+        "of all"
     ]
     if plan.imageless:
         lines.append(f"no photograph shows {', '.join(plan.imageless)}: never found")
@@ -228,10 +229,10 @@ def describe(plan: Plan) -> list[str]:
     )
     lines.append(f"two systems are trained, {sizes.epochs} epochs each: {systems}")
     lines += _described_features(plan)
-    lines.append("a segmentation head on these features learns from their masks")
+    lines.append("a segmentation head on these features is trained on the masks")
     few = len(plan.teaching.ids)
     if few < 20:
-        lines.append(f"{few} photographs teach little: look at the masks, and label more")
+        lines.append(f"{few} photographs are few: look at the masks, and label more")
     return lines
 
 
@@ -248,7 +249,9 @@ def _described_features(plan: Plan) -> list[str]:
         )
     else:
         supervision = recognise.provenance(seen[-1].path).supervision
-        lines.append(f"{seen[-1].name} smooths the class maps; it was supervised by {supervision}")
+        lines.append(
+            f"{seen[-1].name} smooths the class maps; to train it people provided {supervision}"
+        )
     return lines
 
 

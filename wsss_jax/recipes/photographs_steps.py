@@ -53,6 +53,10 @@ class Result(NamedTuple):
     folder: Path
 
 
+PSEUDO_MASKS = "pseudo_masks"
+"""Store of the masks that a run makes, in its folder."""
+
+
 @dataclass
 class Steps:
     """The path, step by step, each into a folder of its own below ``out``."""
@@ -130,7 +134,7 @@ class Steps:
         if self._with_crf():
             crf = Crf() if self.scoring.background else Crf(background=None)
             maps = refine(maps, self.source, folder / "combined_crf", crf, ids=self.ids)
-        made = decide(maps, folder / "pseudo_masks", fixed(maps, self.scoring), ids=self.ids)
+        made = decide(maps, folder / PSEUDO_MASKS, fixed(maps, self.scoring), ids=self.ids)
         for id in corrected.files if corrected is not None else ():
             mask = corrected.mask(id) if corrected is not None else None
             if mask is not None:

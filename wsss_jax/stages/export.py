@@ -48,7 +48,7 @@ class Export:
         size: of onnx, height and width of the images that the network takes, in pixels.
     """
 
-    format: str = "png"
+    format: Annotated[str, tyro.conf.arg(aliases=["--as"])] = "png"
     threshold: float | Literal["otsu"] = "otsu"
     objects: Literal["region", "class"] = "region"
     smallest: int = 1

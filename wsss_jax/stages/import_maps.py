@@ -128,7 +128,7 @@ def import_priors(
 
 def _made_by(settings: Import, plan: Plan, prior_folder: Path) -> Record:
     how = READERS.get(plan.layout)
-    stride = settings.stride or (COARSE if how is None else how.stride)
+    stride = settings.stride or (COARSE if how is None else 1 if plan.exported else how.stride)
     return {
         "stage": "import",
         "layout": plan.layout,
@@ -152,6 +152,7 @@ def _announce(prior_folder: Path, plan: Plan, stride: int, own: ClassList) -> No
     if plan.layout != REGIONS:
         told += f", first class {plan.first}, {plan.kind}, stride {stride}"
     told += f", field {plan.field}" if plan.field else ""
+    told += ", an export of this program" if plan.exported else ""
     told += "".join(
         f", classes numbered as all of {name}'s"
         for name, whole in layouts.NUMBERINGS.items()

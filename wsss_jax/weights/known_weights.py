@@ -14,7 +14,7 @@ IMAGE_LABELS = "image labels"
 NOTHING = "nothing"
 PAIRS = "image-text pairs"
 BOUNDARIES = "people's boundaries"
-UNCERTAIN = "nothing, perhaps people's saliency"
+UNCERTAIN = "nothing, or perhaps saliency"
 """DINOv2 needs no labels; but this file's packager may have trained on, which is not stated."""
 
 

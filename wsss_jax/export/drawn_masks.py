@@ -1,0 +1,164 @@
+"""Masks of many photographs in one file, as annotation tools give them back: COCO JSON, CVAT XML.
+
+Such a file holds every photograph of the task, those too that nobody touched; which masks were
+corrected is told by comparing them with those that were exported (``corrected``). Not here: Label
+Studio, whose tasks tell it themselves (``brush_tasks``).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from xml.parsers import expat
+
+import numpy as np
+from jaxtyping import UInt8
+
+from wsss_jax.data import coco_regions
+from wsss_jax.data.classes import ClassList, to_mask_index
+from wsss_jax.data.files import MAX_PIXELS
+from wsss_jax.data.texts import MISTAKES
+from wsss_jax.datasets.coco_entries import (
+    Annotation,
+    Photograph,
+    painted,
+    read_annotation,
+    read_categories,
+    read_photograph,
+)
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.formats.bounded import read_bytes
+
+MAX_XML = 2**30
+"""Larger files are refused."""
+
+_AREAS = ("mask", "polygon")
+_OTHERS = ("box", "polyline", "points", "ellipse", "cuboid", "skeleton")
+
+
+class Drawn(NamedTuple):
+    """One photograph of such a file.
+
+    name: as the file tells. read: draws its mask (H,W); BadFileError where it cannot be drawn.
+    """
+
+    name: PurePosixPath
+    read: Callable[[], np.ndarray]
+
+
+class _Shape(NamedTuple):
+    kind: str
+    told: Mapping[str, str]
+
+
+def of_coco(path: Path, content: Any, classes: ClassList) -> list[Drawn]:
+    """The photographs of a COCO file; its categories go by their names. Raises BadFileError."""
+    try:
+        things = content.get("annotations") or []
+        own, numbers = read_categories(content["categories"], things)
+        label = {n: classes.index(name) for n, name in enumerate(own.names)}
+        objects: dict[Any, list[Annotation]] = {}
+        for found in (read_annotation(thing, numbers) for thing in things):
+            if found is not None:
+                objects.setdefault(found[0], []).append(found[1])
+        images = [read_photograph(image, path.parent) for image in content["images"]]
+    except UserError as problem:
+        raise BadFileError(f"{path}: {problem}") from problem
+    except MISTAKES as problem:
+        raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
+    drawn = []
+    for image in images:
+        own = [replace(one, label=label[one.label]) for one in objects.get(image.number, ())]
+        drawn.append(Drawn(PurePosixPath(image.name), partial(_of_objects, path, image, own)))
+    return drawn
+
+
+def of_cvat(path: Path, classes: ClassList) -> list[Drawn]:
+    """The photographs of CVAT's "CVAT for images 1.1". Raises BadFileError."""
+    try:
+        found = list(_images(read_bytes(path, MAX_XML)))
+    except (expat.ExpatError, *MISTAKES) as problem:
+        raise BadFileError(f"{path}: not CVAT for images 1.1 ({problem})") from problem
+    return [
+        Drawn(
+            PurePosixPath(about["name"].replace("\\", "/")),
+            partial(_of_shapes, path, about, shapes, classes),
+        )
+        for about, shapes in found
+    ]
+
+
+def _of_objects(
+    path: Path, image: Photograph, things: Sequence[Annotation]
+) -> UInt8[np.ndarray, "H W"]:
+    try:
+        if image.size is None or not 0 < image.size[0] * image.size[1] <= MAX_PIXELS:
+            raise UserError(f"(height, width) {image.size}")
+        if any(thing.region is None for thing in things):
+            raise UserError("an object without a region, as a box has none")
+        return painted(things, image.size)
+    except UserError as problem:
+        raise BadFileError(f"{path}: {image.name}: {problem}") from problem
+
+
+def _of_shapes(
+    path: Path, about: Mapping[str, str], shapes: Sequence[_Shape], classes: ClassList
+) -> UInt8[np.ndarray, "H W"]:
+    """Shapes over one another in CVAT's order: by z_order, then as they stand."""
+    try:
+        size = (int(about["height"]), int(about["width"]))
+        if not 0 < size[0] * size[1] <= MAX_PIXELS:
+            raise UserError(f"a photograph of {size[1]}×{size[0]} pixels")
+        mask = np.zeros(size, np.uint8)
+        for shape in sorted(shapes, key=lambda shape: int(shape.told.get("z_order", 0))):
+            value = to_mask_index(np.array([classes.index(shape.told["label"])]))
+            _draw(shape, int(value[0]), mask)
+        return mask
+    except MISTAKES as problem:
+        raise BadFileError(f"{path}: {about.get('name')}: {problem}") from problem
+
+
+def _draw(shape: _Shape, value: int, mask: UInt8[np.ndarray, "H W"]) -> None:
+    told = shape.told
+    if shape.kind in _OTHERS:
+        raise UserError(f"a {shape.kind} of {told['label']}, wanted masks or polygons")
+    if shape.kind == "polygon":
+        corners = [float(n) for point in told["points"].split(";") for n in point.split(",")]
+        mask[coco_regions.draw([corners], mask.shape)] = value
+        return
+    left, top, width, height = (int(told[name]) for name in ("left", "top", "width", "height"))
+    counts = np.array([int(count) for count in told["rle"].split(",")])
+    part = mask[top : top + height, left : left + width]
+    if min(left, top) < 0 or part.shape != (height, width) or counts.min(initial=0) < 0:
+        raise UserError(f"a mask of {told['label']} that is not within the photograph")
+    if counts.sum() != width * height:
+        raise UserError(f"a mask of {counts.sum()} pixels in a box of {width}×{height}")
+    part[np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)] = value
+
+
+def _images(content: bytes) -> Iterator[tuple[dict[str, str], list[_Shape]]]:
+    """The attributes of every image element, and the shapes in it."""
+    parser = expat.ParserCreate()
+    found: list[tuple[dict[str, str], list[_Shape]]] = []
+    opened: list[str] = []
+
+    def refuse(*_: Any) -> None:
+        raise UserError("a DOCTYPE, wanted the file as CVAT writes it")
+
+    def start(tag: str, told: dict[str, str]) -> None:
+        opened.append(tag)
+        if opened == ["annotations", "track"]:
+            raise UserError("tracks of a video, wanted images")
+        if opened == ["annotations", "image"]:
+            found.append((told, []))
+        elif opened == ["annotations", "image", tag] and tag in (*_AREAS, *_OTHERS):
+            found[-1][1].append(_Shape(tag, told))
+
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: opened.pop() and None
+    parser.Parse(content, True)
+    if not found or not all("name" in about for about, _ in found):
+        raise UserError("no images with names in it")
+    yield from found
