@@ -161,14 +161,13 @@ def test_inputs_that_cannot_be_told_apart_or_teach_nothing_are_refused(inputs, t
 def test_images_that_show_no_class_teach_background(inputs, tmp_path, monkeypatch):
     empty = inputs.source.ids[0]
 
-    class Emptied:
-        def __getattr__(self, name):
-            return getattr(inputs.source, name)
+    def labels_of(id):
+        known = inputs.source.labels(id)
+        return np.zeros_like(known) if id == empty else known
 
-        def labels(self, id):
-            known = inputs.source.labels(id)
-            return np.zeros_like(known) if id == empty else known
-
+    public = (name for name in dir(inputs.source) if not name.startswith("_"))
+    source = {name: getattr(inputs.source, name) for name in public}
+    emptied = SimpleNamespace(**{**source, "labels": labels_of})
     learned = []
 
     def fit(names, cells, labels, possible, weights, **settings):
@@ -176,7 +175,7 @@ def test_images_that_show_no_class_teach_background(inputs, tmp_path, monkeypatc
         return probes.fit(names, cells, labels, possible, weights, **settings)
 
     monkeypatch.setattr(learning, "probes", SimpleNamespace(fit=fit))
-    few = replace(inputs, source=Emptied(), missing={})
+    few = replace(inputs, source=emptied, missing={})
     run = learn(few, tmp_path / "run", SETTINGS, ids=inputs.source.ids)
     for labels, possible in learned:
         of_it = possible.all(axis=1)  # cells of it may be of any class, and are of none

@@ -25,7 +25,7 @@ def saved(path, pixels: np.ndarray, **options):
 
 def test_indices_come_as_they_stand(tmp_path):
     assert (read_truth(saved(tmp_path / "l.png", VALUES)) == VALUES).all()
-    wide = np.where(VALUES == IGNORE, 65535, VALUES).astype(np.uint16)
+    wide = np.where(VALUES == IGNORE, np.uint16(65535), VALUES)
     assert (read_truth(saved(tmp_path / "i.png", wide)) == VALUES).all()
     picture = Image.fromarray(VALUES)
     picture.putpalette([7 * n % 256 for n in range(768)])
