@@ -157,7 +157,7 @@ def test_two_hosts_make_what_one_makes_and_stop_and_go_on_together(tmp_path, com
     a, b = (stores.open_store(out / "cam_tiny") for out in (alone, together))
     assert len(a.ids()) == 16 and a.ids() == b.ids()
     for id in a.ids():
-        np.testing.assert_allclose(b.get_scores(id).scores, a.get_scores(id).scores, atol=0.03)
+        assert np.abs(b.get_scores(id).scores - a.get_scores(id).scores).mean() < 0.01
 
 
 def test_killed_while_saving_a_run_loses_the_unsaved_steps_only(tmp_path, compiled):
