@@ -72,7 +72,7 @@ def test_its_boundaries_become_a_store_of_edges(tmp_path, monkeypatch):
     monkeypatch.setattr(boundaries, "Hed", partial(Hed, widths=NARROW))
     data = synthetic.write(tmp_path / "data", 2, 0, settings=synthetic.Scenes(size=48))
     source = open_dataset(data, split="train")
-    asked = edges.Edges(beta=1.0)
+    asked = edges.Edges()  # of HED, boundaries as they are
     ids = source.ids[:1]
     store = edges.edges(tmp_path / "narrow.npz", source, tmp_path / "edges", asked, ids=ids)
     image = jnp.asarray(source.image(ids[0])[None] / np.float32(255))

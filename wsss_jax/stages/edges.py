@@ -3,7 +3,7 @@
 Not here: edges of saliency networks (``stages.objects``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +32,9 @@ from wsss_jax.systems.affinity import BRANCHES, AffinityNet
 from wsss_jax.train.state import Weights
 from wsss_jax.types import ScoreMaps, Size
 
+IRN_BETA = 10.0
+"""Exponent of the affinity in IRN's walk."""
+
 
 @dataclass(frozen=True)
 class Edges:
@@ -39,18 +42,19 @@ class Edges:
 
     Attributes:
         beta: exponent of the affinity that they stand for: an edge is 1 - (1 - boundary) ** beta,
-            so that a walk that knows no exponent goes as IRN's does with it. (HED: 1.)
+            so that a walk that knows no exponent goes as IRN's does with it. None takes 10 for
+            IRN's branch and 1 for HED.
         batch_size: photographs per call.
     """
 
-    beta: float = 10.0
+    beta: float | None = None
     batch_size: int = 4
 
     scales = (1.0,)
     flip = False  # the network's answer has the mirror image in it
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta < float("inf"):
+        if self.beta is not None and not 0 < self.beta < float("inf"):
             raise UserError(f"beta is {self.beta}; wanted a number above 0")
 
 
@@ -64,6 +68,8 @@ def edges(
     features, in which there are no edges.
     """
     network, sources = _learned(run) if run.is_dir() else _published(run)
+    beta = (IRN_BETA if run.is_dir() else 1.0) if settings.beta is None else settings.beta
+    settings = replace(settings, beta=beta)
     target = stores.create(
         folder,
         holds="scores",
@@ -72,7 +78,7 @@ def edges(
         made_by={"stage": "edges", "run": run.name, **as_json(settings), **sources},
         parents=(run.name,) if run.is_dir() else (),
     )
-    outputs = [(target, partial(_map, settings.beta))]
+    outputs = [(target, partial(_map, beta))]
     dense.fill(outputs, views.photographs(source), ids, network=network, asked=settings)
     return target
 

@@ -57,6 +57,7 @@ class Looking:
 
     Attributes:
         scales: of the photograph's size; logits are averaged over them.
+            Photographs above 724×724 pixels are seen at most at 2 megapixels, whatever the scale.
         flip: average over the mirror image too.
         batch_size: images per call.
         reading: probability is the logistic function of the logits, one half where the network

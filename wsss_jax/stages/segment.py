@@ -44,6 +44,7 @@ class Prediction:
 
     Attributes:
         scales: of the photograph's size; logits are averaged over them.
+            Photographs above 724×724 pixels are seen at most at 2 megapixels, whatever the scale.
         flip: average over the mirror image too.
         batch_size: images per call.
         among: every class, or only those the image is labelled with (for the training images).
