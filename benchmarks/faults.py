@@ -1,25 +1,24 @@
-"""Signals, kills and full disks at random moments of a whole recipe: is the result the same?
+"""Signals and kills at random moments of a whole recipe: is the result the same?
 
-    python benchmarks/faults.py --kills 50 --terms 10 --ints 10 --pairs 2 --full 1
-    python benchmarks/faults.py --photographs --kills 10 --terms 3 --ints 3 --full 0
+    python benchmarks/faults.py --kills 50 --terms 10 --ints 10 --pairs 2
+    python benchmarks/faults.py --photographs --kills 10 --terms 3 --ints 3 --pairs 0
 
 A whole path in miniature (``faults_recipe``: train, explain, fuse, combine, decide, judge, report,
 segment, export) is run twice undisturbed by `wsss run`. Then it is started in an empty folder, hit,
 and given again and hit again, up to four times, until a command is done before its hit comes; every
 file but checkpoints, their log and locks is compared byte by byte with the undisturbed run. Hits
-come by turns at a random moment of the whole, within the first second, and within a second after
-worker processes were started. kill -9 hits the process alone, SIGTERM and SIGINT the process and
-its group by turns. Pairs are two commands in one folder, the second started at a random moment of
-the first. Full disks are file systems in memory that fill up within each step in turn, which takes
-root. With --photographs, `wsss run --data PHOTOS --quick` on twelve drawn photographs is hit
-instead of the recipe, and no disk is full.
+come by turns at a random moment of the whole (of its processor time, whatever else runs), within
+the first second, and within a second after worker processes were started. kill -9 hits the process
+alone, SIGTERM and SIGINT the process and its group by turns. Pairs are two commands in one folder,
+the second started at a random moment of the first. With --photographs, `wsss run --data PHOTOS
+--quick` on twelve drawn photographs is hit in place of the recipe; it starts no workers. Not here:
+full disks (``faults_disks``) and flipped bits (``faults_flips``).
 """
 
 import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +26,6 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -57,8 +55,6 @@ UNLIKE = ("checkpoint", "metrics.jsonl", ".lock")
 SHARD = re.compile(r"-[0-9a-f]{8}(?=\.array_record$)")
 """The random part of a shard's name."""
 
-PAGE = resource.getpagesize()
-
 
 @dataclass(frozen=True)
 class Options:
@@ -69,8 +65,7 @@ class Options:
         terms: SIGTERM, to the process and to its group by turns.
         ints: SIGINT, likewise.
         pairs: two commands in one folder.
-        full: disks that are too small, for each stage.
-        seed: of all moments and sizes.
+        seed: of all moments.
         photographs: whether a run on photographs is disturbed instead of the recipe.
     """
 
@@ -78,18 +73,21 @@ class Options:
     terms: int = 5
     ints: int = 5
     pairs: int = 2
-    full: int = 1
     seed: int = 0
     photographs: bool = False
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its code, its lines on stderr, its seconds, and who was left."""
+    """How a command ended: its code, its lines on stderr, its seconds, and who was left.
+
+    processor: seconds of it and of all that it started.
+    """
 
     code: int
     errors: list[str]
     seconds: float
+    processor: float
     orphans: int = 0
 
 
@@ -109,12 +107,15 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str], begun: float) -> Ended:
     """Wait for a command and for all that it has started."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     errors = process.communicate()[1].splitlines()
     seconds = time.monotonic() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     end = time.monotonic() + 10
     while (left := group(process.pid)) and time.monotonic() < end:
         time.sleep(0.1)
-    return Ended(process.returncode, errors, seconds, len(left))
+    return Ended(process.returncode, errors, seconds, processor, len(left))
 
 
 def run(folder: Path) -> Ended:
@@ -128,6 +129,15 @@ def waited(process: subprocess.Popen[str], seconds: float) -> bool:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         return True
+    return False
+
+
+def worked(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Wait until a command, and those it waited for, took so many processor seconds."""
+    while waited(process, 0.02):
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        if sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") >= seconds:
+            return True
     return False
 
 
@@ -169,8 +179,9 @@ def stage(folder: Path) -> str:
 class Hit(NamedTuple):
     """A signal and when it comes.
 
-    place: one of PLACES. after: seconds until workers are looked for. moment: seconds from the
-    place on. to_group: whether the process's group gets it.
+    place: one of PLACES. after: processor seconds until workers are looked for. moment: seconds
+    from the place on, of the whole in processor time. to_group: whether the process's group gets
+    it.
     """
 
     name: str
@@ -181,11 +192,13 @@ class Hit(NamedTuple):
 
     def wait(self, process: subprocess.Popen[str]) -> bool:
         """Wait until it is time; whether the command still runs then."""
+        if self.place == "whole":
+            return worked(process, self.moment)
         if self.place == "start":
             while waited(process, 0.002) and not catches(process.pid):
                 pass
         if self.place == "workers":
-            waited(process, self.after)
+            worked(process, self.after)
             known = {*group(process.pid)}
             while waited(process, 0.02) and {*group(process.pid)} <= known:
                 pass
@@ -207,6 +220,8 @@ def hits(options: Options, seconds: float) -> list[Hit]:
     for name, count in counts.items():
         for number in range(count):
             place, to_group = PLACES[number % 3], name != "SIGKILL" and number % 2 == 1
+            if options.photographs and place == "workers":
+                place = "whole"
             moment = float(rng.uniform(0, seconds if place == "whole" else 1))
             found.append(Hit(name, place, float(rng.uniform(0, seconds)), moment, to_group))
     return [found[n] for n in rng.permutation(len(found))]
@@ -284,53 +299,6 @@ def judged(ended: Ended, number: signal.Signals) -> list[str]:
     return problems
 
 
-def full_disk(name: str, whole: Path, wanted: dict[str, str], share: float) -> list[str]:
-    """The command on a disk that is full within a stage, then with room; what it found.
-
-    whole: folders of a finished run, of which the stages before are taken. share: of the bytes that
-    the stage needs, how many there are.
-    """
-    place = whole.parents[1] / "disk"
-    place.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(place)]
-    subprocess.run(mount, check=True, capture_output=True)
-    try:
-        for before in recipe.PATH[: recipe.PATH.index(name)]:
-            for path in whole.glob(f"{before}*"):
-                copied(path, place / "out" / path.relative_to(whole))
-        room = int(share * sum(map(blocks, whole.glob(f"{name}*"))))
-        resize(place, blocks(place) + room)
-        first = run(place / "out")
-        problems = []
-        if first.code != 1 or len(first.errors) != 1 or str(place) not in first.errors[0]:
-            problems.append(f"code {first.code}, {first.errors[-2:]}")
-        resize(place, 1 << 30)
-        problems += again(place / "out", wanted)
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-    text = "; ".join(problems) or "same result"
-    print(f"room for {room >> 10} KiB of {name}: {first.errors[-1:]}, {text}", flush=True)
-    return problems
-
-
-def copied(path: Path, to: Path) -> None:
-    """Copy a file or a folder."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    _ = shutil.copytree(path, to) if path.is_dir() else shutil.copy2(path, to)
-
-
-def blocks(place: Path) -> int:
-    """Bytes that a file, or the files of a folder, take in memory: whole pages."""
-    files = [path for path in (place, *place.rglob("*")) if path.is_file()]
-    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in files)
-
-
-def resize(place: Path, size: int) -> None:
-    """Give a file system in memory another size, in whole pages."""
-    option = f"remount,size={-(-size // PAGE) * PAGE}"
-    subprocess.run(["mount", "-o", option, str(place)], check=True, capture_output=True)
-
-
 def of_recipe(place: Path) -> list[str | Path]:
     """The recipe on scenes that are drawn into ``place``."""
     data = demo.prepare(place / "data", recipe.IMAGES)
@@ -359,23 +327,15 @@ def main(options: Options) -> None:
         assert not first.code and not whole.code, (first, whole)
         wanted = digest(folder)
         assert wanted == digest(Path(place, "first") / "out"), "two undisturbed runs differ"
-        print(f"undisturbed: {whole.seconds:.1f} s, {len(wanted)} files", flush=True)
+        used = f"{whole.seconds:.1f} s, of processors {whole.processor:.1f} s"
+        print(f"undisturbed: {used}, {len(wanted)} files", flush=True)
         tried, survived = Counter[str](), Counter[str]()
-        coming = hits(options, whole.seconds)
+        coming = hits(options, whole.processor)
         while coming:
             disturbed(coming, wanted, tried, survived)
-        trials = [
-            ("pairs", partial(pair, float(rng.uniform(0, whole.seconds)), wanted))
-            for _ in range(options.pairs)
-        ]
-        trials += [
-            ("full disk", partial(full_disk, name, folder, wanted, share))
-            for name in (() if options.photographs else recipe.PATH)
-            for share in rng.uniform(0.2, 0.8, options.full)
-        ]
-        for name, trial in trials:
-            tried[name] += 1
-            survived[name] += not trial()
+        for _ in range(options.pairs):
+            tried["pairs"] += 1
+            survived["pairs"] += not pair(float(rng.uniform(0, whole.seconds)), wanted)
     for name, count in tried.items():
         print(f"{name}: {survived[name]} of {count} survived")
     raise SystemExit(survived != tried)
