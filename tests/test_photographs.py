@@ -2,10 +2,10 @@
 
 import csv
 import io
-import itertools
 import json
 import shutil
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,8 +158,7 @@ def test_of_several_hosts_another_takes_the_same_turns_and_finds_all_done(
     for first in (True, False):
         before = files()
         monkeypatch.setattr(parallel, "is_first", lambda first=first: first)
-        monkeypatch.setattr(parallel, "_turns", itertools.count())
-        monkeypatch.setattr(parallel, "_meet", turns[first].append)
+        monkeypatch.setattr(parallel, "_meet", partial(turns[first].append, None))
         printed = io.StringIO()
         with redirect_stdout(printed):
             corrected = out.with_name("corrected")
