@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jaxtyping import PyTree
 
-from wsss_jax import __version__, config
+from wsss_jax import __version__, config, memory
 from wsss_jax.config import Record
 from wsss_jax.data import json_records
 from wsss_jax.data.files import naming, write_atomic
@@ -171,6 +171,7 @@ def learn(
 
     seed: where all randomness starts. Shows a progress bar.
     """
+    memory.give_back()
     with meter(f"train {folder.name}", plan.steps, "steps") as bar:
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
