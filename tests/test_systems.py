@@ -15,6 +15,7 @@ from wsss_jax.systems import (
     SYSTEMS,
     Classifier,
     InterpretableGradient,
+    Lfi,
     OcCse,
     PNoc,
     POc,
@@ -61,6 +62,7 @@ def settings_of(name, run):
         "pnoc": PNoc(OWN, Erasing(run)),
         "seam": Seam(dataclasses.replace(OWN, dropout=0.5)),
         "interpretable": InterpretableGradient(dataclasses.replace(OWN, dropout=0.2)),
+        "lfi": Lfi(OWN, width=8),
     }[name]
 
 
@@ -109,9 +111,15 @@ def test_a_system_learns_in_one_compilation_and_fits_its_template(name, run):
         features = bound.features(fed.images)
         return bound.head(features), bound.class_maps(features)
 
-    read = jax.jit(explain, compiler_options=QUICK)
-    logits, maps = read(explained.weights(state), batch())
+    def own(weights, fed):
+        network = explained.structure(CLASSES)
+        given = (network, weights, fed.images, fed.inside, fed.labels)
+        return explain(weights, fed), {name: one(*given) for name, one in explained.own.items()}
+
+    read = jax.jit(own, compiler_options=QUICK)
+    (logits, maps), others = read(explained.weights(state), batch())
     assert logits.shape == (4, CLASSES) and maps.shape == (4, 4, 4, CLASSES)
+    assert all(one.shape == maps.shape and one.any() for one in others.values())
     assert np.isfinite(maps).all() and 0 <= explained.lean <= 1
     if name in ("occse", "poc"):
         for a, b in zip(trees(before.judge), trees(state.judge), strict=True):
