@@ -19,7 +19,6 @@ from wsss_jax.systems import perception
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.types import Batch, Scorer
 
-QUICKLY = {"xla_backend_optimization_level": 0}
 EVEN = Optim("adamw", 2e-3, new_layers=1.0, schedule="constant")
 
 
@@ -76,7 +75,7 @@ def test_importance_sums_to_one_and_the_other_images_do_not_matter():
     wide = jnp.zeros((1, 16, 24, 3)).at[:, :, :16].set(images)
     inside = jnp.zeros((1, 16, 24), bool).at[:, :, :16].set(True)
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def run(state, images, inside):
         module = nnx.merge(graph, state)
         features = module.plain.features(images, inside)
@@ -99,8 +98,8 @@ def test_a_classifier_without_a_feature_map_has_no_importance():
 
 
 def losses_of(system, batch, steps):
-    state = jax.jit(system.init, compiler_options=QUICKLY)(jax.random.key(0))
-    step, found = jax.jit(system.step, compiler_options=QUICKLY), []
+    state = jax.jit(system.init)(jax.random.key(0))
+    step, found = jax.jit(system.step), []
     for number in range(steps):
         state, metrics = step(state, batch, jax.random.key(number))
         found.append(float(metrics["loss"]))
