@@ -21,9 +21,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.backbones import residual
-from wsss_jax.backbones.layers import Rngs, grid_inside, keep, pointwise
+from wsss_jax.backbones.layers import (
+    Cells,
+    Images,
+    Inside,
+    Maps,
+    Rngs,
+    grid_inside,
+    keep,
+    pointwise,
+)
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
-from wsss_jax.backbones.residual import After, Conv, Inside
+from wsss_jax.backbones.residual import After, Conv
 from wsss_jax.weights.import_names import torch_names
 
 
@@ -78,7 +87,7 @@ class SplitAttention(nnx.Module):
         self.fc2 = Grouped(inner, both, groups, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h w k"]:
         """Apply on one grid; there is no activation at the end."""
         y = jax.nn.relu(self.bn0(self.conv(x, inside), inside, training))
@@ -111,7 +120,7 @@ class Shortcut(nnx.Module):
         self.norm = norm(outputs)
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, after: After, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, after: After, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """The input, real where ``inside``, on the output grid, real where ``after``."""
         if self.stride == 2:
@@ -149,7 +158,7 @@ class Block(nnx.Module):
         self.downsample = make() if stride > 1 or inputs != outputs else None
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
         after = None if inside is None else grid_inside(inside, self.stride)
@@ -247,13 +256,7 @@ class ResNeSt(nnx.Module):
         self.strides = tuple(steps)
         self.channels = (2 * stem, 256, 512, 1024, 2048)
 
-    def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        *,
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         x = self.stem(images, inside, training)
@@ -277,7 +280,7 @@ class ResNeSt(nnx.Module):
         return MappingProxyType(torch_names(self, layers) | {"fc.weight": None, "fc.bias": None})
 
 
-def _mean(x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b 1 1 k"]:
+def _mean(x: Float[Array, "b h w k"], inside: Cells) -> Float[Array, "b 1 1 k"]:
     """Mean over the real cells, in float32; zero where an image has none."""
     y = keep(x.astype(jnp.float32), inside).sum(axis=(1, 2), keepdims=True)
     if inside is None:
@@ -286,7 +289,7 @@ def _mean(x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b 1 1 k"]
     return (y / count[:, None, None, None]).astype(x.dtype)
 
 
-def _any(inside: Inside) -> Bool[Array, "b 1 1"] | None:
+def _any(inside: Cells) -> Bool[Array, "b 1 1"] | None:
     """Which images have a real cell: the inside of a grid of one cell."""
     return None if inside is None else inside.any(axis=(1, 2), keepdims=True)
 

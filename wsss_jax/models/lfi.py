@@ -13,15 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from wsss_jax.backbones.layers import Conv3x3, Pointwise, Rngs, grid_inside, keep
+from wsss_jax.backbones.layers import Conv3x3, Images, Inside, Pointwise, Rngs, grid_inside, keep
 from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
 from wsss_jax.ops import images as image_ops
 from wsss_jax.types import Backbone
 
 Features = Float[Array, "b h w k"]
-Images = Float[Array, "b H W 3"]
-Inside = Bool[Array, "b H W"] | None
 
 
 class LfiClassifier(nnx.Module):
