@@ -6,7 +6,7 @@ at their cell.) Every window wider than one cell sees zeros outside the image. C
 bias, as a normalisation follows. Not here: networks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -139,6 +139,24 @@ def plan(
         reached *= stride
         rows.append((stride, before, dilation))
     return rows
+
+
+def stages(
+    counts: Sequence[int],
+    rows: Sequence[tuple[int, int, int]],
+    block: Callable[..., nnx.Module],
+) -> tuple[list[nnx.List], tuple[int, ...]]:
+    """Stages of ``counts`` blocks, and the strides of all maps from the stem's on.
+
+    rows: of ``plan``. block: called with the number of its stage, whether it is the first there,
+    and stride and dilation by name.
+    """
+    made, steps = [], [4]
+    for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
+        later = (block(n, False, stride=1, dilation=others) for _ in range(count - 1))
+        made.append(nnx.List([block(n, True, stride=stride, dilation=first), *later]))
+        steps.append(steps[-1] * stride)
+    return made, tuple(steps)
 
 
 def run(block: nnx.Module, x: Float[Array, "b h w k"], *rest: Any, remat: bool) -> Any:

@@ -232,29 +232,22 @@ class ResNeSt(nnx.Module):
         rows = residual.plan((1, 2, 2, 2), output_stride, (8, 16, 32))
         self.remat = remat
         self.stem = Stem(stem, norm=norm, rngs=rngs)
-        stages, inputs, steps = [], 2 * stem, [4]
-        for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
-            width, stage = 64 * 2**n, []
-            for i in range(count):
-                stage.append(
-                    Block(
-                        inputs,
-                        width,
-                        stride=stride if i == 0 else 1,
-                        dilation=first if i == 0 else others,
-                        splits=splits,
-                        pooled=n > 0 and i == 0,
-                        first=pool_first,
-                        norm=norm,
-                        rngs=rngs,
-                    )
-                )
-                inputs = 4 * width
-            stages.append(nnx.List(stage))
-            steps.append(steps[-1] * stride)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.strides = tuple(steps)
         self.channels = (2 * stem, 256, 512, 1024, 2048)
+
+        def block(n: int, head: bool, **grid: int) -> Block:
+            return Block(
+                self.channels[n if head else n + 1],
+                64 * 2**n,
+                splits=splits,
+                pooled=n > 0 and head,
+                first=pool_first,
+                norm=norm,
+                rngs=rngs,
+                **grid,
+            )
+
+        stages, self.strides = residual.stages(counts, rows, block)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
     def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps. ``rngs`` only tells that this is training."""

@@ -174,28 +174,14 @@ class ResNet(nnx.Module):
         if not variant.deep:
             self.conv1 = Conv(3, 64, 7, stride=2, rngs=rngs)
             self.bn1 = norm(64)
-        stages, inputs, steps = [], 64, [4]
-        for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
-            width, stage = 64 * 2**n, []
-            for i in range(count):
-                head = i == 0
-                stage.append(
-                    block(
-                        inputs,
-                        width,
-                        variant,
-                        stride=stride if head else 1,
-                        dilation=first if head else others,
-                        norm=norm,
-                        rngs=rngs,
-                    )
-                )
-                inputs = width * block.expansion
-            stages.append(nnx.List(stage))
-            steps.append(steps[-1] * stride)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.strides = tuple(steps)
         self.channels = (64, *(64 * 2**n * block.expansion for n in range(4)))
+
+        def made(n: int, head: bool, **grid: int) -> Basic | Bottleneck:
+            inputs = self.channels[n if head else n + 1]
+            return block(inputs, 64 * 2**n, variant, norm=norm, rngs=rngs, **grid)
+
+        stages, self.strides = residual.stages(counts, rows, made)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
     def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps. ``rngs`` only tells that this is training."""

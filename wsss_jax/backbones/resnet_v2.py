@@ -86,25 +86,14 @@ class ResNetV2(nnx.Module):
         self.bn0 = norm(3)
         self.conv0 = Conv(3, 64, 7, stride=2, rngs=rngs)
         self.bn1 = norm(64)
-        stages, inputs, steps = [], 64, [4]
-        for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
-            stage = []
-            for i in range(count):
-                stage.append(
-                    Unit(
-                        inputs,
-                        64 * 2**n,
-                        stride=stride if i == 0 else 1,
-                        dilation=first if i == 0 else others,
-                        norm=norm,
-                        rngs=rngs,
-                    )
-                )
-                inputs = 256 * 2**n
-            stages.append(nnx.List(stage))
-            steps.append(steps[-1] * stride)
+        self.channels = (64, 256, 512, 1024)
+
+        def unit(n: int, head: bool, **grid: int) -> Unit:
+            inputs = self.channels[n if head else n + 1]
+            return Unit(inputs, 64 * 2**n, norm=norm, rngs=rngs, **grid)
+
+        stages, self.strides = residual.stages(counts, rows, unit)
         self.stages = nnx.List(stages)
-        self.strides, self.channels = tuple(steps), (64, 256, 512, 1024)
 
     def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to four maps. ``rngs`` only tells that this is training."""

@@ -43,7 +43,7 @@ class LfiClassifier(nnx.Module):
 
     def __call__(self, images: Images, inside: Inside = None, rngs: Rngs = None) -> Array:
         """Class logits (b,c) of the raised features."""
-        return self.plain.head(self.features(images, inside, rngs), inside)
+        return self.head(self.features(images, inside, rngs), inside)
 
     def features(self, images: Images, inside: Inside = None, rngs: Rngs = None) -> Features:
         """A (1 + M), with A the plain features and M the attention map in [0, 1]."""
@@ -52,6 +52,14 @@ class LfiClassifier(nnx.Module):
         raised = jax.nn.relu(jnp.einsum("bhwk,bk->bhw", plain.astype(jnp.float32), weights))
         attention = _unit(raised[..., None]).astype(plain.dtype)
         return plain * (1 + attention)
+
+    def head(self, features: Features, inside: Inside = None) -> Array:
+        """Class logits (b,c), as of the plain classifier."""
+        return self.plain.head(features, inside)
+
+    def class_maps(self, features: Features) -> Float[Array, "b h w c"]:
+        """Scores of every cell, as of the plain classifier."""
+        return self.plain.class_maps(features)
 
     def importance(
         self, images: Images, features: Features, inside: Inside = None

@@ -5,12 +5,11 @@ both branches' logits with cross-entropy; no verified reference). Every explanat
 features; the importance network's own map, ``lfi_cam``, is the same for every class.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import jax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsss_jax.explain import experimental
 from wsss_jax.models import lfi
@@ -74,26 +73,10 @@ def explained(settings: Lfi) -> Explained:
     return Explained(
         structure=lambda classes: structure(settings, classes),
         weights=lambda state: (state.averaged, state.stats),
-        scorer=scorer,
+        scorer=classifier.scorer,
         lean=classifier.lean(settings.classifier),
         own=MappingProxyType({"lfi_cam": lfi_cam}),
     )
-
-
-def scorer(
-    network: Network, params: Variables, stats: Variables
-) -> Callable[[Bool[Array, "b H W"]], Scorer]:
-    """From the pixels that are real to the functions that explanations need."""
-    module = network.bind(params, stats)
-
-    def bound(inside: Bool[Array, "b H W"]) -> Scorer:
-        return Scorer(
-            features=lambda images: module.features(images, inside),
-            head=lambda features: module.plain.head(features, inside),
-            class_maps=module.plain.class_maps,
-        )
-
-    return bound
 
 
 def lfi_cam(
