@@ -70,17 +70,6 @@ class _Seen(NamedTuple):
     values: list[int] | None
 
 
-def problems(
-    root: Path,
-    layout: str = "auto",
-    *,
-    lists: Path | None = None,
-    progress: Progress | None = None,
-) -> list[Problem]:
-    """Every problem of a data set, without the notices; see survey."""
-    return list(survey(root, layout, lists=lists, progress=progress).problems)
-
-
 def survey(
     root: Path,
     layout: str = "auto",
