@@ -27,7 +27,6 @@ from wsss_jax.batches.canvases import (
     scales_on,
 )
 from wsss_jax.config import Record, as_json, fingerprint
-from wsss_jax.data.classes import ClassList
 from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.datasets import boxes as boxes_of
 from wsss_jax.datasets.table import Source
@@ -125,17 +124,9 @@ def training_batches(
     ids = tuple(labels)
     order = fingerprint([ids, as_json(settings), seed, batch_size, *(["balanced"] * balanced)])
     shares = sampling_shares(np.stack([*labels.values()])) if balanced else None
-    draw = _Draw(
-        _cached(source.image, cache_bytes),
-        labels,
-        masks,
-        settings,
-        ids,
-        skipped,
-        order,
-        shares,
-        None if boxes is None else partial(_largest, boxes, source.classes),
-    )
+    slots = None if boxes is None else partial(_largest, boxes, source.classes.names)
+    read = _cached(source.image, cache_bytes)
+    draw = _Draw(read, labels, masks, settings, ids, skipped, order, shares, slots)
     dataset = grain.MapDataset.range(len(ids)).seed(seed).shuffle()[: steps * batch_size].repeat()
     parts = dataset.random_map(draw).batch(batch_size // count, batch_fn=_training_batch)
     ahead = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=2 * read_threads)
@@ -258,8 +249,8 @@ class _Draw:
         return Sample(id, image, self.labels[id], mask, boxes)
 
 
-def _largest(read: boxes_of.Reader, classes: ClassList, id: str) -> Float[np.ndarray, "c 4"]:
-    return boxes_of.largest(read(id), classes.names)
+def _largest(read: boxes_of.Reader, classes: Sequence[str], id: str) -> Float[np.ndarray, "c 4"]:
+    return boxes_of.largest(read(id), classes)
 
 
 def _labelled(source: Source) -> tuple[dict[str, Bool[np.ndarray, " c"]], dict[str, str]]:

@@ -1,14 +1,12 @@
 """``wsss boxes``: what a run with a box head finds."""
 
-from contextlib import suppress
 from pathlib import Path
 
 import tyro
 
 from wsss_jax.cli.bare import Bare
-from wsss_jax.datasets.boxes import reader_of
+from wsss_jax.datasets.boxes import reader_if_any
 from wsss_jax.datasets.selection import Data
-from wsss_jax.errors import UserError
 from wsss_jax.stages import boxes
 
 
@@ -23,5 +21,6 @@ def command(run: tyro.conf.Positional[Path], data: Bare[Data], out: Path) -> Non
     source = data.open()
     found = boxes.find(run, source, out, ids=source.ids)
     print(f"{out / boxes.NAME}: boxes of {len(found)} photographs")
-    with suppress(UserError):  # a data set without boxes, which only leaves nothing to judge
-        print(boxes.judge(found, reader_of(source)))
+    read = reader_if_any(source)
+    if read is not None:
+        print(boxes.judge(found, read))

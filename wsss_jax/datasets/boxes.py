@@ -59,24 +59,36 @@ _Corners: TypeAlias = Sequence[int | float]  # top, left, bottom, right in pixel
 
 
 def reader_of(source: Source) -> Reader:
-    """The boxes that a data set comes with. UserError where its layout has none."""
+    """The boxes that a data set comes with. UserError where it has none."""
+    read = reader_if_any(source)
+    if read is None:
+        raise UserError(
+            f"{source.name} has no boxes; wanted {box_tables.NAME} with the columns file,label,"
+            f"{','.join(box_tables.COLUMNS)} in pixels, Annotations/ with one XML file a "
+            "photograph (VOC) or the JSON of COCO"
+        )
+    return read
+
+
+def reader_if_any(source: Source) -> Reader | None:
+    """The boxes that a data set comes with, None where it has none. BadFileError."""
     if isinstance(source, View):
-        return reader_of(source.whole)
+        return reader_if_any(source.whole)
     if isinstance(source, CocoSource):
         return partial(_of_coco, source)
-    if isinstance(source, PictureFolder):
-        index = Index(source.images)
-        for path in (source.root / box_tables.NAME, source.table.path):
-            rows = box_tables.box_table(path, index, source.classes)
-            if rows is not None:
-                return partial(_of_table, source, rows)
-        if (source.root / labels.ANNOTATIONS).is_dir():
-            return partial(_of_xml, source)
-    raise UserError(
-        f"{source.name} has no boxes; wanted {box_tables.NAME} with the columns file,label,"
-        f"{','.join(box_tables.COLUMNS)} in pixels, Annotations/ with one XML file a photograph "
-        "(VOC) or the JSON of COCO"
-    )
+    if not isinstance(source, PictureFolder):
+        return None
+    annotated = (source.root / labels.ANNOTATIONS).is_dir()
+    return of_table(source) or (partial(_of_xml, source) if annotated else None)
+
+
+def of_table(source: PictureFolder) -> Reader | None:
+    """The boxes of boxes.csv or of the table of labels, None where neither has any."""
+    for path in (source.root / box_tables.NAME, source.table.path):
+        rows = box_tables.box_table(path, Index(source.images), source.classes)
+        if rows is not None:
+            return partial(_of_table, source, rows)
+    return None
 
 
 def around_masks(source: Source, ids: Sequence[str]) -> Reader:
