@@ -68,7 +68,7 @@ def main() -> None:
         run, maps = chosen.out / f"run_{name}", chosen.out / f"cam_{name}"
         training = Training(model, VIEW)
         fit(train, training, run, imageless=NEVER, boxes=given)
-        store = explain(run, val, maps, Explanation(scales=(0.5, 1.0)), ids=val.ids)
+        store = explain(run, val, maps, Explanation(scales=(0.5,)), ids=val.ids)
         rows[f"{name}: around the class map"] = judge(map_boxes(store, val), truth)
         if isinstance(model, BoxRegression):
             found = find(run, val, chosen.out / f"boxes_{name}", ids=val.ids)
