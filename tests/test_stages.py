@@ -109,7 +109,7 @@ def test_the_same_command_finds_everything_done_and_repairs_what_is_gone(small, 
 def test_refinements_that_a_recipe_leaves_out_are_not_done(small, made, tmp_path):
     out, stores_made = made
     begun = shutil.copytree(out, tmp_path / "run", ignore=shutil.ignore_patterns("pseudo_masks"))
-    without = recipe.make(replace(small, refinements=("saliency", "walk")), begun)
+    without = recipe.make(replace(small, refinements=("saliency", "walk"), last=None), begun)
     assert without.final == "combined"
     left_out = {name for name in stores_made.stores if name.endswith("_crf")}
     assert left_out and stores_made.stores.keys() - without.stores.keys() == left_out
@@ -120,6 +120,7 @@ def test_systems_refined_alone_are_rivals_of_the_combiner(small, made, capsys):
     alone = "single: refined as the combiner does"
     theirs = [name for name, group in steps.groups.items() if group == alone]
     assert theirs == ["combined_fine", "combined_coarse"]
+    assert {"combined_fine_crf", "combined_coarse_crf"} <= steps.groups.keys()
     results = [r for r in recipe.judge_all(small, steps) if r.split == "val"]
     rivals = [r for r in results if steps.groups[r.name].startswith("single")]
     rows = {row.result.name: row for row in summary.rows(steps.groups, results)}

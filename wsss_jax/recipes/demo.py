@@ -48,6 +48,7 @@ def recipe(data: Path, *, epochs: int = EPOCHS) -> Recipe:
         saliency_supervision="drawn with the scenes",
         walk=Walk(radius=3, steps=8),
         crf=Crf(preset="thumbnail", stride=1),
+        last=Crf(preset="thumbnail", stride=1),
         fusions=tuple(fuse.FUSIONS),
         combiner=Combining(cells=24),
         gallery=40,

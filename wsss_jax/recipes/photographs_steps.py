@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.fuse import fuse
@@ -31,17 +29,13 @@ from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import decide, fixed
 from wsss_jax.stages.predict import HEAD, RECORD
-from wsss_jax.stages.refine import Crf, refine
+from wsss_jax.stages.refine import AFTER_COMBINING, Crf, refine
 from wsss_jax.stages.segment_linear import Linear
 from wsss_jax.stages.train import fit
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train import parallel
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.weights import sources
-
-CRF_FROM = 400
-"""Long side in pixels from which a dense CRF is run: after the combiner it gains on VOC photographs
-of 500 pixels and costs much on MSRC's of 320 (benchmarks/RESULTS.md)."""
 
 
 class Result(NamedTuple):
@@ -131,8 +125,10 @@ class Steps:
         run = learn(inputs, folder / "run_combiner", settings, ids=taught)
         fused = fuse(run, inputs, folder / "combined", ids=self.ids)
         maps = fused.maps
-        if self._with_crf():
-            crf = Crf() if self.scoring.background else Crf(background=None)
+        if not self.quick:
+            crf = Crf(AFTER_COMBINING)
+            if not self.scoring.background:
+                crf = replace(crf, background=None)
             maps = refine(maps, self.source, folder / "combined_crf", crf, ids=self.ids)
         made = decide(maps, folder / PSEUDO_MASKS, fixed(maps, self.scoring), ids=self.ids)
         for id in corrected.files if corrected is not None else ():
@@ -202,10 +198,6 @@ class Steps:
             return None
         asked, folder = Import("saliency_png", stride=1), self.out / "saliency"
         return import_priors(asked, self.plan.saliency, self.source, folder, ids=self.ids)
-
-    def _with_crf(self) -> bool:
-        sides = [max(self.source.size(id)) for id in self.ids]
-        return not self.quick and float(np.median(sides)) >= CRF_FROM
 
     def _record(self, folder: Path, base: str = ".") -> None:
         """What `wsss predict` needs to know of a result. base: where systems and features lie."""

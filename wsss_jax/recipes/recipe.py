@@ -29,7 +29,7 @@ from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import decide, fixed
-from wsss_jax.stages.refine import Crf, refine
+from wsss_jax.stages.refine import AFTER_COMBINING, Crf, refine
 from wsss_jax.stages.train import fit
 from wsss_jax.stages.walks import Walk
 from wsss_jax.systems import Model
@@ -61,11 +61,12 @@ class Recipe:
         saliency: folder of 8-bit saliency PNGs; None to do without.
         saliency_supervision: what people provided for them to be made, for tables of results.
         walk: random walk of each system and of the fusion.
-        crf: dense CRF of each system, of the fusion and of the combiner.
+        crf: dense CRF of each system and of the fusion.
         refinements: which of saliency, walk and crf are done; always in that order.
         fusions: closed forms to compare, names of FUSIONS.
         combiner: the learned combiner of the systems' class maps, which then makes the
             pseudo-masks; None to do without.
+        last: dense CRF of what the combiner made; None to do without.
         features: frozen features for its linear probe and, where there is a second network,
             for smoothing; () does without both.
         rivals: whether each system is also refined alone as the combiner refines all of them, so
@@ -93,6 +94,9 @@ class Recipe:
     refinements: tuple[Refinement, ...] = REFINEMENTS
     fusions: tuple[str, ...] = ("mean",)
     combiner: Annotated[Combining | None, tyro.conf.AvoidSubcommands] = None
+    last: Annotated[Crf | None, tyro.conf.AvoidSubcommands] = field(
+        default_factory=lambda: Crf(AFTER_COMBINING)
+    )
     features: tuple[Features, ...] = ()
     rivals: bool = False
     scoring: Scoring = field(default_factory=Scoring)
@@ -121,7 +125,8 @@ def make(recipe: Recipe, out: Path) -> Made:
     everything = opened(recipe)
     scoring = recipe.scoring.on(everything)
     if not scoring.background:
-        recipe = replace(recipe, crf=replace(recipe.crf, background=None))
+        last = recipe.last and replace(recipe.last, background=None)
+        recipe = replace(recipe, crf=replace(recipe.crf, background=None), last=last)
     cue = None
     if recipe.saliency is not None and scoring.background:
         with parallel.in_turn():
@@ -257,26 +262,26 @@ class _Steps:
             name = one.folder.name.removeprefix("cam_")
             own = learn(alone, self.out / f"run_combiner_{name}", settings, ids=teaching)
             store = fuse(own, alone, self.out / f"combined_{name}", ids=ids).maps
-            self._keep(store, "single: refined as the combiner does")
-        combined = self._keep(
+            self._ended(store, "single: refined as the combiner does")
+        return self._ended(
             fuse(run, inputs, self.out / "combined", ids=ids).maps, "combined: learned"
         )
-        # It has seen saliency, and walked: only the edges of the full photograph are left to find.
-        return self.refined(combined, "combined", "combined", steps=("crf",))
 
-    def refined(
-        self,
-        maps: Store,
-        stem: str,
-        group: str,
-        steps: tuple[Refinement, ...] = REFINEMENTS,
-    ) -> Store:
-        """Saliency, random walk and CRF, one after the other; the last one is returned.
+    def _ended(self, combined: Store, group: str) -> Store:
+        """What a combiner made, after the recipe's last CRF where it has one."""
+        self._keep(combined, group)
+        recipe, folder = self.recipe, self.out / f"{combined.folder.name}_crf"
+        if recipe.last is None:
+            return combined
+        # Saliency and a walk are in it already; only the outlines in the photograph are left.
+        maps = refine(
+            combined, self.source, folder, recipe.last, ids=self.source.ids, workers=recipe.workers
+        )
+        return self._keep(maps, f"{group}, dense CRF")
 
-        Those that ``steps`` or the recipe leaves out are not done.
-        """
-        stem = stem.removeprefix("cam_")
-        steps = tuple(step for step in steps if step in self.recipe.refinements)
+    def refined(self, maps: Store, stem: str, group: str) -> Store:
+        """The recipe's refinements, one after the other; the last store is returned."""
+        stem, steps = stem.removeprefix("cam_"), self.recipe.refinements
         ids, workers = self.source.ids, self.recipe.workers
         if self.cue is not None and "saliency" in steps:
             folder = self.out / f"{stem}_saliency"

@@ -38,12 +38,17 @@ BACKGROUND = 0.3
 """Score of background next to activations whose maximum is 1."""
 
 
+AFTER_COMBINING = "deeplab"
+"""CRF preset for the combiner's maps. Most of them are right already; "psa", made for class maps,
+smooths them too much (benchmarks/RESULTS.md)."""
+
+
 @dataclass(frozen=True)
 class Crf:
     """Dense CRF on the photograph at its working size.
 
     Attributes:
-        preset: kernel widths and iterations, one of PRESETS.
+        preset: kernel widths and iterations, one of PRESETS; of the combiner's maps take deeplab.
         background: constant score of background next to the class scores, in [0, 1]; "otsu" reads
             it off the activations of the store that is refined, all images at once; None where the
             data set has no background.
