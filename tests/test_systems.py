@@ -13,6 +13,7 @@ from wsss_jax.run.training import Training
 from wsss_jax.stages import train
 from wsss_jax.systems import (
     SYSTEMS,
+    BoxRegression,
     Classifier,
     InterpretableGradient,
     Lfi,
@@ -61,6 +62,7 @@ def settings_of(name, run):
         "seam": Seam(dataclasses.replace(OWN, dropout=0.5)),
         "interpretable": InterpretableGradient(dataclasses.replace(OWN, dropout=0.2)),
         "lfi": Lfi(OWN, width=8),
+        "boxes": BoxRegression(OWN),
     }[name]
 
 
@@ -73,7 +75,8 @@ def batch(seed=0):
     inside = np.ones((4, 32, 32), bool)
     inside[3, 24:] = False
     images = np.where(inside[..., None], images, 0).astype(np.float32)
-    fed = Batch(images, labels, inside, np.ones(4, bool))
+    boxes = labels[..., None] * np.array([0.2, 0.1, 0.8, 0.5], np.float32)
+    fed = Batch(images, labels, inside, np.ones(4, bool), boxes=boxes.astype(np.float32))
     return jax.tree.map(jnp.asarray, fed)
 
 

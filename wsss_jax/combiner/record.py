@@ -17,16 +17,12 @@ from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import Record
 from wsss_jax.data import components, json_records
-from wsss_jax.data.provenance import NOT_STATED, inherited, recorded
+from wsss_jax.data.provenance import inherited, recorded
 from wsss_jax.data.stores import Store
-from wsss_jax.datasets.boxes import reader_of
+from wsss_jax.datasets.boxes import BOXES, reader_of
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
-from wsss_jax.types import Provenance
-
-BOXES = Provenance("boxes of objects", NOT_STATED, "boxes")
-"""What people provided where boxes are used, for tables of results."""
 
 
 class Learned(NamedTuple):

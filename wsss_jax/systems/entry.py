@@ -33,9 +33,11 @@ class Entry(NamedTuple):
 
     settings: its class of settings. make: (settings, classes=, steps=) to a ``types.System``.
     template: (settings, classes) to the shape of its state. explained: settings to ``Explained``.
+    boxes: whether it learns from boxes besides labels.
     """
 
     settings: type
     make: Callable[..., System]
     template: Callable[..., PyTree]
     explained: Callable[..., Explained]
+    boxes: bool = False
