@@ -42,12 +42,17 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Sample:
-    """One photograph on the host: RGB pixels, image-level labels and, for evaluation, its mask."""
+    """One photograph on the host: RGB pixels, image-level labels and, for evaluation, its mask.
+
+    boxes: top, left, bottom, right of one box of each class in shares of the photograph, zeros
+    where there is none; None where nobody asked for boxes.
+    """
 
     id: str
     image: UInt8[np.ndarray, "H W 3"]
     labels: Bool[np.ndarray, " c"]
     mask: UInt8[np.ndarray, "H W"] | None = None
+    boxes: Float[np.ndarray, "c 4"] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Batch:
     images: (b,h,w,3) float32 RGB in [0, 1], zero on padding. labels: (b,C) bool.
     masks: (b,h,w) int32 or None. inside: (b,h,w) bool, False on padding.
     real: (b,) bool, False on rows that only fill the batch up.
+    boxes: (b,C,4) float32 or None: corners of a box of each class (``Sample.boxes``) in shares of
+    the real pixels' rectangle.
     """
 
     images: Leaf
@@ -64,6 +71,7 @@ class Batch:
     inside: Leaf
     real: Leaf
     masks: Leaf | None = None
+    boxes: Leaf | None = None
 
     def __post_init__(self) -> None:
         _register_as_pytree(type(self))
@@ -74,6 +82,13 @@ class Batch:
         if self.masks is None:
             raise ValueError("this batch has no masks; give training_batches a reader of masks")
         return self.masks
+
+    @property
+    def given_boxes(self) -> Leaf:
+        """The boxes. ValueError where the batch has none."""
+        if self.boxes is None:
+            raise ValueError("this batch has no boxes; give training_batches a reader of boxes")
+        return self.boxes
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Order and arithmetic follow the pipelines of PSA, IRN and Puzzle-CAM: everything happens on 8-bit
 pictures in Pillow, the crop comes last. A mask, where there is one, follows every geometric step
-with nearest sampling and IGNORE outside. Randomness comes only from the generator that is given.
+with nearest sampling and IGNORE outside. Boxes follow mirroring
+and cropping. Randomness comes only from the generator that is given.
 Not here: reading, batching, and normalisation, which networks do themselves.
 """
 
@@ -12,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from wsss_jax.errors import UserError
@@ -64,16 +65,27 @@ class Augmentation:
             raise UserError(f"magnitude is {self.magnitude}, wanted 2 to 10")
 
 
+HALF = 0.5
+"""Share of a box that a crop has to show for the box to be learned."""
+
+
 class Augmented(NamedTuple):
-    """A square crop: its pixels, which of them are real, and its mask where one was given."""
+    """A square crop: its pixels, which of them are real, its mask and boxes where given."""
 
     image: UInt8[np.ndarray, "s s 3"]
     inside: Bool[np.ndarray, "s s"]
     mask: UInt8[np.ndarray, "s s"] | None
+    boxes: Float[np.ndarray, "c 4"] | None = None
 
 
 def augment(sample: Sample, settings: Augmentation, rng: np.random.Generator) -> Augmented:
-    """One random view of the sample. The same generator state gives the same view."""
+    """One random view of the sample. The same generator state gives the same view.
+
+    UserError for a sample with boxes where RandAugment would turn them.
+    """
+    boxes = sample.boxes
+    if boxes is not None and settings.operations:
+        raise UserError("boxes cannot follow RandAugment, which turns images; set operations to 0")
     image = Image.fromarray(sample.image)
     mask = None if sample.mask is None else Image.fromarray(sample.mask)
     size = _resized(sample.image.shape[:2], settings.long_side, rng)
@@ -82,10 +94,12 @@ def augment(sample: Sample, settings: Augmentation, rng: np.random.Generator) ->
     if rng.random() < settings.flip:
         image = ImageOps.mirror(image)
         mask = None if mask is None else ImageOps.mirror(mask)
+        boxes = None if boxes is None else mirrored(boxes)
     image = colour_jitter(image, settings, rng)
     if settings.operations:
         image, mask = rand_augment(image, mask, settings, rng)
-    return crop(np.asarray(image), None if mask is None else np.asarray(mask), settings.crop, rng)
+    masked = None if mask is None else np.asarray(mask)
+    return crop(np.asarray(image), masked, settings.crop, rng, boxes=boxes)
 
 
 def colour_jitter(picture: Picture, settings: Augmentation, rng: np.random.Generator) -> Picture:
@@ -140,21 +154,32 @@ def crop(
     mask: UInt8[np.ndarray, "H W"] | None,
     side: int,
     rng: np.random.Generator,
+    *,
+    boxes: Float[np.ndarray, "c 4"] | None = None,
 ) -> Augmented:
     """A random square of ``side`` pixels; a smaller image lies in it at a random offset.
 
-    Outside the image pixels are 0, ``inside`` is False and the mask is IGNORE.
+    Outside the image pixels are 0, ``inside`` is False and the mask is IGNORE. Boxes are cut at the
+    crop and lie in shares of its real pixels; one that shows less than HALF is zeros.
     """
     source, target = zip(*(_window(n, side, rng) for n in image.shape[:2]), strict=True)
     pixels = np.zeros((side, side, 3), np.uint8)
     inside = np.zeros((side, side), bool)
     pixels[target] = image[source]
     inside[target] = True
+    if boxes is not None:
+        boxes = _shown(boxes, source, image.shape[:2])
     if mask is None:
-        return Augmented(pixels, inside, None)
+        return Augmented(pixels, inside, None, boxes)
     truth = np.full((side, side), IGNORE, np.uint8)
     truth[target] = mask[source]
-    return Augmented(pixels, inside, truth)
+    return Augmented(pixels, inside, truth, boxes)
+
+
+def mirrored(boxes: Float[np.ndarray, "c 4"]) -> Float[np.ndarray, "c 4"]:
+    """The boxes of the mirror image; zeros stay zeros."""
+    turned = boxes[:, [0, 3, 2, 1]] * [1, -1, 1, -1] + [0, 1, 0, 1]
+    return np.where(boxes.any(axis=1, keepdims=True), turned, 0).astype(np.float32)
 
 
 def brightness(picture: Picture, factor: float) -> Picture:
@@ -307,6 +332,22 @@ def _affine(
     return picture.transform(
         picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=fill
     )
+
+
+def _shown(
+    boxes: Float[np.ndarray, "c 4"], window: tuple[slice, ...], size: Size
+) -> Float[np.ndarray, "c 4"]:
+    """Boxes cut at a window of an image of this size, in shares of the window."""
+    start = np.array([part.start / n for part, n in zip(window, size, strict=True)] * 2)
+    length = np.array([(p.stop - p.start) / n for p, n in zip(window, size, strict=True)] * 2)
+    cut = np.clip((boxes - start) / length, 0, 1)
+    left = _areas(cut) * length[0] * length[1]
+    enough = (left > 0) & (left >= HALF * _areas(boxes))
+    return np.where(enough[:, None], cut, 0).astype(np.float32)
+
+
+def _areas(boxes: Float[np.ndarray, "c 4"]) -> Float[np.ndarray, " c"]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def _window(length: int, side: int, rng: np.random.Generator) -> tuple[slice, slice]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 import grain
@@ -27,6 +28,7 @@ from wsss_jax.batches.canvases import (
 )
 from wsss_jax.config import Record, as_json, fingerprint
 from wsss_jax.data.photographs import fit_mask, working_size
+from wsss_jax.datasets import boxes as boxes_of
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops.long_tail import sampling_shares
@@ -88,6 +90,7 @@ def training_batches(
     shard: tuple[int, int] = (0, 1),
     start: Record | None = None,
     masks: MaskReader | None = None,
+    boxes: boxes_of.Reader | None = None,
     balanced: bool = False,
     cache_bytes: int = 0,
     read_threads: int = 2,
@@ -97,9 +100,10 @@ def training_batches(
     batch_size: images per step over all hosts. shard: (index, count) of this host, which gets the
     index-th of count equal parts of each step, so that all hosts together see what one alone would
     see. start: a state to go on from. masks: where pseudo-masks come from; the source's own truth
-    is never read. balanced: images are drawn by ``long_tail.sampling_shares`` of their labels, rare
-    ones several times in an epoch and others not at all. cache_bytes: memory in which decoded
-    images are kept. read_threads: threads that decode ahead.
+    is never read. boxes: of objects, the largest of each class. balanced: images are drawn by
+    ``long_tail.sampling_shares`` of their labels, rare ones several times in an epoch and others
+    not at all. cache_bytes: memory in which decoded images are kept. read_threads: threads that
+    decode ahead.
 
     An image that cannot be read is replaced by the next readable one. Raises ValueError where there
     are fewer labelled images than batch_size.
@@ -120,9 +124,9 @@ def training_batches(
     ids = tuple(labels)
     order = fingerprint([ids, as_json(settings), seed, batch_size, *(["balanced"] * balanced)])
     shares = sampling_shares(np.stack([*labels.values()])) if balanced else None
-    draw = _Draw(
-        _cached(source.image, cache_bytes), labels, masks, settings, ids, skipped, order, shares
-    )
+    slots = None if boxes is None else partial(_largest, boxes, source.classes.names)
+    read = _cached(source.image, cache_bytes)
+    draw = _Draw(read, labels, masks, settings, ids, skipped, order, shares, slots)
     dataset = grain.MapDataset.range(len(ids)).seed(seed).shuffle()[: steps * batch_size].repeat()
     parts = dataset.random_map(draw).batch(batch_size // count, batch_fn=_training_batch)
     ahead = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=2 * read_threads)
@@ -199,6 +203,7 @@ class _Drawn(NamedTuple):
     inside: Bool[np.ndarray, "h w"]
     labels: Bool[np.ndarray, " c"]
     mask: UInt8[np.ndarray, "h w"] | None
+    boxes: Float[np.ndarray, "c 4"] | None
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,7 @@ class _Draw:
     skipped: dict[str, str]
     order: str
     shares: Float[np.ndarray, " n"] | None
+    boxes: Callable[[str], Float[np.ndarray, "c 4"]] | None = None
     lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, position: int, rng: np.random.Generator) -> _Drawn:
@@ -229,7 +235,7 @@ class _Draw:
                     self.skipped[id] = str(problem)
                 continue
             view = augment(sample, self.settings, rng)
-            return _Drawn(view.image, view.inside, sample.labels, view.mask)
+            return _Drawn(view.image, view.inside, sample.labels, view.mask, view.boxes)
         raise BadFileError(f"none of {len(self.ids)} images can be read; run `wsss check` on them")
 
     def _read(self, id: str) -> Sample:
@@ -239,7 +245,12 @@ class _Draw:
             mask = fit_mask(mask, image.shape[:2])
         if mask is not None and mask.shape != image.shape[:2]:
             raise BadFileError(f"{id}: mask {mask.shape} for an image of {image.shape[:2]}")
-        return Sample(id, image, self.labels[id], mask)
+        boxes = None if self.boxes is None else self.boxes(id)
+        return Sample(id, image, self.labels[id], mask, boxes)
+
+
+def _largest(read: boxes_of.Reader, classes: Sequence[str], id: str) -> Float[np.ndarray, "c 4"]:
+    return boxes_of.largest(read(id), classes)
 
 
 def _labelled(source: Source) -> tuple[dict[str, Bool[np.ndarray, " c"]], dict[str, str]]:
@@ -278,12 +289,14 @@ def _cached(read: Callable[[str], np.ndarray], limit: int) -> Callable[[str], np
 
 def _training_batch(drawn: Sequence[_Drawn]) -> Batch:
     masks = [d.mask for d in drawn if d.mask is not None]
+    boxes = [d.boxes for d in drawn if d.boxes is not None]
     return _on_host(
         _unit(np.stack([d.image for d in drawn])),
         np.stack([d.labels for d in drawn]),
         np.stack([d.inside for d in drawn]),
         np.ones(len(drawn), bool),
         np.stack(masks).astype(np.int32) if masks else None,
+        np.stack(boxes) if boxes else None,
     )
 
 

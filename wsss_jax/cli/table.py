@@ -54,6 +54,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             trains=True,
             several=True,
         ),
+        "boxes": Verb("boxes by a run with a box head", "wsss_jax.cli.boxes:command"),
         "explain": Verb(
             "a trained run to score maps, or photographs to pictures of them",
             "wsss_jax.stages.pictures:command",

@@ -30,7 +30,8 @@ class Combining:
             its own. 0 reads no mask.
         labelled_share: weight of these images among all that teach.
         boxes: least share of each box that is foreground, where the data set has boxes of objects
-            (VOC's Annotations, COCO); outside of its boxes a class is nowhere. 0 reads no box.
+            (boxes.csv, VOC's Annotations, COCO); outside of its boxes a class is nowhere. 0 reads
+            no box.
         seed: of the cells that teach, and of the labelled images.
     """
 

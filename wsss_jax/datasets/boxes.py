@@ -1,4 +1,4 @@
-"""Boxes of objects by photograph: of VOC's Annotations, of COCO's JSON, or around true masks.
+"""Boxes of objects by photograph: of a table, VOC's Annotations, COCO's JSON, or around masks.
 
 A reader gives the boxes of one photograph, or None where nobody drew any. Boxes lie in shares of
 the upright photograph's height and width, so that every grid can be asked.
@@ -14,15 +14,17 @@ import numpy as np
 from jaxtyping import Float
 
 from wsss_jax.data.classes import to_mask_index
+from wsss_jax.data.ids import Index
 from wsss_jax.data.mask_files import upright
 from wsss_jax.data.photographs import header
-from wsss_jax.datasets import labels
+from wsss_jax.data.provenance import NOT_STATED
+from wsss_jax.datasets import box_tables, labels
 from wsss_jax.datasets.coco import CocoSource
 from wsss_jax.datasets.source import PictureFolder, Source
 from wsss_jax.datasets.views import View
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops.components import box_around
-from wsss_jax.types import Size
+from wsss_jax.types import Provenance, Size
 
 
 class Boxes(NamedTuple):
@@ -35,6 +37,20 @@ class Boxes(NamedTuple):
     corners: Float[np.ndarray, "n 4"]
 
 
+def largest(found: Boxes | None, classes: Sequence[str]) -> Float[np.ndarray, "c 4"]:
+    """The corners of the largest box of each class, zeros for a class without one."""
+    corners, area = np.zeros((len(classes), 4), np.float32), np.zeros(len(classes))
+    for name, box in zip(*(found or ((), ())), strict=True):
+        row = classes.index(name) if name in classes else None
+        size = (box[2] - box[0]) * (box[3] - box[1])
+        if row is not None and size > area[row]:
+            corners[row], area[row] = box, size
+    return corners
+
+
+BOXES = Provenance("boxes of objects", NOT_STATED, "boxes")
+"""What people provided where boxes are used, for tables of results."""
+
 Reader: TypeAlias = Callable[[str], Boxes | None]
 """From the id of a photograph to its boxes, None where it has none. Raises BadFileError."""
 
@@ -43,17 +59,36 @@ _Corners: TypeAlias = Sequence[int | float]  # top, left, bottom, right in pixel
 
 
 def reader_of(source: Source) -> Reader:
-    """The boxes that a data set comes with. UserError where its layout has none."""
+    """The boxes that a data set comes with. UserError where it has none."""
+    read = reader_if_any(source)
+    if read is None:
+        raise UserError(
+            f"{source.name} has no boxes; wanted {box_tables.NAME} with the columns file,label,"
+            f"{','.join(box_tables.COLUMNS)} in pixels, Annotations/ with one XML file a "
+            "photograph (VOC) or the JSON of COCO"
+        )
+    return read
+
+
+def reader_if_any(source: Source) -> Reader | None:
+    """The boxes that a data set comes with, None where it has none. BadFileError."""
     if isinstance(source, View):
-        return reader_of(source.whole)
+        return reader_if_any(source.whole)
     if isinstance(source, CocoSource):
         return partial(_of_coco, source)
-    if isinstance(source, PictureFolder) and (source.root / labels.ANNOTATIONS).is_dir():
-        return partial(_of_xml, source)
-    raise UserError(
-        f"{source.name} has no boxes; wanted Annotations/ with one XML file a photograph (VOC) or "
-        "the JSON of COCO, or leave out the setting boxes"
-    )
+    if not isinstance(source, PictureFolder):
+        return None
+    annotated = (source.root / labels.ANNOTATIONS).is_dir()
+    return of_table(source) or (partial(_of_xml, source) if annotated else None)
+
+
+def of_table(source: PictureFolder) -> Reader | None:
+    """The boxes of boxes.csv or of the table of labels, None where neither has any."""
+    for path in (source.root / box_tables.NAME, source.table.path):
+        rows = box_tables.box_table(path, Index(source.images), source.classes)
+        if rows is not None:
+            return partial(_of_table, source, rows)
+    return None
 
 
 def around_masks(source: Source, ids: Sequence[str]) -> Reader:
@@ -80,6 +115,12 @@ def _around(source: Source, ids: frozenset[str], id: str) -> Boxes | None:
         names += [source.classes.names[label]] * len(own)
         boxes += own
     return _shares(names, boxes, mask.shape)
+
+
+def _of_table(source: PictureFolder, rows: box_tables.Rows, id: str) -> Boxes | None:
+    size = source.size(id)
+    found = rows(id, size)
+    return _shares([row.name for row in found], [row.corners for row in found], size)
 
 
 def _of_coco(source: CocoSource, id: str) -> Boxes | None:

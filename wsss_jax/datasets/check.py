@@ -18,7 +18,7 @@ from jaxtyping import Bool, UInt8
 from wsss_jax.data.ids import UNREAD, Index, files_below
 from wsss_jax.data.photographs import verify, working_size
 from wsss_jax.data.texts import read_text
-from wsss_jax.datasets import folders, lists, numbering
+from wsss_jax.datasets import boxes, folders, lists, numbering
 from wsss_jax.datasets import table as datasets
 from wsss_jax.datasets.coco import CocoSource
 from wsss_jax.datasets.table import PictureFolder, Source
@@ -68,17 +68,6 @@ class _Seen(NamedTuple):
     found: list[Problem]
     labels: Bool[np.ndarray, " c"] | None
     values: list[int] | None
-
-
-def problems(
-    root: Path,
-    layout: str = "auto",
-    *,
-    lists: Path | None = None,
-    progress: Progress | None = None,
-) -> list[Problem]:
-    """Every problem of a data set, without the notices; see survey."""
-    return list(survey(root, layout, lists=lists, progress=progress).problems)
 
 
 def survey(
@@ -325,6 +314,7 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
                 "mask and labels", rows[row], f"its mask shows {names}, its labels do not"
             )
     yield from _class_names(root, source)
+    yield from _boxes(source)
     always = np.all(list(labels.values()), axis=0) if len(labels) > 1 else ()
     for name in (source.classes.names[n] for n in np.flatnonzero(always)):
         text = f"every photograph shows {name}, so nothing teaches what is not {name}; add some"
@@ -333,6 +323,18 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
     if lacking:
         text = f"{lacking} of {len(seen)} images have no true mask"
         yield Problem("no mask", str(root), text, accepted=True)
+
+
+def _boxes(source: Source) -> Iterator[Problem]:
+    """What is wrong with the table of boxes, where there is one."""
+    read = boxes.of_table(source) if isinstance(source, PictureFolder) else None
+    for id in source.ids if read is not None else ():
+        try:
+            read(id)
+        except MissingFileError:
+            continue  # its photograph is named already
+        except BadFileError as problem:
+            yield Problem("boxes", id, str(problem))
 
 
 def _bad_mask(one: _Seen) -> bool:

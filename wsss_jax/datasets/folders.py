@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsss_jax.data.ids import PHOTOGRAPHS, Files, Index, by_id, files_below, pictures
 from wsss_jax.data.mask_files import SUFFIXES, TABLES, colour_table
-from wsss_jax.datasets import cells, labels, lists
+from wsss_jax.datasets import box_tables, cells, labels, lists
 from wsss_jax.datasets.labels import LabelTable
 from wsss_jax.datasets.source import PictureFolder, Source, masks_of
 from wsss_jax.datasets.tables import text_table
@@ -218,7 +218,7 @@ def unread_files(root: Path) -> list[Path]:
     if any(path.name == "JPEGImages" for path in root.iterdir()):
         return []
     known = {*TABLES, *labels.CLASS_FILES}
-    used = {_table_file(root), *list_files(root).values()}
+    used = {_table_file(root), *list_files(root).values(), root / box_tables.NAME}
     return [
         path
         for path in sorted(root.iterdir())
@@ -255,6 +255,7 @@ def _table_file(root: Path) -> Path | None:
         if exact:
             return exact[0]
         tables = [path for path in inner.values() if _is_table(path)]
+        tables = [path for path in tables if path.name != box_tables.NAME] or tables
         exact = [path for path in tables if path.stem.lower() == "labels"]
         named = exact or [path for path in tables if "label" in path.stem.lower()] or tables
         if len(named) > 1:

@@ -4,7 +4,8 @@ Read are rows of file and label (``im0.jpg,cat``, one label a row or several in 
 ``cat;dog``), and one column per class with 0 and 1. Delimiter, encoding, header and the order of
 the columns are told from the table itself: the column of files is the one that names photographs.
 An empty cell of labels means that the photograph shows none of the classes. What was decided is
-in the notes of the table, which ``wsss check`` prints. Not here: what one cell means (``cells``).
+in the notes of the table, which ``wsss check`` prints. Not here: what one cell means (``cells``),
+and columns of boxes (``box_tables``).
 """
 
 import csv
@@ -42,13 +43,20 @@ _OTHER = re.compile(rf"{_NUMBER.pattern}|split|subset|set|fold", re.IGNORECASE)
 _SHOWN = re.compile(r"(is_?)?(confidence|present|presence|shown|visible|vorhanden)", re.IGNORECASE)
 _FLAGS = forms.YES | forms.NO
 
+BOX_COLUMNS = (
+    ("x1", "y1", "x2", "y2"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("left", "top", "right", "bottom"),
+)
+"""How the columns of boxes are called."""
+
 Rows = list[list[str]]
 Find = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """How a table is to be read.
+class Layout:
+    """How a table is to be read; cells of files are ids where they name a photograph.
 
     column: of the files. header: its cells, none without a header. above: lines over the header.
     """
@@ -65,7 +73,7 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     Raises BadFileError where no column names photographs, or no class is named.
     """
     text, encoding = read_text(path)
-    layout = _layout(path, text, index)
+    layout = layout_of(path, text, index)
     width = max(map(len, layout.rows), default=0)
     layout = _named(path, layout, width, classes)
     flags = _flag_columns(layout, width)
@@ -84,7 +92,7 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     return LabelTable(path, known, entries, notes=(*notes, *more))
 
 
-def _layout(path: Path, text: str, index: Index) -> _Layout:
+def layout_of(path: Path, text: str, index: Index) -> Layout:
     """Rows, column of files and header under the delimiter that names most photographs."""
     best: tuple[int, int, Rows] = (0, 0, [])
     for find in (index.find, by_number(index.files)):
@@ -109,7 +117,7 @@ def _layout(path: Path, text: str, index: Index) -> _Layout:
         # Two files that differ in their suffix alone stay two, for the data set to name them.
         if id is not None and len(index.files[id]) == 1:
             row[column] = id
-    return _Layout(named, column, header, max(start - 1, 0))
+    return Layout(named, column, header, max(start - 1, 0))
 
 
 def _rows(path: Path, text: str, delimiter: str) -> Rows:
@@ -180,7 +188,7 @@ def _header(rows: Rows, column: int, find: Find) -> tuple[int, list[str]]:
     return start, [cell.strip() for cell in rows[start - 1]] if start else []
 
 
-def _named(path: Path, layout: _Layout, width: int, classes: ClassList | None) -> _Layout:
+def _named(path: Path, layout: Layout, width: int, classes: ClassList | None) -> Layout:
     """The layout, with the listed classes as header over columns of 0 and 1 that have none."""
     cells = {
         cell.strip().casefold()
@@ -199,7 +207,7 @@ def _named(path: Path, layout: _Layout, width: int, classes: ClassList | None) -
     return replace(layout, header=[*names[: layout.column], "file", *names[layout.column :]])
 
 
-def _flag_columns(layout: _Layout, width: int) -> list[int]:
+def _flag_columns(layout: Layout, width: int) -> list[int]:
     """Columns of zeros and ones below the name of a class."""
     found = []
     for n in (n for n in range(min(width, len(layout.header))) if n != layout.column):
@@ -215,7 +223,7 @@ def _flag_columns(layout: _Layout, width: int) -> list[int]:
 
 
 def _wide(
-    path: Path, layout: _Layout, flags: Sequence[int], width: int
+    path: Path, layout: Layout, flags: Sequence[int], width: int
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     names = [layout.header[n] for n in flags]
     # Where zeros are written, an empty cell is a gap; where only ones are, it is a zero.
@@ -243,7 +251,7 @@ def _wide(
 
 
 def _long(
-    path: Path, layout: _Layout, width: int, classes: ClassList | None
+    path: Path, layout: Layout, width: int, classes: ClassList | None
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     columns, unread = _label_columns(path, layout, width)
     shown = _shown_column(layout, unread)
@@ -281,7 +289,7 @@ def _long(
     return entries, names, notes + _unread(layout, unread)
 
 
-def _label_columns(path: Path, layout: _Layout, width: int) -> tuple[list[int], list[int]]:
+def _label_columns(path: Path, layout: Layout, width: int) -> tuple[list[int], list[int]]:
     """The columns that hold labels, and those under the header that do not."""
     columns = [n for n in range(width) if n != layout.column]
     header = layout.header
@@ -302,7 +310,13 @@ def _label_columns(path: Path, layout: _Layout, width: int) -> tuple[list[int], 
     return kept + [n for n in columns if n >= len(header) and n not in kept], unread
 
 
-def _shown_column(layout: _Layout, columns: Sequence[int]) -> int | None:
+def label_column(header: Sequence[str]) -> int | None:
+    """The column of labels under a header that calls it so; None where none is called so."""
+    chosen = [n for n, cell in enumerate(header) if _LABEL.match(cell)]
+    return next(iter(_best(header, chosen)), None)
+
+
+def _shown_column(layout: Layout, columns: Sequence[int]) -> int | None:
     """The column that tells, by 1 and 0, whether the class of a row is shown; else None."""
     for n in columns:
         cells = {row[n].strip().casefold() if n < len(row) else "" for row in layout.rows}
@@ -335,6 +349,16 @@ def _numbers(path: Path, found: Mapping[str, list[str]], classes: ClassList) -> 
     )
 
 
-def _unread(layout: _Layout, columns: Sequence[int]) -> list[str]:
+def box_columns(header: Sequence[str]) -> tuple[int, ...]:
+    """Where x1, y1, x2, y2 stand under a header; () where it has no columns of boxes."""
+    called = [cell.strip().casefold() for cell in header]
+    for names in BOX_COLUMNS:
+        if all(name in called for name in names):
+            return tuple(called.index(name) for name in names)
+    return ()
+
+
+def _unread(layout: Layout, columns: Sequence[int]) -> list[str]:
+    columns = [n for n in columns if n not in box_columns(layout.header)]
     names = [layout.header[n] for n in columns if n < len(layout.header) and layout.header[n]]
     return [f"columns that are not read: {', '.join(names)}"] if names else []

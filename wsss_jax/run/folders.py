@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 from jaxtyping import PyTree
@@ -203,7 +203,7 @@ def learn(
     return folder
 
 
-def record_of(folder: Path, how: str) -> dict[str, Any]:
+def record_of(folder: Path, how: str) -> Record:
     """The record of a finished run. BadFileError where there is none, with ``how`` to make it."""
     path = folder / _SETTINGS
     if not path.is_file() or not is_finished(folder):

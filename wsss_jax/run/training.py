@@ -13,6 +13,7 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import MaskReader, training_batches
 from wsss_jax.config import Record
 from wsss_jax.data import json_records, provenance
+from wsss_jax.datasets.boxes import Reader
 from wsss_jax.datasets.table import Source
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
@@ -66,13 +67,14 @@ def train(
     *,
     notes: Record,
     masks: MaskReader | None = None,
+    boxes: Reader | None = None,
 ) -> Path:
     """Train into a run folder, or go on with a run that was stopped; returns the folder.
 
     source: photographs and labels, as the network may see them. make: ``make(model, steps=steps)``
     is the learning problem. notes: what the run's record has beside settings and data. masks: what
-    each photograph comes with, by id. Raises UserError when the folder holds a run with other
-    settings, data or notes, naming them.
+    each photograph comes with, by id. boxes: of its objects. Raises UserError when the folder holds
+    a run with other settings, data or notes, naming them.
     """
     settings = recognise.settled(settings, needed=not folders.is_finished(folder))
     with folders.claim(folder, record(settings, source, notes)) as run:
@@ -85,6 +87,7 @@ def train(
             batch_size=settings.batch_size,
             shard=(jax.process_index(), jax.process_count()),
             masks=masks,
+            boxes=boxes,
             balanced=settings.sampling == "balanced",
             cache_bytes=settings.cache_megabytes << 20,
         )

@@ -11,6 +11,8 @@ from jaxtyping import Bool, PyTree
 from wsss_jax import config
 from wsss_jax.config import Record
 from wsss_jax.data.classes import ClassList
+from wsss_jax.data.provenance import recorded
+from wsss_jax.datasets.boxes import BOXES, Reader, reader_of
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.formats.bounded import one_error
@@ -25,10 +27,12 @@ def fit(
     folder: Path,
     *,
     imageless: tuple[str, ...] = (),
+    boxes: Reader | None = None,
 ) -> Path:
     """Train on the source's image labels, or go on with a run that was stopped; returns ``folder``.
 
-    imageless: classes that may be without any image. A balanced loss (``ClassLoss``) is told how
+    imageless: classes that may be without any image. boxes: of objects, for a system that learns
+    from them; the data set's own where none are given. A balanced loss (``ClassLoss``) is told how
     many images show each class. Raises UserError when the folder holds a run with other settings,
     naming them, and when no image shows some other class, naming it.
     """
@@ -36,8 +40,10 @@ def fit(
     system = name_of(settings.model)
     if not folders.is_finished(folder):
         _check_classes(source, imageless)
+        boxes = (boxes or reader_of(source)) if SYSTEMS[system].boxes else None
     make = partial(SYSTEMS[system].make, classes=len(source.classes))
-    return training.train(settings, source, folder, make, notes=notes_of(settings.model, source))
+    notes = notes_of(settings.model, source)
+    return training.train(settings, source, folder, make, notes=notes, boxes=boxes)
 
 
 def counted(model: Model, source: Source) -> Model:
@@ -51,7 +57,9 @@ def counted(model: Model, source: Source) -> Model:
 
 def notes_of(model: Model, source: Source) -> Record:
     """What the record of a run has besides its settings: the system and the classes."""
-    return {"system": name_of(model), "classes": list(source.classes.names)}
+    system = name_of(model)
+    given = {"boxes": recorded(BOXES)} if SYSTEMS[system].boxes else {}
+    return {"system": system, "classes": list(source.classes.names), **given}
 
 
 def trained(folder: Path) -> tuple[Training[Model], ClassList, PyTree]:

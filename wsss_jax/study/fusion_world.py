@@ -68,6 +68,12 @@ def make(count: int, *, seed: int, size: int = 48) -> World:
     return World(*(np.stack(parts) for parts in zip(*drawn, strict=True)))
 
 
+def smooth_noise(random: np.random.Generator, size: int, sigma: float) -> np.ndarray:
+    """Gaussian noise of unit variance, smooth over ``sigma`` pixels."""
+    noise = ndimage.gaussian_filter(random.normal(size=(size, size)), sigma, mode="wrap")
+    return noise / noise.std()
+
+
 @dataclass(frozen=True)
 class _Scene:
     """What stands where: one mask per present class, its head, its context, and the distractor."""
@@ -83,11 +89,11 @@ class _Scene:
 def _one(random: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
     scene = _scene(random, size)
     image = _photograph(random, scene, size)
-    shared = _smooth(random, size, 2.5)
+    shared = smooth_noise(random, size, 2.5)
     dropped = _zones(random, size)
     scores = np.zeros((len(SYSTEMS), size, size, len(CLASSES)), np.float32)
     for row, name in enumerate(SYSTEMS):
-        noise = np.sqrt(0.5) * shared + np.sqrt(0.5) * _smooth(random, size, 2.5)
+        noise = np.sqrt(0.5) * shared + np.sqrt(0.5) * smooth_noise(random, size, 2.5)
         for label in scene.present:
             raw = _FAILURES[name](random, scene, label)
             raw = raw * (1 - 0.6 * dropped) + 0.16 * noise
@@ -174,7 +180,7 @@ def _photograph(
     ground = random.uniform(0.25, 0.75, 3)
     image = np.broadcast_to(ground, (size, size, 3)).copy()
     for _ in range(3):  # patches of other ground
-        patch = _smooth(random, size, 6.0) > 0.8
+        patch = smooth_noise(random, size, 6.0) > 0.8
         image[patch] = np.clip(ground + random.normal(0, 0.15, 3), 0, 1)
     for label, band in scene.context.items():
         image[band] = _CONTEXT[label]
@@ -183,7 +189,7 @@ def _photograph(
         hue = np.asarray(_COLOURS[label]) + random.normal(0, 0.1, 3)
         image[scene.objects[label]] = hue
         image[scene.heads[label]] = hue + random.normal(0, 0.2, 3)
-    texture = np.stack([_smooth(random, size, 0.7) for _ in range(3)], -1)
+    texture = np.stack([smooth_noise(random, size, 0.7) for _ in range(3)], -1)
     image = ndimage.gaussian_filter(image, (0.5, 0.5, 0)) + 0.1 * texture
     return np.clip(image, 0, 1).astype(np.float32)
 
@@ -206,18 +212,18 @@ def _overctx(random: np.random.Generator, scene: _Scene, label: int) -> np.ndarr
 def _edgenoise(random: np.random.Generator, scene: _Scene, label: int) -> np.ndarray:
     """Sees the object bent out of shape."""
     size = scene.mask.shape[0]
-    bend = np.stack([_smooth(random, size, 4.0) for _ in range(2)]) * 2.2
+    bend = np.stack([smooth_noise(random, size, 4.0) for _ in range(2)]) * 2.2
     bent = ndimage.map_coordinates(
         scene.objects[label].astype(float), np.indices((size, size)) + bend, order=1
     )
-    rough = 0.35 * _smooth(random, size, 1.0) * _rim(scene.objects[label])
+    rough = 0.35 * smooth_noise(random, size, 1.0) * _rim(scene.objects[label])
     return np.maximum(_blur(bent, 1.0) + rough, _seen(random, scene, 0.5))
 
 
 def _smallmiss(random: np.random.Generator, scene: _Scene, label: int) -> np.ndarray:
     """Does not see small objects at all, and then takes its own noise for one."""
     if scene.objects[label].mean() < _SMALL:
-        return 0.35 * np.maximum(_smooth(random, scene.mask.shape[0], 3.0), 0)
+        return 0.35 * np.maximum(smooth_noise(random, scene.mask.shape[0], 3.0), 0)
     return _blur(scene.objects[label], 1.6)
 
 
@@ -266,7 +272,7 @@ def _saliency(random: np.random.Generator, scene: _Scene) -> Float[np.ndarray, "
         if random.random() > 0.15:
             seen |= scene.objects[label]
     size = seen.shape[0]
-    soft = _blur(seen, 1.2) + 0.1 * _smooth(random, size, 2.0)
+    soft = _blur(seen, 1.2) + 0.1 * smooth_noise(random, size, 2.0)
     return np.clip(soft, 0, 1).astype(np.float32)
 
 
@@ -287,12 +293,6 @@ def _rim(shape: Bool[np.ndarray, "h w"]) -> np.ndarray:
 
 def _blur(shape: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(shape.astype(float), sigma)
-
-
-def _smooth(random: np.random.Generator, size: int, sigma: float) -> np.ndarray:
-    """Gaussian noise of unit variance, smooth over ``sigma`` pixels."""
-    noise = ndimage.gaussian_filter(random.normal(size=(size, size)), sigma, mode="wrap")
-    return noise / noise.std()
 
 
 def _zones(random: np.random.Generator, size: int) -> Float[np.ndarray, "h w"]:

@@ -1,0 +1,26 @@
+"""``wsss boxes``: what a run with a box head finds."""
+
+from pathlib import Path
+
+import tyro
+
+from wsss_jax.cli.bare import Bare
+from wsss_jax.datasets.boxes import reader_if_any
+from wsss_jax.datasets.selection import Data
+from wsss_jax.stages import boxes
+
+
+def command(run: tyro.conf.Positional[Path], data: Bare[Data], out: Path) -> None:
+    """Boxes of the labelled classes, by a run of the system boxes; judged where true ones are.
+
+    Args:
+        run: folder of a training with a box head.
+        data: the photographs and their labels.
+        out: folder for boxes.csv, which a data set may hold as its boxes.
+    """
+    source = data.open()
+    found = boxes.find(run, source, out, ids=source.ids)
+    print(f"{out / boxes.NAME}: boxes of {len(found)} photographs")
+    read = reader_if_any(source)
+    if read is not None:
+        print(boxes.judge(found, read))
