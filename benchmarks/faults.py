@@ -1,31 +1,31 @@
-"""Signals, kills and full disks at random moments of a whole recipe: is the result the same?
+"""Signals and kills at random moments of a whole recipe: is the result the same?
 
-    python benchmarks/faults.py --kills 50 --terms 10 --ints 10 --pairs 2 --full 1 --flips 1500
+    python benchmarks/faults.py --kills 50 --terms 10 --ints 10 --pairs 2
+    python benchmarks/faults.py --photographs --kills 10 --terms 3 --ints 3 --pairs 0
 
 A whole path in miniature (``faults_recipe``: train, explain, fuse, combine, decide, judge, report,
 segment, export) is run twice undisturbed by `wsss run`. Then it is started in an empty folder, hit,
 and given again and hit again, up to four times, until a command is done before its hit comes; every
 file but checkpoints, their log and locks is compared byte by byte with the undisturbed run. Hits
-come by turns at a random moment of the whole, within the first second, and within a second after
-worker processes were started. kill -9 hits the process alone, SIGTERM and SIGINT the process and
-its group by turns. Pairs are two commands in one folder, the second started at a random moment of
-the first. Full disks are file systems in memory that fill up within each step in turn, which takes
-root. Flipped bits hit a mask and a record of score maps; each must be refused or change nothing.
+come by turns at a random moment of the whole (of its processor time, whatever else runs), within
+the first second, and within a second after worker processes were started. kill -9 hits the process
+alone, SIGTERM and SIGINT the process and its group by turns. Pairs are two commands in one folder,
+the second started at a random moment of the first. With --photographs, `wsss run --data PHOTOS
+--quick` on twelve drawn photographs is hit in place of the recipe; it starts no workers. Not here:
+full disks (``faults_disks``) and flipped bits (``faults_flips``).
 """
 
+import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -33,14 +33,17 @@ from typing import NamedTuple
 import faults_recipe as recipe
 import numpy as np
 import tyro
+from flax import nnx
 
-from wsss_jax.data import stores
-from wsss_jax.errors import BadFileError
+from wsss_jax.datasets import synthetic
+from wsss_jax.models import build
 from wsss_jax.recipes import demo
-from wsss_jax.types import ScoreMaps
+from wsss_jax.weights import loading
 
-DATA = "FAULTS_DATA"
-"""Variable with the folder of the drawn scenes."""
+ARGUMENTS = "FAULTS_ARGUMENTS"
+"""Variable with the arguments of `wsss`, as JSON; the folder is added."""
+
+PHOTOGRAPHS = 12
 
 MOST = 4  # hits of one recipe; more would all fall into its last steps
 PLACES = ("whole", "start", "workers")
@@ -52,8 +55,6 @@ UNLIKE = ("checkpoint", "metrics.jsonl", ".lock")
 SHARD = re.compile(r"-[0-9a-f]{8}(?=\.array_record$)")
 """The random part of a shard's name."""
 
-PAGE = resource.getpagesize()
-
 
 @dataclass(frozen=True)
 class Options:
@@ -64,27 +65,29 @@ class Options:
         terms: SIGTERM, to the process and to its group by turns.
         ints: SIGINT, likewise.
         pairs: two commands in one folder.
-        full: disks that are too small, for each stage.
-        flips: flipped bits of files.
-        seed: of all moments, sizes and bits.
+        seed: of all moments.
+        photographs: whether a run on photographs is disturbed instead of the recipe.
     """
 
     kills: int = 10
     terms: int = 5
     ints: int = 5
     pairs: int = 2
-    full: int = 1
-    flips: int = 1500
     seed: int = 0
+    photographs: bool = False
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its code, its lines on stderr, its seconds, and who was left."""
+    """How a command ended: its code, its lines on stderr, its seconds, and who was left.
+
+    processor: seconds of it and of all that it started.
+    """
 
     code: int
     errors: list[str]
     seconds: float
+    processor: float
     orphans: int = 0
 
 
@@ -92,7 +95,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     """The command, in a process group of its own."""
     folder.parent.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-m", "wsss_jax.cli", "run", recipe.__file__, "--data", os.environ[DATA],
+        [sys.executable, "-m", "wsss_jax.cli", *json.loads(os.environ[ARGUMENTS]),
          "--out", folder.name],
         cwd=folder.parent,
         stdout=subprocess.DEVNULL,
@@ -104,12 +107,15 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str], begun: float) -> Ended:
     """Wait for a command and for all that it has started."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     errors = process.communicate()[1].splitlines()
     seconds = time.monotonic() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     end = time.monotonic() + 10
     while (left := group(process.pid)) and time.monotonic() < end:
         time.sleep(0.1)
-    return Ended(process.returncode, errors, seconds, len(left))
+    return Ended(process.returncode, errors, seconds, processor, len(left))
 
 
 def run(folder: Path) -> Ended:
@@ -123,6 +129,15 @@ def waited(process: subprocess.Popen[str], seconds: float) -> bool:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         return True
+    return False
+
+
+def worked(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Wait until a command, and those it waited for, took so many processor seconds."""
+    while waited(process, 0.02):
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        if sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") >= seconds:
+            return True
     return False
 
 
@@ -156,16 +171,17 @@ def rests(folder: Path) -> list[str]:
 
 
 def stage(folder: Path) -> str:
-    """The last step that has begun to write."""
-    begun = [name for name in recipe.PATH if (folder / name).exists()]
-    return begun[-1] if begun else "start"
+    """What was begun last."""
+    begun = [path for path in folder.glob("*") if path.name != "report.html"]
+    return max(begun, key=lambda path: path.stat().st_mtime).name if begun else "start"
 
 
 class Hit(NamedTuple):
     """A signal and when it comes.
 
-    place: one of PLACES. after: seconds until workers are looked for. moment: seconds from the
-    place on. to_group: whether the process's group gets it.
+    place: one of PLACES. after: processor seconds until workers are looked for. moment: seconds
+    from the place on, of the whole in processor time. to_group: whether the process's group gets
+    it.
     """
 
     name: str
@@ -176,11 +192,13 @@ class Hit(NamedTuple):
 
     def wait(self, process: subprocess.Popen[str]) -> bool:
         """Wait until it is time; whether the command still runs then."""
+        if self.place == "whole":
+            return worked(process, self.moment)
         if self.place == "start":
             while waited(process, 0.002) and not catches(process.pid):
                 pass
         if self.place == "workers":
-            waited(process, self.after)
+            worked(process, self.after)
             known = {*group(process.pid)}
             while waited(process, 0.02) and {*group(process.pid)} <= known:
                 pass
@@ -202,6 +220,8 @@ def hits(options: Options, seconds: float) -> list[Hit]:
     for name, count in counts.items():
         for number in range(count):
             place, to_group = PLACES[number % 3], name != "SIGKILL" and number % 2 == 1
+            if options.photographs and place == "workers":
+                place = "whole"
             moment = float(rng.uniform(0, seconds if place == "whole" else 1))
             found.append(Hit(name, place, float(rng.uniform(0, seconds)), moment, to_group))
     return [found[n] for n in rng.permutation(len(found))]
@@ -239,8 +259,10 @@ def again(folder: Path, wanted: dict[str, str]) -> list[str]:
     """Give the command once more in a folder; what is wrong then."""
     second = run(folder)
     problems = [f"again: code {second.code}, {second.errors[-1:]}"] if second.code else []
-    if digest(folder) != wanted:
-        problems.append("another result")
+    found = digest(folder)
+    changed = sorted(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))
+    if changed:
+        problems.append(f"another result: {len(changed)} files, {changed[:3]}")
     return problems + [f"left behind: {path}" for path in rests(folder)]
 
 
@@ -277,94 +299,26 @@ def judged(ended: Ended, number: signal.Signals) -> list[str]:
     return problems
 
 
-def full_disk(name: str, whole: Path, wanted: dict[str, str], share: float) -> list[str]:
-    """The command on a disk that is full within a stage, then with room; what it found.
-
-    whole: folders of a finished run, of which the stages before are taken. share: of the bytes that
-    the stage needs, how many there are.
-    """
-    place = whole.parents[1] / "disk"
-    place.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(place)]
-    subprocess.run(mount, check=True, capture_output=True)
-    try:
-        for before in recipe.PATH[: recipe.PATH.index(name)]:
-            for path in whole.glob(f"{before}*"):
-                copied(path, place / "out" / path.relative_to(whole))
-        room = int(share * sum(map(blocks, whole.glob(f"{name}*"))))
-        resize(place, blocks(place) + room)
-        first = run(place / "out")
-        problems = []
-        if first.code != 1 or len(first.errors) != 1 or str(place) not in first.errors[0]:
-            problems.append(f"code {first.code}, {first.errors[-2:]}")
-        resize(place, 1 << 30)
-        problems += again(place / "out", wanted)
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-    text = "; ".join(problems) or "same result"
-    print(f"room for {room >> 10} KiB of {name}: {first.errors[-1:]}, {text}", flush=True)
-    return problems
+def of_recipe(place: Path) -> list[str | Path]:
+    """The recipe on scenes that are drawn into ``place``."""
+    data = demo.prepare(place / "data", recipe.IMAGES)
+    return ["run", recipe.__file__, "--data", data]
 
 
-def copied(path: Path, to: Path) -> None:
-    """Copy a file or a folder."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    _ = shutil.copytree(path, to) if path.is_dir() else shutil.copy2(path, to)
-
-
-def blocks(place: Path) -> int:
-    """Bytes that a file, or the files of a folder, take in memory: whole pages."""
-    files = [path for path in (place, *place.rglob("*")) if path.is_file()]
-    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in files)
-
-
-def resize(place: Path, size: int) -> None:
-    """Give a file system in memory another size, in whole pages."""
-    option = f"remount,size={-(-size // PAGE) * PAGE}"
-    subprocess.run(["mount", "-o", option, str(place)], check=True, capture_output=True)
-
-
-def flips(count: int, rng: np.random.Generator) -> Counter[str]:
-    """How many flipped bits of small records were refused, changed nothing, or passed."""
-    found: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as place:
-        masks = stores.create(Path(place, "m"), holds="masks", classes=("a", "b"), made_by={})
-        maps = stores.create(Path(place, "s"), holds="scores", classes=("a", "b"), made_by={})
-        masks.put_mask("x", rng.integers(0, 3, (60, 80)).astype(np.uint8))
-        scores = rng.random((15, 20, 2)).astype(np.float32)
-        whole = ScoreMaps(scores, np.arange(2, dtype=np.int32), (60, 80), scores.max((0, 1)))
-        maps.put_scores("x", whole)
-        for store in (masks, maps):
-            path, content = store.path("x"), store.path("x").read_bytes()
-            before = read(store)
-            for _ in range(count):
-                changed = bytearray(content)
-                bit = int(rng.integers(8 * len(content)))
-                changed[bit // 8] ^= 1 << bit % 8
-                path.write_bytes(changed)
-                try:
-                    same = all(map(np.array_equal, read(store), before))
-                    outcome = "changed nothing" if same else "PASSED"
-                except BadFileError:
-                    outcome = "refused"
-                found[f"{store.holds}: {outcome}"] += 1
-    return found
-
-
-def read(store: stores.Store) -> Sequence[np.ndarray]:
-    """The record x as arrays."""
-    if store.holds == "masks":
-        return (store.get_mask("x"),)
-    maps = store.get_scores("x")
-    return maps.scores, maps.classes, maps.peak, np.asarray(maps.size)
+def of_photographs(place: Path) -> list[str | Path]:
+    """A run on photographs that are drawn into ``place``, with weights of a small network."""
+    data, weights = place / "data", place / "tiny.npz"
+    synthetic.write(data, PHOTOGRAPHS, 0)
+    loading.save(build.backbone("tiny", rngs=nnx.Rngs(0), output_stride=8), weights)
+    return ["run", "--data", data, "--quick", "--weights", weights]
 
 
 def main(options: Options) -> None:
     """All trials, and what they found."""
     rng = np.random.default_rng(options.seed)
-    print(dict(sorted(flips(options.flips, rng).items())), flush=True)
     with tempfile.TemporaryDirectory() as place:
-        os.environ[DATA] = str(demo.prepare(Path(place) / "data", recipe.IMAGES))
+        arguments = of_photographs if options.photographs else of_recipe
+        os.environ[ARGUMENTS] = json.dumps([*map(str, arguments(Path(place)))])
         os.environ["XDG_CACHE_HOME"] = str(Path(place) / "cache")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # little runs, once each
@@ -373,23 +327,15 @@ def main(options: Options) -> None:
         assert not first.code and not whole.code, (first, whole)
         wanted = digest(folder)
         assert wanted == digest(Path(place, "first") / "out"), "two undisturbed runs differ"
-        print(f"undisturbed: {whole.seconds:.1f} s, {len(wanted)} files", flush=True)
+        used = f"{whole.seconds:.1f} s, of processors {whole.processor:.1f} s"
+        print(f"undisturbed: {used}, {len(wanted)} files", flush=True)
         tried, survived = Counter[str](), Counter[str]()
-        coming = hits(options, whole.seconds)
+        coming = hits(options, whole.processor)
         while coming:
             disturbed(coming, wanted, tried, survived)
-        trials = [
-            ("pairs", partial(pair, float(rng.uniform(0, whole.seconds)), wanted))
-            for _ in range(options.pairs)
-        ]
-        trials += [
-            ("full disk", partial(full_disk, name, folder, wanted, share))
-            for name in recipe.PATH
-            for share in rng.uniform(0.2, 0.8, options.full)
-        ]
-        for name, trial in trials:
-            tried[name] += 1
-            survived[name] += not trial()
+        for _ in range(options.pairs):
+            tried["pairs"] += 1
+            survived["pairs"] += not pair(float(rng.uniform(0, whole.seconds)), wanted)
     for name, count in tried.items():
         print(f"{name}: {survived[name]} of {count} survived")
     raise SystemExit(survived != tried)

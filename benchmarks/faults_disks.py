@@ -10,7 +10,9 @@ the disk, and what the second makes is what an undisturbed command makes, byte b
 
 import argparse
 import os
+import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import faults_recipe as recipe
 import numpy as np
-from faults import blocks, copied, digest, resize, rests
+from faults import digest, rests
 from flax import nnx
 
 from wsss_jax.models import build
@@ -28,6 +30,7 @@ from wsss_jax.recipes import demo
 from wsss_jax.weights import loading
 
 LARGE = 1 << 30
+PAGE = resource.getpagesize()
 DATA = "--data {base}/data"
 TRAINED = "--training.model.backbone tiny --training.epochs 2 --training.batch-size 4 "
 TRAINED += "--training.save-every 2 --training.augmentation.crop 64"
@@ -79,6 +82,24 @@ COMMANDS = {
 
 GIVEN = {"store pack": ("made/combined", "packed"), "store unpack": ("shards", "shards")}
 """What lies on the disk before, below ``base`` and below the disk."""
+
+
+def copied(path: Path, to: Path) -> None:
+    """Copy a file or a folder."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    _ = shutil.copytree(path, to) if path.is_dir() else shutil.copy2(path, to)
+
+
+def blocks(place: Path) -> int:
+    """Bytes that a file, or the files of a folder, take in memory: whole pages."""
+    files = [path for path in (place, *place.rglob("*")) if path.is_file()]
+    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in files)
+
+
+def resize(place: Path, size: int) -> None:
+    """Give a file system in memory another size, in whole pages."""
+    option = f"remount,size={-(-size // PAGE) * PAGE}"
+    subprocess.run(["mount", "-o", option, str(place)], check=True, capture_output=True)
 
 
 @contextmanager

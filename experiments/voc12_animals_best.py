@@ -57,6 +57,7 @@ def recipe(data: Path, weights: Path | None) -> Recipe:
         imageless=NEVER,
         saliency=data / "saliency_csnet",
         saliency_supervision="people's masks",
+        refinements=("saliency", "walk"),
         combiner=Combining(),
         features=(
             Features(weights / V2),

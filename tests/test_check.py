@@ -11,7 +11,7 @@ from PIL import Image
 
 from wsss_jax.data import photographs
 from wsss_jax.datasets import check
-from wsss_jax.datasets.check import problems, survey
+from wsss_jax.datasets.check import survey
 from wsss_jax.datasets.table import open_dataset
 
 IDS = ("a", "b", "c")
@@ -39,7 +39,7 @@ def labels(root: Path, entries: dict) -> None:
 
 
 def kinds(root: Path) -> list[tuple[str, str]]:
-    return [(problem.kind, problem.where) for problem in problems(root)]
+    return [(problem.kind, problem.where) for problem in survey(root).problems]
 
 
 def bomb(path: Path) -> None:
@@ -105,7 +105,7 @@ def test_missing_labels(root):
 
 def test_unknown_class(root):
     labels(root, {"a": ["cat"], "b": ["dgo"], "c": ["dog"]})
-    (found,) = problems(root)
+    (found,) = survey(root).problems
     assert found.kind == "bad labels" and "did you mean 'dog'" in str(found)
 
 
@@ -122,13 +122,13 @@ def test_mask_of_another_size(root):
 
 def test_rgb_mask(root):
     Image.new("RGB", (16, 12), (9, 200, 31)).save(root / "masks/c.png")
-    (found,) = problems(root)
+    (found,) = survey(root).problems
     assert found.kind == "bad mask" and "(9, 200, 31)" in found.message
 
 
 def test_mask_values_outside_the_classes(root):
     Image.fromarray(np.full((12, 16), 7, np.uint8)).save(root / "masks/c.png")
-    (found,) = problems(root)
+    (found,) = survey(root).problems
     assert found.kind == "mask values" and "7" in found.message
 
 
@@ -215,10 +215,10 @@ def test_every_problem_is_listed_at_once(root):
 
 
 def test_what_cannot_be_opened_is_one_problem(tmp_path):
-    assert [p.kind for p in problems(tmp_path)] == ["data set"]
-    assert [p.kind for p in problems(tmp_path / "nowhere")] == ["data set"]
+    assert [p.kind for p in survey(tmp_path).problems] == ["data set"]
+    assert [p.kind for p in survey(tmp_path / "nowhere").problems] == ["data set"]
     (tmp_path / "images").mkdir()
-    assert "labels.json" in problems(tmp_path)[0].message
+    assert "labels.json" in survey(tmp_path).problems[0].message
 
 
 def test_coco_is_checked_too(tmp_path):

@@ -46,7 +46,8 @@ def test_rows_that_only_fill_up_do_not_count():
     whole = batch()
     half = Batch(whole.images, whole.labels, whole.inside, jnp.asarray([True, False]))
     one = jax.tree.map(lambda a: a[:1], half)
-    losses = [float(system.step(state, b, jax.random.key(0))[1]["loss"]) for b in (half, one)]
+    step = jax.jit(system.step)
+    losses = [float(step(state, b, jax.random.key(0))[1]["loss"]) for b in (half, one)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 

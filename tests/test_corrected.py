@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import toy_exports as toy
 from PIL import Image
 
+from wsss_jax.data import stores
 from wsss_jax.data.classes import palette
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
-from wsss_jax.export.corrected import read_corrected, with_corrected
+from wsss_jax.export.corrected import describe, read_corrected, with_corrected
 from wsss_jax.export.exported import photograph_names
+from wsss_jax.export.stated import beyond_outlines, masks_of_run
 from wsss_jax.stages.export import Export, export
 
 MASKS = toy.masks()
@@ -184,26 +187,145 @@ def test_no_folder_and_no_mask_are_errors(source, tmp_path):
         read_corrected(tmp_path / "empty", source)
 
 
-def test_one_coco_file_or_xml_of_cvat_gives_back_the_masks_that_were_changed(source, tmp_path):
-    masks = toy.mask_store(tmp_path / "masks")
-    for name in ("coco", "cvat"):
-        export(masks, source, tmp_path / name, Export(name))
-        back = tmp_path / f"{name}_back"
-        back.mkdir()
-        file = next((tmp_path / name).rglob("*annotations.xml" if name == "cvat" else "inst*.json"))
-        shutil.copy(file, back / file.name)
-        whole = read_corrected(back, source)
-        for id in whole.files:
-            expected = masks.get_mask(id)
-            np.testing.assert_array_equal(whole.mask(id), np.where(expected == 255, 0, expected))
-        with pytest.raises(UserError, match=r"all of its .* masks are as they were exported"):
-            read_corrected(back, source, masks)
-        other = masks.get_mask("one").copy()
-        other[:5] = other.max()
-        changed = toy.mask_store(tmp_path / f"{name}_changed")
-        changed.put_mask("one", other)
-        found = read_corrected(back, source, changed)
-        assert list(found.files) == ["one"] and found.untouched == len(whole.files) - 1
+@pytest.fixture
+def made(tmp_path):
+    """Masks that a run has made, without pixels that are not decided, which no program has."""
+    store = toy.mask_store(tmp_path / "run/pseudo_masks")
+    for id, mask in MASKS.items():
+        store.put_mask(id, np.where(mask == 255, 0, mask))
+    return store
+
+
+def exported(store, source, folder, name):
+    """What comes back from a program: the one file of its export, in a folder of its own."""
+    export(store, source, folder / name, Export(name))
+    back = folder / f"{name}_back"
+    back.mkdir()
+    file = next((folder / name).rglob("*annotations.xml" if name == "cvat" else "inst*.json"))
+    return Path(shutil.copy(file, back))
+
+
+@pytest.mark.parametrize("name", ["coco", "cvat"])
+def test_of_a_file_with_all_photographs_those_count_that_a_person_changed(
+    name, source, made, tmp_path
+):
+    back = exported(made, source, tmp_path, name).parent
+    whole = read_corrected(back, source)
+    assert {*whole.reasons.values()} == {"not compared, as no run is there"}
+    for id in whole.files:
+        np.testing.assert_array_equal(whole.mask(id), made.get_mask(id))
+    with pytest.raises(UserError, match=r"all of its .* masks are as the run made them; where one"):
+        read_corrected(back, source, [made])
+    one_pixel = made.get_mask("one").copy()
+    one_pixel[8, 7] = 3  # a hole's corner is filled
+    made.put_mask("one", one_pixel)
+    found = read_corrected(back, source, [made])
+    assert found.reasons == {"one": "changed"} and len(found.passed) == len(whole.files) - 1
+    first, second = describe(found, back, source)
+    assert first == f"1 corrected mask in {back} (1 changed): one.JPG"
+    assert "as the run made" in second and str(back / "approved.txt") in second
+
+
+def test_outlines_that_a_program_redraws_are_no_corrections(source, made, tmp_path):
+    back = exported(made, source, tmp_path, "coco").parent
+    for id in ("one", "two"):
+        mask = made.get_mask(id).copy()
+        mask[:, 1:] = np.where(mask[:, 1:] != mask[:, :-1], mask[:, :-1], mask[:, 1:])
+        made.put_mask(id, mask)  # all outlines lie a pixel further right
+    with pytest.raises(UserError, match="all of its 3 masks"):
+        read_corrected(back, source, [made])
+    mask = np.zeros_like(made.get_mask("two"))
+    mask[20:, :] = 2
+    made.put_mask("two", mask)
+    assert read_corrected(back, source, [made]).reasons == {"two": "changed"}
+
+
+def test_a_pixel_far_from_outlines_is_more_than_another_outline():
+    was = np.zeros((20, 20), np.uint8)
+    was[5:15, 5:15] = 1
+    wider, row, hole = was.copy(), was.copy(), was.copy()
+    wider[3:17, 3:17] = 1
+    row[2, 7] = 1
+    hole[9, 9] = 0
+    assert not beyond_outlines(was, was) and not beyond_outlines(wider, was)
+    assert beyond_outlines(row, was) and beyond_outlines(hole, was)
+
+
+def test_what_was_edited_or_tagged_in_cvat_counts(source, made, tmp_path):
+    file = exported(made, source, tmp_path, "cvat")
+    text = file.read_text().replace('source="auto"', 'source="file"')
+    images = text.split("<image ")
+    place = next(n for n, image in enumerate(images) if 'name="one.JPG"' in image)
+    images[place] = images[place].replace('source="file"', 'source="manual"', 1)
+    tag = '<tag label="approved" source="manual">\n    </tag>\n  </image>'
+    tagged = [image if n == place else image.replace("</image>", tag)
+              for n, image in enumerate(images)]  # fmt: skip
+    file.write_text("<image ".join(images))
+    assert read_corrected(file.parent, source, [made]).reasons == {"one": "edited in CVAT"}
+    file.write_text("<image ".join(tagged))
+    found = read_corrected(file.parent, source, [made]).reasons
+    assert found == {"one": "edited in CVAT", "two": 'tagged "approved"',
+                     "none": 'tagged "approved"'}  # fmt: skip
+    file.write_text(text.replace('source="file"', 'source="manual"'))
+    with pytest.raises(UserError, match="all of its 3 masks are as"):
+        read_corrected(file.parent, source, [made])  # this version tells nothing by it
+
+
+def test_files_of_label_studio_have_annotated_photographs_alone(source, made, tmp_path):
+    file = exported(made, source, tmp_path, "coco")
+    content = json.loads(file.read_text())
+    content["info"] = {"contributor": "Label Studio"}
+    file.write_text(json.dumps(content))
+    found = read_corrected(file.parent, source, [made])
+    assert {*found.reasons.values()} == {"annotated in Label Studio"} and not found.passed
+
+
+def test_a_list_tells_which_masks_are_right_as_they_are(source, made, tmp_path):
+    back = exported(made, source, tmp_path, "cvat").parent
+    (back / "approved.txt").write_text("one.JPG\n\n two \n")
+    found = read_corrected(back, source, [made])
+    assert found.reasons == dict.fromkeys(("one", "two"), "named in approved.txt")
+    assert list(map(str, found.passed)) == ["none.png"]
+    (back / "approved.txt").write_text("one.JPG\nthree.jpg")
+    with pytest.raises(UserError, match=r"of no photograph, or of several \(1\): three\.jpg in"):
+        read_corrected(back, source, [made])
+    (back / "annotations.xml").unlink()
+    saved(back, "two.png", Image.fromarray(two))
+    (back / "approved.txt").write_text("one.JPG")
+    with pytest.raises(UserError, match=r"without a mask \(1\): one\.JPG in approved\.txt has no"):
+        read_corrected(back, source, [made])
+
+
+def test_files_of_their_own_count_but_where_cvat_wrote_all(source, made, tmp_path):
+    back = tmp_path / "back"
+    for id, mask in MASKS.items():
+        decided = np.where(mask == 255, 0, mask)
+        saved(back, f"SegmentationClass/{id}.png", Image.fromarray(palette()[decided]))
+    assert {*read_corrected(back, source, [made]).reasons.values()} == {"files of their own"}
+    names = zip(("background", *toy.CLASSES), palette().tolist(), strict=False)
+    lines = [f"{name}:{red},{green},{blue}::" for name, (red, green, blue) in names]
+    (back / "labelmap.txt").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="all of its 3 masks are as the run made them"):
+        read_corrected(back, source, [made])
+    (back / "SegmentationClass/none.png").unlink()
+    assert list(read_corrected(back, source, [made]).files) == ["one", "two"]
+
+
+def test_masks_of_the_run_are_those_from_labels_and_those_from_corrected_masks(
+    source, made, tmp_path
+):
+    """The second round: what comes back was made with corrected masks, of which one counts."""
+    again = stores.create(
+        tmp_path / "run/corrected_1_abc/pseudo_masks",
+        holds="masks", classes=toy.CLASSES, made_by={"labelled": ["one"]},
+    )  # fmt: skip
+    for id in MASKS:
+        again.put_mask(id, np.roll(made.get_mask(id), 4, axis=0))
+    back = exported(again, source, tmp_path, "cvat").parent
+    held = masks_of_run(tmp_path / "run")
+    assert [store.folder for store in held] == [made.folder, again.folder]
+    found = read_corrected(back, source, held)
+    assert found.reasons == {"one": "corrected before"} and len(found.passed) == 2
 
 
 @pytest.mark.parametrize(

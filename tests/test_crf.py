@@ -177,8 +177,9 @@ def test_a_batch_is_its_images_one_by_one():
     image, probability = scene(9, 11, k=3)
     other, more = scene(9, 11, k=3, seed=1)
     settings = dataclasses.replace(crf.PRESETS["irn"], iterations=3)
-    got = crf.refine_batch(np.stack([image, other]), np.stack([probability, more]), settings)
-    few = crf.refine_batch(other[None], more[None], settings, rows=40)  # grows until they suffice
+    images, probabilities = np.stack([image, other]), np.stack([probability, more])
+    got = crf.refine_batch(images, probabilities, settings, rows=512)
+    few = crf.refine_batch(other[None], more[None], settings, rows=300)  # grows until they suffice
     np.testing.assert_allclose(got[0], crf.refine(image, probability, settings), atol=2e-5)
     np.testing.assert_allclose(got[1], crf.refine(other, more, settings), atol=2e-5)
     np.testing.assert_allclose(few[0], got[1], atol=2e-5)
@@ -218,8 +219,7 @@ def test_widths_and_strengths_have_gradients_through_the_lattice():
     image, probability = scene(6, 7)
     unary = -jnp.log(probability.reshape(-1, 3))
 
-    @jax.jit
-    def loss(widths, strength):
+    def with_used(widths, strength):
         kernels, used = crf.lattice_kernels(
             jnp.asarray(image, jnp.float32), widths, rows=(200, 300)
         )
@@ -227,16 +227,19 @@ def test_widths_and_strengths_have_gradients_through_the_lattice():
         return jnp.sum(q**2 * jnp.arange(1.0, 4.0)[None]), used
 
     widths, strength = jnp.array([2.0, 9.0, 40.0]), jnp.float32(0.7)
-    (_, used), (by_width, by_strength) = jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    )(widths, strength)
+    both = jax.jit(jax.value_and_grad(with_used, argnums=(0, 1), has_aux=True))
+    (_, used), (by_width, by_strength) = both(widths, strength)
+
+    def loss(widths, strength):
+        return float(both(widths, strength)[0][0])
+
     assert (np.asarray(used) < [200, 300]).all()
     # Steps so small that no pixel changes its simplex.
     step = 0.01
-    two = [float(loss(widths, strength + s)[0]) for s in (step, -step)]
+    two = [loss(widths, strength + s) for s in (step, -step)]
     np.testing.assert_allclose((two[0] - two[1]) / (2 * step), by_strength, rtol=0.02)
     for i in range(3):
-        near = [float(loss(widths.at[i].add(s * 2e-3 * widths[i]), strength)[0]) for s in (1, -1)]
+        near = [loss(widths.at[i].add(s * 2e-3 * widths[i]), strength) for s in (1, -1)]
         measured = (near[0] - near[1]) / (4e-3 * float(widths[i]))
         assert abs(measured - float(by_width[i])) <= 0.05 * abs(measured) + 0.02
 

@@ -70,9 +70,8 @@ def test_voc_opens_in_list_order_with_indexed_masks(tmp_path):
     assert datasets.splits(root) == ("train", "val", "all")
     assert source.ids == ("2007_2", "2007_1")
     assert [VOC.names[c] for c in np.flatnonzero(source.labels("2007_2"))] == ["cat", "dog"]
-    sample = datasets.sample(source, "2007_1")
-    assert sample.image.shape == (*SIZE, 3) and source.size("2007_1") == SIZE
-    assert sample.mask is not None and (sample.mask == 8).all()
+    assert source.image("2007_1").shape == (*SIZE, 3) and source.size("2007_1") == SIZE
+    assert (source.mask("2007_1") == 8).all()
     assert datasets.open_dataset(root, split="all").ids == ("2007_2", "2007_1", "2007_3")
 
 

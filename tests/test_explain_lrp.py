@@ -13,8 +13,6 @@ from wsss_jax.backbones import layers, mobilenet, norms, resnet
 from wsss_jax.explain import lrp, lrp_rules
 from wsss_jax.explain.lrp_rules import Layer
 
-QUICK = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def layer(x, kernel, scale, bias=0.0, bounds=None):
     plus, minus = jnp.maximum(kernel, 0), jnp.minimum(kernel, 0)
@@ -101,7 +99,7 @@ def test_relevance_is_conserved_with_norms_folded(name):
         found = [lrp.propagated(score, images, lrp_rules.alpha_beta(n))[1] for n in rules]
         return [back(jnp.ones(1)) for back in found]
 
-    found = [np.asarray(one) for one in QUICK(run)(photos(1, (8, 8)))]
+    found = [np.asarray(one) for one in jax.jit(run)(photos(1, (8, 8)))]
     assert [one.sum() for one in found] == pytest.approx([1] * len(rules), abs=1e-3)
     assert found[0].min() >= -1e-6
 

@@ -210,7 +210,8 @@ def test_cvat_reads_masks_along_the_rows_of_their_boxes(source, stores, tmp_path
     assert [image.get("id") for image in tree.iter("image")] == ["0", "1", "2"]
     assert list(images) == sorted(images)
     raw = json.loads((tmp_path / "labels.json").read_text())
-    assert [label["name"] for label in raw] == list(toy.CLASSES)
+    assert [label["name"] for label in raw] == [*toy.CLASSES, "approved"]
+    assert [label.get("type") for label in raw] == [None, None, None, "tag"]
     for id, mask in MASKS.items():
         image = next(part for name, part in images.items() if name.startswith(id))
         assert (int(image.get("height")), int(image.get("width"))) == mask.shape

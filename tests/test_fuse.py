@@ -246,14 +246,6 @@ def test_saliency_halves_what_does_not_stand_out():
     )
 
 
-def test_renormalise_lifts_each_class_to_one_and_leaves_nothing_at_zero():
-    scores = scene()[0][0] * 0.3
-    scores[..., 2] = 0
-    lifted = np.asarray(fuse.renormalise(jnp.asarray(scores)))
-    np.testing.assert_allclose(lifted.max((0, 1)), [1, 1, 0])
-    np.testing.assert_allclose(lifted[..., 0], scores[..., 0] / scores[..., 0].max(), rtol=1e-6)
-
-
 @pytest.mark.parametrize("name", ["mean", "log_opinion_pool", "noisy_or", "agreement_mean"])
 def test_gradients_are_finite(name):
     scores, available = scene()

@@ -48,12 +48,6 @@ def test_pairs_by_hand():
     assert pairs.pairs(labels(np.zeros((56, 56), int)), 10).background.shape == (1, 152, 56, 56)
 
 
-def test_boundaries_by_hand():
-    found = pairs.boundaries(labels(LABELS, np.zeros((3, 3), int)))
-    np.testing.assert_array_equal(found[0], [[0, 1, 1], [1, IGNORE, IGNORE], [1, 1, 1]])
-    assert not found[1].any()
-
-
 def test_a_mask_is_read_in_the_middle_of_cells_and_never_on_padding():
     mask = jnp.arange(35, dtype=jnp.int32).reshape(1, 5, 7)
     np.testing.assert_array_equal(

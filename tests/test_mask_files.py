@@ -104,7 +104,7 @@ def masks(values: dict[str, int], background: int = 0) -> dict[str, np.ndarray]:
 )  # fmt: skip
 def test_the_cause_of_wrong_numbers_is_named(tmp_path, drawn, cause):
     root = folder(tmp_path, drawn, LABELS)
-    found = [p for p in check.problems(root) if p.kind == "masks and labels"]
+    found = [p for p in check.survey(root).problems if p.kind == "masks and labels"]
     assert [cause in problem.message for problem in found] == ([] if cause is None else [True])
 
 

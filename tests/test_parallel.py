@@ -6,6 +6,7 @@ programs are shared between them, so each is compiled once.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -37,9 +38,8 @@ def compiled(tmp_path_factory):
 
 def started(*arguments, devices, cache):
     """A Python process with so many virtual devices, which compiles as this one does."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {
+    flags = re.sub(r"(?<=device_count=)\d+", str(devices), os.environ["XLA_FLAGS"])
+    environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "NPROC": "16",
         "XLA_FLAGS": flags,

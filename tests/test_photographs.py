@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from wsss_jax.recipes.photographs_networks import Network
 from wsss_jax.recipes.photographs_plan import Sizes
 from wsss_jax.stages import predict
 from wsss_jax.stages.predict import Predicting
+from wsss_jax.train import parallel
 from wsss_jax.weights import loading as weights
 from wsss_jax.weights.known_weights import WEIGHTS
 
@@ -139,6 +141,31 @@ def test_a_run_is_gone_on_with_and_no_other_takes_its_folder(made, photos, tiny,
     out, _ = made
     with pytest.raises(UserError, match=r"another run \(quick: False → True\)"):
         photographs.make(Photographs(photos, out, quick=True, weights=(str(tiny),)))
+
+
+def test_of_several_hosts_another_takes_the_same_turns_and_finds_all_done(
+    made, photos, tiny, monkeypatch
+):
+    """What a second host does once the first has passed: nothing, at the same places."""
+    out, _ = made
+    turns = {True: [], False: []}
+    monkeypatch.setattr(photographs_plan, "sizes_for", lambda count, *, quick: SMALL)
+    monkeypatch.setattr(photographs_plan, "seconds", lambda plan: 60.0)
+
+    def files():
+        return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    for first in (True, False):
+        before = files()
+        monkeypatch.setattr(parallel, "is_first", lambda first=first: first)
+        monkeypatch.setattr(parallel, "_meet", partial(turns[first].append, None))
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            corrected = out.with_name("corrected")
+            settings = Photographs(photos, out, weights=(str(tiny),), corrected=corrected)
+            photographs.make(settings)
+        assert ("report:" in printed.getvalue()) == first
+    assert files() == before and turns[False] == turns[True] != []
 
 
 def asked(run, photos, out, **settings):

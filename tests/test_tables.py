@@ -102,6 +102,9 @@ def test_a_spreadsheet_is_named_and_a_plain_json_is_read(root):
     (root / "labels.xlsx").write_bytes(b"PK")
     with pytest.raises(BadFileError, match="xlsx is not read: save it as CSV"):
         datasets.open_dataset(root, split="all")
+    (root / "labels.xlsx").rename(root / "Liste.txt")
+    with pytest.raises(BadFileError, match=r"if Liste\.txt has the labels, call it labels\.txt"):
+        datasets.open_dataset(root, split="all")
     plain = '{"IMG 001.jpg": ["cat", "dog"], "im1": "cat", "größe.jpg": ["dog"], "im3": []}'
     (root / "labels.json").write_text(plain, "utf-8")
     assert shown(root) == WANTED

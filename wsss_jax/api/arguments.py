@@ -1,7 +1,5 @@
 """What photographs and score maps may come as, and the advice for what they may not."""
 
-from typing import Any
-
 import numpy as np
 
 from wsss_jax.types import ScoreMaps
@@ -9,7 +7,7 @@ from wsss_jax.types import ScoreMaps
 LAST = "channels come last; move axis 0 to the end: np.moveaxis({name}, 0, -1)"
 
 
-def photograph(image: Any) -> np.ndarray:
+def photograph(image: object) -> np.ndarray:
     """RGB pixels (H,W,3) uint8. Raises ValueError with the line that makes them."""
     pixels = np.asarray(image)
     if not pixels.ndim:
@@ -40,7 +38,7 @@ def photograph(image: Any) -> np.ndarray:
     )
 
 
-def scores(values: Any, name: str, size: tuple[int, ...] | None = None) -> np.ndarray:
+def scores(values: object, name: str, size: tuple[int, ...] | None = None) -> np.ndarray:
     """Score maps (h,w,k) float32, finite and not negative.
 
     name: what errors call them. size: (h, w) that they should have, to tell swapped axes. Raises

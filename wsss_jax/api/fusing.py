@@ -16,7 +16,7 @@ from wsss_jax.stages.combine import Learned, combine_learned, stacked
 from wsss_jax.types import ScoreMaps
 
 
-def fuse(maps: Any, rule: str = "mean", *, available: Any = None) -> Any:
+def fuse(maps: object, rule: str = "mean", *, available: object = None) -> Any:
     """One map per class from the maps of several systems on one image.
 
     maps: arrays (h,w,k) in [0, 1] of one shape, or ScoreMaps of one photograph. rule: a name of

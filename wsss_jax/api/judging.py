@@ -90,7 +90,9 @@ def evaluate(predicted: Any, truth: Any, *, classes: int | Sequence[str] | Class
     return Evaluation(counts, names, tuple(guesses), left)
 
 
-def masks_of(maps: Any, threshold: float | None = None, *, background: bool = True) -> np.ndarray:
+def masks_of(
+    maps: object, threshold: float | None = None, *, background: bool = True
+) -> np.ndarray:
     """The mask of one image from its score maps: the best class above the threshold.
 
     maps: ScoreMaps, or an array (H,W,k) in [0, 1] of classes 0..k-1 without background. threshold:
@@ -113,7 +115,7 @@ def masks_of(maps: Any, threshold: float | None = None, *, background: bool = Tr
     return mask_of(given, Masking(chosen, background=background))
 
 
-def otsu_threshold(maps: Any) -> float:
+def otsu_threshold(maps: object) -> float:
     """The score that parts foreground from background best, read off the scores alone.
 
     maps: ScoreMaps, an array (h,w,k) in [0, 1], a list of either, or a store of activations. Of
@@ -138,7 +140,7 @@ def otsu_threshold(maps: Any) -> float:
     return masks.otsu(counts)
 
 
-def _score_maps(maps: Any) -> ScoreMaps:
+def _score_maps(maps: object) -> ScoreMaps:
     if isinstance(maps, ScoreMaps):
         return maps
     scores = arguments.scores(maps, "maps")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from wsss_jax.data import stores
 from wsss_jax.data.stores import Store
@@ -60,7 +59,7 @@ def draw_scenes(folder: str | Path, images: int = 60) -> Path:
     return synthetic.write(Path(folder), images, 0, settings=synthetic.LARGE)
 
 
-def opened_all(given: Sequence[Any]) -> list[Store]:
+def opened_all(given: Sequence[str | Path | Store]) -> list[Store]:
     """Stores, from stores or their folders. UserError where none is named."""
     if not given:
         return stores.open_stores([])

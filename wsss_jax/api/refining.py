@@ -18,7 +18,9 @@ from wsss_jax.stages.walks import Walk
 from wsss_jax.types import ScoreMaps
 
 
-def dense_crf(image: Any, probabilities: Any, preset: str | crf.Settings = "psa") -> np.ndarray:
+def dense_crf(
+    image: object, probabilities: object, preset: str | crf.Settings = "psa"
+) -> np.ndarray:
     """Marginals of the dense CRF of Krähenbühl & Koltun (2011) on one photograph.
 
     image: (H,W,3) uint8 RGB. probabilities: (H,W,k) >= 0, background among the k labels where there
@@ -52,10 +54,10 @@ def dense_crf(image: Any, probabilities: Any, preset: str | crf.Settings = "psa"
 
 
 def random_walk(
-    scores: Any,
+    scores: object,
     *,
-    image: Any = None,
-    affinity: Any = None,
+    image: object = None,
+    affinity: object = None,
     beta: float | None = None,
     steps: int | None = None,
     radius: int = 5,

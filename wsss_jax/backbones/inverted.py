@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from wsss_jax.backbones import layers, residual
-from wsss_jax.backbones.layers import Rngs, grid_inside, keep, relu6
+from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, grid_inside, keep, relu6
 from wsss_jax.backbones.mobilenet import dilated
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
-from wsss_jax.backbones.residual import Conv, Inside
+from wsss_jax.backbones.residual import Conv
 from wsss_jax.weights.import_names import torch_names
 
 Map = Float[Array, "b h w k"]
@@ -94,7 +94,7 @@ class Windows(nnx.Module):
         self.kernel = nnx.Param(start(rngs.params(), shape))
         self.stride, self.dilation, self.same = stride, dilation, same
 
-    def __call__(self, x: Map, inside: Inside) -> Float[Array, "b h2 w2 n"]:
+    def __call__(self, x: Map, inside: Cells) -> Float[Array, "b h2 w2 n"]:
         """Apply to the part of a map that is inside; the kernel follows its dtype."""
         kernel = self.kernel[...].astype(x.dtype)
         size, x = kernel.shape[0], keep(x, inside)
@@ -137,7 +137,7 @@ class Inverted(nnx.Module):
         self.project = Conv(inner, stage.width, 1, rngs=rngs)
         self.bn2 = norm(stage.width)
 
-    def __call__(self, x: Map, inside: Inside, training: bool) -> Float[Array, "b h2 w2 n"]:
+    def __call__(self, x: Map, inside: Cells, training: bool) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
         after = None if inside is None else grid_inside(inside, self.stride)
         y = x
@@ -193,13 +193,7 @@ class InvertedNet(nnx.Module):
         self.last = Conv(inputs, 1280, 1, rngs=rngs)
         self.bn1 = norm(1280)
 
-    def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        *,
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps. ``rngs`` only tells that this is training.
 
         Explanations find the maps inside by the names ``stem``, ``block0``, ``block1``, ….

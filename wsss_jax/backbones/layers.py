@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,32 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Rngs = PRNGKeyArray | nnx.Rngs | None
 """Where chance comes from while training; None where nothing is trained."""
 
+Images = Float[Array, "b H W 3"]
+"""RGB photographs on a canvas, in [0, 1] or normalised."""
+
+Inside = Bool[Array, "b H W"] | None
+"""Which pixels of the canvas are real; None for all."""
+
+Cells = Bool[Array, "b h w"] | None
+"""Which cells of a map are real; None for all."""
+
+Maps = tuple[Float[Array, "b _ _ _"], ...]
+"""What a backbone returns, finest first."""
+
 Margins = tuple[tuple[int, int], tuple[int, int]]
 """Zeros above and below, and to the left and right of a map."""
+
+
+@runtime_checkable
+class Normal(Protocol):
+    """Weights that want normalised images: mean and standard deviation by colour, in [0, 1]."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...  # noqa: D102
+
+    @property
+    def std(self) -> tuple[float, ...]: ...  # noqa: D102
+
 
 _library = ContextVar("library", default=False)
 
@@ -47,9 +72,14 @@ def library_convolutions() -> Iterator[None]:
         _library.reset(token)
 
 
-def keep(
-    x: Float[Array, "b h w k"], inside: Bool[Array, "b h w"] | None
-) -> Float[Array, "b h w k"]:
+def normalised(images: Images, backbone: Normal) -> Images:
+    """Images in [0, 1] as the weights of the backbone want them."""
+    mean = jnp.asarray(backbone.mean, images.dtype)
+    scale = jnp.asarray([1 / s for s in backbone.std], images.dtype)
+    return (images - mean[None, None, None]) * scale[None, None, None]
+
+
+def keep(x: Float[Array, "b h w k"], inside: Cells) -> Float[Array, "b h w k"]:
     """The map with zeros where nothing real lies; whatever stood there (even NaN) is gone."""
     if inside is None:
         return x

@@ -13,11 +13,15 @@ from types import MappingProxyType
 
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from wsss_jax.backbones.layers import (
+    Cells,
     Conv3x3,
     Depthwise3x3,
+    Images,
+    Inside,
+    Maps,
     Pointwise,
     Rngs,
     grid_inside,
@@ -31,9 +35,6 @@ _V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) *
 _V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
        (6, 320, 1, 1))  # fmt: skip
 
-Images = Float[Array, "b H W 3"]
-Inside = Bool[Array, "b h w"] | None
-
 
 class Separable(nnx.Module):
     """Block of V1: depthwise 3×3, then pointwise, each with ReLU6."""
@@ -42,7 +43,7 @@ class Separable(nnx.Module):
         self.depthwise = Depthwise3x3(inputs, stride=stride, dilation=dilation, rngs=rngs)
         self.project = Pointwise(inputs, outputs, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b h2 w2 n"]:
+    def __call__(self, x: Float[Array, "b h w k"], inside: Cells) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
         return relu6(self.project(relu6(self.depthwise(x, inside))))
 
@@ -70,7 +71,7 @@ class Inverted(nnx.Module):
         self.project = Pointwise(inner, outputs, rngs=rngs)
         self.residual = residual
 
-    def __call__(self, x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b h2 w2 n"]:
+    def __call__(self, x: Float[Array, "b h w k"], inside: Cells) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
         y = x if self.expand is None else relu6(self.expand(x))
         y = self.project(relu6(self.depthwise(y, inside)))
@@ -99,9 +100,7 @@ class MobileNetV1(nnx.Module):
             for n, (stride, dilation) in enumerate(plan)
         )
 
-    def __call__(
-        self, images: Images, *, inside: Bool[Array, "b H W"] | None = None, rngs: Rngs = None
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps; nothing here is random, so ``rngs`` is not used."""
         del rngs
         return _run(self.stem, self.blocks, (0, 2, 4, 10, 12), images, inside)
@@ -150,9 +149,7 @@ class MobileNetV2(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.last = Pointwise(inputs, 1280, rngs=rngs)
 
-    def __call__(
-        self, images: Images, *, inside: Bool[Array, "b H W"] | None = None, rngs: Rngs = None
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps; nothing here is random, so ``rngs`` is not used."""
         del rngs
         *taps, x = _run(self.stem, self.blocks, (0, 2, 5, 12, 16), images, inside)

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from wsss_jax.backbones.layers import keep
+from wsss_jax.backbones.layers import Cells, keep
 from wsss_jax.errors import UserError
 from wsss_jax.ops.channels import scale_shift
 
@@ -22,8 +22,6 @@ EPSILON = 1e-5
 
 MOMENTUM = 0.1
 """Share of the batch in the new running statistics, PyTorch's convention."""
-
-Inside = Bool[Array, "b h w"] | None
 
 
 class FrozenBatchNorm(nnx.Module):
@@ -35,7 +33,7 @@ class FrozenBatchNorm(nnx.Module):
         self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside = None, training: bool = False
+        self, x: Float[Array, "b h w k"], inside: Cells = None, training: bool = False
     ) -> Float[Array, "b h w k"]:
         """Normalise; the dtype stays. ``inside`` and ``training`` change nothing here."""
         del inside, training
@@ -56,7 +54,7 @@ class TrainedBatchNorm(nnx.Module):
         self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside = None, training: bool = False
+        self, x: Float[Array, "b h w k"], inside: Cells = None, training: bool = False
     ) -> Float[Array, "b h w k"]:
         """Normalise; the dtype stays. ``inside`` is that of the grid of ``x``."""
         mean, var = self.mean[...], self.var[...]
@@ -74,7 +72,7 @@ def _affine(norm: FrozenBatchNorm | TrainedBatchNorm, x: Array, mean: Array, var
     return scale_shift(x.astype(jnp.float32), factor, shift).astype(x.dtype)
 
 
-def _statistics(x: Array, inside: Inside) -> tuple[Array, Array, Array]:
+def _statistics(x: Array, inside: Cells) -> tuple[Array, Array, Array]:
     """Number of cells, and their mean and variance per channel, each in a pass of its own.
 
     (The mean of squares less the square of the mean, in one pass, saves a tenth of a step; at a
@@ -106,9 +104,7 @@ class GroupNorm(nnx.Module):
         self.groups = groups
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
 
-    def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside = None
-    ) -> Float[Array, "b h w k"]:
+    def __call__(self, x: Float[Array, "b h w k"], inside: Cells = None) -> Float[Array, "b h w k"]:
         """Normalise; the dtype stays. ``inside`` is that of the grid of ``x``."""
         y = x.astype(jnp.float32).reshape(*x.shape[:3], self.groups, -1)
         real = jnp.ones(x.shape[:3], bool) if inside is None else inside

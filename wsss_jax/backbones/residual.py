@@ -6,7 +6,7 @@ at their cell.) Every window wider than one cell sees zeros outside the image. C
 bias, as a normalisation follows. Not here: networks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,9 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import grid_inside, keep
+from wsss_jax.backbones.layers import Cells, grid_inside, keep
 from wsss_jax.errors import UserError
 
-Inside = Bool[Array, "b h w"] | None
 """Real cells of the grid a layer takes in."""
 
 MANY = 8
@@ -51,7 +50,7 @@ class Conv(nnx.Module):
         self.stride, self.dilation, self.groups = stride, dilation, groups
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside = None
+        self, x: Float[Array, "b h w k"], inside: Cells = None
     ) -> Float[Array, "b h2 w2 n"]:
         """Apply to the part of a map that is inside; the kernel follows its dtype."""
         kernel = self.kernel[...].astype(x.dtype)
@@ -82,7 +81,7 @@ def conv(
     )
 
 
-def max_pool3x3(x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b h2 w2 k"]:
+def max_pool3x3(x: Float[Array, "b h w k"], inside: Cells) -> Float[Array, "b h2 w2 k"]:
     """Maximum over 3×3 windows at every second cell; for maps that are nowhere negative.
 
     The maximum of nine views, whose gradient XLA's CPU backend computes four times as fast as
@@ -96,7 +95,7 @@ def max_pool3x3(x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b h
 
 
 def average_pool3x3(
-    x: Float[Array, "b h w k"], inside: Inside, *, stride: int
+    x: Float[Array, "b h w k"], inside: Cells, *, stride: int
 ) -> Float[Array, "b h2 w2 k"]:
     """Mean over 3×3 windows, in which cells outside count as zeros."""
     total = None
@@ -106,7 +105,7 @@ def average_pool3x3(
     return total / 9
 
 
-def average_pool2x2(x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b h2 w2 k"]:
+def average_pool2x2(x: Float[Array, "b h w k"], inside: Cells) -> Float[Array, "b h2 w2 k"]:
     """Mean over the real cells of 2×2 windows, at every second cell; zero where there is none."""
     if inside is None:
         inside = jnp.ones(x.shape[:3], bool)
@@ -142,6 +141,24 @@ def plan(
     return rows
 
 
+def stages(
+    counts: Sequence[int],
+    rows: Sequence[tuple[int, int, int]],
+    block: Callable[..., nnx.Module],
+) -> tuple[list[nnx.List], tuple[int, ...]]:
+    """Stages of ``counts`` blocks, and the strides of all maps from the stem's on.
+
+    rows: of ``plan``. block: called with the number of its stage, whether it is the first there,
+    and stride and dilation by name.
+    """
+    made, steps = [], [4]
+    for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
+        later = (block(n, False, stride=1, dilation=others) for _ in range(count - 1))
+        made.append(nnx.List([block(n, True, stride=stride, dilation=first), *later]))
+        steps.append(steps[-1] * stride)
+    return made, tuple(steps)
+
+
 def run(block: nnx.Module, x: Float[Array, "b h w k"], *rest: Any, remat: bool) -> Any:
     """``block(x, *rest)``; with ``remat`` its inner maps are computed anew for the gradient.
 
@@ -166,7 +183,7 @@ def run(block: nnx.Module, x: Float[Array, "b h w k"], *rest: Any, remat: bool) 
 def run_stages(
     stages: Sequence[Any],
     x: Float[Array, "b h w k"],
-    cells: Inside,
+    cells: Cells,
     training: bool,
     *,
     remat: bool,

@@ -21,9 +21,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from wsss_jax.backbones import residual
-from wsss_jax.backbones.layers import Rngs, grid_inside, keep, pointwise
+from wsss_jax.backbones.layers import (
+    Cells,
+    Images,
+    Inside,
+    Maps,
+    Rngs,
+    grid_inside,
+    keep,
+    pointwise,
+)
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
-from wsss_jax.backbones.residual import After, Conv, Inside
+from wsss_jax.backbones.residual import After, Conv
 from wsss_jax.weights.import_names import torch_names
 
 
@@ -78,7 +87,7 @@ class SplitAttention(nnx.Module):
         self.fc2 = Grouped(inner, both, groups, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h w k"]:
         """Apply on one grid; there is no activation at the end."""
         y = jax.nn.relu(self.bn0(self.conv(x, inside), inside, training))
@@ -111,7 +120,7 @@ class Shortcut(nnx.Module):
         self.norm = norm(outputs)
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, after: After, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, after: After, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """The input, real where ``inside``, on the output grid, real where ``after``."""
         if self.stride == 2:
@@ -149,7 +158,7 @@ class Block(nnx.Module):
         self.downsample = make() if stride > 1 or inputs != outputs else None
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
         after = None if inside is None else grid_inside(inside, self.stride)
@@ -223,37 +232,24 @@ class ResNeSt(nnx.Module):
         rows = residual.plan((1, 2, 2, 2), output_stride, (8, 16, 32))
         self.remat = remat
         self.stem = Stem(stem, norm=norm, rngs=rngs)
-        stages, inputs, steps = [], 2 * stem, [4]
-        for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
-            width, stage = 64 * 2**n, []
-            for i in range(count):
-                stage.append(
-                    Block(
-                        inputs,
-                        width,
-                        stride=stride if i == 0 else 1,
-                        dilation=first if i == 0 else others,
-                        splits=splits,
-                        pooled=n > 0 and i == 0,
-                        first=pool_first,
-                        norm=norm,
-                        rngs=rngs,
-                    )
-                )
-                inputs = 4 * width
-            stages.append(nnx.List(stage))
-            steps.append(steps[-1] * stride)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.strides = tuple(steps)
         self.channels = (2 * stem, 256, 512, 1024, 2048)
 
-    def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        *,
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+        def block(n: int, head: bool, **grid: int) -> Block:
+            return Block(
+                self.channels[n if head else n + 1],
+                64 * 2**n,
+                splits=splits,
+                pooled=n > 0 and head,
+                first=pool_first,
+                norm=norm,
+                rngs=rngs,
+                **grid,
+            )
+
+        stages, self.strides = residual.stages(counts, rows, block)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         x = self.stem(images, inside, training)
@@ -277,7 +273,7 @@ class ResNeSt(nnx.Module):
         return MappingProxyType(torch_names(self, layers) | {"fc.weight": None, "fc.bias": None})
 
 
-def _mean(x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b 1 1 k"]:
+def _mean(x: Float[Array, "b h w k"], inside: Cells) -> Float[Array, "b 1 1 k"]:
     """Mean over the real cells, in float32; zero where an image has none."""
     y = keep(x.astype(jnp.float32), inside).sum(axis=(1, 2), keepdims=True)
     if inside is None:
@@ -286,7 +282,7 @@ def _mean(x: Float[Array, "b h w k"], inside: Inside) -> Float[Array, "b 1 1 k"]
     return (y / count[:, None, None, None]).astype(x.dtype)
 
 
-def _any(inside: Inside) -> Bool[Array, "b 1 1"] | None:
+def _any(inside: Cells) -> Bool[Array, "b 1 1"] | None:
     """Which images have a real cell: the inside of a grid of one cell."""
     return None if inside is None else inside.any(axis=(1, 2), keepdims=True)
 

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from wsss_jax.backbones import residual, resnest
-from wsss_jax.backbones.layers import Rngs, grid_inside
+from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, grid_inside
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
-from wsss_jax.backbones.residual import After, Conv, Inside
+from wsss_jax.backbones.residual import After, Conv
 from wsss_jax.weights.import_names import torch_names
 
 STRIDES = (1, 2, 2, 2)
@@ -34,7 +34,7 @@ class Shortcut(nnx.Module):
         self.norm = norm(outputs)
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, after: After, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, after: After, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """The input, real where ``inside``, on the output grid, real where ``after``."""
         return self.norm(self.conv(x), after, training)
@@ -83,7 +83,7 @@ class Basic(nnx.Module):
         self.downsample = make() if changes else None
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
         after = None if inside is None else grid_inside(inside, self.stride)
@@ -131,7 +131,7 @@ class Bottleneck(nnx.Module):
         self.downsample = make() if changes else None
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
         after = None if inside is None else grid_inside(inside, self.stride)
@@ -174,36 +174,16 @@ class ResNet(nnx.Module):
         if not variant.deep:
             self.conv1 = Conv(3, 64, 7, stride=2, rngs=rngs)
             self.bn1 = norm(64)
-        stages, inputs, steps = [], 64, [4]
-        for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
-            width, stage = 64 * 2**n, []
-            for i in range(count):
-                head = i == 0
-                stage.append(
-                    block(
-                        inputs,
-                        width,
-                        variant,
-                        stride=stride if head else 1,
-                        dilation=first if head else others,
-                        norm=norm,
-                        rngs=rngs,
-                    )
-                )
-                inputs = width * block.expansion
-            stages.append(nnx.List(stage))
-            steps.append(steps[-1] * stride)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.strides = tuple(steps)
         self.channels = (64, *(64 * 2**n * block.expansion for n in range(4)))
 
-    def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        *,
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+        def made(n: int, head: bool, **grid: int) -> Basic | Bottleneck:
+            inputs = self.channels[n if head else n + 1]
+            return block(inputs, 64 * 2**n, variant, norm=norm, rngs=rngs, **grid)
+
+        stages, self.strides = residual.stages(counts, rows, made)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         cells = None if inside is None else grid_inside(inside, 2)

@@ -17,12 +17,12 @@ from types import MappingProxyType
 import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsss_jax.backbones import residual
-from wsss_jax.backbones.layers import Rngs, grid_inside, keep
+from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, grid_inside, keep
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
-from wsss_jax.backbones.residual import Conv, Inside
+from wsss_jax.backbones.residual import Conv
 from wsss_jax.errors import UserError
 from wsss_jax.weights.import_names import torch_names
 
@@ -62,7 +62,7 @@ class Unit(nnx.Module):
         self.conv_branch1 = Conv(inputs, outputs, 1, stride=stride, rngs=rngs) if changes else None
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> tuple[Float[Array, "b h2 w2 n"], Float[Array, "b h w k"]]:
         """The unit's output, and its rectified input; ``inside`` is that of the input grid."""
         after = None if inside is None else grid_inside(inside, self.stride)
@@ -90,7 +90,7 @@ class End(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b h w k"],
-        inside: Inside,
+        inside: Cells,
         training: bool,
         keys: tuple[PRNGKeyArray, ...] | None = None,
     ) -> tuple[Float[Array, "b h w n"], Float[Array, "b h w k"]]:
@@ -153,13 +153,7 @@ class ResNet38d(nnx.Module):
         self.b7 = End(2048, _ENDS["b7"], norm=norm, rngs=rngs)
         self.bn7 = norm(4096)
 
-    def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        *,
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps. ``rngs`` (a key or nnx.Rngs) switches dropout on.
 
         Explanations find the outputs of its parts by the names ``conv1a``, ``b2``, … ``b7``.

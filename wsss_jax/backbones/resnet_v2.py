@@ -12,12 +12,12 @@ from types import MappingProxyType
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from wsss_jax.backbones import residual
-from wsss_jax.backbones.layers import Rngs, grid_inside
+from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, grid_inside
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
-from wsss_jax.backbones.residual import Conv, Inside
+from wsss_jax.backbones.residual import Conv
 from wsss_jax.weights.import_names import values_of
 
 _PARTS = MappingProxyType({
@@ -50,7 +50,7 @@ class Unit(nnx.Module):
         self.shortcut = Conv(inputs, outputs, 1, stride=stride, rngs=rngs) if changes else None
 
     def __call__(
-        self, x: Float[Array, "b h w k"], inside: Inside, training: bool
+        self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """One unit; ``inside`` is that of its input grid."""
         after = None if inside is None else grid_inside(inside, self.stride)
@@ -86,33 +86,16 @@ class ResNetV2(nnx.Module):
         self.bn0 = norm(3)
         self.conv0 = Conv(3, 64, 7, stride=2, rngs=rngs)
         self.bn1 = norm(64)
-        stages, inputs, steps = [], 64, [4]
-        for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
-            stage = []
-            for i in range(count):
-                stage.append(
-                    Unit(
-                        inputs,
-                        64 * 2**n,
-                        stride=stride if i == 0 else 1,
-                        dilation=first if i == 0 else others,
-                        norm=norm,
-                        rngs=rngs,
-                    )
-                )
-                inputs = 256 * 2**n
-            stages.append(nnx.List(stage))
-            steps.append(steps[-1] * stride)
-        self.stages = nnx.List(stages)
-        self.strides, self.channels = tuple(steps), (64, 256, 512, 1024)
+        self.channels = (64, 256, 512, 1024)
 
-    def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        *,
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+        def unit(n: int, head: bool, **grid: int) -> Unit:
+            inputs = self.channels[n if head else n + 1]
+            return Unit(inputs, 64 * 2**n, norm=norm, rngs=rngs, **grid)
+
+        stages, self.strides = residual.stages(counts, rows, unit)
+        self.stages = nnx.List(stages)
+
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to four maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         x = self.conv0(self.bn0(images, inside, training), inside)

@@ -9,9 +9,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from wsss_jax.backbones.layers import Conv3x3, Pointwise, Rngs, grid_inside, keep
+from wsss_jax.backbones.layers import (
+    Cells,
+    Conv3x3,
+    Images,
+    Inside,
+    Maps,
+    Pointwise,
+    Rngs,
+    grid_inside,
+    keep,
+)
 from wsss_jax.errors import UserError
 
 
@@ -38,9 +48,7 @@ class Residual(nnx.Module):
         self.norm = Norm(channels)
         self.conv = Conv3x3(channels, channels, dilation=dilation, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "b h w k"], inside: Bool[Array, "b h w"] | None
-    ) -> Float[Array, "b h w k"]:
+    def __call__(self, x: Float[Array, "b h w k"], inside: Cells) -> Float[Array, "b h w k"]:
         """One block."""
         return x + self.conv(jax.nn.relu(self.norm(x)), inside)
 
@@ -70,13 +78,7 @@ class Tiny(nnx.Module):
         self.last_norm = Norm(64)
         self.last = Pointwise(64, 128, rngs=rngs)
 
-    def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        *,
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to four maps; nothing here is random, so ``rngs`` is not used.
 
         Explanations find the maps inside by the names ``down0``, …, ``block0``, ….

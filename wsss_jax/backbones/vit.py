@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import Rngs, grid_inside, keep
+from wsss_jax.backbones.layers import Cells, Images, Inside, Rngs, grid_inside, keep
 from wsss_jax.errors import UserError
 from wsss_jax.ops import positions as vit_positions
 from wsss_jax.ops import tokens
@@ -42,9 +42,6 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
-Images = Float[Array, "b H W 3"]
-Inside = Bool[Array, "b H W"] | None
-Cells = Bool[Array, "b h w"] | None
 Map = Float[Array, "b h w k"]
 Tokens = Float[Array, "b t k"]
 

@@ -13,9 +13,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from wsss_jax.backbones.layers import Rngs, conv3x3, grid_inside, keep, max_pool3x3
+from wsss_jax.backbones.layers import (
+    Cells,
+    Images,
+    Inside,
+    Maps,
+    Rngs,
+    conv3x3,
+    grid_inside,
+    keep,
+    max_pool3x3,
+)
 from wsss_jax.backbones.vit import Encoder, Family, Linear, cells_of, patch_map
 from wsss_jax.errors import UserError
 from wsss_jax.ops import tokens
@@ -27,9 +37,6 @@ STAGES = ((3, 256), (4, 512), (9, 1024))
 GROUPS = 32
 
 Map = Float[Array, "b h w k"]
-Images = Float[Array, "b H W 3"]
-Inside = Bool[Array, "b H W"] | None
-Cells = Bool[Array, "b h w"] | None
 
 
 class StandardConv(nnx.Module):
@@ -121,9 +128,7 @@ class Stem(nnx.Module):
         self.stages = nnx.List(stages)
         self.remat = remat
 
-    def __call__(
-        self, images: Images, *, inside: Inside = None, rngs: Rngs = None
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to three maps, zero on padding; nothing is random."""
         del rngs
         cells = None if inside is None else grid_inside(inside, 2)
@@ -166,9 +171,7 @@ class HybridViT(nnx.Module):
         self.embed = Linear(1024, 768, rngs=rngs)
         self.encoder = Encoder(768, 12, 12, Family(), grid=grid, remat=remat, rngs=rngs)
 
-    def __call__(
-        self, images: Images, *, inside: Inside = None, rngs: Rngs = None
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to four maps; nothing here is random, so ``rngs`` is not used."""
         del rngs
         maps = self.stem(images, inside=inside)

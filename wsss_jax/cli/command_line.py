@@ -1,7 +1,7 @@
 """A command from its arguments to its exit code, which is one of ``ending``.
 
 Nothing but the table of verbs (``table``) and their help (``pages``) is read before a verb is known
-to have work to do, so that help, a mistyped verb or flag and a check of a data set start at once.
+to have work to do, so that help, whatever is mistyped and a check of a data set start at once.
 """
 
 import os
@@ -68,8 +68,6 @@ def _run(args: list[str], *, alone: bool) -> int:
     quiet(os.environ)
     ours, rest = hosts.taken(rest, os.environ) if verb.several else (None, rest)
     command = verb.load()
-    if asked and not of_file:
-        return pages.shown(name, verb, everyday=False)
     if ours is not None and not asked:
         hosts.start(ours)
     if alone and "jax" in sys.modules:

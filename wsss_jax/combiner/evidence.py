@@ -137,14 +137,10 @@ class Inputs:
     ) -> tuple[np.ndarray, np.ndarray]:
         scores = np.zeros((len(self.systems), *grid, len(classes)), np.float32)
         available = np.zeros((len(self.systems), len(classes)), bool)
-        absent = {}
-        for row, store in enumerate(self.systems if len(classes) else ()):
-            try:
-                maps = maps_of(store, id)
-                if maps.size != size:
-                    raise BadFileError(f"a map of a photograph of {maps.size}, this one is {size}")
-            except BadFileError as problem:
-                absent[store.folder.name] = str(problem)
+        systems = self.systems if len(classes) else ()
+        found, absent = readable(systems, id, size)
+        for row, (store, maps) in enumerate(zip(systems, found, strict=True)):
+            if maps is None:
                 continue
             columns = {int(label): column for column, label in enumerate(maps.classes)}
             for slot, label in enumerate(classes):
@@ -158,8 +154,7 @@ class Inputs:
         if absent:
             self.missing[id] = absent
         if len(classes) and not available.any():
-            reasons = "; ".join(f"{name}: {why}" for name, why in sorted(absent.items()))
-            raise BadFileError(f"no system has a map of this image ({reasons})")
+            raise no_map(absent)
         return scores, available
 
     def _boxed(self, id: str, classes: np.ndarray, grid: Size) -> Boxed | None:
@@ -190,6 +185,33 @@ def grid_of(size: Size, cells: int) -> Size:
     """The grid of a photograph: its long side has ``cells`` cells, its short one at least 1."""
     scale = cells / max(size)
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def readable(
+    systems: Sequence[Store], id: str, size: Size
+) -> tuple[list[ScoreMaps | None], dict[str, str]]:
+    """The maps of an image by system, None where they cannot be read, and why, by name.
+
+    size: of the photograph, which a map must be of.
+    """
+    found: list[ScoreMaps | None] = []
+    absent: dict[str, str] = {}
+    for store in systems:
+        try:
+            maps = maps_of(store, id)
+            if maps.size != size:
+                raise BadFileError(f"a map of a photograph of {maps.size}, this one is {size}")
+            found.append(maps)
+        except BadFileError as problem:
+            found.append(None)
+            absent[store.folder.name] = str(problem)
+    return found, absent
+
+
+def no_map(absent: Mapping[str, str]) -> BadFileError:
+    """The error of an image of which no system has a map, with what each is told of."""
+    reasons = "; ".join(f"{name}: {why}" for name, why in sorted(absent.items()))
+    return BadFileError(f"no system has a map of this image ({reasons})")
 
 
 def maps_of(store: Store, id: str) -> ScoreMaps:

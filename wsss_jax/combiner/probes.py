@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import read_npz
@@ -155,7 +154,7 @@ def _fitted(
     weights: Float[Array, " n"],
     penalty: Float[Array, ""],
 ) -> tuple[Float[Array, "d c"], Float[Array, " c"]]:
-    def loss(parameters: Any) -> Array:
+    def loss(parameters: tuple[Array, Array]) -> Array:
         kernel, offset = parameters
         logits = cells @ kernel + offset[None]
         here = _log_likelihood(jnp.where(possible, logits, IMPOSSIBLE), labels)
@@ -166,7 +165,7 @@ def _fitted(
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(_: Any, carried: Any) -> Any:
+    def step(_: Array, carried: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         parameters, state = carried
         value, grad = value_and_grad(parameters, state=state)
         updates, state = solver.update(

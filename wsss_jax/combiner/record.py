@@ -8,13 +8,14 @@ its record, whatever is given otherwise.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wsss_jax import config
 from wsss_jax.combiner import probes
 from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
+from wsss_jax.config import Record
 from wsss_jax.data import components, json_records
 from wsss_jax.data.provenance import inherited, recorded
 from wsss_jax.data.stores import Store
@@ -46,7 +47,7 @@ def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Cla
     return folders.claim(run, record)
 
 
-def inputs_of(inputs: Inputs) -> dict[str, Any]:
+def inputs_of(inputs: Inputs) -> dict[str, object]:
     """True masks, weights and maps of others that what is combined rests on, as it is recorded."""
     given = (*inputs.systems, inputs.saliency, *inputs.features)
     boxes = {} if inputs.boxes is None else recorded(BOXES)
@@ -100,17 +101,17 @@ def prepared(inputs: Inputs, settings: Combining) -> Inputs:
     return replace(inputs, cells=settings.cells, units=settings.units, boxes=boxes)
 
 
-def record_of(run: Path) -> dict[str, Any]:
+def record_of(run: Path) -> Record:
     """What a finished run's folder records. BadFileError where there is no such run."""
     return folders.record_of(run, "run `wsss combine --run`")
 
 
-def meaning_of(frozen: Sequence[Store]) -> list[list[Any]]:
+def meaning_of(frozen: Sequence[Store]) -> list[list[str | int]]:
     """Of each store of frozen features, in their order: name, channels, and what these mean."""
     return [[store.folder.name, len(store.classes), components.digest(store)] for store in frozen]
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     if isinstance(value, list):
         return ", then ".join(f"{part[0]} ({part[1]} channels)" for part in value) or "none"
     return "given" if value else "none"

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from wsss_jax.crf import settings as crf_settings
 from wsss_jax.crf.settings import Settings
@@ -31,19 +31,6 @@ def refine(
     probability = crf_settings.checked(image, probability)
     energy = -np.log(np.clip(probability, np.float32(crf_settings.FLOOR), np.float32(1)))
     return _infer(image, energy, settings)
-
-
-def refine_labels(
-    image: UInt8[np.ndarray, "H W 3"],
-    labels: Int[np.ndarray, "H2 W2"] | UInt8[np.ndarray, "H2 W2"],
-    settings: Settings,
-    *,
-    k: int,
-    gt_prob: float,
-) -> Float[np.ndarray, "H2 W2 k"]:
-    """Marginals (H,W,k) for unaries made of hard labels 0..k-1 that are right with ``gt_prob``."""
-    energy = crf_settings.unary_from_labels(labels, k, gt_prob)
-    return _infer(image, crf_settings.checked(image, energy), settings)
 
 
 def _infer(image: np.ndarray, energy: np.ndarray, settings: Settings) -> np.ndarray:

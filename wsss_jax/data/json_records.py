@@ -18,7 +18,7 @@ CHECKSUM = "checksum"
 """Last entry of each file: BLAKE2 of all others."""
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
+def write(path: Path, content: Mapping[str, object]) -> None:
     """Write an object of JSON values, whole or not at all."""
     plain = json.loads(json.dumps(content))
     text = json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=1)
@@ -47,6 +47,6 @@ def read(path: Path, *fields: str) -> dict[str, Any]:
     return content
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
+def _checksum(content: Mapping[str, object]) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

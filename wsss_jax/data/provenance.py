@@ -22,7 +22,7 @@ def recorded(*sources: Provenance) -> dict[str, Any]:
     return {SOURCES: [source._asdict() for source in dict.fromkeys(sources)]}
 
 
-def inherited(*made: Any) -> dict[str, Any]:
+def inherited(*made: object) -> dict[str, Any]:
     """What a store or a run writes down of all that it is made of; {} where there is nothing.
 
     made: stores, and records of runs. ``labelled`` holds the ids of images whose true masks were
@@ -31,7 +31,7 @@ def inherited(*made: Any) -> dict[str, Any]:
     labelled: set[str] = set()
     sources: dict[Provenance, None] = {}
 
-    def look(value: Any) -> None:
+    def look(value: object) -> None:
         if isinstance(value, Store):
             look(value.made_by)
         elif isinstance(value, Mapping):
@@ -56,7 +56,7 @@ def sources_of(store: Store) -> tuple[Provenance, ...]:
     return tuple(map(_read, inherited(store).get(SOURCES, ())))
 
 
-def _read(one: Any) -> Provenance:
+def _read(one: object) -> Provenance:
     """A source as it is written down. BadFileError where it is damaged."""
     if not isinstance(one, Mapping) or set(one) != set(Provenance._fields):
         raise BadFileError(

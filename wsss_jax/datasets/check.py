@@ -70,17 +70,6 @@ class _Seen(NamedTuple):
     values: list[int] | None
 
 
-def problems(
-    root: Path,
-    layout: str = "auto",
-    *,
-    lists: Path | None = None,
-    progress: Progress | None = None,
-) -> list[Problem]:
-    """Every problem of a data set, without the notices; see survey."""
-    return list(survey(root, layout, lists=lists, progress=progress).problems)
-
-
 def survey(
     root: Path,
     layout: str = "auto",
@@ -223,7 +212,7 @@ def _passed_over(root: Path, source: PictureFolder) -> Iterator[Problem]:
         text = "a mask of no photograph; give it the name of its photograph"
         yield Problem("stray mask", str(path.relative_to(root)), text)
     for path in folders.unread_files(root):
-        text = "is not read: it is no photograph, no table of labels and no list"
+        text = "is not read; a table of labels is a CSV file, or is called labels.txt"
         yield Problem("unread file", str(path.relative_to(root)), text, accepted=True)
     if source.assumed is not None:
         yield Problem("white masks", str(root), source.assumed, accepted=True)

@@ -25,7 +25,7 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 _LISTED = frozenset({*_SPLITS, "trainval"})
 _JSON = ("labels.json", "image_labels.json")
 _DATA = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".npy",
-                   ".xlsx", ".xls", ".ods"})  # fmt: skip
+                   ".xlsx", ".xls", ".ods", ".numbers"})  # fmt: skip
 _SHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 
 
@@ -43,11 +43,9 @@ def folder(
     images, index = _photographs(root)
     table = _table(root, index)
     if table is None:
-        sheets = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in _SHEETS]
-        hint = f"; {sheets[0]} is not read: save it as CSV" if sheets else ""
         raise BadFileError(
             f"{root}: no labels; wanted labels.csv with rows like {next(iter(images), 'im0')},cat, "
-            f"or labels.json{hint}"
+            f"or labels.json{_nearly_a_table(root)}"
         )
     return made(root, split, images, table, ids=ids, lists=list_files(root, lists))
 
@@ -273,6 +271,15 @@ def _is_table(path: Path) -> bool:
         return False
     suffix = path.suffix.lower()
     return suffix in (".csv", ".tsv") or (suffix == ".txt" and "label" in path.stem.lower())
+
+
+def _nearly_a_table(root: Path) -> str:
+    """A hint at a file that may have the labels but is not read."""
+    sheets = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in _SHEETS]
+    if sheets:
+        return f"; {sheets[0]} is not read: save it as CSV"
+    texts = [path.name for path in unread_files(root) if path.suffix.lower() == ".txt"]
+    return f"; if {texts[0]} has the labels, call it labels.txt" if texts else ""
 
 
 def _table(root: Path, index: Index) -> LabelTable | None:

@@ -17,7 +17,7 @@ from wsss_jax.data.photographs import header, image_size, read_image
 from wsss_jax.datasets import labels
 from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.formats.bounded import read_bytes
-from wsss_jax.types import IGNORE, Sample, Size
+from wsss_jax.types import IGNORE, Size
 
 _SAMPLE = 20
 
@@ -68,11 +68,6 @@ class Source(Protocol):
     def encoded(self, id: str) -> bytes:
         """The photograph as the bytes of its file."""
         ...
-
-
-def sample(source: Source, id: str) -> Sample:
-    """All that is known of one image. Raises BadFileError."""
-    return Sample(id, source.image(id), source.labels(id), source.mask(id))
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from wsss_jax.config import lookup
 from wsss_jax.datasets import coco, folders
 from wsss_jax.datasets import voc as voc_layout
 from wsss_jax.datasets.folders import ALL, class_folders, folder
-from wsss_jax.datasets.source import PictureFolder, Source, sample
+from wsss_jax.datasets.source import PictureFolder, Source
 from wsss_jax.datasets.voc import voc, voc_root
 from wsss_jax.errors import BadFileError, UserError
 
 __all__ = ["ALL", "DATASETS", "PictureFolder", "Source", "layout_of", "list_files", "open_dataset",
-           "open_together", "sample", "splits", "voc_root"]  # fmt: skip
+           "open_together", "splits", "voc_root"]  # fmt: skip
 
 
 def tfds(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> Source:

@@ -11,7 +11,7 @@ that ignores padding; explanations never see the mask.
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def check_labels(labels: Labels, images: int, classes: int) -> None:
         )
 
 
-def checked(explainer: Explainer) -> Callable[[Scorer, Array, Any], Array]:
+def checked(explainer: Explainer) -> Callable[[Scorer, Array, object], Array]:
     """The explainer for work by hand: compiled, and what goes in is looked at before.
 
     The result takes class numbers per image or rows of flags (``targets.labels_of``), and features
@@ -53,7 +53,7 @@ def checked(explainer: Explainer) -> Callable[[Scorer, Array, Any], Array]:
     more forward pass.
     """
 
-    def explain(scorer: Scorer, images: Any, labels: Any) -> Float[Array, "b h w c"]:
+    def explain(scorer: Scorer, images: object, labels: object) -> Float[Array, "b h w c"]:
         images = targets.images_of(images)
         check_finite(images, "images", "read the files again, or mask what is not real")
         features = _features(scorer, images)

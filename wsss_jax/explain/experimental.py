@@ -2,8 +2,8 @@
 
 For none of these was a definition found that could be checked against running code; each docstring
 says what we chose. LFI-CAM and Perception Visualization need something trained: an importance
-network (``models.lfi``, trained by ``systems.lfi``) and a decoder (``models.decoder``, trained by
-``systems.perception``). Here are only the pure functions on top of them.
+network (the system ``lfi``) and a decoder (``models.decoder``, trained by ``systems.perception``).
+Here are only the pure functions on top of them.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from wsss_jax.explain import normalise
 from wsss_jax.explain.contract import Images, Labels, Maps, size_of
@@ -119,11 +119,6 @@ def exchanged(
         return logits(jnp.where((place < count)[..., None], others, images)).astype(jnp.float32)
 
     return jax.lax.map(at, counts)
-
-
-def detected(logits: Float[Array, "b c"]) -> Bool[Array, "b c"]:
-    """The classes that the network finds, of probability above one half."""
-    return logits > 0
 
 
 def _places(values: Float[Array, "b n *c"], *, axis: int) -> Int[Array, "b n *c"]:

@@ -101,11 +101,6 @@ def gauss_legendre(steps: int) -> tuple[tuple[float, float], ...]:
     return tuple(zip((positions + 1) / 2, weights / 2, strict=True))
 
 
-def midpoint(steps: int) -> tuple[tuple[float, float], ...]:
-    """Positions and weights on [0, 1] of the midpoint rule."""
-    return tuple(((step + 0.5) / steps, 1 / steps) for step in range(steps))
-
-
 def _gradient(scorer: Scorer, images: Array, chosen: Array) -> Array:
     _, pull_back = jax.vjp(_logits(scorer), images)
     return pull_back(chosen)[0]

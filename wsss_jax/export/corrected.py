@@ -3,12 +3,12 @@
 A mask is a PNG called like its photograph: class numbers in a palette or in grey, or the colours
 of exported masks, which is what painting programs and CVAT ("Segmentation mask 1.1", with its
 labelmap.txt) give back. Or it was painted in Label Studio and comes in its JSON, or in CVAT ("CVAT
-for images 1.1") or a program that writes COCO, whose one file has all photographs: of these the
-masks count that are no longer what was exported. What is checked: size, values, and that it shows
-the photograph's labels.
+for images 1.1") or a program that writes COCO, whose one file has all photographs; ``stated`` tells
+which of these count. What is checked: size, values, and that it shows the photograph's labels.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -26,17 +26,15 @@ from wsss_jax.data.texts import read_json
 from wsss_jax.datasets.table import Source
 from wsss_jax.datasets.views import View
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
-from wsss_jax.export import brush_tasks, drawn_masks
+from wsss_jax.export import brush_tasks, drawn_masks, stated
 from wsss_jax.export.drawn_masks import Drawn
-from wsss_jax.export.exported import RECORD, photograph_names, stem_of
+from wsss_jax.export.exported import APPROVED, RECORD, photograph_names, stem_of
+from wsss_jax.export.stated import LIST, Found, Reader
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import IGNORE
 
 LABELMAP = "labelmap.txt"
 """Where CVAT keeps the colours of classes: ``name:red,green,blue:parts:actions`` a line."""
-
-UNTOUCHED = 0.005
-"""Share of pixels that programs change by drawing a mask as polygons."""
 
 MAX_JSON = 2**30
 """Larger exports are refused."""
@@ -44,12 +42,10 @@ MAX_JSON = 2**30
 _OBJECTS = "SegmentationObject"
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _SHOWN = 3
+_NAMED = 10
 
 Colours = Mapping[tuple[int, int, int], int]
 """Mask values by colour."""
-
-Reader = Callable[[], np.ndarray]
-"""Reads a mask (H,W) of uint8; BadFileError where its file is damaged."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +53,14 @@ class Corrected:
     """Corrected masks that were found and checked.
 
     files: where the mask of each image is from, by id, in the order of the data set. readers: what
-    reads it again. untouched: how many masks are as they were exported, and so count for nothing.
+    reads it again. reasons: why it counts. passed: names of photographs whose masks do not count,
+    since they are as the run made them.
     """
 
     files: Mapping[str, Path]
     readers: Mapping[str, Reader]
-    untouched: int = 0
+    reasons: Mapping[str, str]
+    passed: tuple[PurePosixPath, ...] = ()
 
     def mask(self, id: str) -> UInt8[np.ndarray, "H W"] | None:
         """The mask of one image; None where there is none. Raises BadFileError."""
@@ -77,23 +75,13 @@ class _Problem(NamedTuple):
     facts: str
 
 
-class _Found(NamedTuple):
-    """A mask before it is checked: what messages call it, its file, and whose it is."""
-
-    name: str
-    path: Path
-    id: str | None
-    read: Reader
-    of_all: bool = False
-
-
-def read_corrected(folder: Path, source: Source, exported: Store | None = None) -> Corrected:
+def read_corrected(folder: Path, source: Source, made: Sequence[Store] = ()) -> Corrected:
     """The corrected masks in a folder and below it.
 
-    All are read and checked. exported: the masks as they were before; those of files that hold all
-    photographs count where more than UNTOUCHED of their pixels differ from it. Raises UserError
-    that counts the problems by kind with three examples of each, MissingFileError without a folder,
-    and BadFileError for a file that is none of its kind.
+    All are read and checked. made: masks of the run (``stated.masks_of_run``), with which those of
+    files that hold all photographs are compared. Raises UserError that counts the problems by kind
+    with three examples of each, MissingFileError without a folder, and BadFileError for a file that
+    is none of its kind.
     """
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder of corrected masks")
@@ -102,30 +90,54 @@ def read_corrected(folder: Path, source: Source, exported: Store | None = None) 
             f"{folder} is an export, and nothing tells which of its masks were corrected; copy "
             "those that were into a folder of their own"
         )
-    given = [*_pictures(folder, source), *_painted(folder, source), *_of_cvat(folder, source)]
+    known = _by_name(source)
+    given = [*_pictures(folder, source, made), *_painted(folder, source), *_of_cvat(folder, source)]
     if not given:
         raise UserError(
             f"{folder}: no mask in it; wanted a PNG called like its photograph, a JSON of Label "
             "Studio with annotations, a COCO file, or the XML of CVAT for images"
         )
-    found = [one for one in given if not (one.of_all and _is_untouched(one, exported))]
-    untouched = len(given) - len(found)
-    if not found:
-        raise UserError(f"{folder}: all of its {untouched} masks are as they were exported")
-    given = found
-    right: dict[str, _Found] = {}
-    problems: list[_Problem] = []
-    for one in given:
+    listed = {name: _id_of(PurePosixPath(name), known) for name in stated.read_list(folder)}
+    problems = [*_wrong_names(listed, given)]
+    taken, passed = stated.choose(given, made, set(listed.values()))
+    names = photograph_names(source, [one.id for one in passed if one.id is not None])
+    if not taken and not problems:
+        raise UserError(
+            f"{folder}: all of its {len(passed)} masks are as the run made them; {_how(folder)}"
+        )
+    right: dict[str, Found] = {}
+    for one in taken:
         problem = _wrong(one, source, right)
         if problem is not None:
             problems.append(_Problem(problem[0], one.name, problem[1]))
         elif one.id is not None:
             right[one.id] = one
     if problems:
-        raise UserError(_report(folder, problems, len(given)))
+        raise UserError(_report(folder, problems, len(taken)))
     kept = {id: right[id] for id in source.ids if id in right}
-    files = {id: one.path for id, one in kept.items()}
-    return Corrected(files, {id: one.read for id, one in kept.items()}, untouched)
+    return Corrected(
+        files={id: one.path for id, one in kept.items()},
+        readers={id: one.read for id, one in kept.items()},
+        reasons={id: one.why for id, one in kept.items()},
+        passed=tuple(names[id] for id in source.ids if id in names and id not in right),
+    )
+
+
+def describe(corrected: Corrected, folder: Path, source: Source) -> list[str]:
+    """Which masks count and why, and which do not and what makes them count, for the terminal."""
+    taken = list(photograph_names(source, corrected.files).values())
+    reasons = Counter(corrected.reasons.values())
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    count = "1 corrected mask" if len(taken) == 1 else f"{len(taken)} corrected masks"
+    lines = [f"{count} in {folder} ({why}): {_some(taken, _NAMED)}"]
+    if corrected.passed:
+        several = len(corrected.passed) > 1
+        what = f"{len(corrected.passed)} masks are" if several else "1 mask is"
+        lines.append(
+            f"{what} as the run made {'them' if several else 'it'} and not counted: "
+            f"{_some(corrected.passed, _SHOWN)}; {_how(folder)}"
+        )
+    return lines
 
 
 def with_corrected(source: Source, corrected: Corrected) -> View:
@@ -175,16 +187,24 @@ def colours_of(folder: Path, classes: ClassList) -> Colours:
     return found
 
 
-def _pictures(folder: Path, source: Source) -> Iterator[_Found]:
-    """Pictures in the folder and below it, sorted; CVAT's pictures of objects are none of ours."""
+def _pictures(folder: Path, source: Source, made: Sequence[Store]) -> list[Found]:
+    """Pictures in the folder and below it, sorted; CVAT's pictures of objects are none of ours.
+
+    Each is a statement, but where CVAT wrote those of all photographs.
+    """
     known, colours = _by_name(source), colours_of(folder, source.classes)
+    found = []
     for path, name in _files(folder, _PICTURES):
         if _OBJECTS not in name.parts:
             stem = name.with_name(name.name.removesuffix(name.suffix))
-            yield _Found(str(name), path, _id_of(stem, known), partial(mask_of_file, path, colours))
+            read = partial(mask_of_file, path, colours)
+            found.append(Found(str(name), path, _id_of(stem, known), read, "files of their own"))
+    every = {id for store in made for id in store.ids()}
+    of_all = every and every <= {one.id for one in found} and (folder / LABELMAP).is_file()
+    return [one._replace(why="") for one in found] if of_all else found
 
 
-def _painted(folder: Path, source: Source) -> Iterator[_Found]:
+def _painted(folder: Path, source: Source) -> Iterator[Found]:
     """What was painted in Label Studio or drawn for COCO, from all JSON files in the folder."""
     known = _by_name(source)
     for path, name in _files(folder, (".json",)):
@@ -197,10 +217,10 @@ def _painted(folder: Path, source: Source) -> Iterator[_Found]:
             id = _id_of(one.name, known)
             size = source.size(id) if id is not None else (0, 0)
             read = partial(brush_tasks.mask_of, one, source.classes, size)
-            yield _Found(f"{name} {one.name}", path, id, read)
+            yield Found(f"{name} {one.name}", path, id, read, "annotated in Label Studio")
 
 
-def _of_cvat(folder: Path, source: Source) -> Iterator[_Found]:
+def _of_cvat(folder: Path, source: Source) -> Iterator[Found]:
     known = _by_name(source)
     for path, name in _files(folder, (".xml",)):
         yield from _of_all(drawn_masks.of_cvat(path, source.classes), path, name, known)
@@ -208,22 +228,9 @@ def _of_cvat(folder: Path, source: Source) -> Iterator[_Found]:
 
 def _of_all(
     drawn: list[Drawn], path: Path, name: PurePosixPath, known: Mapping[PurePosixPath, str | None]
-) -> Iterator[_Found]:
+) -> Iterator[Found]:
     for one in drawn:
-        yield _Found(f"{name} {one.name}", path, _id_of(one.name, known), one.read, of_all=True)
-
-
-def _is_untouched(one: _Found, exported: Store | None) -> bool:
-    """Whether a mask is still the one that was exported, but for the drawing of its outline."""
-    if exported is None or one.id is None or one.id not in exported.ids():
-        return False
-    was = exported.get_mask(one.id)
-    try:
-        now = one.read()
-    except BadFileError:
-        return False
-    same_size = was.shape == now.shape
-    return same_size and bool((np.where(was == IGNORE, 0, was) != now).mean() <= UNTOUCHED)
+        yield Found(f"{name} {one.name}", path, _id_of(one.name, known), one.read, one.why)
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, PurePosixPath]]:
@@ -254,7 +261,18 @@ def _id_of(name: PurePosixPath, known: Mapping[PurePosixPath, str | None]) -> st
     return next((known[tail] for tail in tails if tail in known), None)
 
 
-def _wrong(one: _Found, source: Source, right: Mapping[str, _Found]) -> tuple[str, str] | None:
+def _wrong_names(listed: Mapping[str, str | None], given: Sequence[Found]) -> Iterator[_Problem]:
+    """Names in approved.txt that are of no photograph, or of one without a mask in the folder."""
+    held = {one.id for one in given}
+    for name, id in listed.items():
+        if id is None:
+            yield _Problem("of no photograph, or of several", f"{name} in {LIST}", "")
+        elif id not in held:
+            facts = "has no mask in the folder; copy it there"
+            yield _Problem("without a mask", f"{name} in {LIST}", facts)
+
+
+def _wrong(one: Found, source: Source, right: Mapping[str, Found]) -> tuple[str, str] | None:
     """What is wrong with a mask, as its kind and the facts; None where nothing is."""
     if one.id is None:
         return "of no photograph, or of several", "is called like none alone"
@@ -313,6 +331,17 @@ def _by_colour(
 def _colour(colour: UInt8[np.ndarray, " 3"]) -> tuple[int, int, int]:
     red, green, blue = colour.tolist()
     return red, green, blue
+
+
+def _how(folder: Path) -> str:
+    return (
+        f"where one is right as it is, put its name into {folder / LIST}, or tag it "
+        f'"{APPROVED}" in CVAT'
+    )
+
+
+def _some(names: Sequence[PurePosixPath], count: int) -> str:
+    return ", ".join(map(str, names[:count])) + (" …" if len(names) > count else "")
 
 
 def _report(folder: Path, problems: list[_Problem], count: int) -> str:

@@ -1,8 +1,8 @@
 """Masks of many photographs in one file, as annotation tools give them back: COCO JSON, CVAT XML.
 
-Such a file holds every photograph of the task, those too that nobody touched; which masks were
-corrected is told by comparing them with those that were exported (``corrected``). Not here: Label
-Studio, whose tasks tell it themselves (``brush_tasks``).
+Such a file holds every photograph of the task, those too that nobody touched; ``stated`` tells
+which masks count. COCO files of Label Studio hold annotated photographs alone. Not here: Label
+Studio's own JSON (``brush_tasks``).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,23 +28,28 @@ from wsss_jax.datasets.coco_entries import (
     read_photograph,
 )
 from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.export.exported import APPROVED
 from wsss_jax.formats.bounded import read_bytes
 
 MAX_XML = 2**30
 """Larger files are refused."""
 
 _AREAS = ("mask", "polygon")
+_TAG = "tag"
+_BY_PEOPLE = ("manual", "semi-auto")
 _OTHERS = ("box", "polyline", "points", "ellipse", "cuboid", "skeleton")
 
 
 class Drawn(NamedTuple):
     """One photograph of such a file.
 
-    name: as the file tells. read: draws its mask (H,W); BadFileError where it cannot be drawn.
+    name: as the file tells. read: draws its mask (H,W); BadFileError where it cannot be drawn. why:
+    what the file tells of a person who edited or approved it; empty where it tells nothing.
     """
 
     name: PurePosixPath
     read: Callable[[], np.ndarray]
+    why: str = ""
 
 
 class _Shape(NamedTuple):
@@ -67,10 +72,13 @@ def of_coco(path: Path, content: Any, classes: ClassList) -> list[Drawn]:
         raise BadFileError(f"{path}: {problem}") from problem
     except MISTAKES as problem:
         raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
+    maker = content.get("info")
+    by_studio = isinstance(maker, dict) and maker.get("contributor") == "Label Studio"
+    why = "annotated in Label Studio" if by_studio else ""
     drawn = []
     for image in images:
         own = [replace(one, label=label[one.label]) for one in objects.get(image.number, ())]
-        drawn.append(Drawn(PurePosixPath(image.name), partial(_of_objects, path, image, own)))
+        drawn.append(Drawn(PurePosixPath(image.name), partial(_of_objects, path, image, own), why))
     return drawn
 
 
@@ -80,13 +88,26 @@ def of_cvat(path: Path, classes: ClassList) -> list[Drawn]:
         found = list(_images(read_bytes(path, MAX_XML)))
     except (expat.ExpatError, *MISTAKES) as problem:
         raise BadFileError(f"{path}: not CVAT for images 1.1 ({problem})") from problem
+    sources = {shape.told.get("source") for _, shapes in found for shape in shapes}
+    # Versions that call every uploaded shape manual tell nothing by it.
+    telling = not sources.isdisjoint({"file", "auto"})
     return [
         Drawn(
             PurePosixPath(about["name"].replace("\\", "/")),
-            partial(_of_shapes, path, about, shapes, classes),
+            partial(_of_shapes, path, about, [one for one in shapes if one.kind != _TAG], classes),
+            _told_of(shapes, telling=telling),
         )
         for about, shapes in found
     ]
+
+
+def _told_of(shapes: Sequence[_Shape], *, telling: bool) -> str:
+    """Why a photograph counts, by its tags and by where CVAT tells that its shapes are from."""
+    tags = {shape.told.get("label", "").casefold() for shape in shapes if shape.kind == _TAG}
+    if APPROVED in tags:
+        return f'tagged "{APPROVED}"'
+    drawn = {shape.told.get("source") for shape in shapes if shape.kind != _TAG}
+    return "edited in CVAT" if telling and not drawn.isdisjoint(_BY_PEOPLE) else ""
 
 
 def _of_objects(
@@ -152,7 +173,7 @@ def _images(content: bytes) -> Iterator[tuple[dict[str, str], list[_Shape]]]:
             raise UserError("tracks of a video, wanted images")
         if opened == ["annotations", "image"]:
             found.append((told, []))
-        elif opened == ["annotations", "image", tag] and tag in (*_AREAS, *_OTHERS):
+        elif opened == ["annotations", "image", tag] and tag in (*_AREAS, *_OTHERS, _TAG):
             found[-1][1].append(_Shape(tag, told))
 
     parser.StartDoctypeDeclHandler = refuse

@@ -18,6 +18,9 @@ from wsss_jax.types import ScoreMaps, Size
 RECORD = "export.json"
 """The file that tells what made an export; a folder without it is somebody else's."""
 
+APPROVED = "approved"
+"""The tag in CVAT that tells that a mask is right."""
+
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves files from below its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from wsss_jax.data.classes import ClassList, palette, to_mask_index
-from wsss_jax.export.exported import Options, Picture, Written
+from wsss_jax.export.exported import APPROVED, Options, Picture, Written
 from wsss_jax.formats.run_lengths import brush_bytes, runs
 from wsss_jax.ops.components import box_around
 
@@ -79,7 +79,8 @@ def cvat(picture: Picture, options: Options) -> Written:
 def cvat_files(notes: Sequence[Any], classes: ClassList) -> Mapping[str, bytes]:
     """annotations.xml, images numbered in the order of their names, as CVAT does; and the labels.
 
-    labels.json is what CVAT's "Raw" field of a new task takes.
+    labels.json is what CVAT's "Raw" field of a new task takes; the tag in it is for photographs
+    whose masks are right.
     """
     colours = dict(_colours(classes))
     labels = "".join(
@@ -97,7 +98,11 @@ def cvat_files(notes: Sequence[Any], classes: ClassList) -> Mapping[str, bytes]:
         f"  <meta>\n    <task>\n      <size>{len(notes)}</size>\n      <mode>annotation</mode>\n"
         f"      <labels>\n{labels}      </labels>\n    </task>\n  </meta>\n{images}</annotations>\n"
     )
-    raw = [{"name": name, "color": colour, "attributes": []} for name, colour in colours.items()]
+    raw: list[dict[str, Any]] = [
+        {"name": name, "color": colour, "attributes": []} for name, colour in colours.items()
+    ]
+    if APPROVED not in colours:
+        raw.append({"name": APPROVED, "color": "#ffffff", "type": "tag", "attributes": []})
     return {
         "annotations.xml": xml.encode(),
         "labels.json": json.dumps(raw, ensure_ascii=False, indent=1).encode(),

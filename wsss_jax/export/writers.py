@@ -129,7 +129,8 @@ WRITERS: Mapping[str, Writer] = MappingProxyType({
                            "connect the photographs as local storage, import tasks.json",
                            whole=write_annotations.label_studio_files),
     "cvat": Writer(write_annotations.cvat, "make a task with the photographs and, under Raw, the "
-                   "content of labels.json; upload annotations.xml as CVAT 1.1",
+                   "content of labels.json; upload annotations.xml as CVAT 1.1; tag what is right "
+                   "approved",
                    whole=write_annotations.cvat_files),
     "irn": Writer(_irn, f"IRN's cam_out_dir; {_TOOL}", "scores"),
     "psa": Writer(_psa, f"PSA's --cam_dir of infer_aff.py; {_TOOL}", "scores"),

@@ -21,13 +21,10 @@ from numpy.lib import format as npy
 
 from wsss_jax.errors import UserError
 
-PROTOCOL = 3
-"""Of the pickle: the first with byte strings; Python 3.0 and later read it."""
-
 _TORCH_STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _TORCH_VERSION = 1001
-_START, _END = b"\x80\x03", b"."
+_START, _END = b"\x80\x03", b"."  # protocol 3: the first with byte strings
 
 
 class AsTensor(NamedTuple):

@@ -16,20 +16,27 @@ losses (``ops.losses``), and what affinities are for (``ops.affinity``).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import Conv3x3, Pointwise, Rngs, grid_inside, keep
+from wsss_jax.backbones.layers import (
+    Conv3x3,
+    Images,
+    Inside,
+    Pointwise,
+    Rngs,
+    grid_inside,
+    keep,
+    normalised,
+)
 from wsss_jax.backbones.norms import GroupNorm
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
-from wsss_jax.models import build
 from wsss_jax.models.heads import Classifier
 from wsss_jax.ops import images as resizing
 from wsss_jax.types import Backbone, Size
@@ -192,8 +199,8 @@ class MultiTask(nnx.Module):
 
     def __call__(
         self,
-        images: Float[Array, "b H W 3"],
-        inside: Bool[Array, "b H W"] | None = None,
+        images: Images,
+        inside: Inside = None,
         rngs: Rngs = None,
         *,
         learns_body: bool = True,
@@ -205,7 +212,7 @@ class MultiTask(nnx.Module):
         """
         if inside is None:
             inside = jnp.ones(images.shape[:3], bool)
-        taps = maps_of(self.backbone, images, inside, rngs)
+        taps = self.backbone(normalised(images, self.backbone), inside=inside, rngs=rngs)
         seen = taps if learns_body else jax.lax.stop_gradient(taps)
         dense = {
             name: None if head is None else head(seen, inside)
@@ -226,41 +233,6 @@ class MultiTask(nnx.Module):
             features=features,
             **dense,
         )
-
-
-def multitask(
-    name: str,
-    strides: Mapping[str, int],
-    *,
-    key: PRNGKeyArray,
-    output_stride: int,
-    pretrained: Path | None = None,
-    normalise: str | None = None,
-) -> MultiTask:
-    """Heads without a classifier on the named backbone.
-
-    key: of the random start. pretrained, normalise: weights that then fill the backbone, and how
-    images are normalised for them (``build.backbone``). UserError for an unknown name, or weights
-    that do not fit.
-    """
-    rngs = nnx.Rngs(key)
-    body = build.backbone(
-        name, rngs=rngs, output_stride=output_stride, pretrained=pretrained, normalise=normalise
-    )
-    return MultiTask(body, strides, rngs=rngs)
-
-
-def maps_of(
-    backbone: Backbone,
-    images: Float[Array, "b H W 3"],
-    inside: Bool[Array, "b H W"],
-    rngs: Rngs = None,
-) -> tuple[Float[Array, "b _ _ _"], ...]:
-    """All maps of a backbone for images in [0, 1], which it sees normalised as it was trained."""
-    mean = jnp.asarray(backbone.mean, images.dtype)
-    scale = jnp.asarray([1 / s for s in backbone.std], images.dtype)
-    normalised = (images - mean[None, None, None]) * scale[None, None, None]
-    return backbone(normalised, inside=inside, rngs=rngs)
 
 
 def on_grid(

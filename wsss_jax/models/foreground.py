@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import Rngs, grid_inside
+from wsss_jax.backbones.layers import Images, Rngs, grid_inside, normalised
 from wsss_jax.backbones.residual import Conv
 from wsss_jax.types import Backbone
 
@@ -28,15 +28,9 @@ class Foreground(nnx.Module):
         self.head = Conv(sum(backbone.channels[n] for n in self.used), 1, 3, rngs=rngs)
 
     def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        inside: Bool[Array, "b H W"],
-        rngs: Rngs = None,
+        self, images: Images, inside: Bool[Array, "b H W"], rngs: Rngs = None
     ) -> tuple[Float[Array, "b h w k"], Float[Array, "b h w"]]:
         """Features and raw numbers, float32; features are zero on padding."""
-        mean = jnp.asarray(self.backbone.mean, images.dtype)
-        scale = jnp.asarray([1 / s for s in self.backbone.std], images.dtype)
-        normalised = (images - mean[None, None, None]) * scale[None, None, None]
-        maps = self.backbone(normalised, inside=inside, rngs=rngs)
+        maps = self.backbone(normalised(images, self.backbone), inside=inside, rngs=rngs)
         features = jnp.concatenate([maps[n] for n in self.used], axis=-1).astype(jnp.float32)
         return features, self.head(features, grid_inside(inside, self.stride))[..., 0]

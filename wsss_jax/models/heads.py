@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import Rngs, grid_inside
+from wsss_jax.backbones.layers import Images, Inside, Maps, Rngs, grid_inside, normalised
 from wsss_jax.errors import UserError
 from wsss_jax.types import Backbone
 
@@ -79,37 +79,20 @@ class Classifier(nnx.Module):
         self.dropout = nnx.Dropout(dropout, broadcast_dims=(1, 2))
 
     def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
+        self, images: Images, inside: Inside = None, rngs: Rngs = None
     ) -> Float[Array, "b c"]:
         """Class logits. ``rngs`` (a key or nnx.Rngs) switches dropout on."""
         return self.head(self.features(images, inside, rngs), inside)
 
     def features(
-        self,
-        images: Float[Array, "b H W 3"],
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
+        self, images: Images, inside: Inside = None, rngs: Rngs = None
     ) -> Float[Array, "b h w k"]:
         """The last map of the backbone, zero on padding."""
         return self.dropped(self.taps(images, inside, rngs)[-1], rngs)
 
-    def taps(
-        self,
-        images: Float[Array, "b H W 3"],
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def taps(self, images: Images, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """All maps of the backbone."""
-        return self.backbone(self.normalised(images), inside=inside, rngs=rngs)
-
-    def normalised(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b H W 3"]:
-        """Images in [0, 1] as the backbone wants them."""
-        mean = jnp.asarray(self.backbone.mean, images.dtype)
-        scale = jnp.asarray([1 / s for s in self.backbone.std], images.dtype)
-        return (images - mean[None, None, None]) * scale[None, None, None]
+        return self.backbone(normalised(images, self.backbone), inside=inside, rngs=rngs)
 
     def dropped(self, features: Float[Array, "b h w k"], rngs: Rngs) -> Float[Array, "b h w k"]:
         """Features with whole channels dropped, if ``rngs`` are given."""

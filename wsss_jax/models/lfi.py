@@ -3,7 +3,6 @@
 Source: Lee et al. 2021 (LFI-CAM). Features times the grey image go through an importance network,
 whose pooled output, softmax over channels, weighs the features into one attention map; features
 are raised by it before they are classified. No verified reference: the published file does not
-from wsss_jax.errors import UserError
 import. Where we differ: the importance network is narrow (theirs keeps all channels through four
 3×3 convolutions with BatchNorm, 15 M parameters each for 1280 channels), without statistics, and
 of any grid size (theirs: 14×14).
@@ -14,14 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from wsss_jax.backbones.layers import Conv3x3, Pointwise, Rngs, grid_inside, keep
+from wsss_jax.backbones.layers import Conv3x3, Images, Inside, Pointwise, Rngs, grid_inside, keep
 from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
 from wsss_jax.ops import images as image_ops
+from wsss_jax.types import Backbone
 
 Features = Float[Array, "b h w k"]
-Images = Float[Array, "b H W 3"]
-Inside = Bool[Array, "b H W"] | None
 
 
 class LfiClassifier(nnx.Module):
@@ -38,9 +36,14 @@ class LfiClassifier(nnx.Module):
         self.second = Conv3x3(width, width, rngs=rngs)
         self.widen = Pointwise(width, channels, rngs=rngs)
 
+    @property
+    def backbone(self) -> Backbone:
+        """That of the plain classifier."""
+        return self.plain.backbone
+
     def __call__(self, images: Images, inside: Inside = None, rngs: Rngs = None) -> Array:
         """Class logits (b,c) of the raised features."""
-        return self.plain.head(self.features(images, inside, rngs), inside)
+        return self.head(self.features(images, inside, rngs), inside)
 
     def features(self, images: Images, inside: Inside = None, rngs: Rngs = None) -> Features:
         """A (1 + M), with A the plain features and M the attention map in [0, 1]."""
@@ -49,6 +52,14 @@ class LfiClassifier(nnx.Module):
         raised = jax.nn.relu(jnp.einsum("bhwk,bk->bhw", plain.astype(jnp.float32), weights))
         attention = _unit(raised[..., None]).astype(plain.dtype)
         return plain * (1 + attention)
+
+    def head(self, features: Features, inside: Inside = None) -> Array:
+        """Class logits (b,c), as of the plain classifier."""
+        return self.plain.head(features, inside)
+
+    def class_maps(self, features: Features) -> Float[Array, "b h w c"]:
+        """Scores of every cell, as of the plain classifier."""
+        return self.plain.class_maps(features)
 
     def importance(
         self, images: Images, features: Features, inside: Inside = None
@@ -67,10 +78,6 @@ class LfiClassifier(nnx.Module):
         real = jnp.ones(x.shape[:3]) if cells is None else cells.astype(jnp.float32)
         count = jnp.maximum(real.sum(axis=(1, 2)), 1)[:, None]
         return jax.nn.softmax(x.sum(axis=(1, 2)) / count, axis=-1)
-
-    def plain_features(self, images: Images, inside: Inside = None) -> Features:
-        """The features that ``importance`` weighs."""
-        return self.plain.features(images, inside)
 
     def _cells(self, inside: Bool[Array, "b H W"]) -> Bool[Array, "b h w"]:
         return grid_inside(inside, self.plain.backbone.strides[-1])

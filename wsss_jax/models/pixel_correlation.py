@@ -11,15 +11,14 @@ it (the code's is overwritten before anything reads it).
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from wsss_jax.backbones.layers import Rngs, grid_inside, keep
+from wsss_jax.backbones.layers import Inside, Rngs, grid_inside, keep, normalised
 from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
 from wsss_jax.ops import equivariance, images
 from wsss_jax.types import Backbone
 
-Inside = Bool[Array, "b H W"] | None
 Features = Float[Array, "b h w k"]
 
 
@@ -63,7 +62,9 @@ class PixelCorrelation(nnx.Module):
         """The classifier's features, then the embedding; zero on padding."""
         *_, fine, coarse, last = self.classifier.taps(pixels, inside, rngs)
         size = (last.shape[1], last.shape[2])
-        shown = images.resize(self.classifier.normalised(pixels), size, align_corners=True)
+        shown = images.resize(
+            normalised(pixels, self.classifier.backbone), size, align_corners=True
+        )
         parts = [shown.astype(last.dtype)]
         for tap, kernel in ((fine, self.fine), (coarse, self.coarse)):
             reduced = jax.nn.relu(jax.lax.stop_gradient(tap) @ kernel[...].astype(tap.dtype))

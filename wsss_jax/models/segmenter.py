@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from wsss_jax.backbones.layers import Pointwise, Rngs, grid_inside
+from wsss_jax.backbones.layers import Images, Inside, Pointwise, Rngs, grid_inside, normalised
 from wsss_jax.backbones.norms import GroupNorm
 from wsss_jax.backbones.residual import Conv
 from wsss_jax.config import lookup
@@ -89,10 +89,7 @@ class Segmenter(nnx.Module):
         self.half, self.tenth = nnx.Dropout(0.5), nnx.Dropout(0.1)
 
     def __call__(
-        self,
-        images: Float[Array, "b H W 3"],
-        inside: Bool[Array, "b H W"] | None = None,
-        rngs: Rngs = None,
+        self, images: Images, inside: Inside = None, rngs: Rngs = None
     ) -> Float[Array, "b H W c"]:
         """Class logits of images in [0, 1], float32, zero on padding.
 
@@ -111,10 +108,7 @@ class Segmenter(nnx.Module):
 
         Cell n looks at pixel 4 n + 3 lean (``Backbone.lean``).
         """
-        mean = jnp.asarray(self.backbone.mean, images.dtype)
-        scale = jnp.asarray([1 / s for s in self.backbone.std], images.dtype)
-        normalised = (images - mean[None, None, None]) * scale[None, None, None]
-        maps = self.backbone(normalised, inside=inside, rngs=rngs)
+        maps = self.backbone(normalised(images, self.backbone), inside=inside, rngs=rngs)
         coarse, near = (grid_inside(inside, s) for s in (self.backbone.strides[-1], FINE))
         keys = _keys(rngs)
         x = _dropped(self.half, self.context(maps[-1], coarse), keys[0])

@@ -9,16 +9,13 @@ from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from wsss_jax.backbones.layers import Rngs, keep
+from wsss_jax.backbones.layers import Images, Inside, Rngs, keep, normalised
 from wsss_jax.backbones.vit import Encoder, cut_patches, patch_map
 from wsss_jax.errors import UserError
 from wsss_jax.ops import tokens
 from wsss_jax.types import Affine, Attentive, BlockRecord, Embedding, Scorer
-
-Images = Float[Array, "b H W 3"]
-Inside = Bool[Array, "b H W"] | None
 
 
 @runtime_checkable
@@ -60,13 +57,13 @@ class TokenClassifier(nnx.Module):
     ) -> Float[Array, "b c"]:
         """Class logits; nothing here is random, so ``rngs`` is not used."""
         del rngs
-        return self._logits(self.backbone.tokens(self._normalised(images), inside)[:, 0])
+        return self._logits(self.backbone.tokens(normalised(images, self.backbone), inside)[:, 0])
 
     def record(
         self, images: Images, inside: Inside = None
     ) -> tuple[Float[Array, "b c"], list[BlockRecord]]:
         """Class logits, and what each block saw."""
-        last, blocks = self.backbone.record(self._normalised(images), inside)
+        last, blocks = self.backbone.record(normalised(images, self.backbone), inside)
         return self._logits(last[:, 0]), blocks
 
     def attentive(self, inside: Inside = None) -> Attentive:
@@ -75,7 +72,7 @@ class TokenClassifier(nnx.Module):
         patch = self.backbone.strides[-1]
 
         def patches(images: Array) -> tuple[Array, Array]:
-            x = self._normalised(images)
+            x = normalised(images, self.backbone)
             real = jnp.ones(x.shape[:3], bool) if inside is None else inside
             low = jnp.where(real[..., None], x, jnp.inf).min(axis=(1, 2, 3))
             high = jnp.where(real[..., None], x, -jnp.inf).max(axis=(1, 2, 3))
@@ -99,7 +96,7 @@ class TokenClassifier(nnx.Module):
         holds the class tokens of ``images`` and must be asked about no others, which rules out
         methods that change the image.
         """
-        seen = self.backbone.record(self._normalised(images), inside)[1][-1]
+        seen = self.backbone.record(normalised(images, self.backbone), inside)[1][-1]
         patch = self.backbone.strides[-1]
         normed = tokens.layer_norm(seen.tokens, seen.weights.norm1)
 
@@ -116,11 +113,6 @@ class TokenClassifier(nnx.Module):
             return self._logits(last[:, 0])
 
         return Scorer(lambda _: patch_map(normed, images, inside, patch), head)
-
-    def _normalised(self, images: Images) -> Images:
-        mean = jnp.asarray(self.backbone.mean, images.dtype)
-        scale = jnp.asarray([1 / s for s in self.backbone.std], images.dtype)
-        return (images - mean[None, None, None]) * scale[None, None, None]
 
     def _head(self) -> Affine:
         return Affine(self.kernel[...], self.bias[...])

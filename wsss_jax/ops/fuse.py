@@ -177,16 +177,10 @@ def with_saliency(
 ) -> Float[Array | np.ndarray, "h w k"]:
     """Scores times (0.5 + 0.5 saliency), saliency in [0, 1]: what does not stand out is halved.
 
-    Half, not zero, because saliency networks miss whole objects. ``renormalise`` afterwards where
-    a fixed threshold follows.
+    Half, not zero, because saliency networks miss whole objects. Divide each
+    class by its maximum afterwards where a fixed threshold follows.
     """
     return scores * (0.5 + 0.5 * saliency)[..., None]
-
-
-def renormalise(scores: Float[Array, "h w k"]) -> Float[Array, "h w k"]:
-    """Each class divided by its maximum; a map without a positive score becomes 0."""
-    peak = scores.max(axis=(0, 1), keepdims=True, initial=0)
-    return jnp.where(peak > 0, jnp.maximum(scores, 0) / jnp.where(peak > 0, peak, 1), 0)
 
 
 POINTWISE: Mapping[str, Callable[..., Array]] = MappingProxyType(

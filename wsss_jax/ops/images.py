@@ -76,11 +76,6 @@ def sample_within(
     return jnp.einsum("byh,bhxc->byxc", axis(0), across, precision=_EXACT)
 
 
-def flip(x: Shaped[Array, "*b h w c"]) -> Shaped[Array, "*b h w c"]:
-    """Mirror left and right."""
-    return x[..., ::-1, :]
-
-
 def flip_within(
     images: Shaped[Array, "b h w c"], sizes: Int[Array, "b 2"]
 ) -> Shaped[Array, "b h w c"]:
@@ -89,15 +84,6 @@ def flip_within(
     width = sizes[:, 1:].astype(columns.dtype)
     source = jnp.where(columns < width, width - 1 - columns, columns)
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
-
-
-def background(scores: Float[Array, "*b h w c"], alpha: float) -> Float[Array, "*b h w 1"]:
-    """Background score (1 - max over classes) ** alpha, for scores in [0, 1].
-
-    Large alpha keeps only certain background, small alpha only certain foreground (Ahn & Kwak
-    2018, affinity labels).
-    """
-    return (1 - scores.max(axis=-1, keepdims=True)) ** alpha
 
 
 def _corner_positions(n: int, m: int) -> Float[Array, " m"]:

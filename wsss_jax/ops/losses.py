@@ -11,8 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 from wsss_jax.ops.pairs import Pairs
 from wsss_jax.types import IGNORE
 
-_TINY = 1e-6
-
 
 def multilabel_soft_margin(
     logits: Float[Array, "b c"], targets: Float[Array, "b c"]

@@ -1,4 +1,4 @@
-"""What labels of cells say about pairs of cells, and where they say a boundary runs.
+"""What labels of cells tell about pairs of cells.
 
 Pairs lie on the stencil of ``ops.affinity``, in its order. Labels are mask values: 0 background,
 above it classes, IGNORE unknown. Sources: PSA (Ahn & Kwak 2018), IRN (Ahn, Cho & Kwak 2019). Where
@@ -44,23 +44,6 @@ def pairs(labels: Int[Array, "b h w"], radius: int) -> Pairs:
 
     found = lax.map(kinds, jnp.asarray(np.asarray(stencil(radius), np.int32)))
     return Pairs(*(jnp.moveaxis(kind, 0, 1) for kind in found))
-
-
-def boundaries(labels: Int[Array, "b h w"]) -> Int[Array, "b h w"]:
-    """1 where a cell's upper, lower, left or right neighbour is of another class, 0 elsewhere.
-
-    IGNORE where the cell is unknown, and where it could border on something unknown: such a cell
-    is 1 if a known neighbour differs, and else not known to be inside.
-    """
-    padded = jnp.pad(labels, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    sides = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:])
-    unknown = jnp.zeros(labels.shape, bool)
-    differs = jnp.zeros(labels.shape, bool)
-    for side in sides:
-        unknown |= side == IGNORE
-        differs |= (side != IGNORE) & (side != labels)
-    found = jnp.where(differs, 1, jnp.where(unknown, IGNORE, 0)).astype(labels.dtype)
-    return jnp.where(labels == IGNORE, jnp.asarray(IGNORE, labels.dtype), found)
 
 
 def at_cells(

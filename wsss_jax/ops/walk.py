@@ -62,7 +62,7 @@ def propagate(
     T is similar to a symmetric matrix with spectrum in [-1, 1], where x^steps is a Chebyshev series
     whose coefficients fall like exp(-k² / 2 steps). It is cut where the rest is below half the
     tolerance and scaled to sum to one, so constants stay constant. By default the result is exact
-    to 1e-4 of the maximum, with 64 products for 256 steps (``products`` tells the number). The
+    to 1e-4 of the maximum, with 64 products for 256 steps. The
     bound holds in the norm weighted by D, that is over the image as a whole; single pixels were
     measured to keep it too. Float32 rounding is part of it, up to 6e-5: ask for less than 1e-4
     only with float64 scores. Where the series would save less than 15 % of the products (below
@@ -139,12 +139,6 @@ def as_sparse(affinity: Affinity) -> Graph:
     exists = joined(height, width, affinity.radius)
     values = jnp.where(exists, affinity.values, jnp.zeros_like(affinity.values))
     return Graph(first.reshape(-1), second.reshape(-1), values.reshape(-1))
-
-
-def products(steps: int, tolerance: float | int = 1e-4) -> int:
-    """How many products with T ``propagate`` makes for so many steps."""
-    series = coefficients(steps, tolerance)
-    return steps if series is None else len(series) - 1
 
 
 @cache

@@ -25,13 +25,14 @@ from wsss_jax.data.stores import Store, open_store
 from wsss_jax.data.texts import read_json
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
-from wsss_jax.export.corrected import Corrected, read_corrected
+from wsss_jax.export.corrected import Corrected, describe, read_corrected
 from wsss_jax.export.exported import photograph_names
+from wsss_jax.export.stated import masks_of_run
 from wsss_jax.recipes import photographs_plan as planning
 from wsss_jax.recipes import report, summary
 from wsss_jax.recipes.photographs_networks import systems_of
 from wsss_jax.recipes.photographs_plan import Plan, clock
-from wsss_jax.recipes.photographs_steps import PSEUDO_MASKS, Result, Steps
+from wsss_jax.recipes.photographs_steps import Result, Steps
 from wsss_jax.recipes.recipe import Made
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.folders import versions
@@ -56,8 +57,8 @@ class Photographs:
         quick: a first look in minutes: few epochs, one scale, no dense CRF.
         weights: pretrained weights, one to three: a file, a name of `wsss weights list`, or auto,
             which takes what is installed.
-        corrected: folder of masks that were corrected by hand (see `wsss export`); they teach a
-            second result in a folder of its own.
+        corrected: folder of masks that were corrected, or found right, by hand (see `wsss export`);
+            they teach a second result in a folder of its own.
         layout: one of DATASETS; "auto" tells them apart.
         seed: of training.
         gallery: photographs on the report page.
@@ -126,11 +127,9 @@ def make(settings: Photographs) -> Path:
 
 
 def _read(folder: Path, plan: Plan, out: Path) -> Corrected:
-    made = out / PSEUDO_MASKS
-    before = open_store(made) if (made / "index.json").is_file() else None
-    found = read_corrected(folder, plan.source, before)
-    rest = f"; {found.untouched} others are as exported" if found.untouched else ""
-    print(f"{_masks(len(found.files))} in {folder}{rest}")
+    found = read_corrected(folder, plan.source, masks_of_run(out))
+    for line in describe(found, folder, plan.source):
+        print(line)
     return found
 
 

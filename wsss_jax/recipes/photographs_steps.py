@@ -17,6 +17,7 @@ from wsss_jax.data import json_records
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import UserError
 from wsss_jax.export.corrected import Corrected, with_corrected
+from wsss_jax.export.stated import CORRECTED, PSEUDO_MASKS
 from wsss_jax.recipes.photographs_networks import System, features_of, systems_of
 from wsss_jax.recipes.photographs_plan import Plan, features_size
 from wsss_jax.run.folders import versions
@@ -45,10 +46,6 @@ class Result(NamedTuple):
     masks: Store
     uncertainty: Store
     folder: Path
-
-
-PSEUDO_MASKS = "pseudo_masks"
-"""Store of the masks that a run makes, in its folder."""
 
 
 @dataclass
@@ -100,7 +97,7 @@ class Steps:
     def with_masks(self, corrected: Corrected) -> Result:
         """The same maps combined once more, with the corrected masks among what teaches."""
         assert self.inputs is not None
-        folder = self.out / f"corrected_{len(corrected.files)}_{_digest(corrected)}"
+        folder = self.out / f"{CORRECTED}{len(corrected.files)}_{_digest(corrected)}"
         known = with_corrected(self.source, corrected)
         taught = tuple(dict.fromkeys((*self.plan.teaching.ids, *corrected.files)))
         shown = sum(bool(self.source.labels(id).any()) for id in corrected.files)

@@ -42,7 +42,7 @@ KILLED = "the worker was killed while it worked on this image alone (out of memo
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 # Photographs and records that cannot be read are BadFileErrors, so these come from writing.
 
-Function = Callable[[str], Any]
+Function = Callable[[str], object]
 
 
 @dataclass(frozen=True)

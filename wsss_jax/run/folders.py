@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 from jaxtyping import PyTree
 
-from wsss_jax import __version__, config
+from wsss_jax import __version__, config, memory
 from wsss_jax.config import Record
 from wsss_jax.data import json_records
 from wsss_jax.data.files import naming, write_atomic
@@ -171,6 +171,7 @@ def learn(
 
     seed: where all randomness starts. Shows a progress bar.
     """
+    memory.give_back()
     with meter(f"train {folder.name}", plan.steps, "steps") as bar:
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -202,7 +203,7 @@ def learn(
     return folder
 
 
-def record_of(folder: Path, how: str) -> dict[str, Any]:
+def record_of(folder: Path, how: str) -> Record:
     """The record of a finished run. BadFileError where there is none, with ``how`` to make it."""
     path = folder / _SETTINGS
     if not path.is_file() or not is_finished(folder):

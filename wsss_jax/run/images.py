@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from wsss_jax import memory
 from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
@@ -114,6 +115,7 @@ def _counted(
     done = 0
     if not total:
         return done
+    memory.give_back()
     with stop_signals() as stop, meter(title, total) as bar, closing(finished(stop)) as counts:
         for count in counts:
             done += count

@@ -29,7 +29,7 @@ IN_FLIGHT = 2
 PATIENCE = 0.2
 """Seconds between two looks at whether to stop, while nothing comes."""
 
-Attempt = Callable[[str], Any]
+Attempt = Callable[[str], object]
 """What a worker does with an id; its result, which must be picklable, is what comes back."""
 
 

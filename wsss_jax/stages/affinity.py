@@ -18,15 +18,6 @@ from wsss_jax.train.state import Weights
 _HOW = "run `wsss affinity`"
 
 
-def defaults() -> Training[AffinityNet]:
-    """IRN's boundary branch for three epochs (IRN: batches of 32; PSA: 8 epochs, batches of 8).
-
-    Augmentation of the papers: IRN scales by 0.5 to 1.5 and crops 512, Puzzle-CAM scales the long
-    side to 320 to 640.
-    """
-    return Training(AffinityNet(), epochs=3)
-
-
 class Learned(NamedTuple):
     """A trained network: its settings, and (parameters, rest of the state)."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wsss_jax.combiner.evidence import Inputs, maps_of, tell_absent
+from wsss_jax.combiner.evidence import Inputs, no_map, readable, tell_absent
 from wsss_jax.combiner.fuse import Fused, fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
@@ -21,7 +21,7 @@ from wsss_jax.data import stores
 from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import Source
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import UserError
 from wsss_jax.ops import fuse as fuse_rules
 from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
@@ -180,7 +180,10 @@ def _fuse_one(
     cue: Store | None,
 ) -> dict[str, str]:
     classes = np.flatnonzero(source.labels(id)).astype(np.int32)
-    maps, absent = _readable(systems, id, source)
+    found, absent = readable(systems, id, source.size(id))
+    maps = [one for one in found if one is not None]
+    if not maps:
+        raise no_map(absent)
     scores, available = stacked(maps, classes)
     fused = scores[0] if len(maps) == 1 else fuse_rules.apply(fusion.rule, scores, available)
     if cue is not None and len(classes):
@@ -192,26 +195,6 @@ def _fuse_one(
     peak = _mean_peak(maps, classes)
     to.put_scores(id, ScoreMaps(fused.astype(np.float32), classes, maps[0].size, peak))
     return absent
-
-
-def _readable(
-    systems: Sequence[Store], id: str, source: Source
-) -> tuple[list[ScoreMaps], dict[str, str]]:
-    """The maps of an image that can be read, and why systems have none. BadFileError for none."""
-    maps, absent, size = [], {}, source.size(id)
-    for store in systems:
-        try:
-            found = maps_of(store, id)
-            if found.size != size:
-                raise BadFileError(f"a map of a photograph of {found.size}, this one is {size}")
-        except BadFileError as problem:
-            absent[store.folder.name] = str(problem)
-            continue
-        maps.append(found)
-    if not maps:
-        reasons = "; ".join(f"{name}: {why}" for name, why in absent.items())
-        raise BadFileError(f"no system has a map of this image ({reasons})")
-    return maps, absent
 
 
 def stacked(

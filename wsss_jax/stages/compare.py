@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich import box
@@ -36,7 +35,7 @@ class Run:
     """
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     curves: Mapping[str, Sequence[tuple[int, float]]]
     results: Mapping[tuple[str, str], float]
 
@@ -166,7 +165,7 @@ def _part(key: str) -> str:
     return key.rpartition("/")[0]
 
 
-def _named(prefix: str, content: Mapping[str, Any]) -> dict[str, Any]:
+def _named(prefix: str, content: Mapping[str, object]) -> dict[str, object]:
     """Settings by name; versions differ between any two days and stand in settings.json."""
     return {
         prefix + key.removeprefix("settings."): value
@@ -175,7 +174,7 @@ def _named(prefix: str, content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+def _flat(value: object, name: str = "") -> list[tuple[str, object]]:
     """Every value below nested objects, by its dotted name."""
     if not isinstance(value, Mapping):
         return [(name, value)]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -138,7 +138,7 @@ def export(
         names=names,
         numbers={id: number for number, id in enumerate(ids, start=1)},
     )
-    noted: dict[str, tuple[Any, int]] = {}
+    noted: dict[str, tuple[object, int]] = {}
     tally = each(
         f"export {settings.format}", function, ids, workers=workers, collect=noted.__setitem__
     )
@@ -214,7 +214,7 @@ def _write_one(
     settings: Export,
     names: dict[str, PurePosixPath],
     numbers: dict[str, int],
-) -> tuple[Any, int]:
+) -> tuple[object, int]:
     """Write one image's files; what the format notes of it, and how many regions were left out."""
     writer = WRITERS[settings.format]
     if id not in names:

@@ -46,7 +46,7 @@ class Features:
 
     Attributes:
         weights: pretrained weights: a file, a name of `wsss weights list`, hub:owner/name, or auto.
-        backbone: its name in BACKBONES; auto: whichever the weights are for.
+        backbone: one of BACKBONES; "auto" takes that which the weights are for.
         taps: which of its maps, counted from the finest (0); all count the same. Of a transformer
             1 to 4 are the tokens after each quarter of its blocks.
         channels: principal components that are kept, or as many as the maps have.

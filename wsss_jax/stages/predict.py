@@ -2,7 +2,7 @@
 
 The segmentation head of `wsss run` answers from frozen features, together with the run's
 classifiers, which tell the classes that a photograph shows (``segment_linear``). A network that was
-trained as a whole (`wsss segment`) answers alone.
+trained as a whole (`wsss segment`) answers alone. A dense CRF follows.
 """
 
 import csv
@@ -35,6 +35,7 @@ from wsss_jax.stages.chances import Asking, chances, scale_to
 from wsss_jax.stages.export import Export, export
 from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.masks import Masking, decide
+from wsss_jax.stages.refine import AFTER_COMBINING, Crf, refine
 from wsss_jax.stages.segment import Prediction
 from wsss_jax.weights.sources import resolve
 
@@ -119,9 +120,10 @@ def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predict
     work = out.with_name(f"{out.name}_maps")
     _emptied_of_others(work, run, record)
     by = _by_head if "features" in record else _by_network
-    maps = by(run, record, source, work, settings, ids=chosen)
-    done = set(maps.ids())
-    ids = tuple(id for id in chosen if id in done)
+    told = by(run, record, source, work, settings, ids=chosen)
+    crf = Crf(AFTER_COMBINING) if background else Crf(AFTER_COMBINING, background=None)
+    maps = refine(told, source, work / "crf", crf, ids=_of(told, chosen), workers=share)
+    ids = _of(maps, chosen)
     masks = decide(
         maps, work / "masks", Masking(0.5, background=background), ids=ids, workers=share
     )
@@ -149,6 +151,11 @@ def found_in(maps: Store, masks: Store, id: str) -> list[Predicted]:
             found.append(Predicted(maps.classes[label], min(sure, 1.0), shares[value]))
     rest = Predicted(BACKGROUND, float(1 - score.mean()), shares.get(0, 0.0))
     return sorted(found, key=lambda one: -one.share) or [rest]
+
+
+def _of(store: Store, ids: Sequence[str]) -> tuple[str, ...]:
+    done = set(store.ids())
+    return tuple(id for id in ids if id in done)
 
 
 def _run_of(folder: Path) -> Path:

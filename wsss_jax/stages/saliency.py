@@ -35,7 +35,7 @@ from wsss_jax.run.dense import Dense
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each
 from wsss_jax.run.training import Training
-from wsss_jax.systems import saliency
+from wsss_jax.systems import on_backbone, saliency
 from wsss_jax.systems.saliency import LEVELS, Contrast
 from wsss_jax.types import ScoreMaps, Size
 
@@ -152,7 +152,7 @@ def predict(
         model = training.recorded(record, Contrast).model
         state = folders.last_state(run, saliency.template(model))
         logits = partial(_logits, model)
-        network = Dense(logits, state, model.output_stride, saliency.lean(model))
+        network = Dense(logits, state, model.output_stride, on_backbone.lean(model))
         maps = partial(_read_as, READINGS[settings.reading])
         seen = views.photographs(source)
         dense.fill([(target, maps)], seen, ids, network=network, asked=settings)

@@ -25,7 +25,7 @@ from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.run import dense, folders, training
 from wsss_jax.run.dense import Dense
 from wsss_jax.run.training import Training
-from wsss_jax.systems import pixels
+from wsss_jax.systems import on_backbone, pixels
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.types import IGNORE, Provenance, ScoreMaps, Size
 
@@ -190,4 +190,4 @@ def _network_of(run: Path, record: Record) -> Dense:
     classes = len(record["classes"])
     state = folders.last_state(run, pixels.template(model, classes))
     logits = partial(pixels.scores, pixels.structure(model, classes))
-    return Dense(logits, (state.averaged, state.stats), pixels.STRIDE, pixels.lean(model))
+    return Dense(logits, (state.averaged, state.stats), pixels.STRIDE, on_backbone.lean(model))

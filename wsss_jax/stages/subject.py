@@ -89,6 +89,7 @@ def subject(model: Model, classes: ClassList, state: PyTree) -> Subject:
     else:
         wrapped = partial(_asked, ask=ask)
         methods = {name: wrapped(explainer) for name, explainer in EXPLAINERS.items()}
+    methods |= {name: partial(method, network) for name, method in explained.own.items()}
     mean = network.bind(network.params, network.stats).backbone.mean
     return Subject(
         classes,

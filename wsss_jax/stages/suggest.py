@@ -21,8 +21,9 @@ from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import ALL, Source, open_dataset
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.export.corrected import read_corrected
+from wsss_jax.export.corrected import describe, read_corrected
 from wsss_jax.export.exported import photograph_names
+from wsss_jax.export.stated import CORRECTED, masks_of_run
 from wsss_jax.ops import coverage, masks
 from wsss_jax.run.images import Tally, record_skipped
 from wsss_jax.run.progress import meter
@@ -89,9 +90,10 @@ def command(
         lists: folder of id lists that lie elsewhere.
     """
     source = open_dataset(data, split=split, layout=layout, lists=lists)
-    known = tuple(read_corrected(corrected, source).files) if corrected else ()
+    scores = open_store(store)
+    known = _known(corrected, source, scores.folder.parent) if corrected else ()
     looks = open_store(features) if features else None
-    found = suggest(open_store(store), source, out, settings, features=looks, known=known)
+    found = suggest(scores, source, out, settings, features=looks, known=known)
     print(f"{out / LIST}: {len(found)} photographs, the most telling first; reasons in {TABLE}")
 
 
@@ -123,6 +125,15 @@ def suggest(
     write_atomic(folder / LIST, "".join(f"{name}\n" for name, _ in lines).encode())
     write_atomic(folder / TABLE, _table(lines))
     return found
+
+
+def _known(folder: Path, source: Source, run: Path) -> tuple[str, ...]:
+    """Photographs whose masks in the folder count. run: the folder of the score maps."""
+    whole = run.parent if run.name.startswith(CORRECTED) else run
+    found = read_corrected(folder, source, masks_of_run(whole))
+    for line in describe(found, folder, source):
+        print(line)
+    return tuple(found.files)
 
 
 class Row(NamedTuple):

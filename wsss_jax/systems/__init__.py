@@ -8,19 +8,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from wsss_jax.errors import UserError
-from wsss_jax.systems import boxes, classifier, interpretable, pnoc, poc, seam
+from wsss_jax.systems import boxes, classifier, interpretable, lfi, pnoc, poc, seam
 from wsss_jax.systems.boxes import BoxRegression as BoxRegression
 from wsss_jax.systems.classifier import Classifier as Classifier
 from wsss_jax.systems.entry import Entry as Entry
 from wsss_jax.systems.entry import Explained as Explained
 from wsss_jax.systems.interpretable import InterpretableGradient as InterpretableGradient
+from wsss_jax.systems.lfi import Lfi as Lfi
 from wsss_jax.systems.pnoc import PNoc as PNoc
 from wsss_jax.systems.poc import OcCse as OcCse
 from wsss_jax.systems.poc import POc as POc
 from wsss_jax.systems.poc import PuzzleCam as PuzzleCam
 from wsss_jax.systems.seam import Seam as Seam
 
-Model = Classifier | PuzzleCam | OcCse | POc | PNoc | Seam | InterpretableGradient | BoxRegression
+Model = (
+    Classifier | PuzzleCam | OcCse | POc | PNoc | Seam | InterpretableGradient | Lfi | BoxRegression
+)
 """The settings of any system of the table."""
 
 _JUDGED = (poc.make_judged, poc.template_judged, poc.explained_judged)
@@ -39,6 +42,7 @@ SYSTEMS: Mapping[str, Entry] = MappingProxyType(
             interpretable.template,
             interpretable.explained,
         ),
+        "lfi": Entry(Lfi, lfi.make, lfi.template, lfi.explained),
         "boxes": Entry(BoxRegression, boxes.make, boxes.template, boxes.explained, boxes=True),
     }
 )

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.backbones.layers import grid_inside
@@ -25,8 +24,8 @@ from wsss_jax.models import dense_heads
 from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import losses, pairs
 from wsss_jax.ops.affinity import Affinity
-from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
+from wsss_jax.systems import on_backbone
+from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState, Weights
 from wsss_jax.types import Batch, System, Variables
 
@@ -118,10 +117,10 @@ def make(settings: AffinityNet, *, steps: int) -> System:
     nothing and teaches nothing.
     """
     network, branch = structure(settings), BRANCHES[settings.branch]
-    update = _update(settings, steps)
+    update = on_backbone.update_of(_held(settings), steps)
 
     def init(key: PRNGKeyArray) -> TrainState:
-        return states.create(states.functional(_module(settings, key)), update)
+        return on_backbone.start(_held(settings), _whole(settings), steps, key)
 
     def step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
@@ -166,32 +165,25 @@ def answers(
 
 def template(settings: AffinityNet) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    return states.template(structure(settings), _update(settings, 1))
+    return on_backbone.template(_held(settings), _whole(settings))
 
 
 def structure(settings: AffinityNet) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    bare = replace(settings, weights=None)
-    return states.abstract(lambda: _module(bare, jax.random.key(0)))
+    return on_backbone.structure(settings, _whole(settings))
 
 
-def _module(settings: AffinityNet, key: PRNGKeyArray) -> dense_heads.MultiTask:
-    return dense_heads.multitask(
-        settings.backbone,
-        {BRANCHES[settings.branch].head: settings.stride},
-        key=key,
-        output_stride=settings.output_stride,
-        pretrained=settings.weights,
-        normalise=settings.normalise,
-    )
+def _whole(settings: AffinityNet) -> on_backbone.Whole:
+    strides = {BRANCHES[settings.branch].head: settings.stride}
+    return lambda body, rngs: dense_heads.MultiTask(body, strides, rngs=rngs)
 
 
-def _update(settings: AffinityNet, steps: int) -> optax.GradientTransformation:
-    """Heads learn as new layers where the backbone is pretrained; a fixed backbone not at all.
+def _held(settings: AffinityNet) -> AffinityNet:
+    """The settings with a backbone that has no part in the update where it does not learn.
 
     (Without gradients weight decay alone would still wear it away.)
     """
-    optim = settings.optim
-    if not settings.learns_body:
-        optim = replace(optim, freeze=(*optim.freeze, "backbone"))
-    return optimizer(optim, steps, outside_backbone(pretrained=settings.weights is not None))
+    if settings.learns_body:
+        return settings
+    optim = replace(settings.optim, freeze=(*settings.optim.freeze, "backbone"))
+    return replace(settings, optim=optim)

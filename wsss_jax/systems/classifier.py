@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
-import optax
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from wsss_jax.models import build, classifiers, heads
@@ -19,8 +18,10 @@ from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.ops import losses
 from wsss_jax.systems.class_loss import ClassLoss
 from wsss_jax.systems.entry import Explained
+from wsss_jax.systems.on_backbone import lean as lean
+from wsss_jax.systems.on_backbone import update_of as update_of
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, held, optimizer, outside_backbone
+from wsss_jax.train.optimizers import Optim, held
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import Attentive, Batch, Scorer, System, Variables
 
@@ -106,20 +107,9 @@ def start(settings: Classifier, classes: int, steps: int, key: PRNGKeyArray) -> 
     return states.create(network, update_of(settings, steps))
 
 
-def update_of(settings: Classifier, steps: int) -> optax.GradientTransformation:
-    """The gradient transformation for ``steps`` updates."""
-    pretrained = settings.weights is not None
-    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))
-
-
 def counts(state: TrainState) -> dict[str, Array]:
     """What the training loop watches: steps that were not finite."""
     return {"skipped": state.skipped, "bad_in_a_row": state.in_a_row}
-
-
-def lean(settings: Classifier) -> float:
-    """Which of its stride pixels a feature cell looks at, from 0 (the first) to 1 (the last)."""
-    return build.lean(settings.backbone, settings.output_stride)
 
 
 def structure(settings: Classifier, classes: int) -> Network:

@@ -1,6 +1,7 @@
 """What every learning problem of image labels offers, so that stages need not know which it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, PyTree
@@ -15,7 +16,8 @@ class Explained(NamedTuple):
     structure: number of classes to its structure. weights: the system's state to the (params,
     stats) of this network. scorer: (network, params, stats) to a function that, given which
     pixels are real, gives a ``types.Scorer`` (a ``types.Attentive`` where ``attentive``). lean:
-    see ``types.Backbone``.
+    see ``types.Backbone``. own: methods of explanation that only this network has, by name:
+    (network, weights, images, inside, labels) to raw maps (b,h,w,c).
     """
 
     structure: Callable[[int], Network]
@@ -23,6 +25,7 @@ class Explained(NamedTuple):
     scorer: Callable[[Network, Variables, Variables], Callable[[Array], Any]]
     lean: float
     attentive: bool = False
+    own: Mapping[str, Callable[..., Array]] = MappingProxyType({})
 
 
 class Entry(NamedTuple):

@@ -1,27 +1,35 @@
-"""The learning of LFI-CAM's importance network, together with its classifier. Experimental.
+"""LFI-CAM: a classifier that learns, beside its classes, which of its channels matter.
 
 The same loss as the plain classifier's, on the logits of the raised features (Lee et al. 2021 train
-both branches' logits with cross-entropy; no verified reference). Not in ``SYSTEMS``: its map is no
-class map, so no later stage can use it.
+both branches' logits with cross-entropy; no verified reference). Every explanation reads the raised
+features; the importance network's own map, ``lfi_cam``, is the same for every class.
 """
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import jax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
+from wsss_jax.explain import experimental
 from wsss_jax.models import lfi
 from wsss_jax.ops import losses
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
+from wsss_jax.systems.entry import Explained
 from wsss_jax.train import state as states
-from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System, Variables
+from wsss_jax.train.state import Network, TrainState, Weights
+from wsss_jax.types import Batch, Scorer, System, Variables
 
 
 @dataclass(frozen=True)
 class Lfi:
-    """The classifier, and the width of the importance network beside it, in channels."""
+    """LFI-CAM: an importance network of the features' channels beside a classifier.
+
+    Attributes:
+        classifier: the network and its optimizer.
+        width: of the importance network, in channels.
+    """
 
     classifier: Classifier = field(default_factory=Classifier)
     width: int = 32
@@ -51,6 +59,40 @@ def make(settings: Lfi, *, classes: int, steps: int) -> System:
         return state, {"loss": loss, **classifier.counts(state)}
 
     return System(init, step)
+
+
+def template(settings: Lfi, classes: int) -> TrainState:
+    """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
+    return states.template(
+        structure(settings, classes), classifier.update_of(settings.classifier, 1)
+    )
+
+
+def explained(settings: Lfi) -> Explained:
+    """The network that class maps are asked of."""
+    return Explained(
+        structure=lambda classes: structure(settings, classes),
+        weights=lambda state: (state.averaged, state.stats),
+        scorer=classifier.scorer,
+        lean=classifier.lean(settings.classifier),
+        own=MappingProxyType({"lfi_cam": lfi_cam}),
+    )
+
+
+def lfi_cam(
+    network: Network, weights: Weights, images: Array, inside: Array, labels: Array
+) -> Float[Array, "b h w c"]:
+    """The map of the importance network: plain features weighed by it, for each label the same."""
+    module = network.bind(*weights)
+    plain = Scorer(
+        features=lambda images: module.plain.features(images, inside),
+        head=lambda features: module.plain.head(features, inside),
+    )
+
+    def importance(images: Array, features: Array) -> Array:
+        return module.importance(images, features, inside)
+
+    return experimental.lfi_cam(plain, importance, images, labels)
 
 
 def structure(settings: Lfi, classes: int) -> Network:

@@ -7,21 +7,21 @@ of PoolNet's, both learned jointly from the start, means in place of sums over p
 pixels where the proposals are not sure.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import optax
+from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads
 from wsss_jax.ops import boundaries, losses
-from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
+from wsss_jax.systems import on_backbone
+from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Batch, System, Variables
+from wsss_jax.types import Backbone, Batch, System, Variables
 
 STRIDE = 4
 """Pixels per cell of both answers."""
@@ -67,11 +67,10 @@ def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
     ``Batch.masks`` are ``boundaries.packed`` planes of objects and classes; drawn: of objects and
     edges (0, 1). Images of which nothing is known cost nothing, for each of the two by itself.
     """
-    network = structure(settings)
-    update = _update(settings, steps)
+    network, update = structure(settings), on_backbone.update_of(settings, steps)
 
     def init(key: PRNGKeyArray) -> TrainState:
-        return states.create(states.functional(_module(settings, key)), update)
+        return on_backbone.start(settings, _whole, steps, key)
 
     def step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
@@ -117,13 +116,12 @@ def labels_of(batch: Batch, *, drawn: bool = False) -> tuple[Array, Array]:
 
 def template(settings: Objects) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    return states.template(structure(settings), _update(settings, 1))
+    return on_backbone.template(settings, _whole)
 
 
 def structure(settings: Objects) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    bare = replace(settings, weights=None)
-    return states.abstract(lambda: _module(bare, jax.random.key(0)))
+    return on_backbone.structure(settings, _whole)
 
 
 def logits(
@@ -134,17 +132,5 @@ def logits(
     return jnp.stack([found.saliency, found.edge], axis=-1)
 
 
-def _module(settings: Objects, key: PRNGKeyArray) -> dense_heads.MultiTask:
-    return dense_heads.multitask(
-        settings.backbone,
-        {"saliency": STRIDE, "edge": STRIDE},
-        key=key,
-        output_stride=settings.output_stride,
-        pretrained=settings.weights,
-        normalise=settings.normalise,
-    )
-
-
-def _update(settings: Objects, steps: int) -> optax.GradientTransformation:
-    pretrained = settings.weights is not None
-    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))
+def _whole(body: Backbone, rngs: nnx.Rngs) -> dense_heads.MultiTask:
+    return dense_heads.MultiTask(body, {"saliency": STRIDE, "edge": STRIDE}, rngs=rngs)

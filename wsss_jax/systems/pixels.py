@@ -10,15 +10,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from wsss_jax.errors import UserError
-from wsss_jax.models import build, networks
 from wsss_jax.models.segmenter import Segmenter as SegmenterNet
 from wsss_jax.ops import pixel_loss
-from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
+from wsss_jax.systems import on_backbone
+from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState, Weights
 from wsss_jax.types import IGNORE, Batch, System, Variables
 
@@ -64,11 +62,10 @@ def make(settings: Segmenter, *, classes: int, steps: int) -> System:
 
     Batches must have masks. A batch without a single known pixel gives loss 0 and no gradient.
     """
-    network = structure(settings, classes)
-    update = _update(settings, steps)
+    network, update = structure(settings, classes), on_backbone.update_of(settings, steps)
 
     def init(key: PRNGKeyArray) -> TrainState:
-        return states.create(states.functional(_module(settings, classes, key)), update)
+        return on_backbone.start(settings, _whole(settings, classes), steps, key)
 
     def step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
@@ -97,13 +94,12 @@ def make(settings: Segmenter, *, classes: int, steps: int) -> System:
 
 def template(settings: Segmenter, classes: int) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    return states.template(structure(settings, classes), _update(settings, 1))
+    return on_backbone.template(settings, _whole(settings, classes))
 
 
 def structure(settings: Segmenter, classes: int) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    bare = replace(settings, weights=None)
-    return states.abstract(lambda: _module(bare, classes, jax.random.key(0)))
+    return on_backbone.structure(settings, _whole(settings, classes))
 
 
 def scores(
@@ -114,11 +110,6 @@ def scores(
     weights: parameters and the rest of the state.
     """
     return network.bind(*weights).grid_scores(images, inside)
-
-
-def lean(settings: Segmenter) -> float:
-    """Which of its STRIDE pixels a cell looks at, from 0 (the first) to 1 (the last)."""
-    return build.lean(settings.backbone, settings.output_stride)
 
 
 def in_corner(batch: Batch) -> Batch:
@@ -136,18 +127,5 @@ def in_corner(batch: Batch) -> Batch:
     return replace(batch, images=moved(batch.images), inside=moved(batch.inside), masks=masks)
 
 
-def _module(settings: Segmenter, classes: int, key: PRNGKeyArray) -> SegmenterNet:
-    return networks.segmenter(
-        settings.backbone,
-        classes + 1,
-        key=key,
-        output_stride=settings.output_stride,
-        width=settings.width,
-        pretrained=settings.weights,
-        normalise=settings.normalise,
-    )
-
-
-def _update(settings: Segmenter, steps: int) -> optax.GradientTransformation:
-    pretrained = settings.weights is not None
-    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))
+def _whole(settings: Segmenter, classes: int) -> on_backbone.Whole:
+    return lambda body, rngs: SegmenterNet(body, classes + 1, width=settings.width, rngs=rngs)

@@ -8,22 +8,21 @@ Where we differ: images keep their proportions on a canvas (theirs are squeezed 
 polarity without hints is read off the running mean of all steps (theirs: the first epoch).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import optax
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from wsss_jax.errors import UserError
-from wsss_jax.models import build, networks
 from wsss_jax.models.foreground import Foreground
 from wsss_jax.ops import contrast
-from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
+from wsss_jax.systems import on_backbone
+from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import IGNORE, Batch, Leaf, System, Variables
+from wsss_jax.types import IGNORE, Backbone, Batch, Leaf, System, Variables
 
 LEVELS = 254
 """Hints travel as bytes beside the photograph: score × 254, and 255 outside of it."""
@@ -97,11 +96,10 @@ def make(settings: Contrast, *, steps: int) -> System:
 
     With hints, ``Batch.masks`` hold them: score × LEVELS, 255 where there is none.
     """
-    network = structure(settings)
-    update = _update(settings, steps)
+    network, update = structure(settings), on_backbone.update_of(settings, steps)
 
     def init(key: PRNGKeyArray) -> ContrastState:
-        return _start(states.create(states.functional(_module(settings, key)), update))
+        return _start(on_backbone.start(settings, _whole, steps, key))
 
     def step(
         state: ContrastState, batch: Batch, key: PRNGKeyArray
@@ -127,14 +125,12 @@ def make(settings: Contrast, *, steps: int) -> System:
 
 def template(settings: Contrast) -> ContrastState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    network = states.template(structure(settings), _update(settings, 1))
-    return jax.eval_shape(_start, network)
+    return jax.eval_shape(_start, on_backbone.template(settings, _whole))
 
 
 def structure(settings: Contrast) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    bare = replace(settings, weights=None)
-    return states.abstract(lambda: _module(bare, jax.random.key(0)))
+    return on_backbone.structure(settings, _whole)
 
 
 def foreground(
@@ -151,11 +147,6 @@ def foreground(
     if settings.hint_weight > 0:
         return logits
     return jnp.where(state.border > 0.5, -logits, logits)
-
-
-def lean(settings: Contrast) -> float:
-    """Which of its stride pixels a cell looks at, from 0 (the first) to 1 (the last)."""
-    return build.lean(settings.backbone, settings.output_stride)
 
 
 def on_cells(masks: Int[Array, "b H W"], stride: int) -> Float[Array, "b h w"]:
@@ -223,16 +214,5 @@ def _start(network: TrainState) -> ContrastState:
     return ContrastState(network, jnp.zeros(()), jnp.ones(()), half)
 
 
-def _module(settings: Contrast, key: PRNGKeyArray) -> Foreground:
-    return networks.foreground(
-        settings.backbone,
-        key=key,
-        output_stride=settings.output_stride,
-        pretrained=settings.weights,
-        normalise=settings.normalise,
-    )
-
-
-def _update(settings: Contrast, steps: int) -> optax.GradientTransformation:
-    pretrained = settings.weights is not None
-    return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))
+def _whole(body: Backbone, rngs: nnx.Rngs) -> Foreground:
+    return Foreground(body, rngs=rngs)

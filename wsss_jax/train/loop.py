@@ -104,12 +104,14 @@ def fit(
 
     with stop_signals() as stop, closing(log):
         latest: parallel.Metrics = {}
+        step: parallel.Step | None = None
         for done in range(start, loop.steps):
             rows = next(batches)
             batch, step_key = engine.split(rows), jax.random.fold_in(key, done)
             log.count(len(rows.real), engine.step, state, batch, step_key)
             before = latest
-            state, latest = engine.step(state, batch, step_key)
+            step = step or parallel.compiled(engine.step, state, batch, step_key)
+            state, latest = step(state, batch, step_key)
             # One step stays in flight: un-bounded loops of collectives deadlock on small hosts.
             jax.block_until_ready(before)
             shown = log.write(done + 1, latest)

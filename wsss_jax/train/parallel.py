@@ -151,6 +151,18 @@ def replicate(tree: T, mesh: Mesh) -> T:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def compiled(step: Compiled, state: PyTree, batch: PyTree, key: PRNGKeyArray) -> Step:
+    """The step for arguments of these shapes, once every host has compiled it.
+
+    One host may take minutes longer than another, which the step's collectives would not wait for.
+    """
+    if jax.process_count() == 1:
+        return step
+    made = step.lower(state, batch, key).compile()
+    _meet()
+    return made
+
+
 def highest(number: int) -> int:
     """The largest of the numbers that the hosts call this with; every host must call it."""
     if jax.process_count() == 1:
@@ -162,6 +174,7 @@ def from_each_host(value: T) -> list[T]:
     """The JSON values that the hosts call this with, by host; every host must call it."""
     if jax.process_count() == 1:
         return [value]
+    _meet()
     own = np.frombuffer(json.dumps(value).encode(), np.uint8)
     padded = np.zeros(highest(own.size), np.uint8)  # an end of zeros is no JSON, and is cut off
     padded[: own.size] = own
@@ -181,19 +194,22 @@ def in_turn() -> Iterator[None]:
     Then they pass it, too, and find everything done, as every step skips what is there. Every host
     must come here, in the same order. A signal reaches a host that waits.
     """
-    name = f"wsss_turn_{next(_turns)}"
     if not is_first():
-        _meet(name)
+        _meet()
     yield
     if is_first():
-        _meet(name)
+        _meet()
 
 
-_turns = itertools.count()
+_meetings = itertools.count()
 
 
-def _meet(name: str) -> None:
-    """Wait until every host is here, in a thread: the main thread stays open for signals."""
+def _meet() -> None:
+    """Wait until every host is here, in a thread: the main thread stays open for signals.
+
+    Collectives do not wait that long: Gloo's, between CPUs, fail after 30 seconds.
+    """
+    name = f"wsss_meeting_{next(_meetings)}"
     meet = multihost.get_barrier_sync_fn()
     failed: list[Exception] = []
 
