@@ -145,7 +145,7 @@ def stages(
     counts: Sequence[int],
     rows: Sequence[tuple[int, int, int]],
     block: Callable[..., nnx.Module],
-) -> tuple[list[nnx.List], tuple[int, ...]]:
+) -> tuple[list[Any], tuple[int, ...]]:
     """Stages of ``counts`` blocks, and the strides of all maps from the stem's on.
 
     rows: of ``plan``. block: called with the number of its stage, whether it is the first there,
