@@ -328,7 +328,9 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
 def _boxes(source: Source) -> Iterator[Problem]:
     """What is wrong with the table of boxes, where there is one."""
     read = boxes.of_table(source) if isinstance(source, PictureFolder) else None
-    for id in source.ids if read is not None else ():
+    if read is None:
+        return
+    for id in source.ids:
         try:
             read(id)
         except MissingFileError:

@@ -41,8 +41,8 @@ def local(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 6"]:
 
     Only at its rim does such a window show what is around a disc.
     """
-    mean = ndimage.uniform_filter(images, (1, 3, 3, 1))
-    square = ndimage.uniform_filter(images**2, (1, 3, 3, 1))
+    mean = ndimage.uniform_filter(images, 3, axes=(1, 2))
+    square = ndimage.uniform_filter(images**2, 3, axes=(1, 2))
     return np.concatenate([mean, 4 * np.sqrt(np.maximum(square - mean**2, 0))], axis=-1)
 
 

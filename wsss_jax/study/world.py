@@ -51,7 +51,7 @@ def pictures(
         Image.fromarray(pixels).save(data / "images" / f"{id}.png")
         write_atomic(data / "masks" / f"{id}.png", mask_png(world.masks[row], palette()))
         _put(saliency, id, world.saliency[row][..., None], np.zeros(1, np.int32))
-        labels[id] = [classes[c] for c in np.flatnonzero(world.labels[row])]
+        labels[id] = [classes[c] for c in np.flatnonzero(world.labels[row]).tolist()]
     content = {"classes": list(classes), "image_labels": labels}
     write_atomic(data / "labels.json", json.dumps(content).encode())
     return open_dataset(data, split=ALL), saliency
