@@ -119,7 +119,8 @@ def small(remat):
 
 
 def test_rematerialisation_changes_neither_gradient_nor_statistics():
-    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    # The last map has several cells: over two alone, rounding decides what BatchNorm's gradient is.
+    images = jax.random.normal(jax.random.key(0), (2, 64, 48, 3))
 
     def run(remat):
         graph, params, stats = nnx.split(small(remat), nnx.Param, ...)

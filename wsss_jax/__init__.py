@@ -17,7 +17,7 @@ for stores of score maps, and the command line (``wsss --help``).
 >>> sorted(wj.FUSIONS)[:3], "resnet50" in wj.BACKBONES, "grad_cam" in wj.EXPLAINERS
 (['agreement_mean', 'dawid_skene', 'log_opinion_pool'], True, True)
 >>> sorted(wj.SYSTEMS)
-['interpretable', 'lfi', 'occse', 'pnoc', 'poc', 'puzzle', 'seam', 'vanilla']
+['boxes', 'interpretable', 'lfi', 'occse', 'pnoc', 'poc', 'puzzle', 'seam', 'vanilla']
 >>> sorted(wj.DATASETS)
 ['class_folders', 'coco', 'folder', 'tfds', 'voc']
 >>> wj.CRF_PRESETS["psa"].bilateral_sxy, "irn" in wj.READERS, wj.IGNORE

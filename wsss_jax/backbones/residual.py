@@ -145,7 +145,7 @@ def stages(
     counts: Sequence[int],
     rows: Sequence[tuple[int, int, int]],
     block: Callable[..., nnx.Module],
-) -> tuple[list[Any], tuple[int, ...]]:
+) -> tuple[list[list[nnx.Module]], tuple[int, ...]]:
     """Stages of ``counts`` blocks, and the strides of all maps from the stem's on.
 
     rows: of ``plan``. block: called with the number of its stage, whether it is the first there,
@@ -154,7 +154,7 @@ def stages(
     made, steps = [], [4]
     for n, (count, (stride, first, others)) in enumerate(zip(counts, rows, strict=True)):
         later = (block(n, False, stride=1, dilation=others) for _ in range(count - 1))
-        made.append(nnx.List([block(n, True, stride=stride, dilation=first), *later]))
+        made.append([block(n, True, stride=stride, dilation=first), *later])
         steps.append(steps[-1] * stride)
     return made, tuple(steps)
 

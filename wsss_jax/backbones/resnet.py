@@ -181,7 +181,7 @@ class ResNet(nnx.Module):
             return block(inputs, 64 * 2**n, variant, norm=norm, rngs=rngs, **grid)
 
         stages, self.strides = residual.stages(counts, rows, made)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.layer1, self.layer2, self.layer3, self.layer4 = map(nnx.List, stages)
 
     def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps. ``rngs`` only tells that this is training."""

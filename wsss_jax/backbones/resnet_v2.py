@@ -93,7 +93,7 @@ class ResNetV2(nnx.Module):
             return Unit(inputs, 64 * 2**n, norm=norm, rngs=rngs, **grid)
 
         stages, self.strides = residual.stages(counts, rows, unit)
-        self.stages = nnx.List(stages)
+        self.stages = nnx.List(map(nnx.List, stages))
 
     def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to four maps. ``rngs`` only tells that this is training."""

@@ -1,5 +1,6 @@
 """Whole networks from their names: what systems ask for, with their weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,26 @@ def classifier(
         **options,
     )
     return Classifier(body, classes, rngs=rngs, dropout=dropout)
+
+
+def on_backbone(
+    name: str,
+    whole: Callable[..., Any],
+    *,
+    key: PRNGKeyArray,
+    output_stride: int | None,
+    pretrained: Path | None = None,
+    normalise: str | None = None,
+) -> Any:
+    """A network on the named backbone: ``whole(backbone, rngs=…)``.
+
+    key: of the random start. The rest, and errors, as for ``backbone``.
+    """
+    rngs = nnx.Rngs(key)
+    body = backbone(
+        name, rngs=rngs, output_stride=output_stride, pretrained=pretrained, normalise=normalise
+    )
+    return whole(body, rngs=rngs)
 
 
 def lean(name: str, output_stride: int) -> float:

@@ -9,6 +9,7 @@ labels come from (``stages.affinity_labels``).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -175,7 +176,7 @@ def structure(settings: AffinityNet) -> Network:
 
 def _whole(settings: AffinityNet) -> on_backbone.Whole:
     strides = {BRANCHES[settings.branch].head: settings.stride}
-    return lambda body, rngs: dense_heads.MultiTask(body, strides, rngs=rngs)
+    return partial(dense_heads.MultiTask, strides=strides)
 
 
 def _held(settings: AffinityNet) -> AffinityNet:

@@ -8,11 +8,11 @@ pixels where the proposals are not sure.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsss_jax.errors import UserError
@@ -21,13 +21,16 @@ from wsss_jax.ops import boundaries, losses
 from wsss_jax.systems import on_backbone
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import Backbone, Batch, System, Variables
+from wsss_jax.types import Batch, System, Variables
 
 STRIDE = 4
 """Pixels per cell of both answers."""
 
 LEAN = 0.5
 """Cells of the heads stand for the middle of their pixels."""
+
+
+_WHOLE = partial(dense_heads.MultiTask, strides={"saliency": STRIDE, "edge": STRIDE})
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
     network, update = structure(settings), on_backbone.update_of(settings, steps)
 
     def init(key: PRNGKeyArray) -> TrainState:
-        return on_backbone.start(settings, _whole, steps, key)
+        return on_backbone.start(settings, _WHOLE, steps, key)
 
     def step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
@@ -116,12 +119,12 @@ def labels_of(batch: Batch, *, drawn: bool = False) -> tuple[Array, Array]:
 
 def template(settings: Objects) -> TrainState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    return on_backbone.template(settings, _whole)
+    return on_backbone.template(settings, _WHOLE)
 
 
 def structure(settings: Objects) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    return on_backbone.structure(settings, _whole)
+    return on_backbone.structure(settings, _WHOLE)
 
 
 def logits(
@@ -130,7 +133,3 @@ def logits(
     """Logits of saliency and of edges, side by side on the grid of STRIDE."""
     found = structure(settings).bind(state.averaged, state.stats)(images, inside)
     return jnp.stack([found.saliency, found.edge], axis=-1)
-
-
-def _whole(body: Backbone, rngs: nnx.Rngs) -> dense_heads.MultiTask:
-    return dense_heads.MultiTask(body, {"saliency": STRIDE, "edge": STRIDE}, rngs=rngs)

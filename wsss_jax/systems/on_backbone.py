@@ -7,7 +7,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import optax
-from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from wsss_jax.models import build
@@ -15,8 +14,8 @@ from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
 
-Whole = Callable[[Any, nnx.Rngs], nnx.Module]
-"""A backbone, and where a random start comes from, to the whole network."""
+Whole = Callable[..., Any]
+"""The whole network of a backbone: ``whole(backbone, rngs=…)``."""
 
 
 @runtime_checkable
@@ -72,13 +71,12 @@ def lean(settings: OnBackbone) -> float:
     return build.lean(settings.backbone, settings.output_stride)
 
 
-def _module(settings: OnBackbone, whole: Whole, key: PRNGKeyArray) -> nnx.Module:
-    rngs = nnx.Rngs(key)
-    body = build.backbone(
+def _module(settings: OnBackbone, whole: Whole, key: PRNGKeyArray) -> Any:
+    return build.on_backbone(
         settings.backbone,
-        rngs=rngs,
+        whole,
+        key=key,
         output_stride=settings.output_stride,
         pretrained=settings.weights,
         normalise=settings.normalise,
     )
-    return whole(body, rngs)

@@ -6,6 +6,7 @@ pseudo-masks or true ones is not known here.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -128,4 +129,4 @@ def in_corner(batch: Batch) -> Batch:
 
 
 def _whole(settings: Segmenter, classes: int) -> on_backbone.Whole:
-    return lambda body, rngs: SegmenterNet(body, classes + 1, width=settings.width, rngs=rngs)
+    return partial(SegmenterNet, outputs=classes + 1, width=settings.width)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from wsss_jax.errors import UserError
@@ -22,7 +21,7 @@ from wsss_jax.ops import contrast
 from wsss_jax.systems import on_backbone
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState
-from wsss_jax.types import IGNORE, Backbone, Batch, Leaf, System, Variables
+from wsss_jax.types import IGNORE, Batch, Leaf, System, Variables
 
 LEVELS = 254
 """Hints travel as bytes beside the photograph: score × 254, and 255 outside of it."""
@@ -99,7 +98,7 @@ def make(settings: Contrast, *, steps: int) -> System:
     network, update = structure(settings), on_backbone.update_of(settings, steps)
 
     def init(key: PRNGKeyArray) -> ContrastState:
-        return _start(on_backbone.start(settings, _whole, steps, key))
+        return _start(on_backbone.start(settings, Foreground, steps, key))
 
     def step(
         state: ContrastState, batch: Batch, key: PRNGKeyArray
@@ -125,12 +124,12 @@ def make(settings: Contrast, *, steps: int) -> System:
 
 def template(settings: Contrast) -> ContrastState:
     """The shape of the state that ``make(...).init`` gives; reads no weights, allocates nothing."""
-    return jax.eval_shape(_start, on_backbone.template(settings, _whole))
+    return jax.eval_shape(_start, on_backbone.template(settings, Foreground))
 
 
 def structure(settings: Contrast) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    return on_backbone.structure(settings, _whole)
+    return on_backbone.structure(settings, Foreground)
 
 
 def foreground(
@@ -212,7 +211,3 @@ def _start(network: TrainState) -> ContrastState:
     # With a dtype: a weak 0.5 would cost the step a second trace.
     half = jnp.asarray(0.5, jnp.float32)
     return ContrastState(network, jnp.zeros(()), jnp.ones(()), half)
-
-
-def _whole(body: Backbone, rngs: nnx.Rngs) -> Foreground:
-    return Foreground(body, rngs=rngs)
