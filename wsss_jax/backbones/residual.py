@@ -7,7 +7,7 @@ bias, as a normalisation follows. Not here: networks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from wsss_jax.backbones.layers import Cells, grid_inside, keep
 from wsss_jax.errors import UserError
 
 """Real cells of the grid a layer takes in."""
+
+Block = TypeVar("Block", bound=nnx.Module)
 
 MANY = 8
 """Up to so many groups are separate convolutions: on XLA's CPU backend several times as fast."""
@@ -144,8 +146,8 @@ def plan(
 def stages(
     counts: Sequence[int],
     rows: Sequence[tuple[int, int, int]],
-    block: Callable[..., nnx.Module],
-) -> tuple[list[list[nnx.Module]], tuple[int, ...]]:
+    block: Callable[..., Block],
+) -> tuple[list[list[Block]], tuple[int, ...]]:
     """Stages of ``counts`` blocks, and the strides of all maps from the stem's on.
 
     rows: of ``plan``. block: called with the number of its stage, whether it is the first there,
