@@ -53,6 +53,7 @@ def test_boxes_of_a_table_are_read_in_any_usual_form(tmp_path, text, wanted):
     [
         ("cat,10,5,50,10", "the box of cat is 10, 5, 50, 10 in a photograph of 40×20 pixels"),
         ("cat,10,5,10,10", "the box of cat is 10, 5, 10, 10"),
+        ("cat,.25,.25,.75,.5", "all boxes of the table in shares"),  # others are in pixels
         ("cat,10,x,30,10", "wanted four numbers"),
         ("cat,10,,30,10", "wanted four numbers"),
         ("cow,10,5,30,10", "'cow', which is no class"),
@@ -75,3 +76,11 @@ def test_a_table_of_labels_may_have_the_boxes_too(tmp_path):
     assert found is not None and found.names == ("cat", "dog") and read("b") is None
     assert source.labels("a").all()
     assert not [one for one in survey(tmp_path).notices if "x1" in str(one)]
+
+
+@pytest.mark.parametrize("text", ["file,label,x,y,w,h\na.jpg,cat,1,1,8,8\n", "no,table\n1,2\n"])
+def test_a_file_of_boxes_without_their_columns_is_never_passed_over(tmp_path, text):
+    source = written(tmp_path, text)
+    with pytest.raises(BadFileError, match=r"boxes\.csv"):
+        boxes.reader_of(source)
+    assert [one.kind for one in survey(tmp_path).problems] == ["boxes"]

@@ -2,8 +2,8 @@
 
 Order and arithmetic follow the pipelines of PSA, IRN and Puzzle-CAM: everything happens on 8-bit
 pictures in Pillow, the crop comes last. A mask, where there is one, follows every geometric step
-with nearest sampling and IGNORE outside. Boxes follow mirroring
-and cropping. Randomness comes only from the generator that is given.
+with nearest sampling and IGNORE outside. Boxes follow mirroring and cropping. Randomness comes only
+from the generator that is given.
 Not here: reading, batching, and normalisation, which networks do themselves.
 """
 

@@ -75,7 +75,9 @@ def _row(where: str, cells: Sequence[str], scale: Size, size: Size, spelled: dic
     left, right = sorted(scale[0] * number for number in numbers[::2])
     top, bottom = sorted(scale[1] * number for number in numbers[1::2])
     over = max(-left, -top, right - size[1], bottom - size[0])
-    if over > _OVER or left >= right or top >= bottom:
+    thin = min(right - left, bottom - top)
+    # Below a pixel on both sides: shares in a table where one number is above 1.
+    if over > _OVER or thin <= 0 or max(right - left, bottom - top) < 1:
         raise BadFileError(
             f"{where}: the box of {name} is {told} in a photograph of {size[1]}×{size[0]} pixels; "
             "wanted left, upper, right and lower edge in pixels of the photograph as it is stored "

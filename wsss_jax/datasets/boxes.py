@@ -83,11 +83,19 @@ def reader_if_any(source: Source) -> Reader | None:
 
 
 def of_table(source: PictureFolder) -> Reader | None:
-    """The boxes of boxes.csv or of the table of labels, None where neither has any."""
-    for path in (source.root / box_tables.NAME, source.table.path):
+    """The boxes of boxes.csv or of the table of labels, None where neither has any.
+
+    BadFileError for a boxes.csv without their columns.
+    """
+    own = source.root / box_tables.NAME
+    for path in (own, source.table.path):
         rows = box_tables.box_table(path, Index(source.images), source.classes)
         if rows is not None:
             return partial(_of_table, source, rows)
+        if path == own and own.is_file():
+            raise BadFileError(
+                f"{own}: no columns of boxes; wanted file,label,{','.join(box_tables.COLUMNS)}"
+            )
     return None
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, UInt8
 from wsss_jax.data.ids import UNREAD, Index, files_below
 from wsss_jax.data.photographs import verify, working_size
 from wsss_jax.data.texts import read_text
-from wsss_jax.datasets import boxes, folders, lists, numbering
+from wsss_jax.datasets import box_tables, boxes, folders, lists, numbering
 from wsss_jax.datasets import table as datasets
 from wsss_jax.datasets.coco import CocoSource
 from wsss_jax.datasets.table import PictureFolder, Source
@@ -327,7 +327,11 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
 
 def _boxes(source: Source) -> Iterator[Problem]:
     """What is wrong with the table of boxes, where there is one."""
-    read = boxes.of_table(source) if isinstance(source, PictureFolder) else None
+    try:
+        read = boxes.of_table(source) if isinstance(source, PictureFolder) else None
+    except BadFileError as problem:
+        yield Problem("boxes", box_tables.NAME, str(problem))
+        return
     if read is None:
         return
     for id in source.ids:

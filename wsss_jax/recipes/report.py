@@ -65,8 +65,10 @@ def page(path: Path, recipe: Recipe, made: Made, rows: Sequence[Row], source: So
         "explanation": str(recipe.explanation),
         "refinements": ", ".join(recipe.refinements) or "none",
         "walk": str(recipe.walk),
-        "dense CRF": str(recipe.crf),
+        "dense CRF": str(recipe.crf) if "crf" in recipe.refinements else "none",
     }
+    if recipe.combiner is not None:
+        settings["dense CRF after the combiner"] = str(recipe.last or "none")
     report = _report(recipe.name, rows, source, settings, gallery=gallery, groups=made.groups)
     return write_page(path, report, _pictures(gallery, source, source.ids[: recipe.gallery]))
 

@@ -122,8 +122,8 @@ def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predict
     by = _by_head if "features" in record else _by_network
     told = by(run, record, source, work, settings, ids=chosen)
     crf = Crf(AFTER_COMBINING) if background else Crf(AFTER_COMBINING, background=None)
-    maps = refine(told, source, work / "crf", crf, ids=_of(told, chosen), workers=share)
-    ids = _of(maps, chosen)
+    maps = refine(told, source, work / "crf", crf, ids=_done(told, chosen), workers=share)
+    ids = _done(maps, chosen)
     masks = decide(
         maps, work / "masks", Masking(0.5, background=background), ids=ids, workers=share
     )
@@ -153,9 +153,9 @@ def found_in(maps: Store, masks: Store, id: str) -> list[Predicted]:
     return sorted(found, key=lambda one: -one.share) or [rest]
 
 
-def _of(store: Store, ids: Sequence[str]) -> tuple[str, ...]:
-    done = set(store.ids())
-    return tuple(id for id in ids if id in done)
+def _done(store: Store, ids: Sequence[str]) -> tuple[str, ...]:
+    there = set(store.ids())
+    return tuple(id for id in ids if id in there)
 
 
 def _run_of(folder: Path) -> Path:
