@@ -2,7 +2,8 @@
 
 As voc12_animals_best.py, with smaller crops (photographs are 320 by 213 pixels). Classes are the
 things of the data set's labels.json but the horse, which too few images show; grass, sky and road
-are background. A dense CRF costs on photographs as small as these, so there is none.
+are background. The dense CRF of class maps costs on photographs as small as these, so there is none
+before the combiner.
 
 Supervision: as voc12_animals_best.py.
 
