@@ -33,7 +33,7 @@ def linear_system(steps=STEPS, optim=Optim(learning_rate=0.5)):  # noqa: B008
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         state = state.updated(update, loss, grads)
-        return state, {"loss": loss, "bad_in_a_row": state.in_a_row, "skipped": state.skipped}
+        return state, {"loss": loss, **state.counts}
 
     return System(init, step)
 

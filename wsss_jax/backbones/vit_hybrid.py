@@ -7,7 +7,7 @@ of ``layers``. GroupNorm's statistics are those of the real cells, so that a can
 changes nothing.
 """
 
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +15,30 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from wsss_jax.backbones import residual
 from wsss_jax.backbones.layers import (
     Cells,
     Images,
     Inside,
     Maps,
     Rngs,
+    cells_at,
     conv3x3,
-    grid_inside,
+    convolve,
     keep,
     max_pool3x3,
 )
-from wsss_jax.backbones.vit import Encoder, Family, Linear, cells_of, patch_map
+from wsss_jax.backbones.norms import GroupNorm
+from wsss_jax.backbones.vit import Encoder, Family, Linear, patch_map
 from wsss_jax.errors import UserError
 from wsss_jax.ops import tokens
 from wsss_jax.types import BlockRecord, Size
+from wsss_jax.weights.normalisation import HALF
 
 STAGES = ((3, 256), (4, 512), (9, 1024))
 """Bottlenecks and output channels of each stage; all but the first begin with stride 2."""
 
-GROUPS = 32
+_norm = partial(GroupNorm, groups=32)
 
 Map = Float[Array, "b h w k"]
 
@@ -57,46 +61,26 @@ class StandardConv(nnx.Module):
         return conv7x7_by_two(keep(x, cells), kernel)
 
 
-class GroupNorm(nnx.Module):
-    """GroupNorm (Wu & He 2018) of 32 groups with epsilon 1e-5, over the real cells."""
-
-    def __init__(self, channels: int):
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-
-    def __call__(self, x: Map, cells: Cells) -> Map:
-        """Normalise in float32, return in the dtype that came."""
-        b, h, w, k = x.shape
-        y = keep(x, cells).astype(jnp.float32).reshape(b, h * w, GROUPS, k // GROUPS)
-        weight = jnp.ones((b, h * w)) if cells is None else cells.reshape(b, h * w).astype(y.dtype)
-        count = jnp.maximum(weight.sum(axis=1), 1.0)[:, None, None, None] * (k // GROUPS)
-        weight = weight[:, :, None, None]
-        y = (y - y.sum(axis=(1, 3), keepdims=True) / count) * weight
-        y = y * lax.rsqrt(jnp.square(y).sum(axis=(1, 3), keepdims=True) / count + 1e-5)
-        scale, bias = self.scale[...][None, None, None], self.bias[...][None, None, None]
-        return (y.reshape(x.shape) * scale + bias).astype(x.dtype)
-
-
 class Bottleneck(nnx.Module):
     """1×1, 3×3 (with the stride) and 1×1, a norm after each; the last ReLU follows the sum."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, rngs: nnx.Rngs):
         inner = outputs // 4
         self.conv1 = StandardConv(1, inputs, inner, rngs=rngs)
-        self.norm1 = GroupNorm(inner)
+        self.norm1 = _norm(inner)
         self.conv2 = StandardConv(3, inner, inner, stride=stride, rngs=rngs)
-        self.norm2 = GroupNorm(inner)
+        self.norm2 = _norm(inner)
         self.conv3 = StandardConv(1, inner, outputs, rngs=rngs)
-        self.norm3 = GroupNorm(outputs)
+        self.norm3 = _norm(outputs)
         changes = stride > 1 or inputs != outputs
         self.conv_proj = (
             StandardConv(1, inputs, outputs, stride=stride, rngs=rngs) if changes else None
         )
-        self.norm_proj = GroupNorm(outputs) if changes else None
+        self.norm_proj = _norm(outputs) if changes else None
 
     def __call__(self, x: Map, cells: Cells) -> Float[Array, "b h2 w2 n"]:
         """One block; ``cells`` are those of its input grid."""
-        after = None if cells is None else grid_inside(cells, self.conv2.stride)
+        after = cells_at(cells, self.conv2.stride)
         shortcut = x
         if self.conv_proj is not None and self.norm_proj is not None:
             shortcut = self.norm_proj(self.conv_proj(x, cells), after)
@@ -111,12 +95,11 @@ class Stem(nnx.Module):
     strides = (4, 8, 16)
     channels = (256, 512, 1024)
     lean = 1.0
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
+    mean, std = HALF
 
     def __init__(self, *, remat: bool = False, rngs: nnx.Rngs):
         self.root = StandardConv(7, 3, 64, stride=2, rngs=rngs)
-        self.norm = GroupNorm(64)
+        self.norm = _norm(64)
         stages, inputs = [], 64
         for n, (count, outputs) in enumerate(STAGES):
             blocks = []
@@ -131,15 +114,15 @@ class Stem(nnx.Module):
     def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to three maps, zero on padding; nothing is random."""
         del rngs
-        cells = None if inside is None else grid_inside(inside, 2)
+        cells = cells_at(inside, 2)
         x = jax.nn.relu(self.norm(self.root(images, inside), cells))
         x = max_pool3x3(keep(x, cells))  # after ReLU, so the zeros of padding never win
-        cells = None if cells is None else grid_inside(cells, 2)
+        cells = cells_at(cells, 2)
         found = []
         for stage in self.stages:
             for block in stage:
-                x = _remat(block, x, cells) if self.remat else block(x, cells)
-                cells = None if cells is None else grid_inside(cells, block.conv2.stride)
+                x = residual.run(block, x, cells, remat=self.remat)
+                cells = cells_at(cells, block.conv2.stride)
             found.append(keep(x, cells))
         return tuple(found)
 
@@ -154,8 +137,7 @@ class HybridViT(nnx.Module):
     strides = (4, 8, 16, 16)
     channels = (256, 512, 1024, 768)
     lean = 1.0
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
+    mean, std = HALF
 
     def __init__(
         self,
@@ -183,13 +165,13 @@ class HybridViT(nnx.Module):
         return self._last(self._embedded(images, inside), inside)
 
     def _last(self, embedded: Map, inside: Inside) -> Float[Array, "b t k"]:
-        return self.encoder(embedded, cells_of(inside, 16))
+        return self.encoder(embedded, cells_at(inside, 16))
 
     def record(
         self, images: Images, inside: Inside = None
     ) -> tuple[Float[Array, "b t k"], list[BlockRecord]]:
         """The same, and what each block saw."""
-        return self.encoder.record(self._embedded(images, inside), cells_of(inside, 16))
+        return self.encoder.record(self._embedded(images, inside), cells_at(inside, 16))
 
     def embedding(self, patches: object) -> None:
         """None: pixels do not enter by one linear layer."""
@@ -208,16 +190,5 @@ def standardised(kernel: Float[Array, "s s k n"]) -> Float[Array, "s s k n"]:
 
 def conv7x7_by_two(x: Map, kernel: Float[Array, "7 7 k n"]) -> Float[Array, "b h2 w2 n"]:
     """7×7 convolution of stride 2 whose windows begin two cells before every even cell."""
-    margins = [(2, (-(-n // 2) - 1) * 2 + 5 - n) for n in x.shape[1:3]]
-    return lax.conv_general_dilated(
-        x, kernel, (2, 2), margins, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _remat(block: Bottleneck, x: Map, cells: Cells) -> Map:
-    graph, params = nnx.split(block)
-
-    def run(params: Any, x: Array, cells: Array | None) -> Array:
-        return nnx.merge(graph, params)(x, cells)
-
-    return jax.checkpoint(run)(params, x, cells)
+    height, width = ((2, (-(-n // 2) - 1) * 2 + 5 - n) for n in x.shape[1:3])
+    return convolve(x, kernel, margins=(height, width), stride=2)

@@ -64,7 +64,7 @@ def make(settings: InterpretableGradient, *, classes: int, steps: int) -> System
 
         (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **parts, **classifier.counts(state)}
+        return state, {"loss": loss, **parts, **state.counts}
 
     return System(init, step)
 

@@ -56,7 +56,7 @@ def make(settings: Lfi, *, classes: int, steps: int) -> System:
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **classifier.counts(state)}
+        return state, {"loss": loss, **state.counts}
 
     return System(init, step)
 

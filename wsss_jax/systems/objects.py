@@ -9,7 +9,6 @@ pixels where the proposals are not sure.
 
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads
 from wsss_jax.ops import boundaries, losses
 from wsss_jax.systems import on_backbone
+from wsss_jax.systems.on_backbone import OnBackbone
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import Batch, System, Variables
@@ -34,30 +34,20 @@ _WHOLE = partial(dense_heads.MultiTask, strides={"saliency": STRIDE, "edge": STR
 
 
 @dataclass(frozen=True)
-class Objects:
+class Objects(OnBackbone):
     """Which network learns saliency and edges, and how.
 
     Attributes:
-        backbone: a name in BACKBONES, convolutional.
-        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
-            hub:owner/name, or auto; None starts from random ones.
-        output_stride: pixels per cell of the backbone's last map.
         edge_weight: of the edges' loss beside that of saliency.
         learns_body: whether the heads teach the backbone too.
         optim: how parameters are updated (PoolNet: Adam of 5e-5, weight decay 5e-4).
-        normalise: how images are normalised for these weights, imagenet, half, clip or six
-            numbers; None reads it from their file, and fills it in.
     """
 
-    backbone: str = "mobilenet_v2"
-    weights: Path | None = None
-    output_stride: int = 16
     edge_weight: float = 1.0
     learns_body: bool = True
     optim: Optim = field(
         default_factory=lambda: Optim("adamw", learning_rate=5e-5, weight_decay=5e-4)
     )
-    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if self.edge_weight < 0:
@@ -91,13 +81,7 @@ def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
 
         (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         state = state.updated(update, loss, grads)
-        return state, {
-            "loss": loss,
-            "saliency": parts[0],
-            "edges": parts[1],
-            "skipped": state.skipped,
-            "bad_in_a_row": state.in_a_row,
-        }
+        return state, {"loss": loss, "saliency": parts[0], "edges": parts[1], **state.counts}
 
     return System(init, step)
 

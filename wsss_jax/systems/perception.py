@@ -58,7 +58,7 @@ def make(settings: Perception, encode: Encode, *, steps: int) -> System:
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         state = state.updated(update, loss, grads)
-        return state, {"loss": loss, "skipped": state.skipped, "bad_in_a_row": state.in_a_row}
+        return state, {"loss": loss, **state.counts}
 
     return System(init, step)
 

@@ -113,7 +113,7 @@ def make_puzzle(settings: PuzzleCam, *, classes: int, steps: int) -> System:
 
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **metrics, **classifier.counts(state)}
+        return state, {"loss": loss, **metrics, **state.counts}
 
     return System(init, step)
 
@@ -146,11 +146,8 @@ def make_judged(settings: OcCse | POc, *, classes: int, steps: int) -> System:
 
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
         learner = learner.updated(update, loss, grads)
-        return replace(state, learner=learner), {
-            "loss": loss,
-            **metrics,
-            **classifier.counts(learner),
-        }
+        metrics = {"loss": loss, **metrics, **learner.counts}
+        return replace(state, learner=learner), metrics
 
     return System(init, step)
 

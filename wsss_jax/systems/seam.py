@@ -83,7 +83,7 @@ def make(settings: Seam, *, classes: int, steps: int) -> System:
 
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **metrics, **classifier.counts(state)}
+        return state, {"loss": loss, **metrics, **state.counts}
 
     return System(init, step)
 

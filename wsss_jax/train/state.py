@@ -65,6 +65,11 @@ class TrainState:
         """The parameters to explain with: their moving average if one is kept (``Optim.ema``)."""
         return optimizers.averaged(self.params, self.opt_state)
 
+    @property
+    def counts(self) -> dict[str, Leaf]:
+        """What the training loop watches: steps that were not finite."""
+        return {"skipped": self.skipped, "bad_in_a_row": self.in_a_row}
+
     def updated(
         self, optimizer: optax.GradientTransformation, loss: Float[Array, ""], grads: PyTree
     ) -> "TrainState":
