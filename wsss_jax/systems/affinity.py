@@ -131,15 +131,13 @@ def make(settings: AffinityNet, *, steps: int) -> System:
         kinds = pairs.pairs(losses.where_given(labels, batch.real), settings.radius)
         cells = grid_inside(batch.inside, settings.stride)
 
-        def loss_of(params: Variables) -> Array:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
             joined = branch.join(getattr(found, branch.head), settings.radius, cells)
-            return losses.pair_affinity(joined.values, kinds)
+            return losses.pair_affinity(joined.values, kinds), {}
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **state.counts}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

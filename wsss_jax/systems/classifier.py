@@ -8,13 +8,15 @@ transformer's own. Everything that other systems share of it is here too.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import jax
 from jaxtyping import Array, Bool, PRNGKeyArray
 
-from wsss_jax.models import build, classifiers, heads
+from wsss_jax.models import classifiers, heads
 from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.ops import losses
+from wsss_jax.systems import on_backbone
 from wsss_jax.systems.class_loss import ClassLoss
 from wsss_jax.systems.entry import Explained
 from wsss_jax.systems.on_backbone import OnBackbone
@@ -62,14 +64,12 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         targets = losses.smooth(batch.labels, settings.label_smoothing)
 
-        def loss_of(params: Variables) -> Array:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(held(params, settings.optim.freeze), state.stats)
             logits = module(batch.images, batch.inside, rngs=key)
-            return settings.loss.of(logits, targets, batch)
+            return settings.loss.of(logits, targets, batch), {}
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **state.counts}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 
@@ -110,16 +110,9 @@ def module_of(
     settings: Classifier, classes: int, key: PRNGKeyArray
 ) -> heads.Classifier | TokenClassifier:
     """The network itself, from a random start or its file of weights."""
-    plain = build.classifier(
-        settings.backbone,
-        classes,
-        key=key,
-        output_stride=settings.output_stride,
-        pretrained=settings.weights,
-        normalise=settings.normalise,
-        dropout=settings.dropout,
-        **({"remat": True} if settings.remat else {}),
-    )
+    whole = partial(heads.Classifier, classes=classes, dropout=settings.dropout)
+    options = {"remat": True} if settings.remat else {}
+    plain = on_backbone.module_of(settings, whole, key, **options)
     return classifiers.with_head(plain, settings.head, key=key)
 
 

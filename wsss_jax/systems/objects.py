@@ -10,7 +10,6 @@ pixels where the proposals are not sure.
 from dataclasses import dataclass, field
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -70,18 +69,15 @@ def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         salient, edges = labels_of(batch, drawn=drawn)
 
-        def loss_of(params: Variables) -> tuple[Array, tuple[Array, Array]]:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
-            parts = (
-                losses.mean_over_given(losses.binary(found.saliency, salient), salient),
-                losses.mean_over_given(losses.balanced_binary(found.edge, edges), edges),
-            )
-            return parts[0] + settings.edge_weight * parts[1], parts
+            on_objects = losses.mean_over_given(losses.binary(found.saliency, salient), salient)
+            on_edges = losses.mean_over_given(losses.balanced_binary(found.edge, edges), edges)
+            loss = on_objects + settings.edge_weight * on_edges
+            return loss, {"saliency": on_objects, "edges": on_edges}
 
-        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, "saliency": parts[0], "edges": parts[1], **state.counts}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

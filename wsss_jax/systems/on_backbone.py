@@ -41,7 +41,7 @@ class OnBackbone:
 
 def start(settings: OnBackbone, whole: Whole, steps: int, key: PRNGKeyArray) -> TrainState:
     """The state before the first step, the backbone's weights read from their file."""
-    network = states.functional(_module(settings, whole, key))
+    network = states.functional(module_of(settings, whole, key))
     return states.create(network, update_of(settings, steps))
 
 
@@ -53,7 +53,7 @@ def template(settings: OnBackbone, whole: Whole) -> TrainState:
 def structure(settings: OnBackbone, whole: Whole) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
     bare = replace(settings, weights=None)
-    return states.abstract(lambda: _module(bare, whole, jax.random.key(0)))
+    return states.abstract(lambda: module_of(bare, whole, jax.random.key(0)))
 
 
 def update_of(settings: OnBackbone, steps: int) -> optax.GradientTransformation:
@@ -67,7 +67,8 @@ def lean(settings: OnBackbone) -> float:
     return build.lean(settings.backbone, settings.output_stride)
 
 
-def _module(settings: OnBackbone, whole: Whole, key: PRNGKeyArray) -> Any:
+def module_of(settings: OnBackbone, whole: Whole, key: PRNGKeyArray, **options: Any) -> Any:
+    """The network itself, from a random start or its file of weights; options of the backbone."""
     return build.on_backbone(
         settings.backbone,
         whole,
@@ -75,4 +76,5 @@ def _module(settings: OnBackbone, whole: Whole, key: PRNGKeyArray) -> Any:
         output_stride=settings.output_stride,
         pretrained=settings.weights,
         normalise=settings.normalise,
+        **options,
     )

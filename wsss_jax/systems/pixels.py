@@ -65,16 +65,15 @@ def make(settings: Segmenter, *, classes: int, steps: int) -> System:
         seen = in_corner(batch)
         counts = seen.inside & seen.real[:, None, None]
 
-        def loss_of(params: Variables) -> Array:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.stats)
             logits = module(seen.images, seen.inside, rngs=key)
             losses = pixel_loss.cross_entropy(logits, seen.given_masks, settings.label_smoothing)
-            return pixel_loss.mean_known(losses, seen.given_masks, counts)
+            known = (counts & (seen.given_masks != IGNORE)).sum() / jnp.maximum(counts.sum(), 1)
+            terms = {"known": known.astype(jnp.float32)}
+            return pixel_loss.mean_known(losses, seen.given_masks, counts), terms
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        state = state.updated(update, loss, grads)
-        known = (counts & (seen.given_masks != IGNORE)).sum() / jnp.maximum(counts.sum(), 1)
-        return state, {"loss": loss, "known": known.astype(jnp.float32), **state.counts}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 
