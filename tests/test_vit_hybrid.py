@@ -1,4 +1,4 @@
-"""The hybrid: standardised kernels, and padding that changes nothing."""
+"""The hybrid: standardised kernels, and GroupNorm that ignores padding."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from wsss_jax.backbones import residual, vit_hybrid
-from wsss_jax.backbones.vit_hybrid import Bottleneck, HybridViT
+from wsss_jax.backbones.vit_hybrid import Bottleneck, GroupNorm, HybridViT
 
 
 def test_maps_have_the_promised_strides_and_channels():
@@ -26,6 +26,18 @@ def test_standardised_kernels_have_mean_zero_and_variance_one():
     kernel = vit_hybrid.standardised(3 + 5 * jax.random.normal(jax.random.key(0), (3, 3, 4, 5)))
     np.testing.assert_allclose(kernel.mean(axis=(0, 1, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(kernel.std(axis=(0, 1, 2)), 1, atol=1e-5)
+
+
+def test_group_norm_is_the_plain_one_over_the_real_cells():
+    x = 2 + 3 * jax.random.normal(jax.random.key(0), (2, 3, 4, 64))
+    groups = x.reshape(2, 12, 32, 2)
+    mean, var = (f(groups, axis=(1, 3), keepdims=True) for f in (jnp.mean, jnp.var))
+    wanted = ((groups - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape)
+    norm = GroupNorm(64)
+    np.testing.assert_allclose(norm(x, None), wanted, atol=1e-5)
+    canvas = jnp.full((2, 5, 6, 64), 7.0).at[:, :3, :4].set(x)
+    cells = jnp.zeros((2, 5, 6), bool).at[:, :3, :4].set(True)
+    np.testing.assert_allclose(norm(canvas, cells)[:, :3, :4], wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(9, 12), (10, 7)])

@@ -7,8 +7,6 @@ of ``layers``. GroupNorm's statistics are those of the real cells, so that a can
 changes nothing.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -28,7 +26,6 @@ from wsss_jax.backbones.layers import (
     keep,
     max_pool3x3,
 )
-from wsss_jax.backbones.norms import GroupNorm
 from wsss_jax.backbones.vit import Encoder, Family, Linear, patch_map
 from wsss_jax.errors import UserError
 from wsss_jax.ops import tokens
@@ -38,7 +35,7 @@ from wsss_jax.weights.normalisation import HALF
 STAGES = ((3, 256), (4, 512), (9, 1024))
 """Bottlenecks and output channels of each stage; all but the first begin with stride 2."""
 
-_norm = partial(GroupNorm, groups=32)
+GROUPS = 32
 
 Map = Float[Array, "b h w k"]
 
@@ -61,22 +58,42 @@ class StandardConv(nnx.Module):
         return conv7x7_by_two(keep(x, cells), kernel)
 
 
+class GroupNorm(nnx.Module):
+    """GroupNorm (Wu & He 2018) of 32 groups with epsilon 1e-5, over the real cells."""
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Map, cells: Cells) -> Map:
+        """Normalise in float32, return in the dtype that came."""
+        b, h, w, k = x.shape
+        y = keep(x, cells).astype(jnp.float32).reshape(b, h * w, GROUPS, k // GROUPS)
+        weight = jnp.ones((b, h * w)) if cells is None else cells.reshape(b, h * w).astype(y.dtype)
+        count = jnp.maximum(weight.sum(axis=1), 1.0)[:, None, None, None] * (k // GROUPS)
+        weight = weight[:, :, None, None]
+        y = (y - y.sum(axis=(1, 3), keepdims=True) / count) * weight
+        y = y * lax.rsqrt(jnp.square(y).sum(axis=(1, 3), keepdims=True) / count + 1e-5)
+        scale, bias = self.scale[...][None, None, None], self.bias[...][None, None, None]
+        return (y.reshape(x.shape) * scale + bias).astype(x.dtype)
+
+
 class Bottleneck(nnx.Module):
     """1×1, 3×3 (with the stride) and 1×1, a norm after each; the last ReLU follows the sum."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, rngs: nnx.Rngs):
         inner = outputs // 4
         self.conv1 = StandardConv(1, inputs, inner, rngs=rngs)
-        self.norm1 = _norm(inner)
+        self.norm1 = GroupNorm(inner)
         self.conv2 = StandardConv(3, inner, inner, stride=stride, rngs=rngs)
-        self.norm2 = _norm(inner)
+        self.norm2 = GroupNorm(inner)
         self.conv3 = StandardConv(1, inner, outputs, rngs=rngs)
-        self.norm3 = _norm(outputs)
+        self.norm3 = GroupNorm(outputs)
         changes = stride > 1 or inputs != outputs
         self.conv_proj = (
             StandardConv(1, inputs, outputs, stride=stride, rngs=rngs) if changes else None
         )
-        self.norm_proj = _norm(outputs) if changes else None
+        self.norm_proj = GroupNorm(outputs) if changes else None
 
     def __call__(self, x: Map, cells: Cells) -> Float[Array, "b h2 w2 n"]:
         """One block; ``cells`` are those of its input grid."""
@@ -99,7 +116,7 @@ class Stem(nnx.Module):
 
     def __init__(self, *, remat: bool = False, rngs: nnx.Rngs):
         self.root = StandardConv(7, 3, 64, stride=2, rngs=rngs)
-        self.norm = _norm(64)
+        self.norm = GroupNorm(64)
         stages, inputs = [], 64
         for n, (count, outputs) in enumerate(STAGES):
             blocks = []
