@@ -84,3 +84,14 @@ def test_a_file_of_boxes_without_their_columns_is_never_passed_over(tmp_path, te
     with pytest.raises(BadFileError, match=r"boxes\.csv"):
         boxes.reader_of(source)
     assert [one.kind for one in survey(tmp_path).problems] == ["boxes"]
+
+
+def test_boxes_of_no_photograph_are_told_of(tmp_path, capsys):
+    written(tmp_path, "file,label,x1,y1,x2,y2\na.jpg,cat,10,5,30,10\nz.jpg,cat,1,1,9,9\n")
+    found = [one for one in survey(tmp_path).problems if one.kind == "boxes"]
+    assert [one.where for one in found] == ["z.jpg"]
+    assert "boxes of no photograph" in found[0].message
+    boxes.reader_of(open_dataset(tmp_path, split="all"))
+    assert "boxes of 1 names are of no photograph and count for nothing: z.jpg" in (
+        capsys.readouterr().out
+    )

@@ -109,7 +109,7 @@ def test_cells_of_boxes_by_hand():
 def test_the_highest_share_of_a_box_is_lifted_and_no_more():
     one = Boxed(np.array([0]), np.array([[True, True, True, True, False]]))
     maps = np.array([[0.1], [0.3], [0.2], [0.0], [0.9]], np.float32)
-    found = boxed.lifted(maps, one, share=0.5, threshold=0.25)
+    found = boxed.lifted(maps, one, share=0.5, thresholds=np.array([0.25]))
     np.testing.assert_allclose(found[:, 0], [0.1, 0.3, 0.2525, 0.0, 0.9], rtol=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_a_combiner_respects_boxes_and_tells_of_them(tmp_path):
     read = boxes.around_masks(source, ids[:-1])
     given = replace(inputs, boxes=read)
     run = learn(given, tmp_path / "run", settings, ids=ids)
-    threshold = record.load(run, given)[1].threshold
+    thresholds = record.load(run, given)[1].thresholds
     made = fuse(run, given, tmp_path / "fused", ids=ids).maps
     for id in ids[:-1]:
         maps = made.get_scores(id)
@@ -130,7 +130,7 @@ def test_a_combiner_respects_boxes_and_tells_of_them(tmp_path):
         found = boxed.on_grid(drawn, names, maps.scores.shape[:2])
         assert found is not None
         rows = maps.scores.reshape(-1, len(names))
-        assert threshold > 0 and (rows[~found.allowed(len(names))] < 0.5).all()
+        assert (thresholds > 0).all() and (rows[~found.allowed(len(names))] < 0.5).all()
         ground = 1 - rows.sum(axis=1)
         for inside in found.inside:
             assert (rows[inside].max(axis=1) > ground[inside]).mean() >= 0.3

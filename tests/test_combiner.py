@@ -1,6 +1,7 @@
 """The combiner as a whole, on a small world as files."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.data import stores
 from wsss_jax.datasets import views
-from wsss_jax.errors import UserError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import metrics
 from wsss_jax.run import left_out
 from wsss_jax.stages.combine import Fusion, combine
@@ -127,7 +128,14 @@ def test_a_system_that_the_run_has_not_learned_is_fused_too(inputs, run, tmp_pat
 def test_the_record_decides_and_other_inputs_are_refused(inputs, run, tmp_path):
     settings, found, seen = record.load(run, inputs)
     assert settings == SETTINGS and seen.cells == 24
-    assert found.probe.classes == inputs.source.classes.names and 0 < found.threshold < 1
+    assert found.probe.classes == inputs.source.classes.names
+    assert ((found.thresholds > 0) & (found.thresholds < 1)).all()
+    copied = shutil.copytree(run, tmp_path / "copied")
+    path = copied / "thresholds.json"
+    for damaged in ({"another": 0.5}, dict.fromkeys(inputs.source.classes.names, 2.0)):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(BadFileError, match=r"thresholds\.json: .* delete .* learn it again"):
+            record.load(copied, inputs)
     for changed, what in (
         (replace(inputs, features=inputs.features[:1]), "features"),
         (replace(inputs, features=inputs.features[::-1]), "features"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.combiner import consensus, probes, refine
+from wsss_jax.combiner import consensus, learn, probes, refine
 from wsss_jax.combiner.consensus import Evidence
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.errors import BadFileError, UserError
@@ -61,12 +61,13 @@ def test_systems_and_classes_are_treated_alike_and_padding_changes_nothing():
 
 
 def test_a_refined_map_is_more_probable_than_background_just_above_its_threshold():
-    maps = np.array([[0.3, 0.1], [0.5, 0.1]], np.float32)
-    shares = refine.with_background(maps, 0.4)
+    maps = np.array([[0.3, 0.1], [0.5, 0.1], [0.5, 0.6]], np.float32)
+    shares = refine.with_background(maps, np.array([0.4, 0.7]))
     raised = np.array([0.4, 0.3, 0.1]) ** 8
     np.testing.assert_allclose(shares[0], raised / raised.sum(), atol=1e-6)
-    assert (shares.argmax(axis=1) == [0, 1]).all()
-    assert (refine.with_background(maps, 0.0)[:, 0] == 0).all()
+    # The third cell's winner is below its own threshold; that the other one is above counts not.
+    assert (shares.argmax(axis=1) == [0, 1, 0]).all()
+    assert (refine.with_background(maps, np.zeros(2))[:, 0] == 0).all()
 
 
 def test_smoothing_is_the_mean_over_cells_weighted_by_the_softmax_of_cosines():
@@ -92,8 +93,33 @@ def test_smoothing_of_many_cells_by_evenly_spread_ones_is_near_that_by_all(monke
 
 def test_labels_are_the_highest_map_above_the_threshold():
     maps = np.array([[0.3, 0.6], [0.2, 0.1], [0.7, 0.6]], np.float32)
-    assert refine.labels_at(maps, 0.5).tolist() == [2, 0, 1]
-    assert refine.labels_at(maps, -1.0).tolist() == [2, 1, 1]
+    assert refine.labels_at(maps, np.array([0.5, 0.5])).tolist() == [2, 0, 1]
+    assert refine.labels_at(maps, np.array([0.5, 0.65])).tolist() == [0, 0, 1]
+    assert refine.labels_at(maps, np.array([-1.0, -1.0])).tolist() == [2, 1, 1]
+
+
+def test_a_class_whose_maps_are_high_everywhere_has_a_higher_threshold():
+    """40 images of each: the first class stands out of 0.1, the second one out of 0.5."""
+
+    def image(label: int, ground: float) -> refine.Cells:
+        maps = np.full((1, 100, 1), ground, np.float32)
+        maps[:, :25] = 0.9
+        nothing = np.zeros((100, 0), np.float32)
+        pixels, known = np.zeros((100, 3), np.float32), np.ones(1, bool)
+        labels = np.array([label])
+        return refine.Cells(
+            "a", ("a",), labels, maps, known, pixels, nothing, nothing, saliency=None, truth=None
+        )
+
+    sample = [image(0, 0.1) for _ in range(40)] + [image(1, 0.5) for _ in range(40)]
+    found = learn._thresholds(sample, None, Combining(), 3)
+    shared = learn._thresholds(sample, None, Combining(thresholds="shared"), 3)
+    assert 0.1 < shared[0] < 0.5 and (shared == shared[0]).all()
+    assert found[0] == found[2] == shared[0] and 0.5 < found[1] < 0.9
+    # Of two images nothing sure is known, so the shared threshold stays.
+    few = learn._thresholds([*sample[:40], *sample[40:42]], None, Combining(), 3)
+    assert (few == few[0]).all()
+    assert not learn._thresholds(sample, None, Combining(background=False), 3).any()
 
 
 @pytest.fixture(scope="module")

@@ -43,9 +43,13 @@ def on_grid(boxes: Boxes, names: Sequence[str], grid: Size) -> Boxed | None:
 
 
 def lifted(
-    maps: Float[np.ndarray, "m k"], boxed: Boxed, *, share: float, threshold: float
+    maps: Float[np.ndarray, "m k"],
+    boxed: Boxed,
+    *,
+    share: float,
+    thresholds: Float[np.ndarray, " k"],
 ) -> Float[np.ndarray, "m k"]:
-    """The maps with at least ``share`` of the cells of each box above the threshold for its class.
+    """The maps with at least ``share`` of the cells of each box above the threshold of its class.
 
     Its highest cells are lifted just above; cells that are there already stay.
     """
@@ -54,7 +58,7 @@ def lifted(
         cells = np.flatnonzero(inside)
         highest = cells[np.argsort(-maps[cells, row], kind="stable")]
         highest = highest[: int(np.ceil(share * len(cells)))]
-        maps[highest, row] = np.maximum(maps[highest, row], ABOVE * threshold)
+        maps[highest, row] = np.maximum(maps[highest, row], ABOVE * thresholds[row])
     return maps
 
 

@@ -66,10 +66,11 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
 
 def _put(made: Fused, seen: Seen, cells: Cells, found: Learned, settings: Combining) -> None:
     maps, by_probe = refine.refined(cells, found.probe, settings.smoothing)
-    maps = refine.decided(cells, maps, share=settings.boxes, threshold=found.threshold)
-    fused = refine.with_background(maps, found.threshold)
+    thresholds = found.thresholds[cells.labels]
+    maps = refine.decided(cells, maps, share=settings.boxes, thresholds=thresholds)
+    fused = refine.with_background(maps, thresholds)
     winner = fused.argmax(axis=1)[:, None]
-    opinions = refine.opinions(cells, by_probe, found.threshold)
+    opinions = refine.opinions(cells, by_probe, thresholds)
     at_winner = [np.take_along_axis(one, winner, axis=1)[:, 0] for one in opinions]
     support = np.zeros((len(fused), len(cells.known)), np.float32)
     for column, one in zip(np.flatnonzero(cells.known), at_winner, strict=False):

@@ -1,10 +1,10 @@
-"""Learning how to combine, from image labels alone: a linear probe and a threshold into a folder.
+"""Learning how to combine, from image labels alone: a linear probe and thresholds into a folder.
 
 1. *Consensus*: the mean over the systems of map × saliency, after a random walk (``consensus``).
 2. *Smoothing* inside each image: cells of similar frozen features get similar scores (``refine``).
-3. Otsu's threshold tells where background begins; so cells get pseudo-labels.
+3. Otsu's threshold of each class tells where background begins; so cells get pseudo-labels.
 4. A *linear probe* on frozen features learns from them over all images, and so takes back what the
-   systems get wrong in single images. The mean of consensus and probe, smoothed, has a threshold of
+   systems get wrong in single images. The mean of consensus and probe, smoothed, has thresholds of
    its own and gives better pseudo-labels; steps 3 and 4 are done twice.
 
 The probe learns from the first frozen network; the last one tells which cells are similar. Images
@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from wsss_jax.combiner import probes, record, refine
 from wsss_jax.combiner.batches import Seen, over_images
@@ -43,6 +44,10 @@ MAX_IMAGES = 10_000
 MAX_CELLS = 250_000
 """Cells of all images together that a probe learns from."""
 
+BORROWED = 30
+"""Average images that count beside a class's own ones in its threshold, which few would tell badly.
+"""
+
 MORE = 4
 """Times as many cells of an image whose true mask is read."""
 
@@ -62,7 +67,7 @@ def learn(inputs: Inputs, run: Path, settings: Combining, *, ids: Sequence[str])
     inputs = record.prepared(inputs, settings)
     with record.claim(run, inputs, settings, images=len(ids)) as claimed:
         if not claimed.finished:
-            record.save(run, _learned(inputs, settings, ids))
+            record.save(run, _learned(inputs, settings, ids), inputs.source.classes.names)
             write_atomic(run / "finished", b"learned\n")
     return run
 
@@ -74,10 +79,11 @@ def _learned(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> Learned
             "`wsss features` and give them with --features"
         )
     sample = _collected(inputs, settings, ids)
-    found = Learned(None, _threshold(sample, None, settings))
+    classes = len(inputs.source.classes)
+    found = Learned(None, _thresholds(sample, None, settings, classes))
     for _ in range(settings.rounds if inputs.features else 0):
         probe = _learn_probe(sample, found, inputs, settings)
-        found = Learned(probe, _threshold(sample, probe, settings))
+        found = Learned(probe, _thresholds(sample, probe, settings, classes))
     return found
 
 
@@ -145,23 +151,37 @@ def _taught(shown: Mapping[str, int], inputs: Inputs, settings: Combining) -> di
     return {id: shown[id] for id in chosen}
 
 
-def _threshold(sample: Sequence[Cells], probe: Probe | None, settings: Combining) -> float:
-    """Where background begins, by Otsu's rule; 0 where there is none.
+def _thresholds(
+    sample: Sequence[Cells], probe: Probe | None, settings: Combining, classes: int
+) -> Float[np.ndarray, " c"]:
+    """Where background begins for each class, by Otsu's rule; 0 where there is none.
+
+    One threshold parts the highest maps of all cells. A class whose own images want a higher one
+    gets that: of the cells where it is the highest, and BORROWED average images. Maps of such a
+    class are high everywhere, and at the shared threshold it takes whole walls.
 
     Of maps that a probe takes part in, square roots are parted: they spread what is low and hold
     together what is high. Of maps without one, the plain rule is nearer to the truth. Cells that
     boxes leave to no class do not count: their zeros would draw the threshold down.
     """
     if not settings.background:
-        return 0.0
-    counts = np.zeros(BINS)
+        return np.zeros(classes)
+    counts, images = np.zeros((classes, BINS)), 0
     for cells in sample:
         if cells.names:
-            maps = refine.refined(cells, probe, settings.smoothing)[0]
-            highest = maps[refine.undecided(cells)].max(axis=1)
+            maps = refine.refined(cells, probe, settings.smoothing)[0][refine.undecided(cells)]
+            highest = maps.max(axis=1)
             values = highest if probe is None else np.sqrt(np.maximum(highest, 0))
-            counts += np.histogram(values, BINS, (0.0, 1.0))[0]
-    found = masks.otsu(counts)
+            winner = maps.argmax(axis=1)
+            for column, label in enumerate(cells.labels):
+                counts[label] += np.histogram(values[winner == column], BINS, (0.0, 1.0))[0]
+            images += 1
+    shared = counts.sum(axis=0)
+    found = np.full(classes, masks.otsu(shared))
+    if settings.thresholds == "class":
+        borrowed = BORROWED / images * shared
+        own = np.array([masks.otsu(one + borrowed) for one in counts])
+        found = np.maximum(found, own)
     return found if probe is None else found**2
 
 
@@ -177,14 +197,15 @@ def _learn_probe(
     names = inputs.source.classes.names
     share, count = settings.labelled_share, sum(cells.truth is not None for cells in sample)
     worth = share / (1 - share) * max(len(sample) - count, 1) / count if count else 1.0
-    threshold = found.threshold if settings.background else -1.0
+    thresholds = found.thresholds if settings.background else found.thresholds - 1
     most = max(MAX_CELLS // max(len(sample), 1), 1)
     rows, labels, possible, weights = [], [], [], []
     for cells in sample:
         columns = np.append(0, cells.labels + 1)
         maps = refine.refined(cells, found.probe, settings.smoothing)[0]
-        maps = refine.decided(cells, maps, share=settings.boxes, threshold=found.threshold)
-        label = columns[refine.labels_at(maps, threshold)]
+        own = thresholds[cells.labels]
+        maps = refine.decided(cells, maps, share=settings.boxes, thresholds=own)
+        label = columns[refine.labels_at(maps, own)]
         used = np.arange(len(label)) < most
         if cells.truth is not None:
             used = cells.truth != IGNORE

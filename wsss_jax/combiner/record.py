@@ -1,14 +1,17 @@
-"""The folder of a learned combiner: how it was learned, its probe and its threshold.
+"""The folder of a learned combiner: how it was learned, its probe and its thresholds.
 
 settings.json holds the settings and what it was learned from, probe.npz the linear probe (none
-without frozen features), threshold.json where background begins. What is fused with a run follows
-its record, whatever is given otherwise.
+without frozen features), thresholds.json by class where background begins. What is fused with a run
+follows its record, whatever is given otherwise.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
 
 from wsss_jax import config
 from wsss_jax.combiner import probes
@@ -24,12 +27,14 @@ from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
 
+THRESHOLDS = "thresholds.json"
+
 
 class Learned(NamedTuple):
-    """What a run has learned: the probe, if any, and the threshold of the refined maps."""
+    """What a run has learned: the probe, if any, and the threshold of each class's refined map."""
 
     probe: Probe | None
-    threshold: float
+    thresholds: Float[np.ndarray, " c"]
 
 
 def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Claim:
@@ -54,11 +59,12 @@ def inputs_of(inputs: Inputs) -> dict[str, object]:
     return inherited(*given, {"labelled": sorted(inputs.labelled)}, boxes)
 
 
-def save(run: Path, found: Learned) -> None:
-    """Write all that was learned."""
+def save(run: Path, found: Learned, classes: Sequence[str]) -> None:
+    """Write all that was learned of these classes."""
     if found.probe is not None:
         found.probe.save(run / "probe.npz")
-    json_records.write(run / "threshold.json", {"threshold": found.threshold})
+    by_class = dict(zip(classes, found.thresholds.tolist(), strict=True))
+    json_records.write(run / THRESHOLDS, by_class)
 
 
 def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
@@ -82,14 +88,17 @@ def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
                 f"{run} was learned with {name} {_words(record[name])}, now it is {_words(given)}; "
                 f"give the {name} of its training, or learn in another folder"
             )
-    path = run / "threshold.json"
+    path = run / THRESHOLDS
     try:
-        threshold = float(json_records.read(path)["threshold"])
+        by_class = json_records.read(path)
+        thresholds = np.array([float(by_class[name]) for name in record["classes"]])
+        if not ((thresholds >= 0) & (thresholds <= 1)).all():
+            raise ValueError("a threshold is a number from 0 to 1")
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise BadFileError(f"{path}: {problem!r}; delete {run} and learn it again") from problem
     learned = bool(record["features"]) and settings.rounds > 0
     probe = probes.load(run / "probe.npz") if learned else None
-    return settings, Learned(probe, threshold), prepared(inputs, settings)
+    return settings, Learned(probe, thresholds), prepared(inputs, settings)
 
 
 def prepared(inputs: Inputs, settings: Combining) -> Inputs:

@@ -107,12 +107,16 @@ def undecided(cells: Cells) -> Bool[np.ndarray, " m"]:
 
 
 def decided(
-    cells: Cells, maps: Float[np.ndarray, "m k"], *, share: float, threshold: float
+    cells: Cells,
+    maps: Float[np.ndarray, "m k"],
+    *,
+    share: float,
+    thresholds: Float[np.ndarray, " k"],
 ) -> Float[np.ndarray, "m k"]:
-    """The refined maps, of which a share of each box is above the threshold."""
+    """The refined maps, of which a share of each box is above the threshold of its class."""
     if cells.boxed is None:
         return maps
-    return lifted(maps, cells.boxed, share=share, threshold=threshold)
+    return lifted(maps, cells.boxed, share=share, thresholds=thresholds)
 
 
 def probe_inputs(cells: Cells) -> Float[np.ndarray, "m d"]:
@@ -143,32 +147,36 @@ class Smoothing:
 
 
 def with_background(
-    maps: Float[np.ndarray, "m k"], threshold: float, power: int = SHARPNESS
+    maps: Float[np.ndarray, "m k"], thresholds: Float[np.ndarray, " k"], power: int = SHARPNESS
 ) -> Float[np.ndarray, "m n"]:
-    """Maps >= 0 as probabilities, column 0 of a background that scores ``threshold`` everywhere.
+    """Maps >= 0 as probabilities, column 0 of background: it scores the winner's threshold.
 
-    A class is more probable than background just where its map exceeds the threshold; 0 leaves no
-    background. Scores are raised to ``power`` before they are divided by their sum.
+    So the class with the highest map is more probable than background just where its map exceeds
+    its threshold; thresholds of 0 leave no background. Scores are raised to ``power`` before they
+    are divided by their sum.
     """
-    ground = np.full((len(maps), 1), threshold, np.float32)
+    ground = thresholds[maps.argmax(axis=1)][:, None].astype(np.float32)
     whole = np.concatenate([ground, np.maximum(maps, 0)], axis=1)
     whole = whole / np.maximum(whole.max(axis=1, keepdims=True), 1e-6)
     raised = whole**power
     return raised / np.maximum(raised.sum(axis=1, keepdims=True), 1e-6)
 
 
-def labels_at(maps: Float[np.ndarray, "m k"], threshold: float) -> Int[np.ndarray, " m"]:
-    """Row + 1 of the highest map where it exceeds the threshold, else 0; 0 without a map."""
+def labels_at(
+    maps: Float[np.ndarray, "m k"], thresholds: Float[np.ndarray, " k"]
+) -> Int[np.ndarray, " m"]:
+    """Row + 1 of the highest map where it exceeds its threshold, else 0; 0 without a map."""
     if not maps.shape[1]:
         return np.zeros(len(maps), int)
-    return np.where(maps.max(axis=1) > threshold, maps.argmax(axis=1) + 1, 0)
+    winner = maps.argmax(axis=1)
+    return np.where(maps.max(axis=1) > thresholds[winner], winner + 1, 0)
 
 
 def opinions(
-    cells: Cells, found: Float[np.ndarray, "m n"] | None, threshold: float
+    cells: Cells, found: Float[np.ndarray, "m n"] | None, thresholds: Float[np.ndarray, " k"]
 ) -> Sequence[Float[np.ndarray, "m n"]]:
     """Probabilities of background and classes by each system with a map, and then by the probe."""
-    systems = [with_background(one, threshold, 1) for one in cells.consensus[cells.known]]
+    systems = [with_background(one, thresholds, 1) for one in cells.consensus[cells.known]]
     return systems if found is None else [*systems, found]
 
 

@@ -21,6 +21,8 @@ class Combining:
             others it goes with the area. 0: no walk.
         smoothing: how unlike the features of two cells of an image may be for one to lend the other
             its scores: temperature of their cosine. 0: no smoothing.
+        thresholds: class raises the threshold of a class whose maps are high everywhere; shared has
+            one for all.
         rounds: how often the linear probe is learned, each time from better pseudo-labels. 0: no
             probe.
         penalty: of the probe's squared weights, subtracted from the mean log-likelihood.
@@ -39,6 +41,7 @@ class Combining:
     background: bool = True
     walk_steps: int = 32
     smoothing: float = 0.1
+    thresholds: Literal["class", "shared"] = "class"
     rounds: int = 2
     penalty: float = 1e-2
     units: Literal["typical", "given"] = "typical"

@@ -35,11 +35,18 @@ class Row(NamedTuple):
     corners: tuple[float, float, float, float]
 
 
-Rows = Callable[[str, Size], list[Row]]
-"""Id and size of the upright photograph to its boxes; BadFileError for what cannot be a box."""
+class BoxTable(NamedTuple):
+    """The boxes of a table.
+
+    of: id and size of the upright photograph to its boxes; BadFileError for what cannot be a box.
+    strangers: names in the column of files that are of no photograph.
+    """
+
+    of: Callable[[str, Size], list[Row]]
+    strangers: tuple[str, ...]
 
 
-def box_table(path: Path, index: Index, classes: ClassList) -> Rows | None:
+def box_table(path: Path, index: Index, classes: ClassList) -> BoxTable | None:
     """The boxes of a table by photograph; None where it is no table of boxes. BadFileError."""
     if path.suffix.lower() not in _TABLES or not path.is_file():
         return None
@@ -61,7 +68,7 @@ def box_table(path: Path, index: Index, classes: ClassList) -> Rows | None:
         scale = (size[1], size[0]) if shares else (1, 1)
         return [_row(f"{path}: {id}", row, scale, size, spelled) for row in cells.get(id, ())]
 
-    return rows_of
+    return BoxTable(rows_of, tuple(name for name in cells if name not in index.files))
 
 
 def _row(where: str, cells: Sequence[str], scale: Size, size: Size, spelled: dict[str, str]) -> Row:

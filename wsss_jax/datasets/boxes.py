@@ -6,6 +6,7 @@ the upright photograph's height and width, so that every grid can be asked.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -67,6 +68,10 @@ def reader_of(source: Source) -> Reader:
             f"{','.join(box_tables.COLUMNS)} in pixels, Annotations/ with one XML file a "
             "photograph (VOC) or the JSON of COCO"
         )
+    if isinstance(read, TableReader) and read.table.strangers:
+        names = read.table.strangers
+        few = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        print(f"boxes of {len(names)} names are of no photograph and count for nothing: {few}")
     return read
 
 
@@ -82,16 +87,30 @@ def reader_if_any(source: Source) -> Reader | None:
     return of_table(source) or (partial(_of_xml, source) if annotated else None)
 
 
-def of_table(source: PictureFolder) -> Reader | None:
+@dataclass(frozen=True)
+class TableReader:
+    """The boxes that a table gives to the photographs of a folder; a ``Reader``."""
+
+    source: PictureFolder
+    table: box_tables.BoxTable
+
+    def __call__(self, id: str) -> Boxes | None:
+        """The boxes of one photograph."""
+        size = self.source.size(id)
+        found = self.table.of(id, size)
+        return _shares([row.name for row in found], [row.corners for row in found], size)
+
+
+def of_table(source: PictureFolder) -> TableReader | None:
     """The boxes of boxes.csv or of the table of labels, None where neither has any.
 
     BadFileError for a boxes.csv without their columns.
     """
     own = source.root / box_tables.NAME
     for path in (own, source.table.path):
-        rows = box_tables.box_table(path, Index(source.images), source.classes)
-        if rows is not None:
-            return partial(_of_table, source, rows)
+        table = box_tables.box_table(path, Index(source.images), source.classes)
+        if table is not None:
+            return TableReader(source, table)
         if path == own and own.is_file():
             raise BadFileError(
                 f"{own}: no columns of boxes; wanted file,label,{','.join(box_tables.COLUMNS)}"
@@ -123,12 +142,6 @@ def _around(source: Source, ids: frozenset[str], id: str) -> Boxes | None:
         names += [source.classes.names[label]] * len(own)
         boxes += own
     return _shares(names, boxes, mask.shape)
-
-
-def _of_table(source: PictureFolder, rows: box_tables.Rows, id: str) -> Boxes | None:
-    size = source.size(id)
-    found = rows(id, size)
-    return _shares([row.name for row in found], [row.corners for row in found], size)
 
 
 def _of_coco(source: CocoSource, id: str) -> Boxes | None:

@@ -334,6 +334,8 @@ def _boxes(source: Source) -> Iterator[Problem]:
         return
     if read is None:
         return
+    for name in sorted({*read.table.strangers} - {*source.ids}):
+        yield Problem("boxes", name, "boxes of no photograph; give them the name of one")
     for id in source.ids:
         try:
             read(id)

@@ -270,5 +270,5 @@ def _table(rows: Mapping[str, Sequence[Predicted]], source: Source) -> bytes:
     for id, found in rows.items():
         for one in found:
             sure = "" if one.confidence is None else f"{one.confidence:.3f}"
-            table.writerow((str(names[id]), one.name, sure, f"{one.share:.4f}"))
+            table.writerow((str(names[id]), one.name, sure, f"{one.share:.6f}"))
     return text.getvalue().encode()

@@ -95,6 +95,7 @@ def standard(
         other("without smoothing", smoothing=0.0),
         other("without probe and smoothing", rounds=0, smoothing=0.0),
         other("without the walk", walk_steps=0),
+        other("one threshold for all classes", thresholds="shared"),
         other("one round", rounds=1),
         other("three rounds", rounds=3),
         other("wider smoothing", smoothing=1.4 * settings.smoothing),
