@@ -15,51 +15,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from per_image import CLASSES, DISTINCT, SIZE, Judged
 from PIL import Image
 
-from wsss_jax.data.classes import VOC, ClassList
+from wsss_jax.data.classes import VOC
 from wsss_jax.stages.import_maps import Import, import_priors
-from wsss_jax.types import Size
 
-SIZE: Size = (375, 500)
-CLASSES = (11, 14)
-NUMBERS = np.array(CLASSES)
-DISTINCT = 8
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A source whose photographs are never opened: labels and sizes only."""
-
-    ids: tuple[str, ...]
-    name: str = "benchmark"
-    classes: ClassList = VOC
-    has_background: bool = True
-
-    def labels(self, id: str) -> Bool[np.ndarray, " c"]:
-        """The same two classes for every image."""
-        return np.isin(np.arange(len(VOC)), NUMBERS)
-
-    def size(self, id: str) -> Size:
-        """Of every photograph."""
-        return SIZE
-
-    def image(self, id: str) -> UInt8[np.ndarray, "H W 3"]:
-        """Black."""
-        return np.zeros((*SIZE, 3), np.uint8)
-
-    def mask(self, id: str) -> None:
-        """There is none."""
-        return None
-
-    def encoded(self, id: str) -> bytes:
-        """Nothing."""
-        return b""
+NUMBERS = CLASSES.astype(int)
 
 
 def maps(seed: int) -> np.ndarray:
@@ -92,7 +57,7 @@ def planes(scores: np.ndarray) -> np.ndarray:
     return whole
 
 
-SHIFTED = np.array([0, *(n + 1 for n in CLASSES)])
+SHIFTED = np.array([0, *(NUMBERS + 1)])
 WRITERS: dict[str, tuple[str, Callable[[np.ndarray, Path], None]]] = {
     "irn, high_res": (
         "irn",
@@ -102,7 +67,7 @@ WRITERS: dict[str, tuple[str, Callable[[np.ndarray, Path], None]]] = {
         "puzzle",
         dictionary(lambda s: {"keys": SHIFTED, "cam": s[:, ::4, ::4], "hr_cam": s}),
     ),
-    "psa_cam": ("psa_cam", dictionary(lambda s: dict(zip(CLASSES, s, strict=True)))),
+    "psa_cam": ("psa_cam", dictionary(lambda s: dict(zip(NUMBERS.tolist(), s, strict=True)))),
     "clipes": (
         "clipes",
         dictionary(lambda s: {"keys": NUMBERS, "attn_highres": s.astype(np.float16)}),
@@ -122,7 +87,7 @@ def rates(
     found = []
     for number in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
-        import_priors(Import(layout), folder, Labelled(ids), folder / f"out{number}", ids=ids)
+        import_priors(Import(layout), folder, Judged(ids), folder / f"out{number}", ids=ids)
         elapsed = time.perf_counter() - wall, time.process_time() - cpu
         found.append((len(ids) / elapsed[0], len(ids) / elapsed[1]))
     return found

@@ -42,7 +42,7 @@ class Judged:
     """A source with labels and true masks, whose photographs are never opened."""
 
     ids: tuple[str, ...]
-    truth: tuple[bytes, ...]
+    truth: tuple[bytes, ...] = ()
     name: str = "benchmark"
     classes: ClassList = VOC
     has_background: bool = True

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import toy_priors
 
-from wsss_jax.data import stores
 from wsss_jax.errors import BadFileError
 from wsss_jax.formats import npz
 from wsss_jax.formats.bounded import read_bytes
@@ -175,13 +174,6 @@ def test_a_damaged_stream_of_a_record_is_one_error(tmp_path):
         (tmp_path / "a.npz").write_bytes(changed)
         with pytest.raises(BadFileError, match=r"a\.npz: damaged"):
             npz.read(tmp_path / "a.npz", {"x": "f"})
-
-
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format": 1}', b"[]", b"\xff", b"1e999"])
-def test_an_index_that_is_none_is_one_error(tmp_path, content):
-    (tmp_path / "index.json").write_bytes(content)
-    with pytest.raises(BadFileError, match=r"index\.json"):
-        stores.open_store(tmp_path)
 
 
 def test_pipes_and_sockets_are_refused_not_waited_for(tmp_path):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_metrics import slow_average_precision
 from toy_scorers import net_t, photos, t_image
 
 from wsss_jax.explain import faithfulness as seeing
@@ -136,17 +137,6 @@ def test_binary_segmentation_by_hand():
     assert localisation.foreground_f1(counts) == pytest.approx(2 / 3)
 
 
-def slow_precision(scores, wanted):
-    """Mean over ranks of precision, at each distinct score, by the definition."""
-    total, before = 0.0, 0.0
-    for threshold in sorted(set(scores), reverse=True):
-        called = scores >= threshold
-        recall = (called & wanted).sum() / wanted.sum()
-        total += (recall - before) * (called & wanted).sum() / called.sum()
-        before = recall
-    return total
-
-
 def test_average_precision_ranks_object_and_rest_together():
     random = np.random.default_rng(3)
     scores = random.integers(0, 5, (6, 5)) / 4
@@ -155,7 +145,7 @@ def test_average_precision_ranks_object_and_rest_together():
     unit, wanted = scores[judged], truth[judged] == 1
     ranked, positive = np.concatenate([1 - unit, unit]), np.concatenate([~wanted, wanted])
     found = localisation.foreground_precision(scores, truth)
-    assert found == pytest.approx(slow_precision(ranked, positive))
+    assert found == pytest.approx(slow_average_precision(ranked, positive))
     empty = np.full((2, 2), IGNORE, np.uint8)
     assert localisation.foreground_precision(scores[:2, :2], empty) == 0.0
     assert localisation.foreground_f1(np.array([[4, 0], [0, 0]])) == 0.0

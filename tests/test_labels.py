@@ -132,7 +132,7 @@ def test_saliency_goes_with_one_rule_only_and_is_read(tmp_path):
         with pytest.raises(ValueError, match="needs a store of it, the others use none"):
             make_labels(store, source, tmp_path / "x", rule, ids=source.ids, saliency=given)
     logits = store_of(tmp_path / "logits", {}, kind="logit")
-    with pytest.raises(ValueError, match="holds no activations"):
+    with pytest.raises(ValueError, match="explain first"):
         make_labels(logits, source, tmp_path / "x", Irn(), ids=source.ids)
 
 

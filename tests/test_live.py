@@ -182,15 +182,21 @@ PAIRS = {
 }
 
 
-def filled_pair(pair: Pair) -> tuple[Any, Any]:
-    """Both networks with the same weights, drawn from their names."""
-    theirs = pair.theirs().eval()
+def fill_theirs(theirs: Any) -> dict[str, np.ndarray]:
+    """Weights drawn from their names, which the network of theirs has from now on."""
     state = {
         name: drawn(name, tuple(x.shape))
         for name, x in theirs.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
     theirs.load_state_dict({n: torch.from_numpy(x) for n, x in state.items()}, strict=False)
+    return state
+
+
+def filled_pair(pair: Pair) -> tuple[Any, Any]:
+    """Both networks with the same weights, drawn from their names."""
+    theirs = pair.theirs().eval()
+    state = fill_theirs(theirs)
     ours = nnx.eval_shape(lambda: pair.ours(rngs=nnx.Rngs(0)))
     weights.fill(ours, state)
     return ours, theirs
@@ -226,12 +232,7 @@ def test_outputs_are_those_of_the_reference(name):
 
 def test_pre_activation_is_that_of_timm():
     theirs = v2().eval()
-    state = {
-        name: drawn(name, tuple(x.shape))
-        for name, x in theirs.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    theirs.load_state_dict({n: torch.from_numpy(x) for n, x in state.items()}, strict=False)
+    state = fill_theirs(theirs)
     ours = nnx.eval_shape(lambda: resnet_v2.ResNetV2((1, 1, 1), rngs=nnx.Rngs(0)))
     one = {"weight": np.ones(3, np.float32), "running_var": np.full(3, 1 - 1e-5, np.float32)}
     arrays = {"conv0_weight": state["stem.conv.weight"]}

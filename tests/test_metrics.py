@@ -186,6 +186,7 @@ def test_a_perfect_prediction_scores_one_and_class_order_does_not_matter(name):
 
 
 def slow_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over ranks of precision, at each distinct score, by the definition."""
     total, before = 0.0, 0.0
     for threshold in sorted(set(scores), reverse=True):
         chosen = scores >= threshold

@@ -53,12 +53,9 @@ def started(*arguments, devices, cache):
 
 def ended(process, code=0):
     """The JSON values it printed, a line each."""
-    try:
-        out, err = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert process.returncode == code, err[-3000:]
-    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    found, printed = code_of(process)
+    assert found == code, printed[-3000:]
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
 def test_eight_devices_give_the_losses_of_one_and_bfloat16_comes_close(compiled):

@@ -107,14 +107,16 @@ def test_saliency_and_edges_are_learned_together(learner):
     assert step._cache_size() == 1
 
 
+def store_of(folder, holds, classes=SALIENCY):
+    return stores.create(folder, holds=holds, classes=classes.names, made_by={"stage": "test"})
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("saliency")
     data = synthetic.write(out / "data", 6, 0, settings=synthetic.Scenes(size=40))
     source = open_dataset(data, split="all")
-    hints = stores.create(
-        out / "hints", holds="scores", classes=source.classes.names, made_by={"stage": "explain"}
-    )
+    hints = store_of(out / "hints", "scores", source.classes)
     for id in source.ids:
         classes = np.flatnonzero(source.labels(id)).astype(np.int32)
         truth = np.asarray(source.mask(id))
@@ -131,7 +133,7 @@ def test_hints_and_their_weight_go_together(world, tmp_path):
         saliency.notes_of(plain, hints)
     with pytest.raises(ValueError, match="there are no hints"):
         saliency.notes_of(hinted, None)
-    assert saliency.notes_of(hinted, hints)["hints"]["by"] == {"stage": "explain"}
+    assert saliency.notes_of(hinted, hints)["hints"]["by"] == {"stage": "test"}
     empty = stores.create(tmp_path / "e", holds="scores", classes=("a",), made_by={})
     with pytest.raises(ValueError, match=f"no hints of 6 of 6 images .{source.ids[0]}"):
         saliency.hint_reader(empty, source)
@@ -202,12 +204,8 @@ def test_saliency_is_judged_against_every_class_at_once(world, tmp_path):
 
 def test_boundary_maps_teach_edges_themselves(world, tmp_path, monkeypatch):
     _, source, _ = world
-    proposals = stores.create(
-        tmp_path / "p", holds="masks", classes=SALIENCY.names, made_by={"stage": "labels"}
-    )
-    drawn = stores.create(
-        tmp_path / "e", holds="scores", classes=SALIENCY.names, made_by={"stage": "import"}
-    )
+    proposals = store_of(tmp_path / "p", "masks")
+    drawn = store_of(tmp_path / "e", "scores")
     shares = np.zeros((40, 40, 1), np.float32)
     shares[:, 8], shares[:, 24] = 0.6, 0.2  # most drew the one line, few the other
     for id in source.ids:
@@ -229,9 +227,7 @@ def test_boundary_maps_teach_edges_themselves(world, tmp_path, monkeypatch):
         fit(tmp_path / "x", edges=drawn, classes=proposals)
     with pytest.raises(ValueError, match="boundary maps are activations"):
         objects.drawn_edges(proposals, source)
-    coarse = stores.create(
-        tmp_path / "q", holds="scores", classes=SALIENCY.names, made_by={"stage": "import"}
-    )
+    coarse = store_of(tmp_path / "q", "scores")
     for id in source.ids:
         coarse.put_scores(id, replace(drawn.get_scores(id), scores=shares[::4, ::4]))
     with pytest.raises(BadFileError, match="--stride 1"):
@@ -240,12 +236,8 @@ def test_boundary_maps_teach_edges_themselves(world, tmp_path, monkeypatch):
 
 def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, monkeypatch):
     _, source, _ = world
-    proposals = stores.create(
-        tmp_path / "p", holds="masks", classes=SALIENCY.names, made_by={"stage": "labels"}
-    )
-    classes = stores.create(
-        tmp_path / "c", holds="masks", classes=source.classes.names, made_by={"stage": "decide"}
-    )
+    proposals = store_of(tmp_path / "p", "masks")
+    classes = store_of(tmp_path / "c", "masks", source.classes)
     for id in source.ids:
         truth = np.asarray(source.mask(id))
         classes.put_mask(id, truth)
@@ -265,7 +257,7 @@ def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, mo
     found = boundaries.unpacked(jnp.asarray(planes_seen[0]))
     np.testing.assert_array_equal(found[0] == 1, (found[1] > 0) & (found[1] != U))
     record = json.loads((run / "settings.json").read_text())
-    assert record["classes"]["made_by"] == {"stage": "decide"}
+    assert record["classes"]["made_by"] == {"stage": "test"}
     with pytest.raises(ValueError, match="has masks of 6 classes"):
         objects.fit(source, settings, tmp_path / "x", proposals=classes)
     asked = Looking(scales=(1.0,), batch_size=6)

@@ -149,8 +149,9 @@ def test_a_damaged_or_hostile_record_gives_one_clear_error(tmp_path, content):
 def test_a_folder_without_or_with_a_damaged_index_is_no_store(tmp_path):
     with pytest.raises(BadFileError, match="run the stage that makes it"):
         stores.open_store(tmp_path)
-    for text in ("{", "[]", '{"format": 99}', '{"format": 1}'):
-        (tmp_path / "index.json").write_text(text)
+    damaged = (b"{", b"[]", b'{"format": 99}', b'{"format": 1}', b"[" * 100_000, b"\xff", b"1e999")
+    for content in damaged:
+        (tmp_path / "index.json").write_bytes(content)
         with pytest.raises(BadFileError, match=r"index\.json"):
             stores.open_store(tmp_path)
 

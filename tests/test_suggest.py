@@ -111,5 +111,5 @@ def test_lists_are_written_with_the_names_of_the_photographs(tmp_path):
     assert ids(suggest(store, source, tmp_path / "out", Suggestion(), known=["two"])) == ["one"]
     with pytest.raises(ValueError, match="no photograph with a class is left to correct"):
         suggest(store, source, tmp_path / "out", Suggestion(), known=["two", "one"])
-    with pytest.raises(ValueError, match="holds no scores of classes"):
+    with pytest.raises(ValueError, match="wanted combined score maps"):
         suggest(toy.mask_store(tmp_path / "m"), source, tmp_path / "out", Suggestion())

@@ -168,7 +168,9 @@ def timm_names(module, *, scale):
     return out
 
 
-def same_values(module, empty):
+def assert_filled(module, family, arrays):
+    empty = nnx.eval_shape(partial(narrow, family))
+    weights.fill(empty, arrays)
     for path, variable in import_names.values_of(empty).items():
         wanted = import_names.values_of(module)[path][...]
         np.testing.assert_allclose(variable[...], wanted, rtol=1e-5, atol=1e-7, err_msg=path)
@@ -180,9 +182,7 @@ def test_layer_scale_is_folded_into_the_layer_before_it_and_registers_are_read(r
     arrays = timm_names(module, scale=True)
     arrays["patch_embed.proj.bias"] = np.asarray(module.embed.bias[...])
     arrays[registers] = np.asarray(module.encoder.further[...])[None]
-    empty = nnx.eval_shape(partial(narrow, REGISTERS))
-    weights.fill(empty, arrays)
-    same_values(module, empty)
+    assert_filled(module, REGISTERS, arrays)
 
 
 def test_a_distillation_token_comes_with_its_position():
@@ -196,9 +196,7 @@ def test_a_distillation_token_comes_with_its_position():
     arrays["pos_embed"] = np.concatenate([positions[:, :1], place, positions[:, 1:]], axis=1)
     arrays["dist_token"] = further[None] - place
     arrays["head_dist.weight"] = np.zeros((5, WIDTH), np.float32)
-    empty = nnx.eval_shape(partial(narrow, family))
-    weights.fill(empty, arrays)
-    same_values(module, empty)
+    assert_filled(module, family, arrays)
 
 
 OPENAI = {
@@ -228,9 +226,7 @@ def test_clip_has_a_first_norm_and_no_bias_of_patches(openai):
         arrays = renamed | {"visual.proj": np.zeros((WIDTH, 5), np.float32),
                             "logit_scale": np.zeros((), np.float32),
                             "ln_final.bias": np.zeros(3, np.float32)}  # fmt: skip
-    empty = nnx.eval_shape(partial(narrow, CLIP))
-    weights.fill(empty, arrays)
-    same_values(module, empty)
+    assert_filled(module, CLIP, arrays)
 
 
 def test_a_stride_other_than_the_patch_is_refused_and_none_takes_it():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wsss_jax.backbones import vit_hybrid
+from wsss_jax.backbones import residual, vit_hybrid
 from wsss_jax.backbones.vit_hybrid import Bottleneck, GroupNorm, HybridViT
 
 
@@ -62,7 +62,7 @@ def test_padding_changes_nothing_in_a_root_and_a_bottleneck(size):
 def test_remat_gives_the_same_block():
     block = Bottleneck(128, 128, stride=1, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (1, 4, 4, 128))
-    np.testing.assert_allclose(vit_hybrid._remat(block, x, None), block(x, None), atol=1e-5)
+    np.testing.assert_allclose(residual.run(block, x, None, remat=True), block(x, None), atol=1e-5)
 
 
 def test_an_impossible_stride_is_refused():

@@ -29,11 +29,10 @@ def linear_system(steps=STEPS, optim=Optim(learning_rate=0.5)):  # noqa: B008
         def loss_of(params):
             logits = network.bind(params, state.stats)(batch.images.mean(axis=(1, 2)))
             targets = losses.smooth(batch.labels, 0.0)
-            return losses.mean_over(losses.multilabel_soft_margin(logits, targets), batch.real)
+            loss = losses.multilabel_soft_margin(logits, targets)
+            return losses.mean_over(loss, batch.real), {}
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, "bad_in_a_row": state.in_a_row, "skipped": state.skipped}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import grid_inside, keep
+from wsss_jax.backbones.layers import cells_at, keep
 
 WIDTHS, DEPTHS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
 
@@ -56,7 +56,7 @@ class Hed(nnx.Module):
         for number, (layers, side) in enumerate(zip(self.blocks, self.sides, strict=True)):
             if number:
                 x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
-            cells = None if inside is None else grid_inside(inside, 2**number)
+            cells = cells_at(inside, 2**number)
             for layer in layers:
                 x = jax.nn.relu(layer(keep(x, cells)))
             x = keep(x, cells)

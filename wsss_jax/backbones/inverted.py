@@ -18,11 +18,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from wsss_jax.backbones import layers, residual
-from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, grid_inside, keep, relu6
+from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, cells_at, keep, relu6
 from wsss_jax.backbones.mobilenet import dilated
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import Conv
+from wsss_jax.weights import normalisation
 from wsss_jax.weights.import_names import torch_names
+from wsss_jax.weights.normalisation import Normalisation
 
 Map = Float[Array, "b h w k"]
 
@@ -55,20 +57,17 @@ class Family(NamedTuple):
 
     same: windows as TensorFlow's SAME, else centred. epsilon: of BatchNorm. lean: see
     ``types.Backbone``; with SAME it is 1 for even and 0 for odd lengths, stage by stage, so 1/2 is
-    what photographs of all sizes have on average.
+    what photographs of all sizes have on average. colours: what its usual checkpoints want.
     """
 
     same: bool
     epsilon: float
     lean: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    colours: Normalisation
 
 
-TENSORFLOW = Family(
-    True, 1e-3, 0.5, (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
-)
-PYTORCH = Family(False, 1e-5, 0.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TENSORFLOW = Family(True, 1e-3, 0.5, normalisation.LITE)
+PYTORCH = Family(False, 1e-5, 0.0, normalisation.IMAGENET)
 
 
 class Windows(nnx.Module):
@@ -139,7 +138,7 @@ class Inverted(nnx.Module):
 
     def __call__(self, x: Map, inside: Cells, training: bool) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
-        after = None if inside is None else grid_inside(inside, self.stride)
+        after = cells_at(inside, self.stride)
         y = x
         if self.expand is not None and self.bn0 is not None:
             y = relu6(self.bn0(self.expand(x), inside, training))
@@ -168,7 +167,8 @@ class InvertedNet(nnx.Module):
         rows = list(_rows(stages))
         plan = dilated([row.stride for row in rows], output_stride)
         norm = partial(norm, epsilon=family.epsilon)
-        self.mean, self.std, self.lean, self.remat = family.mean, family.std, family.lean, remat
+        self.mean, self.std = family.colours
+        self.lean, self.remat = family.lean, remat
         self.counts = tuple(stage.count for stage in stages)
         self.taps = tuple(n for n, row in enumerate(rows[1:]) if row.stride == 2)
         self.strides = (2, 4, 8, 16, output_stride)
@@ -199,13 +199,13 @@ class InvertedNet(nnx.Module):
         Explanations find the maps inside by the names ``stem``, ``block0``, ``block1``, ….
         """
         training, maps = rngs is not None, []
-        cells = None if inside is None else grid_inside(inside, 2)
+        cells = cells_at(inside, 2)
         x = relu6(self.bn0(self.stem(images, inside), cells, training))
         x = checkpoint_name(x, "stem")
         for n, block in enumerate(self.blocks):
             x = residual.run(block, x, cells, training, remat=self.remat)
             x = checkpoint_name(x, f"block{n}")
-            cells = None if cells is None else grid_inside(cells, block.stride)
+            cells = cells_at(cells, block.stride)
             if n in self.taps:
                 maps.append(keep(x, cells))
         x = relu6(self.bn1(self.last(x), cells, training))

@@ -91,6 +91,11 @@ def grid_inside(inside: Bool[Array, "b H W"], stride: int) -> Bool[Array, "b h w
     return inside[:, ::stride, ::stride]
 
 
+def cells_at(inside: Inside, stride: int) -> Cells:
+    """``grid_inside`` of a canvas or a finer grid that may be real all over (None)."""
+    return None if inside is None else grid_inside(inside, stride)
+
+
 @jax.custom_jvp
 def relu6(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """min(max(x, 0), 6). Its gradient is taken from the output, so no input has to be kept."""

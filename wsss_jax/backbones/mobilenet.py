@@ -24,11 +24,12 @@ from wsss_jax.backbones.layers import (
     Maps,
     Pointwise,
     Rngs,
-    grid_inside,
+    cells_at,
     keep,
     relu6,
 )
 from wsss_jax.errors import UserError
+from wsss_jax.weights.normalisation import HALF
 
 _V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2),
        (1024, 1))  # fmt: skip
@@ -85,8 +86,7 @@ class MobileNetV1(nnx.Module):
     ``output_stride`` (16 or 32).
     """
 
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
+    mean, std = HALF
 
     def __init__(self, *, rngs: nnx.Rngs, output_stride: int = 16):
         plan = dilated([stride for _, stride in _V1], output_stride)
@@ -122,8 +122,7 @@ class MobileNetV2(nnx.Module):
     1280 features at ``output_stride`` (16 or 32).
     """
 
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
+    mean, std = HALF
 
     def __init__(self, *, rngs: nnx.Rngs, output_stride: int = 16):
         rows = [(t, c, s if n == 0 else 1) for t, c, count, s in _V2 for n in range(count)]
@@ -153,7 +152,7 @@ class MobileNetV2(nnx.Module):
         """Normalised images to five maps; nothing here is random, so ``rngs`` is not used."""
         del rngs
         *taps, x = _run(self.stem, self.blocks, (0, 2, 5, 12, 16), images, inside)
-        cells = None if inside is None else grid_inside(inside, self.strides[-1])
+        cells = cells_at(inside, self.strides[-1])
         return (*taps, keep(relu6(self.last(x)), cells))
 
     def file_names(self) -> Mapping[str, str | None]:
@@ -196,10 +195,10 @@ def _run(
     Outputs bear the names ``stem``, ``block0``, ``block1``, …, by which explanations find them.
     """
     x, found = checkpoint_name(relu6(stem(images, inside)), "stem"), []
-    cells = None if inside is None else grid_inside(inside, stem.stride)
+    cells = cells_at(inside, stem.stride)
     for n, block in enumerate(blocks):
         x = checkpoint_name(block(x, cells), f"block{n}")
-        cells = None if cells is None else grid_inside(cells, block.depthwise.stride)
+        cells = cells_at(cells, block.depthwise.stride)
         if n in taps:
             found.append(keep(x, cells))
     return tuple(found)

@@ -24,13 +24,17 @@ MOMENTUM = 0.1
 """Share of the batch in the new running statistics, PyTorch's convention."""
 
 
-class FrozenBatchNorm(nnx.Module):
-    """Running statistics at all times: an affine map per channel."""
+class _BatchNorm(nnx.Module):
+    """What every BatchNorm holds."""
 
     def __init__(self, channels: int, epsilon: float = EPSILON):
         self.epsilon = epsilon
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
         self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+
+
+class FrozenBatchNorm(_BatchNorm):
+    """Running statistics at all times: an affine map per channel."""
 
     def __call__(
         self, x: Float[Array, "b h w k"], inside: Cells = None, training: bool = False
@@ -40,18 +44,13 @@ class FrozenBatchNorm(nnx.Module):
         return _affine(self, x, self.mean[...], self.var[...])
 
 
-class TrainedBatchNorm(nnx.Module):
+class TrainedBatchNorm(_BatchNorm):
     """The statistics of the batch while training, the running ones otherwise.
 
     Over the cells inside only, so that padding does not count. The running variance takes the
     unbiased one, as PyTorch does. Under ``jit`` with a sharded batch the statistics are those of
     the whole batch; under ``pmap`` each device has its own.
     """
-
-    def __init__(self, channels: int, epsilon: float = EPSILON):
-        self.epsilon = epsilon
-        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
-        self.mean, self.var = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
 
     def __call__(
         self, x: Float[Array, "b h w k"], inside: Cells = None, training: bool = False
@@ -66,7 +65,7 @@ class TrainedBatchNorm(nnx.Module):
         return _affine(self, x, mean, var)
 
 
-def _affine(norm: FrozenBatchNorm | TrainedBatchNorm, x: Array, mean: Array, var: Array) -> Array:
+def _affine(norm: _BatchNorm, x: Array, mean: Array, var: Array) -> Array:
     factor = norm.scale[...] * lax.rsqrt(var + norm.epsilon)
     shift = norm.bias[...] - mean * factor
     return scale_shift(x.astype(jnp.float32), factor, shift).astype(x.dtype)

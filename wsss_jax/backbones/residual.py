@@ -16,10 +16,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import Cells, grid_inside, keep
+from wsss_jax.backbones.layers import Cells, cells_at, convolve, keep
 from wsss_jax.errors import UserError
-
-"""Real cells of the grid a layer takes in."""
 
 Block = TypeVar("Block", bound=nnx.Module)
 
@@ -71,16 +69,8 @@ def conv(
     x: Float[Array, "b h w k"], kernel: Float[Array, "s s k2 n"], *, stride: int, dilation: int
 ) -> Float[Array, "b h2 w2 n"]:
     """Convolution with centred windows and zeros around the map, in as many groups as fit."""
-    margins = [_margins(n, kernel.shape[0], stride, dilation) for n in x.shape[1:3]]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        margins,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1] // kernel.shape[2],
-    )
+    height, width = (_margins(n, kernel.shape[0], stride, dilation) for n in x.shape[1:3])
+    return convolve(x, kernel, margins=(height, width), stride=stride, dilation=dilation)
 
 
 def max_pool3x3(x: Float[Array, "b h w k"], inside: Cells) -> Float[Array, "b h2 w2 k"]:
@@ -197,13 +187,13 @@ def run_stages(
     They bear the names ``stem``, ``layer1``, ``layer2``, …, by which explanations find them.
     """
     x = max_pool3x3(x, cells)
-    cells = None if cells is None else grid_inside(cells, 2)
+    cells = cells_at(cells, 2)
     x = checkpoint_name(x, "stem")
     taps = [keep(x, cells)]
     for n, stage in enumerate(stages, 1):
         for block in stage:
             x = run(block, x, cells, training, remat=remat)
-            cells = None if cells is None else grid_inside(cells, block.stride)
+            cells = cells_at(cells, block.stride)
         x = checkpoint_name(x, f"layer{n}")
         taps.append(keep(x, cells))
     return tuple(taps)

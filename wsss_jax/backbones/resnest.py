@@ -27,13 +27,14 @@ from wsss_jax.backbones.layers import (
     Inside,
     Maps,
     Rngs,
-    grid_inside,
+    cells_at,
     keep,
     pointwise,
 )
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import After, Conv
 from wsss_jax.weights.import_names import torch_names
+from wsss_jax.weights.normalisation import IMAGENET
 
 
 class Splits(NamedTuple):
@@ -161,7 +162,7 @@ class Block(nnx.Module):
         self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
-        after = None if inside is None else grid_inside(inside, self.stride)
+        after = cells_at(inside, self.stride)
         y = jax.nn.relu(self.bn1(self.conv1(x), inside, training))
         if self.pooled and self.first:
             y = residual.average_pool3x3(y, inside, stride=self.stride)
@@ -190,7 +191,7 @@ class Stem(nnx.Module):
         self, images: Float[Array, "b H W 3"], inside: Bool[Array, "b H W"] | None, training: bool
     ) -> Float[Array, "b h w k"]:
         """From images to stride 2; ``inside`` is that of the images."""
-        cells = None if inside is None else grid_inside(inside, 2)
+        cells = cells_at(inside, 2)
         x = jax.nn.relu(self.bn0(self.conv0(images, inside), cells, training))
         x = jax.nn.relu(self.bn1(self.conv1(x, cells), cells, training))
         return jax.nn.relu(self.bn2(self.conv2(x, cells), cells, training))
@@ -213,8 +214,7 @@ class ResNeSt(nnx.Module):
     whether strides are taken before the split attention.
     """
 
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
+    mean, std = IMAGENET
     lean = 0.0
 
     def __init__(
@@ -253,7 +253,7 @@ class ResNeSt(nnx.Module):
         """Normalised images to five maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         x = self.stem(images, inside, training)
-        cells = None if inside is None else grid_inside(inside, 2)
+        cells = cells_at(inside, 2)
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         return residual.run_stages(stages, x, cells, training, remat=self.remat)
 

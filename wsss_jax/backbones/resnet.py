@@ -17,10 +17,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from wsss_jax.backbones import residual, resnest
-from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, grid_inside
+from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, cells_at
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import After, Conv
 from wsss_jax.weights.import_names import torch_names
+from wsss_jax.weights.normalisation import IMAGENET
 
 STRIDES = (1, 2, 2, 2)
 """Of the four stages after the stem."""
@@ -86,12 +87,10 @@ class Basic(nnx.Module):
         self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
-        after = None if inside is None else grid_inside(inside, self.stride)
+        after = cells_at(inside, self.stride)
         y = jax.nn.relu(self.bn1(self.conv1(x, inside), after, training))
         y = self.bn2(self.conv2(y, after), after, training)
-        same = x
-        if self.downsample is not None:
-            same = self.downsample(x, inside, after, training)
+        same = x if self.downsample is None else self.downsample(x, inside, after, training)
         return jax.nn.relu(y + same)
 
 
@@ -134,13 +133,11 @@ class Bottleneck(nnx.Module):
         self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """One block; ``inside`` is that of its input grid."""
-        after = None if inside is None else grid_inside(inside, self.stride)
+        after = cells_at(inside, self.stride)
         y = jax.nn.relu(self.bn1(self.conv1(x), inside, training))
         y = jax.nn.relu(self.bn2(self.conv2(y, inside), after, training))
         y = self.bn3(self.conv3(y), after, training)
-        same = x
-        if self.downsample is not None:
-            same = self.downsample(x, inside, after, training)
+        same = x if self.downsample is None else self.downsample(x, inside, after, training)
         return jax.nn.relu(y + same)
 
 
@@ -151,8 +148,7 @@ class ResNet(nnx.Module):
     of ``norms``; ``remat`` trades time for memory in the gradient, block by block.
     """
 
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
+    mean, std = IMAGENET
     lean = 0.0
 
     def __init__(
@@ -186,7 +182,7 @@ class ResNet(nnx.Module):
     def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to five maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
-        cells = None if inside is None else grid_inside(inside, 2)
+        cells = cells_at(inside, 2)
         if self.stem is None:
             x = jax.nn.relu(self.bn1(self.conv1(images, inside), cells, training))
         else:

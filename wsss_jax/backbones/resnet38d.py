@@ -20,11 +20,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsss_jax.backbones import residual
-from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, grid_inside, keep
+from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, cells_at, keep
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import Conv
 from wsss_jax.errors import UserError
 from wsss_jax.weights.import_names import torch_names
+from wsss_jax.weights.normalisation import IMAGENET
 
 # Units, channels between and after, stride, dilation of the very first convolution and of the rest.
 _STAGES = MappingProxyType(
@@ -65,7 +66,7 @@ class Unit(nnx.Module):
         self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> tuple[Float[Array, "b h2 w2 n"], Float[Array, "b h w k"]]:
         """The unit's output, and its rectified input; ``inside`` is that of the input grid."""
-        after = None if inside is None else grid_inside(inside, self.stride)
+        after = cells_at(inside, self.stride)
         rectified = jax.nn.relu(self.bn_branch2a(x, inside, training))
         y = self.conv_branch2a(rectified, inside)
         y = jax.nn.relu(self.bn_branch2b1(y, after, training))
@@ -114,8 +115,7 @@ class ResNet38d(nnx.Module):
     time for memory in the gradient, block by block.
     """
 
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
+    mean, std = IMAGENET
     lean = 0.0
 
     def __init__(
@@ -165,7 +165,7 @@ class ResNet38d(nnx.Module):
                 x, rectified = residual.run(unit, x, cells, training, remat=self.remat)
                 if n == 0:
                     taps.append(keep(rectified, cells))
-                cells = None if cells is None else grid_inside(cells, unit.stride)
+                cells = cells_at(cells, unit.stride)
             x = checkpoint_name(x, name)
         keys = _keys(rngs)
         for name, pair in (("b6", keys[:2]), ("b7", keys[2:])):

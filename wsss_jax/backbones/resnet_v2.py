@@ -15,10 +15,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from wsss_jax.backbones import residual
-from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, grid_inside
+from wsss_jax.backbones.layers import Cells, Images, Inside, Maps, Rngs, cells_at
 from wsss_jax.backbones.norms import FrozenBatchNorm, NormClass
 from wsss_jax.backbones.residual import Conv
 from wsss_jax.weights.import_names import values_of
+from wsss_jax.weights.normalisation import IMAGENET
 
 _PARTS = MappingProxyType({
     "kernel": "weight", "scale": "gamma", "bias": "beta", "mean": "running_mean",
@@ -53,7 +54,7 @@ class Unit(nnx.Module):
         self, x: Float[Array, "b h w k"], inside: Cells, training: bool
     ) -> Float[Array, "b h2 w2 n"]:
         """One unit; ``inside`` is that of its input grid."""
-        after = None if inside is None else grid_inside(inside, self.stride)
+        after = cells_at(inside, self.stride)
         rectified = jax.nn.relu(self.bn1(x, inside, training))
         y = jax.nn.relu(self.bn2(self.conv1(rectified), inside, training))
         y = jax.nn.relu(self.bn3(self.conv2(y, inside), after, training))
@@ -68,8 +69,7 @@ class ResNetV2(nnx.Module):
     and no ReLU has followed yet. ``norm`` and ``remat`` as in ``resnet.ResNet``.
     """
 
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
+    mean, std = IMAGENET
     lean = 0.0
 
     def __init__(
@@ -99,7 +99,7 @@ class ResNetV2(nnx.Module):
         """Normalised images to four maps. ``rngs`` only tells that this is training."""
         training = rngs is not None
         x = self.conv0(self.bn0(images, inside, training), inside)
-        cells = None if inside is None else grid_inside(inside, 2)
+        cells = cells_at(inside, 2)
         x = jax.nn.relu(self.bn1(x, cells, training))
         return residual.run_stages(self.stages, x, cells, training, remat=self.remat)
 

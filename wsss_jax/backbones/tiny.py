@@ -19,7 +19,7 @@ from wsss_jax.backbones.layers import (
     Maps,
     Pointwise,
     Rngs,
-    grid_inside,
+    cells_at,
     keep,
 )
 from wsss_jax.errors import UserError
@@ -87,10 +87,10 @@ class Tiny(nnx.Module):
         x, cells, taps = images, inside, []
         for n, (conv, norm) in enumerate(zip(self.down, self.norms, strict=True)):
             x = checkpoint_name(jax.nn.relu(norm(conv(x, cells))), f"down{n}")
-            cells = None if cells is None else grid_inside(cells, 2)
+            cells = cells_at(cells, 2)
             taps.append(keep(x, cells))
         x = self.deeper(x, cells)
-        cells = None if cells is None else grid_inside(cells, self.deeper.stride)
+        cells = cells_at(cells, self.deeper.stride)
         for n, block in enumerate(self.blocks):
             x = checkpoint_name(block(x, cells), f"block{n}")
         features = jax.nn.relu(self.last(jax.nn.relu(self.last_norm(x))))

@@ -22,11 +22,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.backbones.layers import Cells, Images, Inside, Rngs, grid_inside, keep
+from wsss_jax.backbones.layers import Cells, Images, Inside, Rngs, cells_at, keep
 from wsss_jax.errors import UserError
 from wsss_jax.ops import positions as vit_positions
 from wsss_jax.ops import tokens
 from wsss_jax.types import Affine, BlockRecord, BlockWeights, Embedding, Form, Size
+from wsss_jax.weights.normalisation import CLIP as OPENAI
+from wsss_jax.weights.normalisation import HALF, IMAGENET, Normalisation
 
 SIZES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     {
@@ -37,10 +39,6 @@ SIZES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     }
 )
 """Width, blocks and heads of each size."""
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 Map = Float[Array, "b h w k"]
 Tokens = Float[Array, "b t k"]
@@ -63,7 +61,7 @@ class Family(NamedTuple):
     rotary: bool = False
     form: Form = Form()
     resample: Callable[..., Array] = vit_positions.antialiased
-    colours: tuple = HALF
+    colours: Normalisation = HALF
 
 
 DEIT = Family(colours=IMAGENET)
@@ -250,16 +248,16 @@ class ViT(nnx.Module):
         """Normalised images to five maps; nothing is random, ``rngs`` is not used."""
         del rngs
         patch = self.strides[-1]
-        layers = self.encoder.layers(self._embedded(images, inside), cells_of(inside, patch))
+        layers = self.encoder.layers(self._embedded(images, inside), cells_at(inside, patch))
         return tuple(patch_map(layer, images, inside, patch) for layer in layers)
 
     def tokens(self, images: Images, inside: Inside = None) -> Tokens:
         """Tokens after the last norm (b,1+h*w+n,k): class token, patches, n further ones."""
-        return self.encoder(self._embedded(images, inside), cells_of(inside, self.strides[-1]))
+        return self.encoder(self._embedded(images, inside), cells_at(inside, self.strides[-1]))
 
     def record(self, images: Images, inside: Inside = None) -> tuple[Tokens, list[BlockRecord]]:
         """The same, and what each block saw."""
-        cells = cells_of(inside, self.strides[-1])
+        cells = cells_at(inside, self.strides[-1])
         return self.encoder.record(self._embedded(images, inside), cells)
 
     def embedding(self, patches: Callable[[Array], tuple[Array, Array]]) -> Embedding | None:
@@ -287,16 +285,11 @@ def cut_patches(images: Images, patch: int) -> Float[Array, "b h w p p 3"]:
     return padded.reshape(b, h, patch, w, patch, 3).transpose(0, 1, 3, 2, 4, 5)
 
 
-def cells_of(inside: Inside, patch: int) -> Cells:
-    """Which patches belong to the image: those whose first pixel does."""
-    return None if inside is None else grid_inside(inside, patch)
-
-
 def patch_map(all_tokens: Tokens, images: Images, inside: Inside, patch: int) -> Map:
     """The patch tokens as a map (b,h,w,k), zero on padding."""
     h, w = (-(-n // patch) for n in images.shape[1:3])
     b, _, k = all_tokens.shape
-    return keep(all_tokens[:, 1 : 1 + h * w].reshape(b, h, w, k), cells_of(inside, patch))
+    return keep(all_tokens[:, 1 : 1 + h * w].reshape(b, h, w, k), cells_at(inside, patch))
 
 
 NETWORKS: Mapping[str, Callable[..., ViT]] = MappingProxyType(

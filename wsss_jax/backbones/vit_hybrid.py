@@ -7,29 +7,30 @@ of ``layers``. GroupNorm's statistics are those of the real cells, so that a can
 changes nothing.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from wsss_jax.backbones import residual
 from wsss_jax.backbones.layers import (
     Cells,
     Images,
     Inside,
     Maps,
     Rngs,
+    cells_at,
     conv3x3,
-    grid_inside,
+    convolve,
     keep,
     max_pool3x3,
 )
-from wsss_jax.backbones.vit import Encoder, Family, Linear, cells_of, patch_map
+from wsss_jax.backbones.vit import Encoder, Family, Linear, patch_map
 from wsss_jax.errors import UserError
 from wsss_jax.ops import tokens
 from wsss_jax.types import BlockRecord, Size
+from wsss_jax.weights.normalisation import HALF
 
 STAGES = ((3, 256), (4, 512), (9, 1024))
 """Bottlenecks and output channels of each stage; all but the first begin with stride 2."""
@@ -96,7 +97,7 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: Map, cells: Cells) -> Float[Array, "b h2 w2 n"]:
         """One block; ``cells`` are those of its input grid."""
-        after = None if cells is None else grid_inside(cells, self.conv2.stride)
+        after = cells_at(cells, self.conv2.stride)
         shortcut = x
         if self.conv_proj is not None and self.norm_proj is not None:
             shortcut = self.norm_proj(self.conv_proj(x, cells), after)
@@ -111,8 +112,7 @@ class Stem(nnx.Module):
     strides = (4, 8, 16)
     channels = (256, 512, 1024)
     lean = 1.0
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
+    mean, std = HALF
 
     def __init__(self, *, remat: bool = False, rngs: nnx.Rngs):
         self.root = StandardConv(7, 3, 64, stride=2, rngs=rngs)
@@ -131,15 +131,15 @@ class Stem(nnx.Module):
     def __call__(self, images: Images, *, inside: Inside = None, rngs: Rngs = None) -> Maps:
         """Normalised images to three maps, zero on padding; nothing is random."""
         del rngs
-        cells = None if inside is None else grid_inside(inside, 2)
+        cells = cells_at(inside, 2)
         x = jax.nn.relu(self.norm(self.root(images, inside), cells))
         x = max_pool3x3(keep(x, cells))  # after ReLU, so the zeros of padding never win
-        cells = None if cells is None else grid_inside(cells, 2)
+        cells = cells_at(cells, 2)
         found = []
         for stage in self.stages:
             for block in stage:
-                x = _remat(block, x, cells) if self.remat else block(x, cells)
-                cells = None if cells is None else grid_inside(cells, block.conv2.stride)
+                x = residual.run(block, x, cells, remat=self.remat)
+                cells = cells_at(cells, block.conv2.stride)
             found.append(keep(x, cells))
         return tuple(found)
 
@@ -154,8 +154,7 @@ class HybridViT(nnx.Module):
     strides = (4, 8, 16, 16)
     channels = (256, 512, 1024, 768)
     lean = 1.0
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
+    mean, std = HALF
 
     def __init__(
         self,
@@ -183,13 +182,13 @@ class HybridViT(nnx.Module):
         return self._last(self._embedded(images, inside), inside)
 
     def _last(self, embedded: Map, inside: Inside) -> Float[Array, "b t k"]:
-        return self.encoder(embedded, cells_of(inside, 16))
+        return self.encoder(embedded, cells_at(inside, 16))
 
     def record(
         self, images: Images, inside: Inside = None
     ) -> tuple[Float[Array, "b t k"], list[BlockRecord]]:
         """The same, and what each block saw."""
-        return self.encoder.record(self._embedded(images, inside), cells_of(inside, 16))
+        return self.encoder.record(self._embedded(images, inside), cells_at(inside, 16))
 
     def embedding(self, patches: object) -> None:
         """None: pixels do not enter by one linear layer."""
@@ -208,16 +207,5 @@ def standardised(kernel: Float[Array, "s s k n"]) -> Float[Array, "s s k n"]:
 
 def conv7x7_by_two(x: Map, kernel: Float[Array, "7 7 k n"]) -> Float[Array, "b h2 w2 n"]:
     """7×7 convolution of stride 2 whose windows begin two cells before every even cell."""
-    margins = [(2, (-(-n // 2) - 1) * 2 + 5 - n) for n in x.shape[1:3]]
-    return lax.conv_general_dilated(
-        x, kernel, (2, 2), margins, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _remat(block: Bottleneck, x: Map, cells: Cells) -> Map:
-    graph, params = nnx.split(block)
-
-    def run(params: Any, x: Array, cells: Array | None) -> Array:
-        return nnx.merge(graph, params)(x, cells)
-
-    return jax.checkpoint(run)(params, x, cells)
+    height, width = ((2, (-(-n // 2) - 1) * 2 + 5 - n) for n in x.shape[1:3])
+    return convolve(x, kernel, margins=(height, width), stride=2)

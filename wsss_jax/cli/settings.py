@@ -112,10 +112,18 @@ class _Copies:
             else:
                 made = dataclasses.field(default_factory=partial(_given, start))
                 fields.append((one.name, hint, made))
-        text = with_names(kind.__doc__, most=None if self.patterns is None else MOST_NAMES)
-        space = {"__doc__": text, "__module__": kind.__module__}
-        copy = dataclasses.make_dataclass(kind.__name__, fields, namespace=space, kw_only=True)
+        above = kind.__mro__[1:] if isinstance(kind, type) else ()
+        texts = [self._space(one) for one in above if dataclasses.is_dataclass(one)]
+        bases = tuple(type(kind.__name__, (), text) for text in texts)
+        copy = dataclasses.make_dataclass(
+            kind.__name__, fields, bases=bases, namespace=self._space(kind), kw_only=True
+        )
         return copy, copy() if complete else _NOTHING
+
+    def _space(self, kind: Callable[..., Any]) -> dict[str, Any]:
+        """What a copy has of its original besides the fields: its text, and where it lies."""
+        text = with_names(kind.__doc__, most=None if self.patterns is None else MOST_NAMES)
+        return {"__doc__": text, "__module__": kind.__module__}
 
     def parameter(self, one: _Parameter, flag: str) -> tuple[Any, Any]:
         """Type and default of the copy of one parameter. flag: its name on the command line."""

@@ -210,6 +210,13 @@ def require(store: Store, ids: Sequence[str], what: str) -> None:
         )
 
 
+def require_scores(store: Store, advice: str) -> None:
+    """UserError for a store of anything but activations or probabilities, with the advice."""
+    if store.holds != "scores" or store.kind == "logit":
+        held = store.kind if store.holds == "scores" else store.holds
+        raise UserError(f"{store.folder} holds {held}; {advice}")
+
+
 def skipped(folder: Path) -> dict[str, str]:
     """Reasons by id of the images that the stage left out which made the store."""
     found: dict[str, str] = {}

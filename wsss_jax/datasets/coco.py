@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -19,18 +19,17 @@ from wsss_jax.data.files import MAX_PIXELS
 from wsss_jax.data.ids import Index, id_of_name, pictures
 from wsss_jax.data.mask_files import upright
 from wsss_jax.data.photographs import header, image_size, read_image
-from wsss_jax.data.texts import MISTAKES, read_json
+from wsss_jax.data.texts import read_json
 from wsss_jax.datasets.coco_entries import (
     Annotation,
+    Entries,
     Photograph,
     painted,
-    read_annotation,
-    read_categories,
-    read_photograph,
+    read_entries,
 )
 from wsss_jax.datasets.folders import ALL
 from wsss_jax.datasets.lists import checked_ids, repeated, split_named
-from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.errors import BadFileError, MissingFileError
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import Size
 
@@ -196,9 +195,9 @@ def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> 
     known = splits(root)
     names = known if split.lower() == ALL and known else (_split(root, split),)
     files = [_read(root, name) for name in names]
-    if len({file.classes for file in files}) > 1:
+    if len({file.entries.classes for file in files}) > 1:
         raise BadFileError(f"{root}: {', '.join(names)} have different classes; open one split")
-    images = [image for file in files for image in file.images]
+    images = [image for file in files for image in file.entries.photographs]
     stems = _ids(images, files[0].path)
     by_number = {(i.folder, i.number): stem for stem, i in zip(stems, images, strict=True)}
     if len(by_number) != len(stems):
@@ -208,7 +207,7 @@ def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> 
         )
     objects: dict[str, list[Annotation]] = {}
     for file in files:
-        for number, thing in file.things or ():
+        for number, thing in file.entries.things or ():
             key = (file.folder, number)
             if key not in by_number:
                 raise BadFileError(
@@ -217,12 +216,12 @@ def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> 
             objects.setdefault(by_number[key], []).append(thing)
     return CocoSource(
         name=f"{root.name}/{names[0] if len(names) == 1 else ALL}",
-        classes=files[0].classes,
+        classes=files[0].entries.classes,
         ids=stems if ids is None else ids,
         files={s: (image.folder, image.name) for s, image in zip(stems, images, strict=True)},
         sizes={stem: image.size for stem, image in zip(stems, images, strict=True)},
         objects=None
-        if any(file.things is None for file in files)
+        if any(file.entries.things is None for file in files)
         else {id: tuple(found) for id, found in objects.items()},
     )
 
@@ -236,27 +235,14 @@ def _index(folder: Path, changed: int) -> Index:
 class _File(NamedTuple):
     path: Path
     folder: Path
-    classes: ClassList
-    images: list[Photograph]
-    things: list[tuple[Any, Annotation]] | None
+    entries: Entries
 
 
 def _read(root: Path, name: str) -> _File:
     path = _instances(root)[name]
     folders = [root / name, root / "images" / name, root / "images", root]
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    content = read_json(path, MAX_JSON)
-    try:
-        classes, numbers = read_categories(content["categories"], content.get("annotations") or ())
-        images = [read_photograph(image, folder) for image in content["images"]]
-        given = content.get("annotations")
-        found = None if given is None else [read_annotation(thing, numbers) for thing in given]
-        things = None if found is None else [thing for thing in found if thing is not None]
-    except UserError as problem:
-        raise BadFileError(f"{path}: {problem}") from problem
-    except MISTAKES as problem:
-        raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
-    return _File(path, folder, classes, images, things)
+    return _File(path, folder, read_entries(path, read_json(path, MAX_JSON), folder))
 
 
 def _ids(images: Sequence[Photograph], path: Path) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from wsss_jax.data import coco_regions
 from wsss_jax.data.classes import NO_CLASS, ClassList, to_mask_index
 from wsss_jax.data.texts import MISTAKES
-from wsss_jax.errors import UserError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.types import IGNORE, Size
 
 
@@ -43,6 +43,29 @@ class Photograph(NamedTuple):
     number: Any
     size: Size | None
     folder: Path
+
+
+class Entries(NamedTuple):
+    """A whole file. things: objects with the numbers of their photographs; None without any."""
+
+    classes: ClassList
+    photographs: list[Photograph]
+    things: list[tuple[Any, Annotation]] | None
+
+
+def read_entries(path: Path, content: Any, folder: Path) -> Entries:
+    """What the JSON ``content`` of a file tells of photographs in ``folder``. BadFileError."""
+    try:
+        given = content.get("annotations")
+        classes, numbers = read_categories(content["categories"], given or ())
+        photographs = [read_photograph(image, folder) for image in content["images"]]
+        found = None if given is None else [read_annotation(thing, numbers) for thing in given]
+        things = None if found is None else [thing for thing in found if thing is not None]
+    except UserError as problem:
+        raise BadFileError(f"{path}: {problem}") from problem
+    except MISTAKES as problem:
+        raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
+    return Entries(classes, photographs, things)
 
 
 def read_categories(

@@ -23,9 +23,7 @@ from wsss_jax.datasets.coco_entries import (
     Annotation,
     Photograph,
     painted,
-    read_annotation,
-    read_categories,
-    read_photograph,
+    read_entries,
 )
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.export.exported import APPROVED
@@ -59,19 +57,14 @@ class _Shape(NamedTuple):
 
 def of_coco(path: Path, content: Any, classes: ClassList) -> list[Drawn]:
     """The photographs of a COCO file; its categories go by their names. Raises BadFileError."""
+    own, images, things = read_entries(path, content, path.parent)
     try:
-        things = content.get("annotations") or []
-        own, numbers = read_categories(content["categories"], things)
         label = {n: classes.index(name) for n, name in enumerate(own.names)}
-        objects: dict[Any, list[Annotation]] = {}
-        for found in (read_annotation(thing, numbers) for thing in things):
-            if found is not None:
-                objects.setdefault(found[0], []).append(found[1])
-        images = [read_photograph(image, path.parent) for image in content["images"]]
     except UserError as problem:
         raise BadFileError(f"{path}: {problem}") from problem
-    except MISTAKES as problem:
-        raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
+    objects: dict[Any, list[Annotation]] = {}
+    for number, thing in things or ():
+        objects.setdefault(number, []).append(thing)
     maker = content.get("info")
     by_studio = isinstance(maker, dict) and maker.get("contributor") == "Label Studio"
     why = "annotated in Label Studio" if by_studio else ""

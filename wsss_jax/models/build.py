@@ -1,6 +1,7 @@
 """Whole networks from their names: what systems ask for, with their weights."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +67,12 @@ def classifier(
     *,
     key: PRNGKeyArray,
     output_stride: int | None,
-    pretrained: Path | None = None,
-    normalise: str | None = None,
     dropout: float = 0.0,
     **options: Any,
 ) -> Classifier:
-    """A classifier over ``classes`` classes on the named backbone.
-
-    key: of the random start. The rest, and errors, as for ``backbone``.
-    """
-    rngs = nnx.Rngs(key)
-    body = backbone(
-        name,
-        rngs=rngs,
-        output_stride=output_stride,
-        pretrained=pretrained,
-        normalise=normalise,
-        **options,
-    )
-    return Classifier(body, classes, rngs=rngs, dropout=dropout)
+    """A classifier over ``classes`` classes on the named backbone; the rest as for ``backbone``."""
+    whole = partial(Classifier, classes=classes, dropout=dropout)
+    return on_backbone(name, whole, key=key, output_stride=output_stride, **options)
 
 
 def on_backbone(
@@ -93,17 +81,14 @@ def on_backbone(
     *,
     key: PRNGKeyArray,
     output_stride: int | None,
-    pretrained: Path | None = None,
-    normalise: str | None = None,
+    **options: Any,
 ) -> Any:
     """A network on the named backbone: ``whole(backbone, rngs=…)``.
 
     key: of the random start. The rest, and errors, as for ``backbone``.
     """
     rngs = nnx.Rngs(key)
-    body = backbone(
-        name, rngs=rngs, output_stride=output_stride, pretrained=pretrained, normalise=normalise
-    )
+    body = backbone(name, rngs=rngs, output_stride=output_stride, **options)
     return whole(body, rngs=rngs)
 
 

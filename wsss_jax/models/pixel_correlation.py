@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wsss_jax.backbones.layers import Inside, Rngs, grid_inside, keep, normalised
+from wsss_jax.backbones.layers import Inside, Rngs, cells_at, keep, normalised
 from wsss_jax.errors import UserError
 from wsss_jax.models.heads import Classifier
 from wsss_jax.ops import equivariance, images
@@ -70,7 +70,7 @@ class PixelCorrelation(nnx.Module):
             reduced = jax.nn.relu(jax.lax.stop_gradient(tap) @ kernel[...].astype(tap.dtype))
             parts.append(images.resize(reduced, size))
         embedded = jnp.concatenate(parts, axis=-1) @ self.embed[...].astype(last.dtype)
-        cells = None if inside is None else grid_inside(inside, self.backbone.strides[-1])
+        cells = cells_at(inside, self.backbone.strides[-1])
         dropped = self.classifier.dropped(last, rngs)
         return jnp.concatenate([dropped, keep(embedded, cells)], axis=-1)
 

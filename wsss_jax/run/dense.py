@@ -5,8 +5,9 @@ photograph, each read where the network looked (``explain.multiscale``).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,24 +25,20 @@ from wsss_jax.run.photographs import over_photographs
 from wsss_jax.types import Batch, ScoreMaps, Size
 
 
-@runtime_checkable
-class Asked(Protocol):
-    """How a network is asked; settings classes have these among others."""
+@dataclass(frozen=True)
+class Asked:
+    """How a trained network is asked.
 
-    @property
-    def scales(self) -> tuple[float, ...]:
-        """Of the photograph's size."""
-        ...
+    Attributes:
+        scales: of the photograph's size; logits are averaged over them.
+            Photographs above 724×724 pixels are seen at most at 2 megapixels, whatever the scale.
+        flip: average over the mirror image too.
+        batch_size: images per call.
+    """
 
-    @property
-    def flip(self) -> bool:
-        """Whether the mirror image is asked too."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Images per call."""
-        ...
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    flip: bool = True
+    batch_size: int = 4
 
 
 class Dense(NamedTuple):

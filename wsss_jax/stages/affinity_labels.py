@@ -135,8 +135,7 @@ def make_labels(
     Raises ValueError for stores that do not hold what the rule needs, and for maps off which no two
     thresholds can be read.
     """
-    if store.holds != "scores" or store.kind == "logit":
-        raise UserError(f"{store.folder} holds no activations or probabilities; explain first")
+    stores.require_scores(store, "labels come from activations or probabilities; explain first")
     if isinstance(rule, Pnoc) != (saliency is not None):
         raise UserError(
             f"{type(rule).__name__} came {'without' if saliency is None else 'with'} saliency; "

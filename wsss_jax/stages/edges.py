@@ -25,7 +25,7 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.models import boundaries, recognise
 from wsss_jax.run import dense
-from wsss_jax.run.dense import Dense
+from wsss_jax.run.dense import Asked, Dense
 from wsss_jax.stages.affinity import learned, run_sources
 from wsss_jax.systems import affinity
 from wsss_jax.systems.affinity import BRANCHES, AffinityNet
@@ -49,9 +49,6 @@ class Edges:
 
     beta: float | None = None
     batch_size: int = 4
-
-    scales = (1.0,)
-    flip = False  # the network's answer has the mirror image in it
 
     def __post_init__(self) -> None:
         if self.beta is not None and not 0 < self.beta < float("inf"):
@@ -79,7 +76,8 @@ def edges(
         parents=(run.name,) if run.is_dir() else (),
     )
     outputs = [(target, partial(_map, beta))]
-    dense.fill(outputs, views.photographs(source), ids, network=network, asked=settings)
+    asked = Asked((1.0,), flip=False, batch_size=settings.batch_size)  # the answer is flipped too
+    dense.fill(outputs, views.photographs(source), ids, network=network, asked=asked)
     return target
 
 

@@ -64,11 +64,7 @@ def command(
         workers: processes and shards.
     """
     maps = open_store(store)
-    if maps.holds != "scores" or maps.kind == "logit":
-        raise UserError(
-            f"{store} holds {maps.kind if maps.holds == 'scores' else 'masks'}; wanted activations "
-            "or probabilities"
-        )
+    stores.require_scores(maps, "wanted activations or probabilities")
     if settings.threshold == "otsu":
         found = 0.5 if maps.kind == "probability" else label_free_threshold(maps, maps.ids())
         if found is None:

@@ -97,11 +97,9 @@ def refine(
     """
     workers = workers or Workers()
     name = type(settings).__name__.lower()
-    if store.holds != "scores" or store.kind == "logit":
-        raise UserError(
-            f"{store.folder} holds {store.kind if store.holds == 'scores' else 'masks'}; refine "
-            "activations or probabilities (logits: import them as probabilities)"
-        )
+    stores.require_scores(
+        store, "refine activations or probabilities (logits: import them as probabilities)"
+    )
     if isinstance(settings, Crf) and settings.background == "otsu":
         settings = replace(settings, background=_otsu(store, ids))
     made_by, parents = as_json(settings), [store.folder.name]

@@ -31,7 +31,7 @@ from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.ops.resize import resize
 from wsss_jax.run import dense, folders, training
-from wsss_jax.run.dense import Dense
+from wsss_jax.run.dense import Asked, Dense
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each
 from wsss_jax.run.training import Training
@@ -52,22 +52,15 @@ def defaults() -> Training[Contrast]:
 
 
 @dataclass(frozen=True)
-class Looking:
+class Looking(Asked):
     """How a trained network is asked for saliency.
 
     Attributes:
-        scales: of the photograph's size; logits are averaged over them.
-            Photographs above 724×724 pixels are seen at most at 2 megapixels, whatever the scale.
-        flip: average over the mirror image too.
-        batch_size: images per call.
         reading: probability is the logistic function of the logits, one half where the network
             is undecided; peak is what CCAM and P-NOC keep, the positive part of the logits by its
             maximum, which their thresholds 0.3 and 0.2 belong to.
     """
 
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    flip: bool = True
-    batch_size: int = 4
     reading: Literal["probability", "peak"] = "probability"
 
 
@@ -118,11 +111,7 @@ def check_scores(store: Store, source: Source, what: str) -> None:
 
     what: what its maps are called in the message.
     """
-    if store.holds != "scores" or store.kind == "logit":
-        raise UserError(
-            f"{store.folder} holds {store.kind if store.holds == 'scores' else store.holds}; "
-            f"{what} are activations or probabilities"
-        )
+    stores.require_scores(store, f"{what} are activations or probabilities")
     stores.require(store, source.ids, what)
 
 

@@ -23,7 +23,7 @@ from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.run import dense, folders, training
-from wsss_jax.run.dense import Dense
+from wsss_jax.run.dense import Asked, Dense
 from wsss_jax.run.training import Training
 from wsss_jax.systems import on_backbone, pixels
 from wsss_jax.systems.pixels import Segmenter
@@ -39,20 +39,13 @@ def defaults() -> Training[Segmenter]:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """How a trained network is asked.
+class Prediction(Asked):
+    """How a trained segmentation network is asked.
 
     Attributes:
-        scales: of the photograph's size; logits are averaged over them.
-            Photographs above 724×724 pixels are seen at most at 2 megapixels, whatever the scale.
-        flip: average over the mirror image too.
-        batch_size: images per call.
         among: every class, or only those the image is labelled with (for the training images).
     """
 
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    flip: bool = True
-    batch_size: int = 4
     among: Literal["every", "labelled"] = "every"
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, Float
 
+from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import ALL, Source, open_dataset
@@ -190,8 +191,7 @@ def _rows(
     store: Store, source: Source, features: Store | None, skipped: dict[str, str]
 ) -> list[Row]:
     """A row of every photograph with a class and a record."""
-    if store.holds != "scores" or store.kind == "logit":
-        raise UserError(f"{store.folder} holds no scores of classes; wanted combined score maps")
+    stores.require_scores(store, "wanted combined score maps")
     folder = store.folder.with_name(f"{store.folder.name}_uncertainty")
     doubts = open_store(folder) if (folder / "index.json").is_file() else None
     threshold = label_free_threshold(store, store.ids()) or 0.5

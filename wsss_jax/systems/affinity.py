@@ -26,6 +26,7 @@ from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import losses, pairs
 from wsss_jax.ops.affinity import Affinity
 from wsss_jax.systems import on_backbone
+from wsss_jax.systems.on_backbone import OnBackbone
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState, Weights
 from wsss_jax.types import Batch, System, Variables
@@ -130,15 +131,13 @@ def make(settings: AffinityNet, *, steps: int) -> System:
         kinds = pairs.pairs(losses.where_given(labels, batch.real), settings.radius)
         cells = grid_inside(batch.inside, settings.stride)
 
-        def loss_of(params: Variables) -> Array:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
             joined = branch.join(getattr(found, branch.head), settings.radius, cells)
-            return losses.pair_affinity(joined.values, kinds)
+            return losses.pair_affinity(joined.values, kinds), {}
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, "skipped": state.skipped, "bad_in_a_row": state.in_a_row}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 
@@ -171,7 +170,7 @@ def template(settings: AffinityNet) -> TrainState:
 
 def structure(settings: AffinityNet) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    return on_backbone.structure(settings, _whole(settings))
+    return on_backbone.structure(_held(settings), _whole(settings))
 
 
 def _whole(settings: AffinityNet) -> on_backbone.Whole:
@@ -179,12 +178,14 @@ def _whole(settings: AffinityNet) -> on_backbone.Whole:
     return partial(dense_heads.MultiTask, strides=strides)
 
 
-def _held(settings: AffinityNet) -> AffinityNet:
+def _held(settings: AffinityNet) -> OnBackbone:
     """The settings with a backbone that has no part in the update where it does not learn.
 
     (Without gradients weight decay alone would still wear it away.)
     """
-    if settings.learns_body:
-        return settings
-    optim = replace(settings.optim, freeze=(*settings.optim.freeze, "backbone"))
-    return replace(settings, optim=optim)
+    optim = settings.optim
+    if not settings.learns_body:
+        optim = replace(optim, freeze=(*optim.freeze, "backbone"))
+    return OnBackbone(
+        settings.backbone, settings.weights, settings.output_stride, optim, settings.normalise
+    )

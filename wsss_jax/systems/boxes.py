@@ -72,9 +72,7 @@ def make(settings: BoxRegression, *, classes: int, steps: int) -> System:
             loss = settings.alpha * named + (1 - settings.alpha) * placed
             return loss, {"loss_class": named, "loss_boxes": placed}
 
-        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **parts, **classifier.counts(state)}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

@@ -8,55 +8,46 @@ transformer's own. Everything that other systems share of it is here too.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 
 import jax
 from jaxtyping import Array, Bool, PRNGKeyArray
 
-from wsss_jax.models import build, classifiers, heads
+from wsss_jax.models import classifiers, heads
 from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.ops import losses
+from wsss_jax.systems import on_backbone
 from wsss_jax.systems.class_loss import ClassLoss
 from wsss_jax.systems.entry import Explained
+from wsss_jax.systems.on_backbone import OnBackbone
 from wsss_jax.systems.on_backbone import lean as lean
 from wsss_jax.systems.on_backbone import update_of as update_of
 from wsss_jax.train import state as states
-from wsss_jax.train.optimizers import Optim, held
+from wsss_jax.train.optimizers import held
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import Attentive, Batch, Scorer, System, Variables
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(OnBackbone):
     """A plain multi-label classifier: which network learns, and how.
 
     Attributes:
         backbone: a name in BACKBONES.
-        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
-            hub:owner/name, or auto; None starts from random ones.
-        output_stride: pixels per cell of the last map.
         label_smoothing: in [0, 1].
         dropout: rate at which whole feature channels are dropped while training.
-        optim: how parameters are updated.
         head: linear, kernel_usage, kernel_usage_scaled, or class_token (transformers only).
         remat: compute blocks once more for the gradient instead of keeping what they saw. For
             accelerators: XLA's CPU backend computes twice and saves nothing
             (benchmarks/compiling.py). Not the MobileNets.
-        normalise: how images are normalised for these weights, imagenet, half, clip or six
-            numbers; None reads it from their file, and fills it in.
         loss: what the labels of whole images cost, where few images show some classes; terms of
             tiles and of erased images stay binary cross-entropies.
     """
 
-    backbone: str = "mobilenet_v2"
-    weights: Path | None = None
-    output_stride: int = 16
     label_smoothing: float = 0.0
     dropout: float = 0.0
-    optim: Optim = field(default_factory=Optim)
     head: str = "linear"
     remat: bool = False
-    normalise: str | None = None
     loss: ClassLoss = field(default_factory=ClassLoss)
 
 
@@ -73,14 +64,12 @@ def make(settings: Classifier, *, classes: int, steps: int) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         targets = losses.smooth(batch.labels, settings.label_smoothing)
 
-        def loss_of(params: Variables) -> Array:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(held(params, settings.optim.freeze), state.stats)
             logits = module(batch.images, batch.inside, rngs=key)
-            return settings.loss.of(logits, targets, batch)
+            return settings.loss.of(logits, targets, batch), {}
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **counts(state)}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 
@@ -107,11 +96,6 @@ def start(settings: Classifier, classes: int, steps: int, key: PRNGKeyArray) -> 
     return states.create(network, update_of(settings, steps))
 
 
-def counts(state: TrainState) -> dict[str, Array]:
-    """What the training loop watches: steps that were not finite."""
-    return {"skipped": state.skipped, "bad_in_a_row": state.in_a_row}
-
-
 def structure(settings: Classifier, classes: int) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
     return states.abstract(lambda: module_of(bare(settings), classes, jax.random.key(0)))
@@ -126,16 +110,9 @@ def module_of(
     settings: Classifier, classes: int, key: PRNGKeyArray
 ) -> heads.Classifier | TokenClassifier:
     """The network itself, from a random start or its file of weights."""
-    plain = build.classifier(
-        settings.backbone,
-        classes,
-        key=key,
-        output_stride=settings.output_stride,
-        pretrained=settings.weights,
-        normalise=settings.normalise,
-        dropout=settings.dropout,
-        **({"remat": True} if settings.remat else {}),
-    )
+    whole = partial(heads.Classifier, classes=classes, dropout=settings.dropout)
+    options = {"remat": True} if settings.remat else {}
+    plain = on_backbone.module_of(settings, whole, key, **options)
     return classifiers.with_head(plain, settings.head, key=key)
 
 

@@ -6,7 +6,6 @@ Gradients), algorithm 1. The term itself is ``terms.gradient_error``; it takes a
 
 from dataclasses import dataclass, field
 
-import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from wsss_jax.errors import UserError
@@ -62,9 +61,7 @@ def make(settings: InterpretableGradient, *, classes: int, steps: int) -> System
             )
             return loss + settings.weight * error, {"loss_class": loss, "gradient_error": error}
 
-        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **parts, **classifier.counts(state)}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

@@ -49,14 +49,12 @@ def make(settings: Lfi, *, classes: int, steps: int) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         targets = losses.smooth(batch.labels, settings.classifier.label_smoothing)
 
-        def loss_of(params: Variables) -> Array:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.stats)
             logits = module(batch.images, batch.inside, rngs=key)
-            return settings.classifier.loss.of(logits, targets, batch)
+            return settings.classifier.loss.of(logits, targets, batch), {}
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **classifier.counts(state)}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

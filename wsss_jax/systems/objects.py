@@ -9,9 +9,7 @@ pixels where the proposals are not sure.
 
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -19,6 +17,7 @@ from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads
 from wsss_jax.ops import boundaries, losses
 from wsss_jax.systems import on_backbone
+from wsss_jax.systems.on_backbone import OnBackbone
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import Batch, System, Variables
@@ -34,30 +33,20 @@ _WHOLE = partial(dense_heads.MultiTask, strides={"saliency": STRIDE, "edge": STR
 
 
 @dataclass(frozen=True)
-class Objects:
+class Objects(OnBackbone):
     """Which network learns saliency and edges, and how.
 
     Attributes:
-        backbone: a name in BACKBONES, convolutional.
-        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
-            hub:owner/name, or auto; None starts from random ones.
-        output_stride: pixels per cell of the backbone's last map.
         edge_weight: of the edges' loss beside that of saliency.
         learns_body: whether the heads teach the backbone too.
         optim: how parameters are updated (PoolNet: Adam of 5e-5, weight decay 5e-4).
-        normalise: how images are normalised for these weights, imagenet, half, clip or six
-            numbers; None reads it from their file, and fills it in.
     """
 
-    backbone: str = "mobilenet_v2"
-    weights: Path | None = None
-    output_stride: int = 16
     edge_weight: float = 1.0
     learns_body: bool = True
     optim: Optim = field(
         default_factory=lambda: Optim("adamw", learning_rate=5e-5, weight_decay=5e-4)
     )
-    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if self.edge_weight < 0:
@@ -80,24 +69,15 @@ def make(settings: Objects, *, steps: int, drawn: bool = False) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         salient, edges = labels_of(batch, drawn=drawn)
 
-        def loss_of(params: Variables) -> tuple[Array, tuple[Array, Array]]:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.stats)
             found = module(batch.images, batch.inside, key, learns_body=settings.learns_body)
-            parts = (
-                losses.mean_over_given(losses.binary(found.saliency, salient), salient),
-                losses.mean_over_given(losses.balanced_binary(found.edge, edges), edges),
-            )
-            return parts[0] + settings.edge_weight * parts[1], parts
+            on_objects = losses.mean_over_given(losses.binary(found.saliency, salient), salient)
+            on_edges = losses.mean_over_given(losses.balanced_binary(found.edge, edges), edges)
+            loss = on_objects + settings.edge_weight * on_edges
+            return loss, {"saliency": on_objects, "edges": on_edges}
 
-        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {
-            "loss": loss,
-            "saliency": parts[0],
-            "edges": parts[1],
-            "skipped": state.skipped,
-            "bad_in_a_row": state.in_a_row,
-        }
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

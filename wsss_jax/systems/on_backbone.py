@@ -1,9 +1,9 @@
 """One network on a named backbone: how it starts, its structure, and how it is updated."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import optax
@@ -18,34 +18,30 @@ Whole = Callable[..., Any]
 """The whole network of a backbone: ``whole(backbone, rngs=…)``."""
 
 
-@runtime_checkable
-class Learning(Protocol):
-    """Settings of what learns. weights: of the backbone, pretrained; None for random ones."""
+@dataclass(frozen=True)
+class OnBackbone:
+    """Settings of a network that learns on a backbone; each kind of network adds its own.
 
-    @property
-    def weights(self) -> Path | None: ...  # noqa: D102
+    Attributes:
+        backbone: a name in BACKBONES, convolutional.
+        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
+            hub:owner/name, or auto; None starts from random ones.
+        output_stride: pixels per cell of the backbone's last map.
+        optim: how parameters are updated.
+        normalise: how images are normalised for these weights, imagenet, half, clip or six
+            numbers; None reads it from their file, and fills it in.
+    """
 
-    @property
-    def optim(self) -> Optim: ...  # noqa: D102
-
-
-@runtime_checkable
-class OnBackbone(Learning, Protocol):
-    """Settings of a network on a backbone, named as in ``systems.classifier.Classifier``."""
-
-    @property
-    def backbone(self) -> str: ...  # noqa: D102
-
-    @property
-    def output_stride(self) -> int: ...  # noqa: D102
-
-    @property
-    def normalise(self) -> str | None: ...  # noqa: D102
+    backbone: str = "mobilenet_v2"
+    weights: Path | None = None
+    output_stride: int = 16
+    optim: Optim = field(default_factory=Optim)
+    normalise: str | None = None
 
 
 def start(settings: OnBackbone, whole: Whole, steps: int, key: PRNGKeyArray) -> TrainState:
     """The state before the first step, the backbone's weights read from their file."""
-    network = states.functional(_module(settings, whole, key))
+    network = states.functional(module_of(settings, whole, key))
     return states.create(network, update_of(settings, steps))
 
 
@@ -56,11 +52,11 @@ def template(settings: OnBackbone, whole: Whole) -> TrainState:
 
 def structure(settings: OnBackbone, whole: Whole) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    bare: Any = replace(settings, weights=None)  # pyright: ignore[reportArgumentType]: data classes
-    return states.abstract(lambda: _module(bare, whole, jax.random.key(0)))
+    bare = replace(settings, weights=None)
+    return states.abstract(lambda: module_of(bare, whole, jax.random.key(0)))
 
 
-def update_of(settings: Learning, steps: int) -> optax.GradientTransformation:
+def update_of(settings: OnBackbone, steps: int) -> optax.GradientTransformation:
     """The gradient transformation for ``steps`` updates."""
     pretrained = settings.weights is not None
     return optimizer(settings.optim, steps, outside_backbone(pretrained=pretrained))
@@ -71,7 +67,8 @@ def lean(settings: OnBackbone) -> float:
     return build.lean(settings.backbone, settings.output_stride)
 
 
-def _module(settings: OnBackbone, whole: Whole, key: PRNGKeyArray) -> Any:
+def module_of(settings: OnBackbone, whole: Whole, key: PRNGKeyArray, **options: Any) -> Any:
+    """The network itself, from a random start or its file of weights; options of the backbone."""
     return build.on_backbone(
         settings.backbone,
         whole,
@@ -79,4 +76,5 @@ def _module(settings: OnBackbone, whole: Whole, key: PRNGKeyArray) -> Any:
         output_stride=settings.output_stride,
         pretrained=settings.weights,
         normalise=settings.normalise,
+        **options,
     )

@@ -50,15 +50,13 @@ def make(settings: Perception, encode: Encode, *, steps: int) -> System:
     ) -> tuple[TrainState, dict[str, Array]]:
         features = jax.lax.stop_gradient(encode(batch.images, batch.inside)).astype(jnp.float32)
 
-        def loss_of(params: Variables) -> Array:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             missed = (network.bind(params, state.stats)(features) - batch.images) ** 2
             inside = batch.inside[..., None].astype(jnp.float32)
             count = jnp.maximum(3 * inside.sum(axis=(1, 2, 3)), 1)
-            return losses.mean_over((missed * inside).sum(axis=(1, 2, 3)) / count, batch.real)
+            return losses.mean_over((missed * inside).sum(axis=(1, 2, 3)) / count, batch.real), {}
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, "skipped": state.skipped, "bad_in_a_row": state.in_a_row}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

@@ -7,7 +7,6 @@ pseudo-masks or true ones is not known here.
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from wsss_jax.errors import UserError
 from wsss_jax.models.segmenter import Segmenter as SegmenterNet
 from wsss_jax.ops import pixel_loss
 from wsss_jax.systems import on_backbone
+from wsss_jax.systems.on_backbone import OnBackbone
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState, Weights
 from wsss_jax.types import IGNORE, Batch, System, Variables
@@ -26,30 +26,21 @@ STRIDE = 4
 
 
 @dataclass(frozen=True)
-class Segmenter:
+class Segmenter(OnBackbone):
     """Which segmentation network learns, and how.
 
     Attributes:
-        backbone: a name in BACKBONES, convolutional.
-        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
-            hub:owner/name, or auto; None starts from random ones.
         output_stride: pixels per cell of the backbone's last map, 8 or 16.
         width: channels behind the backbone (256 in the papers; less for light backbones).
         label_smoothing: in [0, 1] (P-NOC: 0.1).
         optim: how parameters are updated (P-NOC: SGD of 0.007 with Nesterov momentum 0.9).
-        normalise: how images are normalised for these weights, imagenet, half, clip or six
-            numbers; None reads it from their file, and fills it in.
     """
 
-    backbone: str = "mobilenet_v2"
-    weights: Path | None = None
-    output_stride: int = 16
     width: int = 256
     label_smoothing: float = 0.0
     optim: Optim = field(
         default_factory=lambda: Optim(learning_rate=0.007, nesterov=True, weight_decay=4e-5)
     )
-    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing <= 1:
@@ -74,21 +65,15 @@ def make(settings: Segmenter, *, classes: int, steps: int) -> System:
         seen = in_corner(batch)
         counts = seen.inside & seen.real[:, None, None]
 
-        def loss_of(params: Variables) -> Array:
+        def loss_of(params: Variables) -> tuple[Array, dict[str, Array]]:
             module = network.bind(params, state.stats)
             logits = module(seen.images, seen.inside, rngs=key)
             losses = pixel_loss.cross_entropy(logits, seen.given_masks, settings.label_smoothing)
-            return pixel_loss.mean_known(losses, seen.given_masks, counts)
+            known = (counts & (seen.given_masks != IGNORE)).sum() / jnp.maximum(counts.sum(), 1)
+            terms = {"known": known.astype(jnp.float32)}
+            return pixel_loss.mean_known(losses, seen.given_masks, counts), terms
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        state = state.updated(update, loss, grads)
-        known = (counts & (seen.given_masks != IGNORE)).sum() / jnp.maximum(counts.sum(), 1)
-        return state, {
-            "loss": loss,
-            "known": known.astype(jnp.float32),
-            "skipped": state.skipped,
-            "bad_in_a_row": state.in_a_row,
-        }
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

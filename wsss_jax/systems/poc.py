@@ -111,9 +111,7 @@ def make_puzzle(settings: PuzzleCam, *, classes: int, steps: int) -> System:
             )
             return loss, metrics
 
-        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **metrics, **classifier.counts(state)}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 
@@ -144,13 +142,8 @@ def make_judged(settings: OcCse | POc, *, classes: int, steps: int) -> System:
             more, erased = erases(judge, view, chosen, progress)
             return loss + more, {**metrics, **erased}
 
-        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
-        learner = learner.updated(update, loss, grads)
-        return replace(state, learner=learner), {
-            "loss": loss,
-            **metrics,
-            **classifier.counts(learner),
-        }
+        learner, metrics = learner.descended(update, loss_of)
+        return replace(state, learner=learner), metrics
 
     return System(init, step)
 

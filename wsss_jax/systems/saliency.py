@@ -9,7 +9,6 @@ polarity without hints is read off the running mean of all steps (theirs: the fi
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from wsss_jax.errors import UserError
 from wsss_jax.models.foreground import Foreground
 from wsss_jax.ops import contrast
 from wsss_jax.systems import on_backbone
+from wsss_jax.systems.on_backbone import OnBackbone
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.train.state import Network, TrainState
 from wsss_jax.types import IGNORE, Batch, Leaf, System, Variables
@@ -37,27 +37,18 @@ MARGIN = 1 / 7
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(OnBackbone):
     """Which network learns to tell foreground from background, and how.
 
     Attributes:
-        backbone: a name in BACKBONES, convolutional.
-        weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
-            hub:owner/name, or auto; None starts from random ones.
-        output_stride: pixels per cell of the backbone's last map.
         decay: how fast less similar pairs lose weight, by rank.
         hint_weight: of the cross-entropy with hints; 0 for C2AM, 1 for C2AM-H.
         hint_threshold: scores from here on are hints (P-NOC: 0.4 for VOC, 0.3 for COCO).
         hint_smoothing: hinted cells have the target 1 less half of this.
         optim: how parameters are updated (CCAM: SGD of 0.001, practically without momentum, and
             the new layer no faster than the others).
-        normalise: how images are normalised for these weights, imagenet, half, clip or six
-            numbers; None reads it from their file, and fills it in.
     """
 
-    backbone: str = "mobilenet_v2"
-    weights: Path | None = None
-    output_stride: int = 16
     decay: float = 0.25
     hint_weight: float = 0.0
     hint_threshold: float = 0.4
@@ -65,7 +56,6 @@ class Contrast:
     optim: Optim = field(
         default_factory=lambda: Optim(learning_rate=1e-3, new_layers=1.0, momentum=0.0)
     )
-    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if self.hint_weight < 0 or self.decay < 0:
@@ -115,8 +105,7 @@ def make(settings: Contrast, *, steps: int) -> System:
             "contrast": seen["contrast"],
             "hinted": seen["hinted"],
             "border": state.border,
-            "skipped": state.network.skipped,
-            "bad_in_a_row": state.network.in_a_row,
+            **state.network.counts,
         }
 
     return System(init, step)

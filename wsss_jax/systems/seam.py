@@ -81,9 +81,7 @@ def make(settings: Seam, *, classes: int, steps: int) -> System:
         def loss_of(params: Variables) -> tuple[Array, Metrics]:
             return loss_terms(network.bind(params, state.stats), settings, batch, key)
 
-        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        state = state.updated(update, loss, grads)
-        return state, {"loss": loss, **metrics, **classifier.counts(state)}
+        return state.descended(update, loss_of)
 
     return System(init, step)
 

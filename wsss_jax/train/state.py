@@ -20,6 +20,9 @@ from wsss_jax.types import Leaf, Structure, Variables
 S = TypeVar("S")
 """State of a system: a tree of arrays with training states in it."""
 
+LossOf = Callable[[PyTree], tuple[Array, dict[str, Array]]]
+"""From parameters to the loss, and what to watch besides it."""
+
 Weights = tuple[Variables, Variables]
 """Parameters of a network, and the rest of what it holds."""
 
@@ -65,6 +68,11 @@ class TrainState:
         """The parameters to explain with: their moving average if one is kept (``Optim.ema``)."""
         return optimizers.averaged(self.params, self.opt_state)
 
+    @property
+    def counts(self) -> dict[str, Leaf]:
+        """What the training loop watches: steps that were not finite."""
+        return {"skipped": self.skipped, "bad_in_a_row": self.in_a_row}
+
     def updated(
         self, optimizer: optax.GradientTransformation, loss: Float[Array, ""], grads: PyTree
     ) -> "TrainState":
@@ -88,6 +96,14 @@ class TrainState:
             skipped=self.skipped + bad,
             in_a_row=(self.in_a_row + 1) * bad,
         )
+
+    def descended(
+        self, optimizer: optax.GradientTransformation, loss_of: LossOf
+    ) -> tuple["TrainState", dict[str, Array]]:
+        """``updated`` along the gradient of a loss; and all that is watched, the loss first."""
+        (loss, terms), grads = jax.value_and_grad(loss_of, has_aux=True)(self.params)
+        state = self.updated(optimizer, loss, grads)
+        return state, {"loss": loss, **terms, **state.counts}
 
 
 def each(state: S, change: Callable[[TrainState], TrainState]) -> S:
