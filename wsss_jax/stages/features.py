@@ -119,10 +119,10 @@ def features(source: Source, folder: Path, settings: Features, *, ids: tuple[str
     groups = _groups(source, missing, network, settings, skipped.__setitem__)
 
     def write(group: Group) -> int:
-        maps = (np.asarray(network.look(*_inputs(group))) - centre) @ basis
+        maps = np.asarray(_projected(network.look(*_inputs(group)), centre, basis))
         for row, id in enumerate(group.ids):
             height, width = (-(-int(n) // settings.stride) for n in group.sizes[row])
-            scores = maps[row, :height, :width].astype(np.float32)
+            scores = np.ascontiguousarray(maps[row, :height, :width])
             number = np.arange(channels, dtype=np.int32)
             peak = scores.max(axis=(0, 1))
             target.put_scores(id, ScoreMaps(scores, number, original.size(id), peak, "logit"))
@@ -223,6 +223,13 @@ def _made_by(settings: Features) -> Record:
     return {"stage": "features", **as_json(settings), **by_name}
 
 
+@jax.jit
+def _projected(
+    maps: Float[Array, "b h w k"], centre: Float[Array, " k"], basis: Float[Array, "k c"]
+) -> Float[Array, "b h w c"]:
+    return (maps - centre[None, None, None]) @ basis
+
+
 def _components(
     network: Network, source: Source, target: Store, settings: Features, ids: tuple[str, ...]
 ) -> Components:
@@ -264,11 +271,13 @@ def _computed(
     total = squares = np.zeros(())
     count = 0
     for group in _groups(source, ids, network, settings, _ignore):
-        maps = np.asarray(network.look(*_inputs(group)), np.float64)
+        maps = np.asarray(network.look(*_inputs(group)))
         for row in range(len(group.ids)):
             height, width = (int(n) // settings.stride for n in group.sizes[row])
             cells = maps[row, :height, :width].reshape(-1, maps.shape[-1])
-            total, squares = total + cells.sum(0), squares + cells.T @ cells
+            # Sums over one image lose nothing in single precision, and take half the time.
+            total = total + cells.sum(0, dtype=np.float64)
+            squares = squares + (cells.T @ cells).astype(np.float64)
             count += len(cells)
     mean = total / max(count, 1)
     values, vectors = np.linalg.eigh(squares / max(count, 1) - np.outer(mean, mean))
