@@ -43,8 +43,8 @@ def test_standard_takes_one_thing_out_at_a_time():
     assert by_name["a system of noise added"].systems == ("a", "b", "c", "noise")
     settings = by_name["without probe and smoothing"].settings
     assert settings == replace(Combining(), smoothing=0.0, rounds=0)
-    assert len(by_name) == len(rows) == 24
-    assert len({ablation.folder_of(row) for row in rows}) == 24
+    assert len(by_name) == len(rows) == 25
+    assert len({ablation.folder_of(row) for row in rows}) == 25
 
 
 def test_without_saliency_and_with_one_network_there_are_fewer_rows():
