@@ -45,7 +45,8 @@ MAX_CELLS = 250_000
 """Cells of all images together that a probe learns from."""
 
 BORROWED = 30
-"""Average images that count beside a class's own ones in its threshold, which few would tell badly.
+"""The threshold of a class is read off its own images and so many average ones: few images alone
+would place it badly.
 """
 
 MORE = 4
@@ -156,9 +157,10 @@ def _thresholds(
 ) -> Float[np.ndarray, " c"]:
     """Where background begins for each class, by Otsu's rule; 0 where there is none.
 
-    One threshold parts the highest maps of all cells. A class whose own images want a higher one
-    gets that: of the cells where it is the highest, and BORROWED average images. Maps of such a
-    class are high everywhere, and at the shared threshold it takes whole walls.
+    The shared threshold parts the highest scores of all cells. Each class has a threshold of its
+    own as well, from the cells where its map is the highest and those of BORROWED average images;
+    the higher of the two counts. Some classes have maps that are high everywhere: at the shared
+    threshold they spread over what surrounds them.
 
     Of maps that a probe takes part in, square roots are parted: they spread what is low and hold
     together what is high. Of maps without one, the plain rule is nearer to the truth. Cells that

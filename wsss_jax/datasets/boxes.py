@@ -71,7 +71,7 @@ def reader_of(source: Source) -> Reader:
     if isinstance(read, TableReader) and read.table.strangers:
         names = read.table.strangers
         few = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-        print(f"boxes of {len(names)} names are of no photograph and count for nothing: {few}")
+        print(f"boxes of {len(names)} photograph(s) that are not there count for nothing: {few}")
     return read
 
 
