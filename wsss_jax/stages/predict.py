@@ -72,8 +72,8 @@ class Predicting:
 class Predicted(NamedTuple):
     """One class of one photograph.
 
-    confidence: mean probability over its pixels, in [0, 1]; None for background where no class
-    could win a pixel. share: of the photograph's pixels, in [0, 1].
+    confidence: mean probability over its pixels before the CRF, in [0, 1]; None for background
+    where no class could win a pixel. share: of the photograph's pixels, in [0, 1].
     """
 
     name: str
@@ -128,7 +128,8 @@ def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predict
         maps, work / "masks", Masking(0.5, background=background), ids=ids, workers=share
     )
     export(masks, source, out, Export("png"), workers=share)
-    rows = {id: found_in(maps, masks, id) for id in ids}
+    # Of what was told, since a CRF makes nearly every probability 1.
+    rows = {id: found_in(told, masks, id) for id in ids}
     table = TABLE if jobs == 1 else f"predictions_{index}_of_{jobs}.csv"
     write_atomic(out / table, _table(rows, source))
     return len(ids)
