@@ -159,11 +159,12 @@ def _groups(records: Path, suffix: str, wanted: Sequence[str]) -> Iterator[list[
     group: list[str] = []
     total = 0
     for id in wanted:
-        path = path_of(records, id, suffix)
-        if not path.is_file():
-            continue
+        try:
+            size = path_of(records, id, suffix).stat().st_size
+        except FileNotFoundError:
+            continue  # another process may seal it at any moment
         group.append(id)
-        total += path.stat().st_size
+        total += size
         if len(group) == GROUP or total >= BYTES:
             yield group
             group, total = [], 0
