@@ -26,7 +26,7 @@ def root(tmp_path) -> Path:
     (tmp_path / "splits").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     for value, id in zip((1, 1, 2), IDS, strict=True):
-        Image.fromarray(noise).save(tmp_path / f"images/{id}.jpg")
+        Image.fromarray(np.roll(noise, ord(id), axis=0)).save(tmp_path / f"images/{id}.jpg")
         Image.fromarray(np.full((12, 16), value, np.uint8)).save(tmp_path / f"masks/{id}.png")
     labels(tmp_path, SOUND)
     (tmp_path / "splits/train.txt").write_text("a\nb\nc\n")
@@ -245,3 +245,35 @@ def test_real_photographs_are_sound(shared, name, tmp_path):
     (tmp_path / "some.txt").write_text("\n".join(ids))
     findings = survey(source, lists=tmp_path)
     assert findings.problems == () and findings.images == len(ids)
+
+
+def test_the_same_file_twice_is_told(root):
+    (root / "images/c.jpg").write_bytes((root / "images/a.jpg").read_bytes())
+    (found,) = survey(root).notices
+    assert found.kind == "same photograph"
+    assert found.message == "a and c are the same file, with other labels: cat and dog; keep one"
+
+
+def test_masks_that_are_not_read_are_told(root):
+    (root / "masks/b.png").rename(root / "masks/B.PNG")
+    assert survey(root).problems == survey(root).notices == ()
+    (root / "masks/B.PNG").unlink()
+    np.save(root / "masks/b.npy", np.zeros((12, 16), np.uint8))
+    assert [found.message for found in survey(root).problems] == [
+        ".npy is not read; save masks as PNG"
+    ]
+    (root / "masks/b.npy").unlink()
+    Image.fromarray(np.full((12, 16), 255, np.uint8)).save(root / "masks/b.png")
+    (found,) = survey(root).notices
+    assert found.kind == "labels without mask" and "labels have cat" in found.message
+
+
+def test_what_of_a_photograph_is_not_read_is_told(root):
+    first, second = Image.new("RGB", (16, 12), "red"), Image.new("RGB", (16, 12), "blue")
+    (root / "images/a.jpg").unlink()
+    (root / "images/b.jpg").unlink()
+    first.save(root / "images/a.tif", save_all=True, append_images=[second])
+    Image.fromarray(np.full((12, 16), 4095, np.uint16)).save(root / "images/b.png")
+    forms = [found.message for found in survey(root).notices if found.kind == "photograph form"]
+    assert forms[0] == "holds 2 pictures, of which the first is read"
+    assert forms[1].startswith("its 16-bit values reach 15 of 255 only")

@@ -299,3 +299,18 @@ def test_hostile_values_are_one_error_of_the_file(tmp_path, change):
     path.write_text("[" * 100_000)
     with pytest.raises(BadFileError, match=r"instances_val2017\.json"):
         datasets.open_dataset(tmp_path, split="val")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotations": {}}, "annotations is {}, wanted a list of objects"),
+        ({"annotations": {"1": {}}}, "annotations is .* wanted a list"),
+        ({"images": {"9": {}}}, "images is .* wanted a list"),
+        ({"categories": None}, "categories is None, wanted a list"),
+        ({"images": [{"id": 9, "file_name": None}]}, "image 9 has the file name None"),
+    ],
+)
+def test_a_file_of_another_form_is_told_in_words(tmp_path, changes, message):
+    with pytest.raises(BadFileError, match=message):
+        datasets.open_dataset(instances(tmp_path, **{"annotations": []} | changes), split="all")

@@ -144,10 +144,10 @@ def test_folder_labels_are_names_or_foreground_numbers(tmp_path):
     assert source.mask("a") is None and source.image("a").dtype == np.uint8
 
 
-@pytest.mark.parametrize("entry", (["cow"], [2], [-1], [True], [0.0], "dog", None, [None]))
+@pytest.mark.parametrize("entry", (["cow"], [2], [-1], [True], [0.0], [0, 0], None, [None]))
 def test_a_bad_label_is_an_error_of_its_image_only(tmp_path, entry):
     source = datasets.open_dataset(
-        folder(tmp_path, ["cat", "dog"], {"a": entry, "b": [1]}), split="all"
+        folder(tmp_path, ["cat", "dog"], {"a": entry, "b": [1], "c": [0]}), split="all"
     )
     assert source.labels("b").tolist() == [False, True]
     with pytest.raises(BadFileError, match="of a"):

@@ -288,3 +288,62 @@ def test_what_is_no_photograph_is_called_by_its_name(tmp_path, content, message)
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(BadFileError, match=rf"a\.jpg: .*{message}"):
         read_image(tmp_path / "a.jpg")
+
+
+def json_labels(root, content):
+    photograph(root / "images/im0.jpg")
+    photograph(root / "images/im1.jpg")
+    (root / "labels.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"classes": ["a", "b"], "image_labels": {"im0": [1], "im1": [2]}}, "count from 0"),
+        ({"cat": ["im0.jpg"], "dog": ["im1.jpg"]}, "classes are called like photographs"),
+        ({"cat": ["im0", "im1"]}, "wanted the classes of each photograph"),
+    ],
+)
+def test_a_json_that_can_be_read_wrongly_is_refused(tmp_path, content, message):
+    with pytest.raises(BadFileError, match=message):
+        open_dataset(json_labels(tmp_path, content), split="all")
+
+
+def test_rows_of_flags_are_told_and_one_of_another_length_is_no_list_of_numbers(tmp_path):
+    names = ["a", "b", "c"]
+    rows = {"im0": [1, 0, 0], "im1": [0, 1]}
+    root = json_labels(tmp_path, {"classes": names, "image_labels": rows})
+    with pytest.raises(BadFileError, match="with 0 twice; wanted"):
+        open_dataset(root, split="all").labels("im0")
+    rows["im1"] = [0, 1, 1]
+    root = json_labels(tmp_path, {"classes": names, "image_labels": rows})
+    assert labels(root) == {"im0": "a", "im1": "b+c"}
+    assert any("rows of 0 and 1" in problem.message for problem in survey(root).notices)
+
+
+def test_a_name_alone_is_a_list_of_one(tmp_path):
+    content = {"classes": ["cat", "dog"], "image_labels": {"im0": "cat", "im1": ""}}
+    assert labels(json_labels(tmp_path, content)) == {"im0": "cat", "im1": ""}
+
+
+@pytest.mark.parametrize(
+    ("objects", "wanted"),
+    [
+        ("<object><name>traffic\n light</name></object>", "traffic light"),
+        ("<object><name>cat</name><name>dog</name></object>", "two names"),
+        ("<object><name>cat</name><part><name>head</name></part></object>", "cat"),
+    ],
+)
+def test_names_of_objects(tmp_path, objects, wanted):
+    photograph(tmp_path / "JPEGImages/a.jpg")
+    photograph(tmp_path / "JPEGImages/b.jpg")
+    (tmp_path / "Annotations").mkdir()
+    cow = "<annotation><object><name>cow</name></object></annotation>"
+    (tmp_path / "Annotations/b.xml").write_text(cow)
+    (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{objects}</annotation>")
+    if wanted == "two names":
+        with pytest.raises(BadFileError, match=wanted):
+            open_dataset(tmp_path, split="all").labels("a")
+    else:
+        assert labels(tmp_path)["a"] == wanted

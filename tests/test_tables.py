@@ -1,5 +1,6 @@
 """Labels in the tables and folders that people have, with the photographs that go with them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_no_entry_is_missing_and_an_empty_one_is_not(root):
         source.labels("größe")
     (root / "labels.csv").write_text("file,cat,dog\nim1,1,0\nIMG 001,0,\n")
     source = datasets.open_dataset(root, split="all")
-    with pytest.raises(BadFileError, match="no 0 or 1 of dog"):
+    with pytest.raises(BadFileError, match="dog is empty, wanted 0 or 1"):
         source.labels("IMG 001")
 
 
@@ -208,3 +209,53 @@ def test_labels_from_the_class_lists_of_main(tmp_path):
     assert source.labels("2007_000001").tolist() == [False, True]
     with pytest.raises(MissingFileError):
         source.labels("2007_000002")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\nim1,yes\nim3,no\n", "labels are no, yes; .* name of the class above"),
+        ("file;label\nim1;x\nim3;\n", "labels are x; "),
+        ("file,,dog\nim1,1,0\nim3,1,1\ngröße,0,1\n", "column 2 has 0, 1 below no name"),
+        ("class,im1.jpg,im3.jpg,größe.jpg\ncat,1,0,0\ndog,0,1,1\n", "beside each other"),
+    ],
+)
+def test_a_table_that_can_be_read_wrongly_is_refused(root, text, message):
+    (root / "labels.csv").write_text(text)
+    with pytest.raises(BadFileError, match=message):
+        datasets.open_dataset(root, split="all")
+
+
+@pytest.mark.parametrize("cell", ["?", "2", "0,7", "maybe"])
+@pytest.mark.parametrize("other", ["0", ""])
+def test_a_cell_that_is_neither_0_nor_1_costs_its_photograph_and_not_its_class(root, cell, other):
+    rows = [f"im1;1;{other}", f"im3;{cell};1", f"größe;{other};1", "IMG 001;1;1"]
+    (root / "labels.csv").write_text("\n".join(["file;cat;dog", *rows, "Summe;3;3", ""]))
+    source = datasets.open_dataset(root, split="all")
+    assert source.classes.names == ("cat", "dog")
+    assert source.labels("IMG 001").all() and source.labels("im1").tolist() == [True, False]
+    with pytest.raises(BadFileError, match=f"cat has '{re.escape(cell)}', wanted 0 or 1"):
+        source.labels("im3")
+
+
+def test_sums_comments_and_numbers_with_a_point_are_no_labels(root):
+    (root / "labels.csv").write_text(
+        "# mine\nfile,cat,dog,total\nIMG 001,1,1,2\n# more\nim1,1,0,1\ngröße,0,1,1\nim3,0,0,0\n"
+    )
+    assert shown(root) == WANTED
+    (root / "labels.csv").write_text("file,label\nIMG 001,3.0\nim1,7.0\ngröße,\nim3,7.0\n")
+    source = datasets.open_dataset(root, split="all")
+    assert source.classes.names == ("3", "7") and not source.labels("größe").any()
+
+
+def test_a_name_that_ends_with_a_space_is_found(root):
+    Image.new("RGB", (8, 6)).save(root / "images/a .jpg")
+    (root / "labels.csv").write_text("file,label\na .jpg,cat\nim1.jpg,dog\n")
+    assert datasets.open_dataset(root, split="all").labels("a ").tolist() == [True, False]
+
+
+def test_class_folders_that_differ_in_a_space_are_one_class(tmp_path):
+    for n, name in enumerate(("Cat", "cat ", "dog")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 6), (9, n, 0)).save(tmp_path / name / f"x{n}.jpg")
+    assert datasets.open_dataset(tmp_path, split="all").classes.names == ("Cat", "dog")

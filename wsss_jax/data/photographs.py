@@ -29,6 +29,7 @@ WORKING_SIDE = 4096
 VERIFIED = 2**21
 """Pixels up to which ``verify`` decodes all of a photograph."""
 
+_DARK = 32  # of 255; 12 bits in 16 end at 15
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 2**16
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101
@@ -46,13 +47,15 @@ _TURNS = {
 class Header(NamedTuple):
     """What a picture says of itself before it is decoded.
 
-    raw: (height, width) as stored. orientation: of EXIF, 1 to 8, 1 is upright.
+    raw: (height, width) as stored. orientation: of EXIF, 1 to 8, 1 is upright. notes: what
+    ``verify`` found unusual, in words.
     """
 
     raw: Size
     orientation: int
     mode: str
     format: str
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> Size:
@@ -117,22 +120,39 @@ def decode_image(
 
 
 def verify(source: Path | bytes, name: Path | str) -> Header:
-    """The header of a photograph whose content is there to its end. Raises BadFileError.
+    """The header of a photograph whose content is there to its end, with notes. BadFileError.
 
     Up to VERIFIED pixels all is decoded, coarsely where the format can. Of larger ones in JPEG and
     PNG the mark at their end is looked for first, so that 10,000 of a camera take no hour.
     """
     with opened(source, name) as picture:
-        about = _header(picture)
+        about = _header(picture)._replace(notes=_pages(picture))
+        deep = picture.mode.startswith("I") or any(";16" in str(part[3]) for part in picture.tile)
         mark = _ENDS.get(about.format)
         if mark and math.prod(about.raw) > VERIFIED and mark in _tail(source):
             return about
         picture.draft(None, (1, 1))
-        if picture.mode == "RGB":
-            decoded(picture, name)
-        else:
-            in_colour(decoded(picture, name), name)
-        return about
+        ready = decoded(picture, name)
+        ready = ready if ready.mode == "RGB" else in_colour(ready, name)
+        return about._replace(notes=(*about.notes, *_darkness(ready))) if deep else about
+
+
+def _pages(picture: Image.Image) -> tuple[str, ...]:
+    """A note of a file with several pictures; the second one of MPO is a view for one eye."""
+    count = 1
+    if picture.format in ("GIF", "TIFF", "WEBP", "PNG", "AVIF"):
+        with suppress(*DAMAGE):  # of later pictures, which nobody reads
+            count = getattr(picture, "n_frames", 1)
+    return (f"holds {count} pictures, of which the first is read",) if count > 1 else ()
+
+
+def _darkness(ready: Image.Image) -> tuple[str, ...]:
+    """A note of a picture of 16 bits that uses only the lowest of them."""
+    highest = np.asarray(ready).max(initial=0)
+    if highest >= _DARK:
+        return ()
+    told = f"its 16-bit values reach {highest} of 255 only; if the camera gives fewer bits, "
+    return (f"{told}scale it to 8 bits",)
 
 
 def turned(picture: Image.Image, orientation: int) -> Image.Image:

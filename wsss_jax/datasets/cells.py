@@ -7,9 +7,11 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from wsss_jax.data.classes import NO_CLASS
+from wsss_jax.errors import BadFileError
 
 YES = frozenset({"1", "1.0", "1,0", "true", "t", "yes", "y", "x", "✓", "✔", "☑", "ja", "j", "wahr",
                  "oui", "vrai", "si", "sí", "sì", "sim", "verdadero", "vero"})  # fmt: skip
@@ -29,6 +31,7 @@ SEPARATORS = ";|,"
 """What may part the labels of one cell."""
 
 _PARTS = re.compile(r"\s*[+/&]\s*")
+_WHOLE = re.compile(r"\d+\.0+")
 _QUOTED = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)')\s*(?:,|$)""")
 
 
@@ -85,7 +88,8 @@ def spellings(
         words = [label] if label in known else _several(label, spelled)
         meant[label] = [spelled.get(word.casefold(), word) for word in words]
         if meant[label] != [label]:
-            notes.append(f"label {label} is read as {' and '.join(meant[label])}")
+            told = " ".join(label.split())
+            notes.append(f"label {told} is read as {' and '.join(meant[label])}")
         elif label in known:
             continue
         elif any(word.casefold() in spelled for word in label.split()[1:] and label.split()):
@@ -95,6 +99,26 @@ def spellings(
         for file, labels in found.items()
     }
     return MappingProxyType(entries), notes
+
+
+def yes_and_no(path: Path, names: Collection[str]) -> list[str]:
+    """A note where classes are called 0 and 1. BadFileError where they are called yes and no."""
+    if not names or not {name.casefold() for name in names} <= YES | NO:
+        return []
+    told = f"labels are {', '.join(names)}; if that tells whether a class is shown, put the name "
+    told += "of the class above the column"
+    if not all(name.isdecimal() for name in names):
+        raise BadFileError(f"{path}: {told}, else list the classes in class_names.txt")
+    return [told]
+
+
+def whole_numbers(found: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], list[str]]:
+    """Labels 3.0 as 3 where all are such, and a note: programs write so where some are empty."""
+    labels = {label for own in found.values() for label in own}
+    if not labels or not all(_WHOLE.fullmatch(label) for label in labels):
+        return dict(found), []
+    read = {file: [label.partition(".")[0] for label in own] for file, own in found.items()}
+    return read, [f"label {min(labels)} is read as {min(labels).partition('.')[0]}"]
 
 
 def spelling_of(found: Mapping[str, Iterable[str]], known: Collection[str] = ()) -> dict[str, str]:

@@ -8,6 +8,7 @@ colour modes, EXIF rotation, how a table of labels was understood. Not here: rep
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from wsss_jax.data.ids import UNREAD, Index, files_below
+from wsss_jax.data.mask_files import SUFFIXES
 from wsss_jax.data.photographs import verify, working_size
 from wsss_jax.data.texts import read_text
-from wsss_jax.datasets import box_tables, boxes, folders, lists, numbering
+from wsss_jax.datasets import box_tables, boxes, duplicates, folders, lists, numbering
 from wsss_jax.datasets import table as datasets
 from wsss_jax.datasets.coco import CocoSource
 from wsss_jax.datasets.table import PictureFolder, Source
@@ -210,6 +212,8 @@ def _passed_over(root: Path, source: PictureFolder) -> Iterator[Problem]:
             yield Problem("unread picture", str(path.relative_to(root)), text)
     for path in folders.stray_masks(root, source.images, source.table):
         text = "a mask of no photograph; give it the name of its photograph"
+        if path.suffix.lower() not in SUFFIXES:
+            text = f"{path.suffix} is not read; save masks as PNG"
         yield Problem("stray mask", str(path.relative_to(root)), text)
     for path in folders.unread_files(root):
         text = "is not read; a table of labels is a CSV file, or is called labels.txt"
@@ -249,6 +253,8 @@ def _image_findings(source: Source, id: str) -> Iterator[Problem]:
     if about.orientation != 1:
         text = "turned upright, as its EXIF tells, and so is a mask of its raw size"
         yield Problem("orientation", id, text, accepted=True)
+    for text in about.notes:
+        yield Problem("photograph form", id, text, accepted=True)
     small = working_size(about.size)
     if small != about.size:
         text = "{1}×{0}, worked on as {3}×{2}; masks have the full size".format(*about.size, *small)
@@ -308,12 +314,17 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
     elif len(table[0]):
         rows = [id for id in values if id in labels]
         for row in np.flatnonzero(numbering.contradicted(*table)):
-            shown = table[0][row, 1 : len(source.classes) + 1] & ~table[1][row]
-            names = ", ".join(source.classes.names[n] for n in np.flatnonzero(shown))
-            yield Problem(
-                "mask and labels", rows[row], f"its mask shows {names}, its labels do not"
-            )
+            shown = _names(source, table[0][row, 1 : len(source.classes) + 1] & ~table[1][row])
+            text = f"its mask shows {shown}, its labels do not"
+            yield Problem("mask and labels", rows[row], text)
+        for row in np.flatnonzero(
+            (table[1] & ~table[0][:, 1 : len(source.classes) + 1]).any(axis=1)
+        ):
+            lacking = table[1][row] & ~table[0][row, 1 : len(source.classes) + 1]
+            text = f"its labels have {_names(source, lacking)}, its mask does not"
+            yield Problem("labels without mask", rows[row], text, accepted=True)
     yield from _class_names(root, source)
+    yield from _same_files(source, labels)
     yield from _boxes(source)
     always = np.all(list(labels.values()), axis=0) if len(labels) > 1 else ()
     for name in (source.classes.names[n] for n in np.flatnonzero(always)):
@@ -323,6 +334,22 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
     if lacking:
         text = f"{lacking} of {len(seen)} images have no true mask"
         yield Problem("no mask", str(root), text, accepted=True)
+
+
+def _names(source: Source, shown: Bool[np.ndarray, " c"]) -> str:
+    return ", ".join(source.classes.names[n] for n in np.flatnonzero(shown)) or "no class"
+
+
+def _same_files(source: Source, labels: Mapping[str, np.ndarray]) -> Iterator[Problem]:
+    paths: dict[str, Path] = {}
+    for id in source.ids if isinstance(source, (PictureFolder, CocoSource)) else ():
+        with suppress(BadFileError):  # named already
+            paths[id] = source.path(id)
+    for group in duplicates.same_files(paths):
+        told = list(dict.fromkeys(_names(source, labels[id]) for id in group if id in labels))
+        text = f"{' and '.join(group[:3])} are the same file"
+        text += f", with other labels: {' and '.join(told[:3])}" if len(told) > 1 else ""
+        yield Problem("same photograph", group[0], f"{text}; keep one", accepted=True)
 
 
 def _boxes(source: Source) -> Iterator[Problem]:

@@ -211,7 +211,8 @@ def open_coco(root: Path, split: str, *, ids: tuple[str, ...] | None = None) -> 
             key = (file.folder, number)
             if key not in by_number:
                 raise BadFileError(
-                    f"{file.path}: an annotation of image {number}, which is not in it"
+                    f"{file.path}: an annotation of image {number}, which is not in it; add the "
+                    "image, or take its annotations out"
                 )
             objects.setdefault(by_number[key], []).append(thing)
     return CocoSource(

@@ -56,6 +56,7 @@ class Entries(NamedTuple):
 def read_entries(path: Path, content: Any, folder: Path) -> Entries:
     """What the JSON ``content`` of a file tells of photographs in ``folder``. BadFileError."""
     try:
+        _check_lists(content)
         given = content.get("annotations")
         classes, numbers = read_categories(content["categories"], given or ())
         photographs = [read_photograph(image, folder) for image in content["images"]]
@@ -66,6 +67,18 @@ def read_entries(path: Path, content: Any, folder: Path) -> Entries:
     except MISTAKES as problem:
         raise BadFileError(f"{path}: not an instances file of COCO ({problem!r})") from problem
     return Entries(classes, photographs, things)
+
+
+def _check_lists(content: Any) -> None:
+    """UserError where the file, or one of its three lists, has another form."""
+    if not isinstance(content, dict):
+        raise UserError(f"a {type(content).__name__}, wanted images, categories and annotations")
+    for name in ("images", "categories", "annotations"):
+        part = content.get(name, [] if name == "annotations" else None)
+        if name == "annotations" and part is None:
+            continue  # of a test set
+        if not isinstance(part, list) or not all(isinstance(one, dict) for one in part):
+            raise UserError(f"{name} is {str(part)[:40]}, wanted a list of objects: [{{…}}, …]")
 
 
 def read_categories(
@@ -112,7 +125,10 @@ _LONGEST = 255
 
 def read_photograph(image: Mapping[str, Any], folder: Path) -> Photograph:
     """One entry of images, of photographs in ``folder``. Raises the errors of MISTAKES."""
-    name = str(image["file_name"]).replace("\\", "/")
+    name = image["file_name"]
+    if not isinstance(name, str):
+        raise UserError(f"image {image.get('id')} has the file name {name!r}, wanted a text")
+    name = name.replace("\\", "/")
     if any(len(part.encode(errors="replace")) > _LONGEST for part in name.split("/")):
         raise UserError(f"a file name of {len(name)} characters: {name[:40]!r} …")
     height, width = image.get("height"), image.get("width")

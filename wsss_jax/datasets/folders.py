@@ -18,12 +18,13 @@ ALL = "all"
 """The split of every image that any list names, or of every image where there are no lists."""
 
 _IMAGES = ("images", "photographs", "photos", "pictures", "img", "imgs", "jpegimages")
-_MASKS = ("masks", "segmentationclass")
+_MASKS = ("masks", "mask", "segmentationclass", "gt", "ground_truth", "groundtruth")
 _OTHERS = frozenset({*_MASKS, "splits", "lists", "annotations", "labels"})
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "test": "test",
            "validation": "val"}  # fmt: skip
 _LISTED = frozenset({*_SPLITS, "trainval"})
 _JSON = ("labels.json", "image_labels.json")
+_ARRAYS = (".npy", ".npz", ".mat")
 _DATA = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".npy",
                    ".xlsx", ".xls", ".ods", ".numbers"})  # fmt: skip
 _SHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
@@ -208,9 +209,15 @@ def known_ids(images: Files, table: LabelTable) -> tuple[str, ...]:
 
 def stray_masks(root: Path, images: Files, table: LabelTable) -> tuple[Path, ...]:
     """Masks that are named like no photograph and no label, and so are truth of nothing."""
-    found = [path for folder in _mask_folders(root) for path in _mask_files(folder)]
+    found = [
+        path
+        for folder in _mask_folders(root)
+        for path in files_below(folder)
+        if path.suffix.lower() in (*SUFFIXES, *_ARRAYS)
+    ]
     used = {path for paths in _masks(root, images).values() for path in paths}
-    return tuple(p for p in found if p not in used and p.stem not in table.entries)
+    named = {p for p in found if p.stem in table.entries and p.suffix.lower() in SUFFIXES}
+    return tuple(p for p in found if p not in used and p not in named)
 
 
 def unread_files(root: Path) -> list[Path]:
@@ -331,7 +338,7 @@ def _joined(
     for found in groups.values():
         firsts: dict[bytes, Path] = {}
         for path in found:
-            name = unicodedata.normalize("NFC", path.relative_to(place).parts[level])
+            name = unicodedata.normalize("NFC", path.relative_to(place).parts[level]).strip()
             content = hashlib.blake2b(read_bytes(path)).digest() if len(found) > 1 else b""
             first = firsts.setdefault(content, path)
             own = same.setdefault(first, [])

@@ -70,12 +70,26 @@ class LabelTable:
             raise BadFileError(f'{self.path}: labels of {id} are {told}, wanted a list: ["cat"]')
         labels = np.zeros(len(self.classes), bool)
         for value in entry:
-            labels[self._index(id, value)] = True
+            index = self._index(id, value)
+            if labels[index] and not isinstance(value, str):
+                raise BadFileError(
+                    f"{self.path}: labels of {id} are {str(entry)[:60]}, with {value} twice; "
+                    f"wanted numbers of classes, or a 0 or 1 for each of {len(self.classes)}"
+                )
+            labels[index] = True
         return labels
 
     def matched(self, index: Index) -> "LabelTable":
         """The same with names of files turned into ids; those of no photograph stay."""
         found = {name: index.find(name) or name for name in self.entries}
+        files = [name for name in self.classes.names if index.find(name) is not None]
+        if 2 * len(files) > len(self.classes) and not any(
+            id in index.files for id in found.values()
+        ):
+            raise BadFileError(
+                f"{self.path}: its classes are called like photographs ({', '.join(files[:3])}), "
+                "its photographs are not; wanted the classes of each photograph"
+            )
         entries = {found[name]: entry for name, entry in self.entries.items()}
         twice = (*self.twice, *(id for id in repeated(found.values()) if id not in self.twice))
         return replace(self, entries=entries, twice=twice)
@@ -122,11 +136,28 @@ def json_table(path: Path) -> LabelTable:
         )
     if not isinstance(entries, dict):
         raise BadFileError(f'{path}: no "image_labels" by image id; wanted {{id: [names]}}')
-    entries = _flags(entries, names)
+    rows = _flags(entries, names)
+    notes = () if rows is entries else ("labels are rows of 0 and 1, one for each class",)
+    entries = {
+        id: names_in(own, names) if isinstance(own, str) else own for id, own in rows.items()
+    }
     as_masks = bool(names) and names[0].casefold() in NO_CLASS | IGNORED
     no_truth = (as_masks and names[0].casefold() in IGNORED) or table.get("background") is False
     classes = class_list(path, names[1:] if as_masks else names)
-    return LabelTable(path, classes, entries, int(as_masks), 0 if no_truth else None, (*repeats,))
+    _check_first(path, entries, int(as_masks), len(classes))
+    void = 0 if no_truth else None
+    return LabelTable(path, classes, entries, int(as_masks), void, (*repeats,), notes)
+
+
+def _check_first(path: Path, entries: Mapping[str, Any], first: int, count: int) -> None:
+    """BadFileError where numbers of classes run from 1, though the first class is 0."""
+    lists = [own for own in entries.values() if isinstance(own, list)]
+    numbers = {n for own in lists for n in own if type(n) is int}
+    if numbers and min(numbers) > first and max(numbers) == first + count:
+        raise BadFileError(
+            f"{path}: numbers of classes go up to {max(numbers)} and not below {min(numbers)}, "
+            f"wanted {first} to {first + count - 1}; count from {first}, or write the names"
+        )
 
 
 def _plain(path: Path, table: Mapping[str, Any], twice: tuple[str, ...]) -> LabelTable:
@@ -278,7 +309,9 @@ def xml_objects(path: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
     content = read_bytes(path, _MAX_XML)
     try:
         return _object_texts(content)
-    except (expat.ExpatError, *MISTAKES) as problem:
+    except expat.ExpatError as problem:
+        raise BadFileError(f"{path}: damaged XML ({problem}); write it anew, as UTF-8") from problem
+    except MISTAKES as problem:
         raise BadFileError(f"{path}: {problem}") from problem
 
 
@@ -316,7 +349,10 @@ def _object_texts(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]
         if opened == ["annotation", "object"]:
             objects.append({})
         elif (found := place()) is not None and len(opened) > 2:
-            found.setdefault("/".join(opened[2:]), "")
+            where = "/".join(opened[2:])
+            if where == "name" in found:
+                raise UserError("an object with two names; give each object its own")
+            found.setdefault(where, "")
 
     def text(data: str) -> None:
         if (found := place()) is not None and len(opened) > 2:
@@ -328,4 +364,4 @@ def _object_texts(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]
     parser.EndElementHandler = lambda _: opened.pop() and None
     parser.CharacterDataHandler = text
     parser.Parse(content, True)
-    return [{k: v.strip() for k, v in one.items()} for one in objects], size
+    return [{k: " ".join(v.split()) for k, v in one.items()} for one in objects], size

@@ -53,7 +53,9 @@ def mistake(
         return None
     unlike = int((wrong | (labels.any(axis=1) & ~own.any(axis=1))).sum())
     text = f"the classes in masks of {unlike} of {len(labels)} photographs are not those of their "
-    return f"{text}labels; {found or 'masks and labels belong to different class lists'}"
+    if values[:, count + 1 : IGNORE].any():
+        return f"{text}labels; {found or _without_classes(values)}"
+    return f"{text}labels; {found or 'do masks and labels have the same list of classes?'}"
 
 
 def _cause(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from wsss_jax.data.classes import ClassList
-from wsss_jax.data.ids import UNREAD, Files, files_below
+from wsss_jax.data.ids import UNREAD, Files, Index, files_below
 from wsss_jax.data.mask_files import Colours, read_truth, upright
 from wsss_jax.data.photographs import header, image_size, read_image
 from wsss_jax.datasets import labels
@@ -181,14 +181,14 @@ def only(paths: tuple[Path, ...], root: Path) -> Path:
 
 
 def masks_of(files: Mapping[str, tuple[Path, ...]], images: Files) -> dict[str, tuple[Path, ...]]:
-    """Masks by the id of their photograph: of the same name, or that with its suffix (a.jpg.png).
+    """Masks by the id of their photograph: of its name, with its suffix or in other capitals.
 
     Masks of no photograph are left out.
     """
-    by_file = {path.name: id for id, paths in images.items() for path in paths}
-    found = {}
+    index = Index(images)
+    found: dict[str, tuple[Path, ...]] = {}
     for name, paths in files.items():
-        id = name if name in images else by_file.get(name.rpartition("/")[2])
+        id = index.find(name)
         if id is not None:
-            found[id] = paths
+            found[id] = (*found.get(id, ()), *paths)
     return found

@@ -40,6 +40,7 @@ _NUMBER = re.compile(
     r"(|#|nr\.?|no\.?|num|number|nummer|index|idx|row|unnamed: \d+)", re.IGNORECASE
 )
 _OTHER = re.compile(rf"{_NUMBER.pattern}|split|subset|set|fold", re.IGNORECASE)
+_SUM = re.compile(r"count|total|sum|anzahl|summe|gesamt|nombre|suma", re.IGNORECASE)
 _SHOWN = re.compile(r"(is_?)?(confidence|present|presence|shown|visible|vorhanden)", re.IGNORECASE)
 _FLAGS = forms.YES | forms.NO
 
@@ -76,12 +77,13 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     layout = layout_of(path, text, index)
     width = max(map(len, layout.rows), default=0)
     layout = _named(path, layout, width, classes)
-    flags = _flag_columns(layout, width)
+    flags = _flag_columns(path, layout, width)
     notes = []
     if "utf-8" not in encoding:
         hint = "" if "utf" in encoding else "; where letters look wrong, save it as UTF-8"
         notes = [f"{path.name} is read as {encoding}{hint}"]
-    notes += [f"{layout.above} lines above the header are not read"] if layout.above else []
+    if layout.above:
+        notes.append(f"lines above the header that are not read: {layout.above}")
     if flags:
         entries, names, more = _wide(path, layout, flags, width)
     else:
@@ -110,13 +112,17 @@ def layout_of(path: Path, text: str, index: Index) -> Layout:
             f"{next(iter(index.files), 'im0')},label"
         )
     _check_quotes(path, rows, index)
+    _check_rows(path, rows, find, count)
     start, header = _header(rows, column, find)
-    named = [row for row in rows[start:] if len(row) > column and row[column].strip()]
-    for row in named:
+    named = []
+    for row in (row for row in rows[start:] if len(row) > column and row[column].strip()):
         id = find(row[column])
+        if id is None and row[0].lstrip().startswith("#"):
+            continue  # a comment
         # Two files that differ in their suffix alone stay two, for the data set to name them.
-        if id is not None and len(index.files[id]) == 1:
-            row[column] = id
+        alone = id is not None and len(index.files[id]) == 1
+        row[column] = id if alone else row[column].strip()
+        named.append(row)
     return Layout(named, column, header, max(start - 1, 0))
 
 
@@ -164,6 +170,17 @@ def _check_quotes(path: Path, rows: Rows, index: Index) -> None:
                 raise BadFileError(f'{path}: a quote (") is opened before {line!r} and not closed')
 
 
+def _check_rows(path: Path, rows: Rows, find: Find, count: int) -> None:
+    """BadFileError where a row names more photographs than any column does."""
+    for row in rows[:_LOOK]:
+        beside = {find(cell) for cell in row} - {None}
+        if len(beside) > count:
+            some = ", ".join(sorted(map(str, beside))[:3])
+            raise BadFileError(
+                f"{path}: photographs stand beside each other ({some}); exchange rows and columns"
+            )
+
+
 def _header(rows: Rows, column: int, find: Find) -> tuple[int, list[str]]:
     """How many rows are no data, and the cells of the last of them, which is the header.
 
@@ -207,16 +224,24 @@ def _named(path: Path, layout: Layout, width: int, classes: ClassList | None) ->
     return replace(layout, header=[*names[: layout.column], "file", *names[layout.column :]])
 
 
-def _flag_columns(layout: Layout, width: int) -> list[int]:
-    """Columns of zeros and ones below the name of a class."""
+def _flag_columns(path: Path, layout: Layout, width: int) -> list[int]:
+    """Columns of zeros and ones below the name of a class; a few of their cells may be neither."""
     found = []
     for n in (n for n in range(min(width, len(layout.header))) if n != layout.column):
-        cells = {row[n].strip().casefold() for row in layout.rows if n < len(row)} - forms.GAPS
+        column = [row[n].strip().casefold() if n < len(row) else "" for row in layout.rows]
+        cells = [cell for cell in column if cell not in forms.GAPS]
         called = layout.header[n]
-        flags = bool(cells) and cells <= set(_FLAGS)
+        flags = bool(cells) and set(cells) <= _FLAGS
         if _LABEL.fullmatch(called) and not flags:
             return []  # a column of labels, beside which others mean something else
-        found += [n] if flags and not _NUMBER.fullmatch(called) else []
+        if not called and flags and not _counts(column):
+            some = ", ".join(sorted(set(cells))[:3])
+            raise BadFileError(
+                f"{path}: column {n + 1} has {some} below no name; write the class above it"
+            )
+        mostly = 2 * sum(cell in _FLAGS for cell in cells) >= len(cells) and {*cells} & forms.YES
+        if (flags or mostly) and not _NUMBER.fullmatch(called) and not _SUM.fullmatch(called):
+            found.append(n)
     if len(found) == 1 and _LABEL.fullmatch(layout.header[found[0]]):
         return []  # file,label with classes that are called 0 and 1
     return found
@@ -232,12 +257,18 @@ def _wide(
     entries: dict[str, Any] = {}
     for row in layout.rows:
         cells = [row[n].strip().casefold() if n < len(row) else "" for n in flags]
-        file = row[layout.column].strip()
-        lacking = [name for name, cell in zip(names, cells, strict=True) if cell in forms.GAPS]
-        if lacking and gaps:
-            entries[file] = BadFileError(f"{path}: {file}: no 0 or 1 of {', '.join(lacking[:3])}")
+        file = row[layout.column]
+        pairs = list(zip(names, cells, strict=True))
+        wrong = [
+            f"{name} has {cell!r}" if cell else f"{name} is empty"
+            for name, cell in pairs
+            if cell not in _FLAGS and (gaps or cell not in forms.GAPS)
+        ]
+        if wrong:
+            told = ", ".join(wrong[:3])
+            entries[file] = BadFileError(f"{path}: {file}: {told}, wanted 0 or 1")
             continue
-        shown = [name for name, cell in zip(names, cells, strict=True) if cell in forms.YES]
+        shown = [name for name, cell in pairs if cell in forms.YES]
         if entries.setdefault(file, shown) != shown:
             entries[file] = BadFileError(
                 f"{path}: {file} has several rows, which differ; keep the right one"
@@ -261,7 +292,7 @@ def _long(
     found: dict[str, list[str]] = {}
     none: set[str] = set()
     for row in layout.rows:
-        file = row[layout.column].strip()
+        file = row[layout.column]
         if shown is not None and row[shown].strip().casefold() in forms.NO:
             found.setdefault(file, [])
             continue
@@ -269,12 +300,14 @@ def _long(
         labels = [label for cell in cells for label in forms.names_in(cell, known, mark)]
         found.setdefault(file, []).extend(labels)
         none |= set() if labels else {file}
+    found, notes = forms.whole_numbers(found)
     numbers = () if classes is None else _numbers(path, found, classes)
     if numbers:
         spelled = {file: [numbers[int(n)] for n in own] for file, own in found.items()}
-        notes = [f"label 0 is read as {numbers[0]}" if numbers[0] else f"label 1 is {numbers[1]}"]
+        notes.append(f"label {0 if numbers[0] else 1} is read as {numbers[0] or numbers[1]}")
     else:
-        spelled, notes = forms.spellings(found, known)
+        spelled, more = forms.spellings(found, known)
+        notes += more
     cells = {row[n].strip() for row in layout.rows for n in columns if n < len(row)}
     notes = [*notes, *forms.parted(cells - set(known), mark)]
     if shown is not None:
@@ -286,6 +319,8 @@ def _long(
                 f"{path}: {file}: one row names no class, another one does"
             )
     names = forms.in_order({name for labels in spelled.values() for name in labels})
+    if classes is None:
+        notes += forms.yes_and_no(path, names)
     return entries, names, notes + _unread(layout, unread)
 
 
