@@ -229,7 +229,7 @@ def test_a_table_that_can_be_read_wrongly_is_refused(root, text, message):
 @pytest.mark.parametrize("cell", ["?", "2", "0,7", "maybe"])
 @pytest.mark.parametrize("other", ["0", ""])
 def test_a_cell_that_is_neither_0_nor_1_costs_its_photograph_and_not_its_class(root, cell, other):
-    rows = [f"im1;1;{other}", f"im3;{cell};1", f"größe;{other};1", "IMG 001;1;1"]
+    rows = [f"im1;1;{other}", f"im3;{cell};1", f"größe;{other};1", "IMG 001;1;1", "no;1;1"]
     (root / "labels.csv").write_text("\n".join(["file;cat;dog", *rows, "Summe;3;3", ""]))
     source = datasets.open_dataset(root, split="all")
     assert source.classes.names == ("cat", "dog")

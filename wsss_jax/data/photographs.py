@@ -127,7 +127,7 @@ def verify(source: Path | bytes, name: Path | str) -> Header:
     """
     with opened(source, name) as picture:
         about = _header(picture)._replace(notes=_pages(picture))
-        deep = picture.mode.startswith("I") or any(";16" in str(part[3]) for part in picture.tile)
+        deep = picture.mode.startswith("I") or ";16" in str(getattr(picture, "tile", ""))
         mark = _ENDS.get(about.format)
         if mark and math.prod(about.raw) > VERIFIED and mark in _tail(source):
             return about

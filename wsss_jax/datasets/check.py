@@ -342,9 +342,10 @@ def _names(source: Source, shown: Bool[np.ndarray, " c"]) -> str:
 
 def _same_files(source: Source, labels: Mapping[str, np.ndarray]) -> Iterator[Problem]:
     paths: dict[str, Path] = {}
-    for id in source.ids if isinstance(source, (PictureFolder, CocoSource)) else ():
-        with suppress(BadFileError):  # named already
-            paths[id] = source.path(id)
+    if isinstance(source, (PictureFolder, CocoSource)):
+        for id in source.ids:
+            with suppress(BadFileError):  # named already
+                paths[id] = source.path(id)
     for group in duplicates.same_files(paths):
         told = list(dict.fromkeys(_names(source, labels[id]) for id in group if id in labels))
         text = f"{' and '.join(group[:3])} are the same file"

@@ -43,6 +43,7 @@ _OTHER = re.compile(rf"{_NUMBER.pattern}|split|subset|set|fold", re.IGNORECASE)
 _SUM = re.compile(r"count|total|sum|anzahl|summe|gesamt|nombre|suma", re.IGNORECASE)
 _SHOWN = re.compile(r"(is_?)?(confidence|present|presence|shown|visible|vorhanden)", re.IGNORECASE)
 _FLAGS = forms.YES | forms.NO
+_TOLD = _FLAGS - {"-"}  # which stands for nothing in columns of remarks
 
 BOX_COLUMNS = (
     ("x1", "y1", "x2", "y2"),
@@ -82,8 +83,7 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
     if "utf-8" not in encoding:
         hint = "" if "utf" in encoding else "; where letters look wrong, save it as UTF-8"
         notes = [f"{path.name} is read as {encoding}{hint}"]
-    if layout.above:
-        notes.append(f"lines above the header that are not read: {layout.above}")
+    notes += [f"lines above the header, not read: {layout.above}"] if layout.above else []
     if flags:
         entries, names, more = _wide(path, layout, flags, width)
     else:
@@ -120,8 +120,9 @@ def layout_of(path: Path, text: str, index: Index) -> Layout:
         if id is None and row[0].lstrip().startswith("#"):
             continue  # a comment
         # Two files that differ in their suffix alone stay two, for the data set to name them.
-        alone = id is not None and len(index.files[id]) == 1
-        row[column] = id if alone else row[column].strip()
+        row[column] = row[column].strip()
+        if id is not None and len(index.files[id]) == 1:
+            row[column] = id
         named.append(row)
     return Layout(named, column, header, max(start - 1, 0))
 
@@ -239,7 +240,7 @@ def _flag_columns(path: Path, layout: Layout, width: int) -> list[int]:
             raise BadFileError(
                 f"{path}: column {n + 1} has {some} below no name; write the class above it"
             )
-        mostly = 2 * sum(cell in _FLAGS for cell in cells) >= len(cells) and {*cells} & forms.YES
+        mostly = 2 * sum(cell in _FLAGS for cell in cells) > len(cells) and {*cells} & _TOLD
         if (flags or mostly) and not _NUMBER.fullmatch(called) and not _SUM.fullmatch(called):
             found.append(n)
     if len(found) == 1 and _LABEL.fullmatch(layout.header[found[0]]):
