@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import wsss_jax as wj
+from wsss_jax.config import lookup
 from wsss_jax.ops.affinity import Affinity, stencil
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
@@ -116,3 +117,54 @@ def test_files_of_other_tools_are_told_apart_by_their_fields(tmp_path):
         wj.read_maps(tmp_path / "x.npy")
     with pytest.raises(wj.UserError, match="class number 5, but 3 classes"):
         wj.read_maps(tmp_path / "puzzle.npy", classes=["a", "b", "c"])
+
+
+GRID = np.random.default_rng(2).random((8, 10, 3)).astype(np.float32)
+SCENE = np.zeros((16, 20, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: wj.random_walk(np.moveaxis(GRID, -1, 0), image=SCENE), "move axis 0 to the end"),
+        (lambda: wj.random_walk(GRID.swapaxes(0, 1), image=SCENE), "wanted a grid .* of the image"),
+        (lambda: wj.random_walk(GRID, image=SCENE, beta=np.nan), "beta is nan; give a number"),
+        (lambda: wj.random_walk(GRID, image=SCENE, radius=0), "radius is 0; give a whole number"),
+        (lambda: wj.random_walk(GRID, image=SCENE, steps=-1), "steps is -1; give a whole number"),
+        (lambda: wj.dense_crf(SCENE, np.ones((20, 16, 2))), "exchange the rows and columns"),
+        (lambda: wj.dense_crf(SCENE, np.full((16, 20, 2), np.inf)), "hold NaN or infinity"),
+        (lambda: wj.dense_crf(SCENE, np.ma.ones((16, 20, 2))), r"probabilities\.filled\(0\)"),
+        (lambda: wj.fuse([GRID, GRID], available=[[0.5] * 3] * 2), "True or False for each pair"),
+        (lambda: wj.fuse([maps_of(0.2, 1)], available=[[True]]), "leave available out"),
+        (lambda: wj.fuse([maps_of(0.2, 1), maps_of(9.0, 1)]), "scores from 9 to 9"),
+        (lambda: wj.fuse([maps_of(np.nan, 1)]), "hold NaN or infinity"),
+        (lambda: wj.fuse([maps_of(0.1, 1, 1)]), "a class twice"),
+        (lambda: wj.masks_of(GRID * 255), r"wanted \[0, 1\]; divide by the maximum"),
+        (lambda: wj.otsu_threshold(GRID * 255), r"wanted \[0, 1\]; divide by the maximum"),
+        (lambda: wj.masks_of(np.zeros((2, 2, 300))), "at most 254 classes"),
+        (lambda: wj.masks_of(GRID, np.nan), "threshold is nan"),
+        (lambda: wj.evaluate(GRID, GRID, classes=3), "class indices .* of whole numbers"),
+        (lambda: wj.evaluate(*[np.full((2, 2), 257)] * 2, classes=3), "goes from 257 to 257"),
+        (lambda: wj.evaluate(*[np.zeros((2, 2))] * 2, classes="cat"), "classes is 'cat', wanted"),
+        (lambda: wj.evaluate(SCENE, SCENE, classes=["background", "cat"]), "leave it out"),
+        (lambda: wj.network("Tiny "), "unknown backbone"),
+    ],
+)  # fmt: skip
+def test_a_call_that_could_be_meant_otherwise_is_refused_with_advice(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_masks_of_any_whole_numbers_and_files_are_judged(tmp_path):
+    mask = np.array([[0, 1, 1], [1, 0, 0]])
+    assert wj.evaluate(mask, mask > 0, classes=2).mean == 1
+    for folder, suffix, dtype in (("guess", ".PNG", np.uint16), ("truth", ".tif", np.uint8)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(mask.astype(dtype)).save(tmp_path / folder / f"a{suffix}")
+    found = wj.evaluate(tmp_path / "guess", tmp_path / "truth", classes=2)
+    assert found.mean == 1 and found.ids == ("a",)
+
+
+def test_a_name_of_no_text_is_unknown_like_any_other():
+    with pytest.raises(wj.UserError, match="unknown fusion rule None"):
+        lookup(wj.FUSIONS, None, "fusion rule")

@@ -161,3 +161,22 @@ def test_a_network_of_ours_is_explained_by_features_by_pixels_and_by_its_linear_
     assert explain.vanilla_gradient(net, PHOTO, classes=[1]).shape == (16, 24, 1)
     with pytest.raises(ValueError, match="has no attention"):
         explain.rollout(net, PHOTO, classes=[1])
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "classes", "advice"),
+    [
+        ((features, head), PHOTO, [[[2]]], "have shape"),
+        ((features, head), PHOTO, slice(0, 2), "classes are a slice"),
+        ((features, head), PHOTO[:0], [2], "no pixels"),
+        (
+            (lambda x: jnp.moveaxis(features(x), -1, 1), lambda f: f.mean((2, 3)) @ WEIGHTS),
+            PHOTO,
+            [2],
+            "channels come last",
+        ),
+    ],
+)
+def test_what_would_give_a_wrong_map_or_no_advice_is_refused(model, image, classes, advice):
+    with pytest.raises(ValueError, match=advice):
+        explain.grad_cam(model, image, classes)

@@ -21,14 +21,15 @@ Record: TypeAlias = Mapping[str, Any]
 """A JSON object of this program's own: settings, provenance, notes. Whoever wrote it reads it."""
 
 
-def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+def lookup(table: Mapping[str, T], name: Any, what: str) -> T:
     """The entry of an immutable table, or one error that names the nearest entry and all others.
 
-    Raises ValueError when the name is unknown.
+    Raises ValueError when the name is unknown, or no text.
     """
-    if name in table:
+    known = isinstance(name, str)
+    if known and name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=1)
+    near = difflib.get_close_matches(name, table, n=1) if known else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"unknown {what} {name!r}{hint} (known: {', '.join(sorted(table))})")
 

@@ -1,8 +1,15 @@
 """What photographs and score maps may come as, and the advice for what they may not."""
 
+import math
+from typing import Any
+
 import numpy as np
 
+from wsss_jax.data import records
 from wsss_jax.types import ScoreMaps
+
+SLACK = 1e-3
+"""How far above 1 rounding may take a score."""
 
 LAST = "channels come last; move axis 0 to the end: np.moveaxis({name}, 0, -1)"
 
@@ -46,6 +53,8 @@ def scores(values: object, name: str, size: tuple[int, ...] | None = None) -> np
     """
     if isinstance(values, ScoreMaps):
         raise ValueError(f"{name} are ScoreMaps, wanted an array (h, w, k): {name}.scores")
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(f"{name} are a masked array; say what counts there: {name}.filled(0)")
     maps = np.asarray(values)
     if not maps.ndim:
         raise ValueError(f"{name} are a {type(values).__name__}, wanted an array (h, w, k)")
@@ -66,10 +75,39 @@ def scores(values: object, name: str, size: tuple[int, ...] | None = None) -> np
     if maps.dtype.kind not in "fib":
         raise ValueError(f"{name} are {maps.dtype}, wanted floats")
     found = maps.astype(np.float32)
-    low = found.min(initial=0)  # NaN wins a minimum, so one pass finds both faults
-    if not (low >= 0 and found.max(initial=0) < np.inf):
+    low = found.min(initial=0)  # NaN wins a minimum
+    high = found.max(initial=0)
+    if np.isnan(low) or high == np.inf:
+        raise ValueError(f"{name} hold NaN or infinity; make them again, or mask what is not real")
+    if low < 0:
         raise ValueError(
-            f"{name} go down to {low:.3g}, wanted finite numbers >= 0; of logits take a softmax or "
+            f"{name} go down to {low:.3g}, wanted numbers >= 0; of logits take a softmax or "
             f"a sigmoid, of raw maps np.maximum({name}, 0)"
         )
     return found
+
+
+def shares(values: object, name: str) -> np.ndarray:
+    """Score maps (h,w,k) float32 in [0, 1]; as ``scores``."""
+    maps = scores(values, name)
+    highest = maps.max(initial=0)
+    if highest > 1 + SLACK:
+        raise ValueError(f"{name} go up to {highest:.3g}, wanted [0, 1]; divide by the maximum")
+    return maps
+
+
+def score_maps(maps: ScoreMaps, name: str) -> ScoreMaps:
+    """The same maps, when they hold what score maps can hold. ValueError for others."""
+    fault = records.fault(maps, int(maps.classes.max(initial=-1)) + 1)
+    if fault is not None:
+        raise ValueError(f"{name}: {fault}")
+    return maps
+
+
+def number(value: Any, name: str, least: float | int, *, whole: bool = False) -> None:
+    """Raise ValueError unless the value is a finite number from ``least`` on."""
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    known = isinstance(value, kinds) and not isinstance(value, bool)
+    if not known or not math.isfinite(value) or value < least:
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"{name} is {value!r}; give {kind} from {least:g} on")

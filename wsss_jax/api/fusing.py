@@ -38,22 +38,24 @@ def fuse(maps: object, rule: str = "mean", *, available: object = None) -> Any:
     if not isinstance(maps, list | tuple) or not maps:
         raise ValueError("maps: give a list with the maps of each system, such as [maps_a, maps_b]")
     if all(isinstance(one, ScoreMaps) for one in maps):
-        return _of_score_maps(maps, rule)
+        if available is not None:
+            raise ValueError("ScoreMaps know which classes they hold; leave available out")
+        return _of_score_maps([arguments.score_maps(one, "maps") for one in maps], rule)
     if any(isinstance(one, ScoreMaps) for one in maps):
         raise ValueError("arrays and ScoreMaps are mixed; give all arrays: maps.scores")
-    arrays = [arguments.scores(one, "maps") for one in maps]
+    arrays = [arguments.shares(one, "maps") for one in maps]
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise ValueError(
             f"maps of different shapes {shapes}; resize them to one grid, "
             "and put the classes in one order"
         )
-    highest = max(float(array.max(initial=0)) for array in arrays)
-    if highest > 1:
-        raise ValueError(f"maps go up to {highest:.3g}, wanted [0, 1]; divide by the maximum")
     known = np.ones((len(arrays), shapes[0][-1]), bool)
     if available is not None:
-        known = np.asarray(available, bool)
+        flags = np.asarray(available)
+        if flags.dtype.kind not in "biuf" or not np.isin(flags, (0, 1)).all():
+            raise ValueError(f"available is {flags.tolist()}, wanted True or False for each pair")
+        known = flags.astype(bool)
     return rules.apply(rule, np.stack(arrays), known)
 
 

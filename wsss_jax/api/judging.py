@@ -1,6 +1,6 @@
 """Masks: made from score maps, and judged against true masks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from wsss_jax.api import arguments
-from wsss_jax.data.classes import ClassList
-from wsss_jax.data.files import read_mask
+from wsss_jax.data.classes import BACKGROUND, ClassList
+from wsss_jax.data.ids import by_id
+from wsss_jax.data.mask_files import SUFFIXES, read_truth
 from wsss_jax.data.stores import Store
+from wsss_jax.datasets.source import mask_file
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import masks, metrics
 from wsss_jax.run.thresholds import label_free_threshold
@@ -55,9 +57,9 @@ class Evaluation:
 def evaluate(predicted: Any, truth: Any, *, classes: int | Sequence[str] | ClassList) -> Evaluation:
     """Judge masks against true masks: per class, mean, and integer counts.
 
-    predicted, truth: folders of PNG masks that have one name each (palette or grey: 0 background,
-    1..C classes, 255 unknown in the truth), or two masks (H,W) uint8. classes: how many values
-    masks hold, **background included** (21 for VOC), or the names of the foreground classes.
+    predicted, truth: folders of masks that have one name each (PNG, TIFF or BMP: 0 background,
+    1..C classes, 255 unknown in the truth), or two masks (H,W) of whole numbers. classes: how many
+    values masks hold, **background included** (21 for VOC), or the names of the foreground classes.
 
     Returns an Evaluation: ``.iou`` (n,), ``.mean``, ``.per_class``, ``.counts`` (n,n). The mean IoU
     of a set is that of the summed counts, as VOC has it. Raises UserError for a prediction without
@@ -74,7 +76,8 @@ def evaluate(predicted: Any, truth: Any, *, classes: int | Sequence[str] | Class
     if isinstance(predicted, str | Path) != isinstance(truth, str | Path):
         raise UserError("predicted and truth must both be folders, or both masks")
     if not isinstance(predicted, str | Path):
-        one = _counted(np.asarray(truth), np.asarray(predicted), len(names), "the mask")
+        pair = _indices(truth, "truth"), _indices(predicted, "predicted")
+        one = _counted(*pair, len(names), "the mask")
         return Evaluation(one, names, ("mask",))
     guesses, truths = _masks_in(Path(predicted)), _masks_in(Path(truth))
     alone = sorted(guesses.keys() - truths.keys())
@@ -85,7 +88,7 @@ def evaluate(predicted: Any, truth: Any, *, classes: int | Sequence[str] | Class
         )
     counts = np.zeros((len(names), len(names)), np.int64)
     for id, path in guesses.items():
-        counts += _counted(read_mask(truths[id]), read_mask(path), len(names), str(path))
+        counts += _counted(read_truth(truths[id]), read_truth(path), len(names), str(path))
     left = tuple(sorted(truths.keys() - guesses.keys()))
     return Evaluation(counts, names, tuple(guesses), left)
 
@@ -112,6 +115,9 @@ def masks_of(
         raise ValueError("maps are logits; take a sigmoid or a softmax of them first")
     default = 0.5 if given.kind == "probability" else 0.3
     chosen = default if threshold is None else threshold
+    arguments.number(chosen, "threshold", 0)
+    if given.classes.max(initial=0) >= IGNORE - 1:
+        raise ValueError(f"class {given.classes.max()}; masks are bytes, of at most 254 classes")
     return mask_of(given, Masking(chosen, background=background))
 
 
@@ -142,8 +148,8 @@ def otsu_threshold(maps: object) -> float:
 
 def _score_maps(maps: object) -> ScoreMaps:
     if isinstance(maps, ScoreMaps):
-        return maps
-    scores = arguments.scores(maps, "maps")
+        return arguments.score_maps(maps, "maps")
+    scores = arguments.shares(maps, "maps")
     classes = np.arange(scores.shape[-1], dtype=np.int32)
     return ScoreMaps(scores, classes, scores.shape[:2], scores.max(axis=(0, 1), initial=0))
 
@@ -155,24 +161,39 @@ def _names(classes: int | Sequence[str] | ClassList) -> tuple[str, ...]:
         if not 2 <= classes <= IGNORE:
             raise UserError(f"classes is {classes}, wanted 2 to {IGNORE}, background included")
         return tuple(str(index) for index in range(classes))
-    return ClassList(tuple(classes)).mask_names()
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise UserError(f'classes is {classes!r}, wanted a number, or names: ["cat", "dog"]')
+    names = ClassList(tuple(classes)).mask_names()
+    if BACKGROUND in names[1:]:
+        raise UserError(f"{BACKGROUND} is among the classes; it counts anyway, leave it out")
+    return names
 
 
 def _masks_in(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise BadFileError(f"{folder}: no such folder")
-    found = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    found = by_id(folder, (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES))
     if not found:
-        raise BadFileError(f"{folder}: no PNG masks in it")
-    return found
+        raise BadFileError(f"{folder}: no masks in it; wanted PNG files")
+    return {id: mask_file(paths, folder) for id, paths in found.items()}
+
+
+def _indices(mask: object, name: str) -> np.ndarray:
+    """A mask (H,W) uint8 from whole numbers of any type."""
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.dtype.kind not in "bui":
+        raise ValueError(
+            f"{name} is {array.dtype} {array.shape}, wanted class indices (H, W) of whole numbers: "
+            "mask.round().astype(np.uint8) of floats; of several masks give their folders"
+        )
+    if array.size and not 0 <= array.min() <= array.max() <= IGNORE:
+        raise ValueError(
+            f"{name} goes from {array.min()} to {array.max()}, wanted class indices up to {IGNORE}"
+        )
+    return array.astype(np.uint8)
 
 
 def _counted(truth: np.ndarray, guess: np.ndarray, values: int, name: str) -> np.ndarray:
-    if truth.dtype != np.uint8 or guess.dtype != np.uint8 or truth.ndim != 2 or guess.ndim != 2:
-        raise ValueError(
-            f"masks are {truth.dtype} {truth.shape} and {guess.dtype} {guess.shape}, wanted uint8 "
-            "(H, W): mask.astype(np.uint8); of several masks give their folders"
-        )
     try:
         return metrics.confusion(truth, guess, values - 1).counts
     except ValueError as problem:

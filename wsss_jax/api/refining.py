@@ -13,6 +13,7 @@ from wsss_jax.crf import dense as crf
 from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import walk
 from wsss_jax.ops.affinity import Affinity
+from wsss_jax.ops.resize import fits
 from wsss_jax.stages import walks
 from wsss_jax.stages.walks import Walk
 from wsss_jax.types import ScoreMaps
@@ -45,6 +46,13 @@ def dense_crf(
     maps = arguments.scores(probabilities, "probabilities", pixels.shape[:2])
     if isinstance(preset, str):
         preset = lookup(crf.PRESETS, preset, "CRF preset")
+    if not isinstance(preset, crf.Settings):
+        raise ValueError(f"preset is {preset!r}; give a name of CRF_PRESETS, or one of its values")
+    if maps.shape[:2] == pixels.shape[1::-1] != pixels.shape[:2]:
+        raise ValueError(
+            f"the image is {pixels.shape[:2]}, the probabilities are {maps.shape[:2]}; exchange "
+            "the rows and columns of one: np.swapaxes(image, 0, 1)"
+        )
     if maps.shape[:2] != pixels.shape[:2]:
         raise ValueError(
             f"the image is {pixels.shape[:2]}, the probabilities are {maps.shape[:2]}; enlarge "
@@ -89,17 +97,16 @@ def random_walk(
         raise ValueError("nothing to walk along; give image= (colours) or affinity=")
     learned = isinstance(affinity, str | Path)
     beta, steps = _course(beta, steps, learned=affinity is not None)
+    arguments.number(radius, "radius", 1, whole=True)
     if isinstance(scores, ScoreMaps):
         if affinity is not None and not learned:
             raise ValueError("with an Affinity of arrays give the array: maps.scores")
         chosen = Path(affinity) if learned else None
         settings = Walk(affinity=chosen, radius=radius, beta=beta, steps=steps)
-        return walks.walked(scores, arguments.photograph(image), settings)
+        checked = arguments.score_maps(scores, "scores")
+        return walks.walked(checked, arguments.photograph(image), settings)
     if learned:
-        raise ValueError(
-            "a learned affinity has a grid of its own; give ScoreMaps, which know the photograph's "
-            "size"
-        )
+        raise ValueError("a learned affinity has a grid of its own; give ScoreMaps")
     if affinity is not None and not isinstance(affinity, Affinity):
         raise ValueError(
             f"affinity is {type(affinity).__name__}, wanted ops.affinity.Affinity(values (p, h, w),"
@@ -110,7 +117,7 @@ def random_walk(
     grid = grid if affinity is None else affinity.values.shape[-2:]
     maps = arguments.scores(scores, "scores", grid)
     if affinity is None and pixels is not None:
-        affinity = _of_colours(pixels, maps.shape[:2], radius)
+        affinity = _of_colours(pixels, maps.shape, radius)
     walked = walk.jitted(jnp.asarray(maps), affinity, beta=beta, steps=steps)
     return np.maximum(np.asarray(walked), 0)
 
@@ -118,10 +125,19 @@ def random_walk(
 def _course(beta: float | None, steps: int | None, *, learned: bool) -> tuple[float, int]:
     """Exponent and length of a walk: over colours those of ``wsss refine``, else IRN's."""
     default = (10.0, 256) if learned else (Walk.beta, Walk.steps)
-    return default[0] if beta is None else beta, default[1] if steps is None else steps
+    beta = default[0] if beta is None else beta
+    steps = default[1] if steps is None else steps
+    arguments.number(beta, "beta", 1e-6)
+    arguments.number(steps, "steps", 0, whole=True)
+    return beta, steps
 
 
-def _of_colours(image: np.ndarray, grid: tuple[int, ...], radius: int) -> Affinity:
+def _of_colours(image: np.ndarray, maps: tuple[int, ...], radius: int) -> Affinity:
+    """Affinity of colours on the grid of maps (h,w,k). ValueError where it is none of the image."""
+    grid, size = maps[:2], image.shape[:2]
+    if not fits(grid, size):
+        hint = f"; {arguments.LAST.format(name='scores')}" if fits(maps[1:], size) else ""
+        raise ValueError(f"scores are {maps}, wanted a grid (h, w, k) of the image, {size}{hint}")
     small = Image.fromarray(image).resize((grid[1], grid[0]), Image.Resampling.BOX)
     colours = jnp.asarray(np.asarray(small, np.float32) / np.float32(255))
     return affinities.from_colour(

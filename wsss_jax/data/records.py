@@ -11,6 +11,7 @@ import numpy as np
 
 from wsss_jax.data.files import MAX_PIXELS
 from wsss_jax.errors import BadFileError
+from wsss_jax.ops.resize import fits
 from wsss_jax.types import ScoreMaps, Size
 
 _SLACK = 1e-3
@@ -45,17 +46,12 @@ def _size_fault(grid: tuple[int, ...], size: Size) -> str | None:
     height, width = size
     if min(height, width) < 1 or height * width > MAX_PIXELS or min(grid) < 1:
         return f"{grid[0]}×{grid[1]} cells of a photograph of {height}×{width} pixels"
-    # A grid of stride s has ceil(H / s) rows or about so many: up to two cells of difference.
-    if not _fits(grid, size) and _fits((grid[1], grid[0]), size):
+    if not fits(grid, size) and fits((grid[1], grid[0]), size):
         return (
             f"a grid of {grid[0]}×{grid[1]} cells for a photograph of {height}×{width} pixels; "
             "height and width are exchanged"
         )
     return None
-
-
-def _fits(grid: tuple[int, ...], size: Size) -> bool:
-    return abs(grid[0] * size[1] - grid[1] * size[0]) <= 2 * max(size)
 
 
 def check_png(content: bytes, name: Path | str) -> None:

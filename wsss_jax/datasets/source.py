@@ -166,8 +166,13 @@ class PictureFolder:
         return {path.stem: path.name for path in files}
 
     def _raw_mask(self, id: str) -> UInt8[np.ndarray, "H W"]:
-        readable = tuple(p for p in self.masks[id] if p.suffix.lower() not in (".jpg", ".jpeg"))
-        return read_truth(only(readable or self.masks[id], self.root), self.colours)
+        return read_truth(mask_file(self.masks[id], self.root), self.colours)
+
+
+def mask_file(paths: tuple[Path, ...], root: Path) -> Path:
+    """The one mask of an id, whatever JPEG lies beside it. Raises BadFileError as ``only``."""
+    readable = tuple(path for path in paths if path.suffix.lower() not in (".jpg", ".jpeg"))
+    return only(readable or paths, root)
 
 
 def only(paths: tuple[Path, ...], root: Path) -> Path:

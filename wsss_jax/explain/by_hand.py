@@ -75,8 +75,8 @@ def by_hand(explainer: Callable[..., Array], reads: Reads = "features") -> Metho
         photographs, single = _photographs(images)
         ask, run = _calls(explainer, reads, model)
         logits = ask(photographs)
-        check_finite(logits, "class scores", "look at the weights; was the training finite?")
         targets.check_logits(logits, photographs.shape[0])
+        check_finite(logits, "class scores", "look at the weights; was the training finite?")
         labels, order = _labels(classes, *logits.shape)
         maps = np.asarray(run(photographs, labels))
         maps = maps if order is None else maps[..., order]
@@ -162,6 +162,8 @@ def _of_features(
         raise ValueError(
             f"features are {features.shape}, wanted a map (b, h, w, k) or tokens (b, n, k)"
         )
+    else:
+        targets.check_channels(features.shape, images.shape)
     return explainer(scorer, images, labels)
 
 
@@ -181,6 +183,8 @@ def _photographs(images: object) -> tuple[Float[Array, "b H W 3"], bool]:
             f"images are {np.asarray(images).shape}, wanted one photograph (H, W, 3) or many "
             f"(b, H, W, 3){advice}"
         )
+    if not pixels.size:
+        raise ValueError(f"images are {pixels.shape}, which has no pixels")
     if pixels.dtype == np.uint8:
         return jnp.asarray(pixels.astype(np.float32) / np.float32(255)), single
     if pixels.dtype.kind != "f":
@@ -203,6 +207,8 @@ def _labels(classes: Any, images: int, count: int) -> tuple[Bool[Array, "b c"], 
         classes = [classes]
     if classes is None:
         return targets.labels_of(None, images=images, classes=count), None
+    if not hasattr(classes, "__len__"):
+        raise ValueError(f"classes are a {type(classes).__name__}; {targets.FORMS}")
     if not len(classes) or not all(np.isscalar(one) or not np.shape(one) for one in classes):
         return targets.labels_of(classes, images=images, classes=count), None
     numbers = [one.item() for one in map(np.asarray, classes)]

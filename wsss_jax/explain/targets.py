@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.ops.resize import fits
 from wsss_jax.types import Scorer, Size
 
 FORMS = (
@@ -105,11 +106,27 @@ def on_grid(
     )
 
 
+def check_channels(features: tuple[int, ...], images: tuple[int, ...]) -> None:
+    """Raise ValueError where features (b,h,w,k) fit the images with channels first alone.
+
+    features, images: shapes.
+    """
+    size = images[1:3]
+    if not fits(features[1:3], size) and fits(features[2:4], size):
+        raise ValueError(
+            f"features are {features} of images {images}, wanted (b, h, w, k); channels come last: "
+            "jnp.moveaxis(features, 1, -1)"
+        )
+
+
 def check_logits(logits: Array, images: int) -> None:
     """Raise ValueError unless scores are one row per image with one column per class."""
-    if logits.ndim != 2 or logits.shape[0] != images:
+    shape = getattr(logits, "shape", None)
+    if shape is None:
+        raise ValueError(f"the head gives a {type(logits).__name__}, wanted class scores (b, c)")
+    if len(shape) != 2 or shape[0] != images:
         raise ValueError(
-            f"the head gives scores of shape {logits.shape} for {images} images, wanted "
+            f"the head gives scores of shape {shape} for {images} images, wanted "
             f"({images}, classes); of one class alone return scores[:, None]"
         )
 
@@ -144,6 +161,8 @@ def _from_numbers(rows: list[np.ndarray], classes: int) -> Bool[np.ndarray, "ima
     for index, numbers in enumerate(rows):
         if numbers.size and numbers.dtype.kind not in "iu":
             raise ValueError(f"labels of type {numbers.dtype}; {FORMS}")
+        if numbers.ndim != 1:
+            raise ValueError(f"labels of image {index} have shape {numbers.shape}; {FORMS}")
         wrong = [number for number in numbers.tolist() if not 0 <= number < classes]
         if wrong:
             raise ValueError(

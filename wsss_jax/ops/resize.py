@@ -9,6 +9,14 @@ from jaxtyping import Float, Int
 from wsss_jax.types import Size
 
 
+def fits(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
+    """Whether a grid has the shape of a photograph (H, W), up to two cells.
+
+    A grid of stride s has ceil(H / s) rows, or about so many.
+    """
+    return abs(grid[0] * size[1] - grid[1] * size[0]) <= 2 * max(size)
+
+
 def grid_size(size: Size, stride: int = 4) -> Size:
     """Cells along height and width of the grid that covers a photograph of this size."""
     return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
