@@ -347,3 +347,9 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_from_its_header(tmp_pat
     assert (folder / "a.npz").stat().st_size < 100_000
     with pytest.raises(BadFileError, match=r"scores of shape \(3000, 1000, 2\) for a photograph"):
         read(folder, "store")
+
+
+def test_a_file_of_texts_is_told_in_words(tmp_path):
+    np.save(tmp_path / "a.npy", np.array(["cat", "dog"]))
+    with pytest.raises(BadFileError, match="a list, wanted numbers or a dictionary"):
+        external.read_maps(tmp_path / "a.npy")

@@ -95,6 +95,26 @@ def test_grey_pictures_are_masks_or_saliency_by_their_values(tmp_path):
         survey(tmp_path / "in")
 
 
+def test_numbers_of_other_classes_are_no_saliency(tmp_path):
+    mask = np.zeros(SIZE)
+    mask[:2], mask[2:4] = 30, 254
+    for id in LABELS:
+        grey(tmp_path / "in", id, mask)
+    with pytest.raises(
+        BadFileError, match="values 30, 254: class numbers, but there are 20 classes"
+    ):
+        survey(tmp_path / "in", layout="auto")
+    assert survey(tmp_path / "in", layout="saliency_png").layout == "saliency_png"
+
+
+def test_files_of_no_region_are_told_apart_by_nobody(tmp_path):
+    (tmp_path / "in").mkdir()
+    for id in LABELS:
+        (tmp_path / "in" / f"{id}.json").write_text("[]")
+    with pytest.raises(BadFileError, match="give --layout instances or --layout regions"):
+        survey(tmp_path / "in")
+
+
 def test_mixed_folders_and_two_files_of_one_image_are_refused(tmp_path):
     folder = folder_of(tmp_path, "irn")
     toy_priors.write("puzzle", folder, "b", LABELS["b"], scores(2))

@@ -145,11 +145,18 @@ def test_an_empty_dictionary_does_not_decide_about_the_folder(tmp_path, source):
     assert run(tmp_path, source, irn).ids() == ("2007_000001",)
 
 
+def softened(values):
+    """No plane is empty, as after a softmax."""
+    return (values + 0.01) / (values + 0.01).sum(axis=0)
+
+
 @pytest.mark.parametrize(
     "files, message",
     [
-        (array(lambda c: planes(c, last=True)), "background is the last plane"),
+        (array(lambda c: planes(c, last=True)), "background seems to be the last plane"),
+        (array(lambda c: softened(planes(c, last=True))), "background seems to be the last plane"),
         (array(lambda c: planes(c).astype(complex)), "type complex128"),
+        (array(lambda c: {n: maps()[:1] for n in c}), r"an array of shape \(1, .*wanted a map"),
         (array(lambda c: planes(c).astype(object)), "objects, wanted numbers"),
         (array(lambda c: np.zeros(SIZE)), "save masks and saliency as PNG"),
         (array(with_background), "add --first-class 1"),

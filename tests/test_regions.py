@@ -181,3 +181,16 @@ def test_nested_json_without_end_is_one_error(tmp_path):
     with pytest.raises(BadFileError, match=r"a\.json"):
         regions.read_regions(tmp_path / "a.json")
     assert READERS["instances"].stride == 1
+
+
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([0.1, 0.1, 0.5, 0.1, 0.5, 0.5], "fractions of the photograph, wanted pixels"),
+        ([90, 90, 95, 90, 95, 95], "covers no pixel of the photograph"),
+    ],
+)
+def test_a_region_beside_the_photograph_or_in_fractions_is_refused(polygon, message):
+    entry = {"category_id": 1, "segmentation": [polygon], "score": 0.9}
+    with pytest.raises(BadFileError, match=message):
+        regions.parsed([entry], "a.json", size=SIZE)

@@ -23,6 +23,33 @@ def test_the_network_in_a_checkpoint_is_found(tmp_path):
         assert sorted(found.arrays) == ["b", "w"] and found.kind == "torch"
 
 
+def test_values_that_are_marked_to_be_negated_are_refused(tmp_path):
+    # PyTorch keeps a negative view as the values themselves and a mark behind the hooks.
+    marked = tensor().removesuffix(b"tR") + b"(dVneg\n\x88stR"
+    with pytest.raises(BadFileError, match=r"values are marked {'neg': True}.; where you trust"):
+        read_arrays(archive(tmp_path / "a.pth", nest(w=marked)))
+
+
+def test_a_pickle_that_torch_did_not_save_is_called_so(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"\x80\x02}X\x01\x00\x00\x00wK\x01s.")
+    with pytest.raises(BadFileError, match=r"a plain pickle.; where you trust it"):
+        read_arrays(tmp_path / "a.pth")
+
+
+def test_tensors_of_safetensors_fill_their_file_side_by_side(tmp_path):
+    for offsets in ((0, 8, 4, 12), (4, 8, 8, 12), (0, 4, 4, 8)):
+        parts = {"w": offsets[:2], "v": offsets[2:]}
+        table = {
+            name: {"dtype": "U8", "shape": [stop - start], "data_offsets": [start, stop]}
+            for name, (start, stop) in parts.items()
+        }
+        with pytest.raises(BadFileError, match=r"overlaps or gaps|8 bytes in 12"):
+            read_arrays(safe(tmp_path / "a.safetensors", table, b"0" * 12))
+    table = {"w": {"dtype": "F8_E4M3", "shape": [12], "data_offsets": [0, 12]}}
+    with pytest.raises(BadFileError, match="w has the type F8_E4M3; save it as F32"):
+        read_arrays(safe(tmp_path / "a.safetensors", table, b"0" * 12))
+
+
 def test_one_value_is_not_read_as_gigabytes(tmp_path):
     names = {f"w{n}": tensor(shape=(250_000_000,), strides=(0,), count=1) for n in range(40)}
     path = archive(tmp_path / "a.pth", nest(**names), {"0": np.zeros(1, np.float32)})
@@ -30,7 +57,7 @@ def test_one_value_is_not_read_as_gigabytes(tmp_path):
     with pytest.raises(BadFileError, match=r"40,000,000,000 bytes in all view storages of 4\)"):
         read_arrays(path)
     over = {f"w{n}": {"dtype": "BF16", "shape": [6], "data_offsets": [0, 12]} for n in range(9)}
-    with pytest.raises(BadFileError, match="they overlap"):
+    with pytest.raises(BadFileError, match="overlaps or gaps"):
         read_arrays(safe(tmp_path / "a.safetensors", over, b"0" * 12))
     np.savez_compressed(tmp_path / "a.npz", w=np.zeros(10_000_000, np.float32))
     with pytest.raises(BadFileError, match="no weights shrink like that"):

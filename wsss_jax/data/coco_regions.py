@@ -5,7 +5,8 @@ columns. A region becomes runs: ranges of pixels counted down the columns, so th
 of an image are filled at once and their order is decided before one pixel is written.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,6 +144,17 @@ def counts_of(region: Mapping[str, Any], size: Size) -> Int[np.ndarray, " r"]:
     if found.sum() != height * width:
         raise UserError(f"runs of {found.sum()} pixels, wanted {height} × {width}")
     return found
+
+
+def check_pixels(regions: Iterable[Any], size: Size) -> None:
+    """UserError where all polygons lie within the first pixel: they are fractions of the image."""
+    polygons = [p for r in regions if isinstance(r, (list, tuple)) for p in _polygons(r)]
+    highest = []
+    for polygon in polygons:
+        with suppress(UserError):  # named when it is drawn
+            highest.append(np.abs(_corners(polygon)).max())
+    if highest and min(size) > 2 and max(highest) <= 1:
+        raise UserError("corners that are fractions of the photograph, wanted pixels")
 
 
 def _polygons(region: Any) -> Sequence[Any]:

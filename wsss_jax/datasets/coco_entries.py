@@ -202,18 +202,11 @@ def _compact(polygon: Any) -> Any:
     return corners.ravel() if corners.ndim == 2 and corners.shape[1] == 2 else corners
 
 
-def _check_pixels(things: Sequence[Annotation], size: Size) -> None:
-    """UserError where all polygons are within the first pixel of a photograph."""
-    corners = [polygon for thing in things if isinstance(thing.region, list)
-               for polygon in thing.region if isinstance(polygon, np.ndarray)]  # fmt: skip
-    if corners and min(size) > 2 and all(np.abs(polygon).max() <= 1 for polygon in corners):
-        raise UserError("corners that are fractions of the photograph, wanted pixels")
-
-
 def painted(things: Sequence[Annotation], size: Size) -> UInt8[np.ndarray, "H W"]:
     """Crowds lie under everything, then large under small: no object hides another whole."""
-    _check_pixels(things, size)
-    runs = coco_regions.runs_of([thing.region for thing in things], size)
+    regions = [thing.region for thing in things]
+    coco_regions.check_pixels(regions, size)
+    runs = coco_regions.runs_of(regions, size)
     counted = coco_regions.areas(runs, len(things))
     area = [t.area or n for t, n in zip(things, counted.tolist(), strict=True)]
     order = sorted(range(len(things)), key=lambda n: (not things[n].crowd, -area[n]))

@@ -76,8 +76,8 @@ def read_content(path: Path, steps: int = MAX_STEPS) -> Content | np.ndarray:
     content = read_bytes(path)
     with one_error(path, "cannot be read as arrays"):
         found = _content(content, steps)
-        if isinstance(found, Opaque):
-            raise UserError(f"{found.kind}, wanted numbers or a dictionary of maps")
+        if not isinstance(found, Mapping | np.ndarray):
+            raise UserError(f"{kind_of(found)}, wanted numbers or a dictionary of maps")
         return found
 
 

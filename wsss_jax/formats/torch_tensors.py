@@ -39,6 +39,9 @@ _TYPES = MappingProxyType({
 })  # fmt: skip
 # Versions before 1.6 name the storages of a GPU apart; the bytes are the same.
 _STORAGES = {f"{home} {name}": t for home in ("torch", "torch.cuda") for name, t in _TYPES.items()}
+PLAIN = "a plain pickle"
+"""What a file is that starts as one and is none of ``torch.save``."""
+
 Values = Callable[["Storage"], np.ndarray]
 """Gives the values of a storage, which may have to be read first."""
 
@@ -75,9 +78,11 @@ def stored(reference: Any) -> Storage:
     return Storage(str(key), _STORAGES[storage.text], count)
 
 
-def _rebuilt(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+def _rebuilt(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Tensor:
     if not isinstance(storage, Storage):
         raise UserError("a tensor without storage")
+    if any(more[2:]):  # behind requires_grad and hooks: marks such as "neg", negative when read
+        raise UserError(f"holds a tensor whose values are marked {str(more[2])[:40]}")
     view = (offset, *shape, *strides)
     if not all(isinstance(n, int) and n >= 0 for n in view) or len(shape) != len(strides):
         raise UserError(f"a tensor of shape {shape} with strides {strides} at {offset}")
@@ -160,8 +165,10 @@ def read_stream(
             raise UserError(f"storage {storage.key} is described twice")
         return storage
 
-    magic, version, system = (pickles.run(file, {}, steps=1000) for _ in range(3))
-    if magic != STREAM_MAGIC or version != _STREAM_VERSION or not system["little_endian"]:
+    if pickles.run(file, {}, steps=steps) != STREAM_MAGIC:
+        raise UserError(PLAIN)
+    version, system = (pickles.run(file, {}, steps=1000) for _ in range(2))
+    if version != _STREAM_VERSION or not system["little_endian"]:
         raise UserError(f"neither an archive nor a stream of version {_STREAM_VERSION}")
     nest = pickles.run(file, names, noted, steps=steps)
     loaded: dict[str, np.ndarray] = {}

@@ -214,12 +214,22 @@ def picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
     mask = {"mask_png": Found(inner, ())}
     if inner and inner[-1] > classes:
         if about.mode != "P":
+            _check_levels(path, inner, classes)
             return saliency
         with suppress(BadFileError):  # of a palette of colours
             _check_grey(content, path)
             return saliency
         return mask
     return mask if about.mode == "P" else mask | saliency
+
+
+def _check_levels(path: Path, values: tuple[int, ...], classes: int) -> None:
+    """BadFileError where values are rather numbers of other classes than levels of saliency."""
+    if all(value <= MANY or value == IGNORE - 1 for value in values):
+        raise BadFileError(
+            f"{path}: values {listed(values)}: class numbers, but there are {classes} classes? "
+            "Where they are levels of saliency, give layout saliency_png"
+        )
 
 
 def _check_grey(content: bytes, path: Path) -> int:

@@ -19,6 +19,8 @@ NEGATIVE = 0.02
 SUM_SLACK = 0.02
 """How far background and classes of probabilities may sum from 1."""
 
+_FEW = 0.05
+
 Planes = tuple[tuple[int, ...], np.ndarray]
 """Numbers of classes, 1 for the first, and their maps (k,h,w)."""
 
@@ -84,13 +86,19 @@ def _are_shares(values: np.ndarray) -> bool:
 
 
 def _check_background_first(values: np.ndarray, labels: Bool[np.ndarray, " c"]) -> None:
-    """UserError where the planes that are not empty fit the labels only with background last."""
-    present = np.flatnonzero(labels).tolist()
+    """UserError where the planes fit the labels only with background last."""
+    present = np.flatnonzero(labels)
     filled = set(
         np.flatnonzero(values.max(axis=(1, 2), initial=0) > values.min(initial=0)).tolist()
     )
-    if filled <= {*present, len(labels)} and not filled <= {0, *(n + 1 for n in present)}:
-        raise UserError("background is the last plane, wanted the first; save it so")
+    last, first = {*present.tolist(), len(labels)}, {0, *(present + 1).tolist()}
+    best = np.bincount(np.asarray(values).argmax(axis=0).ravel(), minlength=len(values))
+    share = best / max(best.sum(), 1)
+    # Where no plane is empty, the winners tell: not one plane of many pixels is a class at hand.
+    wins = share[len(labels)] > _FEW and share[sorted(last)].sum() > 1 - _FEW
+    wins &= share[sorted(first)].sum() < 1 / 2
+    if wins or (filled <= last and not filled <= first):
+        raise UserError("background seems to be the last plane, wanted the first; save it so")
 
 
 def of_array(content: Any, labels: Bool[np.ndarray, " c"]) -> tuple[Planes, str]:

@@ -134,7 +134,9 @@ def maps_of(content: Mapping[str | int, Any], layout: Layout, field: str | None 
         if not all(isinstance(key, int) for key in content):
             raise UserError(f"fields {listed(content)}, wanted class numbers alone")
         if content and not any(is_map(item) for item in content.values()):
-            raise UserError("a dictionary of class numbers whose values are no maps")
+            key, item = next(iter(content.items()))
+            told = f"{key} is {kind_of(item)}, wanted a map (h, w)"
+            raise UserError(f"a dictionary of class numbers whose values are no maps: {told}")
         return Found(tuple(int(key) for key in content), tuple(content.values()))
     name = field_of(content, layout.fields, field, "keys and ")
     if "keys" not in content:

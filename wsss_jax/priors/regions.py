@@ -203,10 +203,14 @@ def parsed(value: Any, name: Path | str, *, size: Size | None = None) -> Regions
             raise UserError("no region tells the size of the photograph")
         if not 0 < size[0] * size[1] <= MAX_PIXELS:
             raise UserError(f"a photograph of {size[1]}×{size[0]} pixels")
+        found = (_first(entry, _REGION) for entry in entries if isinstance(entry, Mapping))
+        coco_regions.check_pixels(found, size)
     runs, scores, classes, notes = [], [], [], []
     for number, entry in enumerate(entries):
         try:
             one = _runs(_first(entry, _REGION), size)
+            if not one[1::2].any():
+                raise UserError("covers no pixel of the photograph")
             scores.append(_score(_first(entry, _SCORE)))
             runs.append(one)
             classes.append(_class(_first(entry, CLASSES)))

@@ -171,14 +171,21 @@ def _read_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
             header = json.loads(file.read(length), object_pairs_hook=_once)
             values = memoryview(file.read())
         about = _texts(header.pop("__metadata__", {}))
-        total = sum(
-            entry["data_offsets"][1] - entry["data_offsets"][0] for entry in header.values()
-        )
-        if total > len(values):
-            raise UserError(f"tensors of {total:,} bytes in {len(values):,}: they overlap")
+        _check_apart([tuple(entry["data_offsets"]) for entry in header.values()], len(values))
         return {name: _tensor(name, entry, values) for name, entry in header.items()}, about
     except (LookupError, TypeError, AttributeError, ValueError, OSError, RecursionError) as problem:
         raise BadFileError(f"{path}: damaged or no safetensors file ({problem})") from problem
+
+
+def _check_apart(parts: list[tuple[int, int]], size: int) -> None:
+    """UserError unless the parts of the tensors fill the values, one behind the other."""
+    end = 0
+    for begin, stop in sorted(parts):
+        if begin != end:
+            raise UserError(f"values from byte {begin} where {end} is wanted: overlaps or gaps")
+        end = stop
+    if end != size:
+        raise UserError(f"tensors of {end:,} bytes in {size:,}")
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -188,6 +195,8 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _tensor(name: str, entry: Mapping, values: memoryview) -> np.ndarray:
+    if entry["dtype"] not in _SAFE_TYPES:
+        raise UserError(f"{name} has the type {entry['dtype']}; save it as F32")
     dtype, shape = _SAFE_TYPES[entry["dtype"]], tuple(entry["shape"])
     begin, end = entry["data_offsets"]
     if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):

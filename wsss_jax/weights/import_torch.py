@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.formats.bounded import DAMAGE, open_file
+from wsss_jax.formats.bounded import DAMAGE, open_file, reason
 from wsss_jax.formats.pickled_arrays import kind_of
-from wsss_jax.formats.torch_tensors import Tensor, filled, read_archive, read_stream
+from wsss_jax.formats.torch_tensors import PLAIN, Tensor, filled, read_archive, read_stream
 
 _NETWORKS = (
     "state_dict", "model_state_dict", "model_state", "model", "teacher", "student", "network",
@@ -33,8 +33,8 @@ _NO_NETWORKS = frozenset({"optimizer", "optimizer_state_dict", "optimizers", "op
 _RUNS = re.compile(r"names (os|posix|nt|subprocess|builtins|__builtin__|sys|shutil|socket)\.")
 """What no checkpoint needs: a file that names these wants to run something."""
 
-_OBJECTS = re.compile(r"(names|uses|holds|no single) ")
-"""How the refusal of an object begins that is neither a tensor nor a container."""
+_OBJECTS = re.compile(r"(names|uses|holds|no single|a storage of type|tensors of)")
+"""How the refusal of values begins that PyTorch can save plainly; the file is not damaged."""
 
 
 def read(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
@@ -52,25 +52,28 @@ def read(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
                     return filled(_chosen(nest), values)
         return _from_stream(path)
     except DAMAGE as problem:
-        reason = str(problem) or type(problem).__name__
+        text = reason(problem)
         raise BadFileError(
-            f"{path}: cannot be read as a PyTorch file ({reason}){_advice(reason, path)}"
+            f"{path}: cannot be read as a PyTorch file ({text}){_advice(text, path)}"
         ) from problem
 
 
-def _advice(reason: str, path: Path) -> str:
+def _advice(text: str, path: Path) -> str:
     """What to do about a file that was refused; PyTorch 2 with weights_only=True refuses it too."""
-    if _RUNS.match(reason):
+    if _RUNS.match(text):
         return "; opened with PyTorch it would run a program: do not"
-    if not _OBJECTS.match(reason):
+    if text.startswith(PLAIN):
+        return "; where you trust it, read it with pickle and write it with torch.save"
+    if not _OBJECTS.match(text):
         return "; get the file again"
     return (
-        "; it holds more than tensors. Where you trust the file (this runs what is in it), save "
-        "its tensors alone with PyTorch, and give tensors.pth:\n"
+        "; where you trust the file (this runs what is in it), save its tensors alone and plain "
+        "with PyTorch, and give tensors.pth:\n"
         f"  python -c \"import torch; c = torch.load('{path}', map_location='cpu', "
         "weights_only=False); c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) "
         "else c; c = c if isinstance(c, dict) else c.state_dict(); "
-        "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'tensors.pth')\""
+        "torch.save({k: (v.dequantize() if v.is_quantized else v.to_dense().float())"
+        ".resolve_neg().contiguous() for k, v in c.items() if torch.is_tensor(v)}, 'tensors.pth')\""
     )
 
 
@@ -83,8 +86,8 @@ def _from_stream(path: Path) -> dict[str, np.ndarray]:
 def _chosen(nest: Any, depth: int = 4) -> dict[str, Tensor]:
     """The tensors of the network in what the pickle holds.
 
-    Of dictionaries inside one another, the first of ``_NETWORKS`` that is there and holds more
-    tensors than stand beside it (``best_acc1`` of PyTorch's ImageNet example stands beside
+    Of dictionaries inside one another, the first of ``_NETWORKS`` that is there and holds as
+    many tensors as stand beside it (``best_acc1`` of PyTorch's ImageNet example stands beside
     ``state_dict``); else the only dictionary of tensors there is. Optimizers are passed over, and
     what lies deeper than ``depth``.
     """
@@ -97,7 +100,7 @@ def _chosen(nest: Any, depth: int = 4) -> dict[str, Tensor]:
         if isinstance(part, dict) and name not in _NO_NETWORKS and (found := _inside(part, depth))
     }
     for name in (*_NETWORKS, *(inner if len(inner) == 1 else ())):
-        if name in inner and len(inner[name]) > len(flat):
+        if name in inner and len(inner[name]) >= len(flat):
             return inner[name]
     if flat:
         return flat
