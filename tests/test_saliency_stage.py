@@ -258,7 +258,7 @@ def test_a_network_learns_from_stores_and_fills_two(world, learner, tmp_path, mo
     np.testing.assert_array_equal(found[0] == 1, (found[1] > 0) & (found[1] != U))
     record = json.loads((run / "settings.json").read_text())
     assert record["classes"]["made_by"] == {"stage": "test"}
-    with pytest.raises(ValueError, match="has masks of 6 classes"):
+    with pytest.raises(ValueError, match="holds beetle as class 1, the data set has saliency"):
         objects.fit(source, settings, tmp_path / "x", proposals=classes)
     asked = Looking(scales=(1.0,), batch_size=6)
     targets = tmp_path / "saliency", tmp_path / "edges"

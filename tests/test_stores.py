@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.data import provenance, stores
-from wsss_jax.errors import BadFileError
+from wsss_jax.data import json_records, provenance, stores
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.types import Provenance, ScoreMaps
 
 CLASSES = ("cat", "dog", "cow")
@@ -154,6 +154,24 @@ def test_a_folder_without_or_with_a_damaged_index_is_no_store(tmp_path):
         (tmp_path / "index.json").write_bytes(content)
         with pytest.raises(BadFileError, match=r"index\.json"):
             stores.open_store(tmp_path)
+
+
+@pytest.mark.parametrize("classes", [[], ["a", "a"], ["a\u0000"], [f"c{n}" for n in range(255)]])
+def test_an_index_of_classes_that_cannot_be_is_none(tmp_path, classes):
+    store(tmp_path)
+    content = json_records.read(tmp_path / "index.json")
+    json_records.write(tmp_path / "index.json", {**content, "classes": classes})
+    with pytest.raises(BadFileError, match="not an index of this program"):
+        stores.open_store(tmp_path)
+
+
+def test_a_store_of_other_classes_is_refused_with_the_first_that_differs(tmp_path):
+    made = store(tmp_path)
+    stores.require_classes(made, made.classes)
+    with pytest.raises(UserError, match="as class 1, the data set has other"):
+        stores.require_classes(made, ("other", *made.classes[1:]))
+    with pytest.raises(UserError, match=f"the data set has {len(made.classes) + 1};"):
+        stores.require_classes(made, (*made.classes, "one more"))
 
 
 def test_half_written_files_are_not_records(tmp_path):

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from wsss_jax.config import SOURCES, Record, as_json, differences
 from wsss_jax.data import json_records, records, shards
-from wsss_jax.data.classes import palette
+from wsss_jax.data.classes import SALIENCY, ClassList, palette
 from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
 from wsss_jax.data.ids import ids_in
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
@@ -283,6 +283,21 @@ def open_store(folder: Path) -> Store:
     )
 
 
+def require_classes(store: Store, names: tuple[str, ...]) -> None:
+    """UserError where a store has other classes than the data set, or in another order."""
+    if store.classes == names:
+        return
+    if store.classes == SALIENCY.names:
+        raise UserError(f"{store.folder} holds saliency, no classes; it goes into --saliency")
+    told = f"{len(store.classes)} classes, the data set has {len(names)}"
+    pairs = zip(store.classes, names, strict=False)
+    for number, (own, other) in enumerate(pairs, start=1):
+        if own != other:
+            told = f"{own} as class {number}, the data set has {other}"
+            break
+    raise UserError(f"{store.folder} holds {told}; it was made for another data set or class list")
+
+
 def check_systems(systems: Sequence[Store], names: tuple[str, ...]) -> None:
     """ValueError unless there are systems, and all hold score maps of the classes ``names``."""
     if not systems:
@@ -290,11 +305,7 @@ def check_systems(systems: Sequence[Store], names: tuple[str, ...]) -> None:
     for one in systems:
         if one.holds != "scores":
             raise UserError(f"{one.folder} holds {one.holds}; wanted score maps of a system")
-        if one.classes != names:
-            raise UserError(
-                f"{one.folder} holds {', '.join(one.classes[:3])} …, the data set has "
-                f"{', '.join(names[:3])} …; a saliency store goes into --saliency"
-            )
+        require_classes(one, names)
 
 
 def read_npz(path: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -320,8 +331,16 @@ def _is_index(index: Record) -> bool:
         return False
     lists = (index["classes"], index["parents"])
     named = all(isinstance(part, list) and all(type(v) is str for v in part) for part in lists)
+    named = named and _are_classes(index["classes"])
     known = index["holds"] in get_args(Holds) and index["kind"] in get_args(Kind)
     return named and known and isinstance(index["made_by"], dict)
+
+
+def _are_classes(names: list[str]) -> bool:
+    try:
+        return ClassList(tuple(names)).names == tuple(names)
+    except UserError:
+        return False
 
 
 def _index(store: Store) -> Record:

@@ -21,7 +21,7 @@ from wsss_jax.config import Record, as_json
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.provenance import inherited, recorded, sources_of
-from wsss_jax.data.stores import Store
+from wsss_jax.data.stores import Store, require_classes
 from wsss_jax.datasets import numbering
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
@@ -146,8 +146,9 @@ def evaluate(
 
     otsu: a threshold read off the scores, which is reported with the other two. Images without
     truth do not count; images without a record are skipped and named. Raises BadFileError when not
-    one image could be judged.
+    one image could be judged, UserError where the store has other classes.
     """
+    require_classes(store, source.classes.names)
     count = len(source.classes)
     thresholds = (0.5,) if store.holds == "masks" or not scoring.background else GRID
     found: dict[str, Cells] = {}

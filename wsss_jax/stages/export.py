@@ -176,6 +176,8 @@ def _decided(store: Store, writer: Writer, settings: Export) -> Export:
             f"{store.folder} holds masks; {settings.format} wants score maps. Formats of masks: "
             + ", ".join(made)
         )
+    if store.holds == "regions":
+        raise UserError(f"{store.folder} holds regions; export masks or score maps made with them")
     if store.holds == "scores" and store.kind == "logit":
         raise UserError(f"{store.folder} holds logits or features, which no other program reads")
     if writer.kind is not None and store.kind != writer.kind:

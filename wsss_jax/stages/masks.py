@@ -65,6 +65,8 @@ def command(
     """
     maps = open_store(store)
     stores.require_scores(maps, "wanted activations or probabilities")
+    if not maps.ids():
+        raise UserError(f"{store}: no records in it; run the stage that makes it")
     if settings.threshold == "otsu":
         found = 0.5 if maps.kind == "probability" else label_free_threshold(maps, maps.ids())
         if found is None:

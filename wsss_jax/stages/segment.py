@@ -64,11 +64,7 @@ def pseudo_masks(store: Store, source: Source) -> Teacher:
     """
     if store.holds != "masks":
         raise UserError(f"{store.folder} holds {store.holds}; decide masks first (`wsss masks`)")
-    if store.classes != source.classes.names:
-        raise UserError(
-            f"{store.folder} has masks of {len(store.classes)} classes, {source.name} has "
-            f"{len(source.classes)}; both must be the same"
-        )
+    stores.require_classes(store, source.classes.names)
     stores.require(store, source.ids, "masks")
     record = {
         "masks": store.folder.name,
