@@ -259,3 +259,41 @@ def test_class_folders_that_differ_in_a_space_are_one_class(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 6), (9, n, 0)).save(tmp_path / name / f"x{n}.jpg")
     assert datasets.open_dataset(tmp_path, split="all").classes.names == ("Cat", "dog")
+
+
+def test_photographs_may_come_late_in_a_long_table(root):
+    rows = "".join(f"lost{n}.jpg,cat\n" for n in range(400))
+    (root / "labels.csv").write_text(f"file,label\n{rows}im1.jpg,dog\n")
+    assert datasets.open_dataset(root, split="all").labels("im1").tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# mine\ndog\ncat\n", "0 dog\n1 cat\n", "1: dog\n2: cat\n", '"dog"\n"cat"\n',
+     "id,name\n0,background\n1,dog\n2,cat\n"],
+)  # fmt: skip
+def test_class_files_may_be_numbered_quoted_and_commented(root, text):
+    (root / "labels.csv").write_text("file,label\nim1.jpg,dog\nim3.jpg,cat\n")
+    (root / "class_names.txt").write_text(text)
+    source = datasets.open_dataset(root, split="all")
+    assert source.classes.names == ("dog", "cat") and source.labels("im1").tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("dog,cat\n", "one class a line"), ("0 dog\n2 cat\n", "gaps or out of order")],
+)
+def test_class_files_that_tell_no_order_are_refused(root, text, message):
+    (root / "labels.csv").write_text("file,label\nim1.jpg,dog\nim3.jpg,cat\n")
+    (root / "class_names.txt").write_text(text)
+    with pytest.raises(BadFileError, match=message):
+        datasets.open_dataset(root, split="all")
+
+
+def test_a_line_of_many_words_is_no_list_of_many_names(root):
+    (root / "labels.csv").write_text("file,label\nim1.jpg,dog\nim3.jpg,cat\n")
+    (root / "splits").mkdir()
+    (root / "splits/train.txt").write_text("im1.jpg " + "x " * 100_000)
+    (root / "splits/val.json").write_text('["im3"]')
+    assert datasets.open_dataset(root, split="train").ids == ("im1",)
+    assert [p.where for p in survey(root).notices if p.kind == "unread file"] == ["splits/val.json"]

@@ -51,6 +51,7 @@ _UNSAFE = re.compile(
 )
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DIGITS = 20
+_LINE = 1000
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
 
@@ -167,9 +168,12 @@ class Index:
         return None
 
     def line(self, text: str) -> str | None:
-        """The id that a line of a list means: its whole, or what stands before further columns."""
+        """The id that a line of a list means: its whole, or what stands before further columns.
+
+        Of a longer line than names are, only the beginning is looked at.
+        """
         found = self.find(text)
-        words = re.split(r"([\s,;]+)", text)
+        words = re.split(r"([\s,;]+)", text[:_LINE])
         for count in range(len(words) - 2, 0, -2):
             found = found or self.find("".join(words[:count]))
         return found

@@ -226,9 +226,11 @@ def unread_files(root: Path) -> list[Path]:
         return []
     known = {*TABLES, *labels.CLASS_FILES}
     used = {_table_file(root), *list_files(root).values(), root / box_tables.NAME}
+    inner = [p for p in root.iterdir() if p.is_dir() and p.name.lower() in ("splits", "lists")]
     return [
         path
-        for path in sorted(root.iterdir())
+        for folder in (root, *inner)
+        for path in sorted(folder.iterdir())
         if path.suffix.lower() in _DATA and path.is_file() and path not in used
         if path.name not in known and path.name[:1] not in (".", "~")
         if not lists.NO_LIST.fullmatch(path.stem)

@@ -37,6 +37,7 @@ MAX_STEPS = 50_000_000
 """Operations of a pickle of labels; the 12,000 photographs of VOC take about 300,000."""
 
 _MAX_XML = 2**20
+_NUMBERED = re.compile(r"(\d{1,9})\s*[:,;.)=\t ]\s*(.+)")
 _ROWS = re.compile(rf"[,;|\t]|({'|'.join(map(re.escape, PHOTOGRAPHS))})\s", re.IGNORECASE)
 _MOST_OF_VOC = 15
 
@@ -103,8 +104,9 @@ class LabelTable:
         last = self.first + len(self.classes) - 1
         if type(value) is int and self.first <= value <= last:
             return value - self.first
+        told = repr(value)[:40]
         raise BadFileError(
-            f"{self.path}: label of {id} is {value!r}, wanted a class name or a whole number from "
+            f"{self.path}: label of {id} is {told}, wanted a class name or a whole number from "
             f"{self.first} to {last}"
         )
 
@@ -241,10 +243,28 @@ def class_file(*folders: Path) -> ClassList | None:
     """The classes that a file of CLASS_FILES lists, without background; None without a file."""
     for path in (folder / name for folder in folders for name in CLASS_FILES):
         if is_class_file(path):
-            lines = [line.strip().strip(",;") for line in read_text(path)[0].splitlines()]
-            names = [name for name in lines if name]
+            names = _class_lines(path)
             return class_list(path, [n for n in names if n.casefold() not in NO_CLASS | IGNORED])
     return None
+
+
+def _class_lines(path: Path) -> list[str]:
+    """Names in a file of one class a line, which may be numbered; comments (# …) are left out."""
+    lines = [line.strip().strip(",;") for line in read_text(path)[0].splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if len(lines) == 1 and re.search("[,;]", lines[0]):
+        raise BadFileError(f"{path}: several classes in one line; write one class a line")
+    found = [_NUMBERED.fullmatch(line) for line in lines]
+    if len(found) > 2 and found[0] is None and all(found[1:]):
+        found = found[1:]  # the header of a table
+    if all(found) and found:
+        numbers = [int(match[1]) for match in found if match]
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise BadFileError(
+                f"{path}: numbers of classes with gaps or out of order: {numbers[:9]}"
+            )
+        lines = [match[2] for match in found if match]
+    return [line.strip().strip("\"'").strip() for line in lines]
 
 
 def is_class_file(path: Path) -> bool:

@@ -10,6 +10,7 @@ and columns of boxes (``box_tables``).
 
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -97,10 +98,11 @@ def text_table(path: Path, index: Index, classes: ClassList | None) -> LabelTabl
 def layout_of(path: Path, text: str, index: Index) -> Layout:
     """Rows, column of files and header under the delimiter that names most photographs."""
     best: tuple[int, int, Rows] = (0, 0, [])
-    for find in (index.find, by_number(index.files)):
+    # Where many photographs of a table are not at hand, those that are may come late in it.
+    for look, find in itertools.product((_LOOK, None), (index.find, by_number(index.files))):
         for delimiter in DELIMITERS:
             rows = _rows(path, text, delimiter)
-            column, count = _column_of_files(rows[:_LOOK], find)
+            column, count = _column_of_files(rows[:look], find)
             if count > best[0] and max(map(len, rows)) > 1:
                 best = (count, column, rows)
         if best[0]:
@@ -237,9 +239,7 @@ def _flag_columns(path: Path, layout: Layout, width: int) -> list[int]:
             return []  # a column of labels, beside which others mean something else
         if not called and flags and not _counts(column):
             some = ", ".join(sorted(set(cells))[:3])
-            raise BadFileError(
-                f"{path}: column {n + 1} has {some} below no name; write the class above it"
-            )
+            raise BadFileError(f"{path}: column {n + 1} has {some} below no name of a class")
         mostly = 2 * sum(cell in _FLAGS for cell in cells) > len(cells) and {*cells} & _TOLD
         if (flags or mostly) and not _NUMBER.fullmatch(called) and not _SUM.fullmatch(called):
             found.append(n)
