@@ -277,3 +277,11 @@ def test_what_of_a_photograph_is_not_read_is_told(root):
     forms = [found.message for found in survey(root).notices if found.kind == "photograph form"]
     assert forms[0] == "holds 2 pictures, of which the first is read"
     assert forms[1].startswith("its 16-bit values reach 15 of 255 only")
+
+
+def test_boxes_of_a_class_that_the_labels_do_not_have_are_a_problem(root):
+    (root / "boxes.csv").write_text(
+        "file,label,x1,y1,x2,y2\na.jpg,cat,1,1,9,9\nb.jpg,dog,1,1,9,9\n"
+    )
+    (found,) = survey(root).problems
+    assert (found.where, found.message) == ("b", "has boxes of dog, its labels do not")

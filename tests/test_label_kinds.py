@@ -347,3 +347,46 @@ def test_names_of_objects(tmp_path, objects, wanted):
             open_dataset(tmp_path, split="all").labels("a")
     else:
         assert labels(tmp_path)["a"] == wanted
+
+
+@pytest.mark.parametrize(("strange", "told"), [(np.nan, "nan"), (0.7, "0.7"), (2, "2.0")])
+def test_a_vector_of_other_numbers_costs_its_photograph(tmp_path, strange, told):
+    vectors = {f"2007_00000{n}": np.eye(20)[n] for n in range(3)}
+    vectors["2007_000001"][5] = strange
+    for id in vectors:
+        photograph(tmp_path / f"JPEGImages/{id}.jpg")
+    ids, rows = np.array(list(vectors)), np.stack(list(vectors.values()))
+    for write in (
+        lambda: np.savez(tmp_path / "cls_labels.npz", ids=ids, labels=rows),
+        lambda: np.save(tmp_path / "cls_labels.npy", np.array(vectors)),
+    ):
+        write()
+        source = open_dataset(tmp_path, split="all")
+        assert np.flatnonzero(source.labels("2007_000002")).tolist() == [2]
+        with pytest.raises(BadFileError, match=f"has the values .*{told}, wanted 0 or 1"):
+            source.labels("2007_000001")
+        (tmp_path / "cls_labels.npz").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("\n<!DOCTYPE HTML><html>im0.jpg,cat</html>", "a web page instead of the file"),
+    ],
+)
+def test_what_was_never_fetched_is_called_so(tmp_path, content, message):
+    photograph(tmp_path / "images/im0.jpg")
+    for name in ("labels.csv", "labels.json"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(BadFileError, match=message):
+            open_dataset(tmp_path, split="all")
+        (tmp_path / name).unlink()
+
+
+def test_labels_of_yolo_are_called_so(tmp_path):
+    photograph(tmp_path / "images/im0.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/im0.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(BadFileError, match=r"labels/im0\.txt is a list of boxes \(YOLO\)"):
+        open_dataset(tmp_path, split="all")

@@ -28,7 +28,7 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> tuple[str, str]:
     UTF-8, UTF-16, and else Latin-1 as Windows has it; byte-order marks are dropped. Raises
     BadFileError for what is no text at all.
     """
-    content = read_bytes(path, limit)
+    content = _content(path, limit)
     for encoding in _encodings(content):
         try:
             text = content.decode(encoding)
@@ -45,7 +45,7 @@ def read_json(path: Path, limit: int = MAX_BYTES, pairs: Any = None) -> Any:
 
     Raises MissingFileError where there is no file, BadFileError where it is no JSON.
     """
-    content = read_bytes(path, limit)
+    content = _content(path, limit)
     try:
         return json.loads(content.decode(next(_encodings(content))), object_pairs_hook=pairs)
     except UnicodeDecodeError as problem:
@@ -53,6 +53,16 @@ def read_json(path: Path, limit: int = MAX_BYTES, pairs: Any = None) -> Any:
     except MISTAKES as problem:
         reason = f"{type(problem).__name__}: {problem}"
         raise BadFileError(f"{path}: damaged, or no JSON ({reason})") from problem
+
+
+def _content(path: Path, limit: int) -> bytes:
+    """The bytes of a file that is no pointer to it, and no page about it. Raises BadFileError."""
+    content = read_bytes(path, limit)
+    if content.startswith(b"version https://git-lfs"):
+        raise BadFileError(f"{path}: a pointer of Git LFS instead of the file; run git lfs pull")
+    if content[:100].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise BadFileError(f"{path}: a web page instead of the file; get it again")
+    return content
 
 
 def _encodings(content: bytes) -> Iterator[str]:

@@ -163,6 +163,8 @@ def _of_xml(source: PictureFolder, id: str) -> Boxes | None:
     found = [one for one in objects if "bndbox/xmin" in one]
     try:
         sides = [[float(one[f"bndbox/{side}"]) for side in _SIDES] for one in found]
+        if not np.isfinite(sides).all():
+            raise ValueError("numbers that are not finite")
         size = (int(told["height"]), int(told["width"])) if told else None
         names = [one["name"] for one in found]
     except (KeyError, ValueError) as problem:

@@ -325,7 +325,7 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
             yield Problem("labels without mask", rows[row], text, accepted=True)
     yield from _class_names(root, source)
     yield from _same_files(source, labels)
-    yield from _boxes(source)
+    yield from _boxes(source, labels)
     always = np.all(list(labels.values()), axis=0) if len(labels) > 1 else ()
     for name in (source.classes.names[n] for n in np.flatnonzero(always)):
         text = f"every photograph shows {name}, so nothing teaches what is not {name}; add some"
@@ -353,7 +353,7 @@ def _same_files(source: Source, labels: Mapping[str, np.ndarray]) -> Iterator[Pr
         yield Problem("same photograph", group[0], f"{text}; keep one", accepted=True)
 
 
-def _boxes(source: Source) -> Iterator[Problem]:
+def _boxes(source: Source, labels: Mapping[str, np.ndarray]) -> Iterator[Problem]:
     """What is wrong with the table of boxes, where there is one."""
     try:
         read = boxes.of_table(source) if isinstance(source, PictureFolder) else None
@@ -366,11 +366,16 @@ def _boxes(source: Source) -> Iterator[Problem]:
         yield Problem("boxes", name, "boxes of no photograph; give them the name of one")
     for id in source.ids:
         try:
-            read(id)
+            found = read(id)
+            boxed = source.classes.multi_hot(() if found is None else found.names)
         except MissingFileError:
             continue  # its photograph is named already
         except BadFileError as problem:
             yield Problem("boxes", id, str(problem))
+            continue
+        if id in labels and (boxed & ~labels[id]).any():
+            text = f"has boxes of {_names(source, boxed & ~labels[id])}, its labels do not"
+            yield Problem("boxes", id, text)
 
 
 def _bad_mask(one: _Seen) -> bool:

@@ -287,6 +287,9 @@ def _nearly_a_table(root: Path) -> str:
     sheets = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in _SHEETS]
     if sheets:
         return f"; {sheets[0]} is not read: save it as CSV"
+    boxes = next((path for path in files_below(root / "labels") if path.suffix == ".txt"), None)
+    if boxes is not None:
+        return f"; {boxes.relative_to(root)} is a list of boxes (YOLO), which is not read"
     texts = [path.name for path in unread_files(root) if path.suffix.lower() == ".txt"]
     return f"; if {texts[0]} has the labels, call it labels.txt" if texts else ""
 

@@ -204,7 +204,7 @@ def npz_table(path: Path, classes: ClassList) -> LabelTable:
     This is ``cls_labels.npy`` of the IRN code base (Ahn et al. 2019), saved without pickle.
     Raises BadFileError.
     """
-    arrays = read_npz(path, {"ids": "U", "labels": "bui"})
+    arrays = read_npz(path, {"ids": "U", "labels": "buif"})
     ids, labels = arrays["ids"], arrays["labels"]
     if ids.ndim != 1 or labels.shape != (len(ids), len(classes)):
         raise BadFileError(
@@ -212,7 +212,7 @@ def npz_table(path: Path, classes: ClassList) -> LabelTable:
             f"(n, {len(classes)}) for the classes {', '.join(classes.names)}"
         )
     names = [str(id) for id in ids]
-    entries = {name: np.flatnonzero(row).tolist() for name, row in zip(names, labels, strict=True)}
+    entries = {name: _shown(path, name, row) for name, row in zip(names, labels, strict=True)}
     return LabelTable(path, classes, entries, twice=repeated(names))
 
 
@@ -231,12 +231,22 @@ def npy_table(path: Path, classes: ClassList | None) -> LabelTable:
             f"list the classes in {CLASS_FILES[0]}, one a line"
         )
     entries = {
-        f"{key // 10**6}_{key % 10**6:06d}" if isinstance(key, int) else key: np.flatnonzero(
-            vector > 0
-        ).tolist()
+        f"{key // 10**6}_{key % 10**6:06d}" if isinstance(key, int) else key: _shown(
+            path, str(key), vector
+        )
         for key, vector in vectors.items()
     }
     return LabelTable(path, known[0], entries)
+
+
+def _shown(path: Path, name: str, vector: np.ndarray) -> list[int] | BadFileError:
+    """Numbers of the classes that a vector of 0 and 1 shows; VOC writes -1 for what is not shown,
+    and 0 for what is hard to see."""
+    strange = [n for n in np.unique(vector).tolist() if n not in (-1, 0, 1)]
+    if strange:
+        some = ", ".join(map(str, strange[:3]))
+        return BadFileError(f"{path}: {name} has the values {some}, wanted 0 or 1 for each class")
+    return np.flatnonzero(vector > 0).tolist()
 
 
 def class_file(*folders: Path) -> ClassList | None:
