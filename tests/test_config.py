@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 
 from wsss_jax import config
+from wsss_jax.errors import UserError
+from wsss_jax.run.training import Training
+from wsss_jax.stages.explain import Explanation
+from wsss_jax.stages.predict import Predicting
 
 
 @dataclass(frozen=True)
@@ -41,3 +45,20 @@ def test_differences_name_every_changed_setting():
     old, new = config.as_json(Outer()), config.as_json(Outer(Inner(rate=0.2), Path("w")))
     assert config.differences(old, new) == ["inner.rate: 0.1 -> 0.2", "weights: None -> 'w'"]
     assert config.fingerprint(old) != config.fingerprint(new)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Training(None, epochs=0), "epochs is 0; wanted 1 or more"),
+        (lambda: Training(None, epochs=-1), "epochs is -1; wanted 1 or more"),
+        (lambda: Training(None, batch_size=0), "batch_size is 0; wanted 1 or more"),
+        (lambda: Training(None, seed=-1), "seed is -1; wanted 0 or more"),
+        (lambda: Explanation(scales=(1.0, float("nan"))), "scales is nan"),
+        (lambda: Explanation(scales=()), "scales are none"),
+        (lambda: Predicting(batch_size=-3), "batch_size is -3"),
+    ],
+)
+def test_settings_with_which_nothing_would_be_done_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

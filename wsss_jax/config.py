@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -32,6 +33,15 @@ def lookup(table: Mapping[str, T], name: Any, what: str) -> T:
     near = difflib.get_close_matches(name, table, n=1) if known else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"unknown {what} {name!r}{hint} (known: {', '.join(sorted(table))})")
+
+
+def check_numbers(settings: object, *names: str, least: float | int = 1) -> None:
+    """UserError unless these settings are finite numbers, or tuples of them, from ``least`` on."""
+    for name in names:
+        value = getattr(settings, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if not least <= one < math.inf:
+                raise UserError(f"{name} is {one}; wanted {least:g} or more")
 
 
 def as_json(settings: object) -> Any:

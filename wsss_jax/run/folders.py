@@ -135,6 +135,8 @@ def _last_damage(folder: Path) -> str | None:
 def _locked(folder: Path) -> int:
     """A descriptor that holds the folder's lock. UserError where another process has it."""
     path = folder / _LOCK
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file, wanted the folder of a run")
     with naming(path):
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

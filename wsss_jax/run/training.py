@@ -11,7 +11,7 @@ import jax
 from wsss_jax import config
 from wsss_jax.batches.augment import Augmentation
 from wsss_jax.batches.batches import MaskReader, training_batches
-from wsss_jax.config import Record
+from wsss_jax.config import Record, check_numbers
 from wsss_jax.data import json_records, provenance
 from wsss_jax.datasets.boxes import Reader
 from wsss_jax.datasets.table import Source
@@ -57,6 +57,10 @@ class Training(Generic[M_co]):
     compute: Literal["float32", "bfloat16"] = "float32"
     engine: Literal["mesh", "pmap"] = "mesh"
     sampling: Literal["shuffled", "balanced"] = "shuffled"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "epochs", "batch_size", "save_every")
+        check_numbers(self, "seed", "cache_megabytes", least=0)
 
 
 def train(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from scipy.special import expit
 
 from wsss_jax.batches.batches import Group
-from wsss_jax.config import Record, as_json
+from wsss_jax.config import Record, as_json, check_numbers
 from wsss_jax.data import stores
 from wsss_jax.data.classes import EDGES
 from wsss_jax.data.provenance import recorded
@@ -51,6 +51,7 @@ class Edges:
     batch_size: int = 4
 
     def __post_init__(self) -> None:
+        check_numbers(self, "batch_size")
         if self.beta is not None and not 0 < self.beta < float("inf"):
             raise UserError(f"beta is {self.beta}; wanted a number above 0")
 

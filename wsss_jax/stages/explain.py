@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wsss_jax.batches.batches import Group
-from wsss_jax.config import as_json, lookup
+from wsss_jax.config import as_json, check_numbers, lookup
 from wsss_jax.data import stores
 from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
@@ -44,6 +44,12 @@ class Explanation:
     scales: tuple[float, ...] = (0.5, 1.0, 1.5)
     flip: bool = True
     batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "batch_size")
+        check_numbers(self, "scales", least=0.01)
+        if not self.scales:
+            raise UserError("scales are none; wanted one or more")
 
 
 def explain(

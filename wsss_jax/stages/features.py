@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from wsss_jax.batches.batches import Group, inference_groups
 from wsss_jax.batches.resized import Resized, long_side
-from wsss_jax.config import Record, as_json, differences
+from wsss_jax.config import Record, as_json, check_numbers, differences
 from wsss_jax.data import components, stores
 from wsss_jax.data.components import Components
 from wsss_jax.data.files import write_atomic
@@ -74,8 +74,9 @@ class Features:
     normalise: str | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise UserError(f"size is {self.size}, wanted a number of pixels")
+        check_numbers(self, "channels", "stride", "sample", "batch_size")
+        if self.size is not None:
+            check_numbers(self, "size")
 
     def name(self) -> str:
         """What tells it from the features of other networks, in the names of folders."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss_jax.config import Record
+from wsss_jax.config import Record, check_numbers
 from wsss_jax.data import json_records, stores
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
@@ -18,7 +18,7 @@ from wsss_jax.data.provenance import NOT_STATED, inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError
 from wsss_jax.ops.resize import grid_size
 from wsss_jax.priors import external, layouts, places, regions
 from wsss_jax.priors.external import Wanted
@@ -61,8 +61,8 @@ class Import:
     licence: str = NOT_STATED
 
     def __post_init__(self) -> None:
-        if self.stride is not None and self.stride < 1:
-            raise UserError(f"stride is {self.stride}; wanted 1 or more pixels per cell")
+        if self.stride is not None:
+            check_numbers(self, "stride")
 
 
 class _Told(NamedTuple):

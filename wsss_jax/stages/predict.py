@@ -17,7 +17,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 
-from wsss_jax.config import Record
+from wsss_jax.config import Record, check_numbers
 from wsss_jax.data import json_records
 from wsss_jax.data.classes import BACKGROUND, ClassList, to_mask_index
 from wsss_jax.data.files import write_atomic
@@ -67,6 +67,9 @@ class Predicting:
     batch_size: int = 4
     background: bool | None = None
     shard: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "batch_size")
 
 
 class Predicted(NamedTuple):

@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, Float
 
+from wsss_jax.config import check_numbers
 from wsss_jax.data import stores
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
@@ -48,8 +49,7 @@ class Suggestion:
     count: int = 20
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UserError(f"count is {self.count}; wanted 1 or more photographs")
+        check_numbers(self, "count")
 
 
 class Suggested(NamedTuple):
