@@ -65,6 +65,8 @@ def sorted_palette(mask):
     ("name", "picture"),
     [
         ("one.png", Image.fromarray(MASKS["one"])),
+        ("one.png", Image.fromarray(MASKS["one"].astype(np.uint16))),
+        ("one.png", Image.merge("LA", [Image.fromarray(MASKS["one"])] * 2)),
         ("one.JPG.png", Image.fromarray(palette()[MASKS["one"]])),
         ("SegmentationClass/one.png", sorted_palette(MASKS["one"])),
     ],
@@ -81,11 +83,14 @@ def test_a_labelmap_tells_the_colours(source, tmp_path):
     folder = tmp_path / "back"
     saved(folder, "two.png", Image.fromarray(table[MASKS["two"]]))
     lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", "große Katze:200,1,1::"]
-    (folder / "labelmap.txt").write_text("\n".join(lines))
+    (folder / "labelmap.txt").write_text("\n".join(lines), encoding="utf-16")
     view = with_corrected(source, read_corrected(folder, source))
     np.testing.assert_array_equal(view.mask("two"), MASKS["two"])
     (folder / "labelmap.txt").write_text("grosse Katze:200,1,1::")
     with pytest.raises(BadFileError, match=r"labelmap\.txt: line .*unknown class 'grosse Katze'"):
+        read_corrected(folder, source)
+    (folder / "labelmap.txt").write_text("große Katze:900,1,1::")
+    with pytest.raises(BadFileError, match="three numbers from 0 to 255"):
         read_corrected(folder, source)
 
 

@@ -19,10 +19,10 @@ from jaxtyping import Bool, UInt8
 
 from wsss_jax.config import lookup
 from wsss_jax.data.classes import BACKGROUND, ClassList, palette, to_class_index, to_mask_index
-from wsss_jax.data.files import read_mask
+from wsss_jax.data.mask_files import read_truth
 from wsss_jax.data.photographs import decode_image, header
 from wsss_jax.data.stores import Store
-from wsss_jax.data.texts import read_json
+from wsss_jax.data.texts import read_json, read_text
 from wsss_jax.datasets.table import Source
 from wsss_jax.datasets.views import View
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
@@ -30,7 +30,6 @@ from wsss_jax.export import brush_tasks, drawn_masks, stated
 from wsss_jax.export.drawn_masks import Drawn
 from wsss_jax.export.exported import APPROVED, RECORD, photograph_names, stem_of
 from wsss_jax.export.stated import LIST, Found, Reader
-from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import IGNORE
 
 LABELMAP = "labelmap.txt"
@@ -152,13 +151,13 @@ def mask_of_file(path: Path, colours: Colours) -> UInt8[np.ndarray, "H W"]:
     sort it anew; else by its numbers.
     """
     mode = header(path, path).mode
-    if mode in ("L", "1"):
-        return read_mask(path)
+    if mode not in ("P", "RGB", "RGBA"):
+        return read_truth(path)  # grey of any depth, with alpha or without
     values, foreign = _by_colour(decode_image(path, path, whole=True), colours)
     if not len(foreign):
         return values
     if mode == "P":
-        return read_mask(path)
+        return read_truth(path)
     examples = ", ".join(str(tuple(colour)) for colour in foreign[:_SHOWN].tolist())
     raise BadFileError(
         f"{len(foreign)} colours of no class, such as {examples}; paint without smoothing, or save "
@@ -175,12 +174,14 @@ def colours_of(folder: Path, classes: ClassList) -> Colours:
         return {_colour(table[value]): value for value in (0, *numbers, IGNORE)}
     values = {BACKGROUND: 0, **dict(zip(classes.names, numbers, strict=True))}
     found: dict[tuple[int, int, int], int] = {}
-    for line in read_bytes(path, 2**20).decode("utf-8-sig", "replace").splitlines():
+    for line in read_text(path, 2**20)[0].splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         try:
             name, colour, *_ = line.rsplit(":", 3)
             red, green, blue = (int(part) for part in colour.split(","))
+            if not all(0 <= part <= 255 for part in (red, green, blue)):
+                raise ValueError("a colour is three numbers from 0 to 255")
             found[red, green, blue] = lookup(values, name, "class")
         except ValueError as problem:
             raise BadFileError(f"{path}: line {line!r}: {problem}") from problem
