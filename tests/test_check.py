@@ -275,7 +275,7 @@ def test_what_of_a_photograph_is_not_read_is_told(root):
     first.save(root / "images/a.tif", save_all=True, append_images=[second])
     Image.fromarray(np.full((12, 16), 4095, np.uint16)).save(root / "images/b.png")
     forms = [found.message for found in survey(root).notices if found.kind == "photograph form"]
-    assert forms[0] == "holds 2 pictures, of which the first is read"
+    assert forms[0] == "holds several pictures, of which the first is read"
     assert forms[1].startswith("its 16-bit values reach 15 of 255 only")
 
 

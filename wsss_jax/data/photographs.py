@@ -139,11 +139,12 @@ def verify(source: Path | bytes, name: Path | str) -> Header:
 
 def _pages(picture: Image.Image) -> tuple[str, ...]:
     """A note of a file with several pictures; the second one of MPO is a view for one eye."""
-    count = 1
-    if picture.format in ("GIF", "TIFF", "WEBP", "PNG", "AVIF"):
+    several = False
+    if picture.format != "MPO":
         with suppress(*DAMAGE):  # of later pictures, which nobody reads
-            count = getattr(picture, "n_frames", 1)
-    return (f"holds {count} pictures, of which the first is read",) if count > 1 else ()
+            # Counting them would take long where a file was made to have many.
+            several = getattr(picture, "is_animated", False)
+    return ("holds several pictures, of which the first is read",) if several else ()
 
 
 def _darkness(ready: Image.Image) -> tuple[str, ...]:
