@@ -62,12 +62,13 @@ def block(
 def advance(
     weights: BlockWeights, x: Tokens, *, heads: int, keys: Bool[Array, "b t"] | None = None
 ) -> Tokens:
-    """One block without a record; on CPUs one head after another, which takes a third of the time.
+    """One block without a record.
 
-    Ratios to torch: benchmarks/README.md.
+    On one CPU the heads attend one after another, as a single matrix stays in its cache. On several
+    devices they cannot, since images lie on different ones.
     """
     query, key, value = _query_key_value(layer_norm(x, weights.norm1), weights, heads)
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:
         mixed = _one_by_one(query, key, value, keys)
     else:
         mixed = jnp.einsum("bnqt,bntd->bnqd", _attention(query, key, keys), value)
@@ -132,15 +133,17 @@ def _one_by_one(
     value: Float[Array, "b n t d"],
     keys: Bool[Array, "b t"] | None,
 ) -> Float[Array, "b n t d"]:
-    """What each head reads, one head after another; the gradient computes its attention anew."""
+    """What each head of each image reads, in turn; the gradient computes its attention anew."""
 
     @jax.checkpoint
-    def head(parts: tuple[Array, Array, Array]) -> Array:
-        query, key, value = (part[:, None] for part in parts)
-        return (_attention(query, key, keys) @ value)[:, 0]
+    def head(parts: tuple[Array, Array, Array, Array | None]) -> Array:
+        query, key, value, keys = parts
+        here = None if keys is None else keys[None]
+        return _attention(query[None, None], key[None, None], here)[0, 0] @ value
 
-    parts = tuple(part.transpose(1, 0, 2, 3) for part in (query, key, value))
-    return jax.lax.map(head, parts).transpose(1, 0, 2, 3)
+    parts = (part.reshape(-1, *part.shape[2:]) for part in (query, key, value))
+    keys = None if keys is None else jnp.repeat(keys, query.shape[1], axis=0)
+    return jax.lax.map(head, (*parts, keys)).reshape(query.shape)
 
 
 def _attention(

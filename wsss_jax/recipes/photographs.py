@@ -98,7 +98,7 @@ def make(settings: Photographs) -> Path:
     for line in planning.describe(plan):
         print(line)
     if not (out / RECORD).is_file():
-        estimate = clock(planning.seconds(plan))
+        estimate = clock(planning.seconds(plan, quick=settings.quick))
         print(
             f"about {estimate} on this machine, from one measured look of each network", flush=True
         )
