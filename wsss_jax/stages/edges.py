@@ -105,9 +105,9 @@ def command(
     """Edges of a network that learned boundaries, as a store for `wsss refine --walk.edges`.
 
     Args:
-        run: folder of the affinity network (IRN's branch), or weights of HED, a file or `hed`.
+        run: run folder of an affinity network (`wsss affinity`), or weights of HED: a file or hed.
         data: the data set.
-        out: store to write; the same command goes on where it was stopped.
+        out: store to write; the same command resumes a stopped one.
         settings: how they are read.
     """
     source = data.open()

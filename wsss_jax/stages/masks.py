@@ -59,7 +59,7 @@ def command(
 
     Args:
         store: score maps, of one system or combined.
-        out: store of masks to write; `wsss segment` learns from it.
+        out: store of masks to write, for `wsss segment` or `wsss export`.
         settings: where background begins, and which pixels are left open.
         workers: processes and shards.
     """
