@@ -27,7 +27,7 @@ def command(
         data: folder of the data set they belong to.
         out: store of score maps to write.
         settings: layout of the files, and how finely they are stored.
-        split: name of one of the data set's lists, or "all".
+        split: one of the data set's lists (train, val …), or "all".
         lists: folder of id lists, if they lie elsewhere.
         data_layout: of the data set, one of DATASETS; "auto" tells them apart.
         workers: processes and shards.

@@ -18,9 +18,7 @@ def command(
     settings: tyro.conf.AvoidSubcommands[Bare[Training[Model]]] = Training(Classifier()),  # noqa: B008
     imageless: tuple[str, ...] = (),
 ) -> None:
-    """Train a classifier on image labels into a run folder.
-
-    Other systems (Puzzle-CAM, SEAM …) are experiment files: `wsss run experiments/voc12_puzzle.py`.
+    """Train a plain classifier on image labels; other systems are experiments of `wsss run`.
 
     Args:
         data: the data set.

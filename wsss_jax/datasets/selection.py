@@ -13,7 +13,7 @@ class Data:
 
     Attributes:
         data: folder of the data set.
-        split: name of one of its lists, such as train or val, or "all".
+        split: one of its lists (train, val …), or "all".
         layout: one of DATASETS; "auto" tells them apart.
         lists: folder of id lists (*.txt, cls_labels.npz), if they lie elsewhere.
         only: classes to use; all others become background. Not given: all classes.

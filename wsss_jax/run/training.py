@@ -38,7 +38,7 @@ class Training(Generic[M_co]):
         augmentation: random changes to training images and their labels.
         epochs: passes over the images.
         batch_size: images per step, over all hosts.
-        seed: of the initial weights, the order of images and the augmentation.
+        seed: of initial weights, order and augmentation.
         save_every: steps between checkpoints.
         cache_megabytes: memory for decoded photographs.
         compute: the type in which networks compute; parameters are always float32.

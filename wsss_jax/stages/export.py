@@ -84,7 +84,7 @@ def command(
         data: folder of the data set that masks or score maps belong to.
         settings: the format.
         layout: of the data set; "auto" recognises it from the files.
-        split: name of one of the data set's lists, or "all".
+        split: one of the data set's lists (train, val …), or "all".
         lists: folder of id lists, if they lie elsewhere.
         workers: processes and shards.
     """

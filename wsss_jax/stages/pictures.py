@@ -106,7 +106,7 @@ def command(
             and the patches of the data set where they are largest.
         side: with --image: larger photographs are shrunk to this longer side, in pixels.
         layout: of --data, one of DATASETS; "auto" tells them apart.
-        split: of --data: name of one of its lists, or "all".
+        split: of --data: one of its lists (train, val …), or "all".
         lists: folder of id lists, if they lie elsewhere.
         scales: of the data set's photographs, each explained and summed.
         flip: add the mirror image at each scale of the data set's photographs.

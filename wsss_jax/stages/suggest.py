@@ -87,7 +87,7 @@ def command(
         corrected: folder of masks that were corrected before.
         settings: how many.
         layout: of the data set; "auto" recognises it from the files.
-        split: name of one of the data set's lists, or "all".
+        split: one of the data set's lists (train, val …), or "all".
         lists: folder of id lists, if they lie elsewhere.
     """
     source = open_dataset(data, split=split, layout=layout, lists=lists)

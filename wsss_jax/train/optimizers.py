@@ -33,7 +33,7 @@ class Optim:
 
     Attributes:
         name: sgd or adamw.
-        learning_rate: the peak one, of layers with pretrained weights.
+        learning_rate: peak rate of pretrained layers.
         new_layers: factor of the rate for layers without pretrained weights.
         biases: factor of the rate for biases, which never decay. Scales of norms, class tokens
             and all else of one axis learn like weights; they decay under sgd, as the reference
