@@ -204,7 +204,7 @@ def _learned(source: Source, teacher: Teacher, frozen: Sequence[Store], settings
     tally.report("segment")
     order = [id for id in sorted(rows) if len(labels[id])]
     if not order:
-        raise UserError(f"{source.name}: no mask has a pixel that could teach")
+        raise UserError(f"{source.name}: no mask has a pixel to learn from")
     label = np.concatenate([labels[id] for id in order])
     weights = [np.full(len(labels[id]), 1 / len(labels[id])) for id in order]
     return probes.fit(

@@ -95,7 +95,7 @@ def command(
     known = _known(corrected, source, scores.folder.parent) if corrected else ()
     looks = open_store(features) if features else None
     found = suggest(scores, source, out, settings, features=looks, known=known)
-    print(f"{out / LIST}: {len(found)} photographs, the most telling first; reasons in {TABLE}")
+    print(f"{out / LIST}: {len(found)} photographs, the most useful first; reasons in {TABLE}")
 
 
 def suggest(
