@@ -104,7 +104,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             several=True,
         ),
         "segment": Verb(
-            "train a segmentation network on pseudo-masks",
+            "train a segmentation network or head on pseudo-masks",
             "wsss_jax.recipes.segment:command",
             "data split train-split layout out truth with-crf training.epochs "
             "training.batch-size training.model.backbone training.model.weights "

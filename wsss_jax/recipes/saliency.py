@@ -43,7 +43,7 @@ class SaliencyPlan:
         classes: store of masks, whose class boundaries the edges are learned from.
         edges: store of boundary maps to learn the edges from instead, as BSDS has them: grey PNGs
             of the share of people who drew a pixel (import: --layout saliency_png --stride 1).
-        network: that network.
+        network: the saliency and edge network.
         compare: stores of other saliency maps that are judged too, for comparison.
         workers: processes and shards of the per-image stages.
         name: of the run.

@@ -108,9 +108,9 @@ def command(
         layout: of --data, one of DATASETS; "auto" tells them apart.
         split: of --data: one of its lists (train, val …), or "all".
         lists: folder of id lists, if they lie elsewhere.
-        scales: of the data set's photographs, each explained and summed.
-        flip: add the mirror image at each scale of the data set's photographs.
-        batch_size: photographs of the data set per call.
+        scales: with --data: scales of the photographs; maps are summed over them.
+        flip: with --data: add the mirror image at each scale.
+        batch_size: with --data: photographs per call.
     """
     if channels and data is None:
         raise UserError("channels are shown over a data set; give --data")
