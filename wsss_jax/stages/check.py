@@ -43,10 +43,9 @@ def lines(findings: Findings) -> Iterator[str]:
         )
     yield from (f"notice  {line}" for line in grouped(findings.notices))
     yield from (f"problem {line}" for line in grouped(findings.problems))
-    yield (
-        f"{findings.images} images, {len(findings.problems)} problems, "
-        f"{len(findings.notices)} notices"
-    )
+    counts = {"image": findings.images, "problem": len(findings.problems)}
+    counts["notice"] = len(findings.notices)
+    yield ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
     kinds = dict.fromkeys(problem.kind for problem in findings.problems)
     if kinds:
         yield "to do:"
