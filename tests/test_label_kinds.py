@@ -163,6 +163,13 @@ def test_boxes_of_yolo_are_no_folders_of_classes(tmp_path, place):
         open_dataset(tmp_path, split="all")
 
 
+def test_saliency_beside_photographs_and_their_table_is_no_photograph(tmp_path):
+    files = [*(f"im{n}.jpg" for n in range(3)), "saliency/im0.png"]
+    assert labels(data(tmp_path, files, labels_dot_csv=PLAIN)) == SHOWN
+    found = survey(tmp_path)
+    assert found.images == 3 and not found.problems
+
+
 def test_lists_of_other_suffixes_comments_and_headers(tmp_path):
     root = three(tmp_path, PLAIN)
     data(root, [], splits__train_dot_csv="filename,split\nim0.jpg,train\n# two\nim2,train\n",

@@ -1,6 +1,6 @@
 """Vision transformers: any image size, padding, weight names."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from wsss_jax.backbones import vit
 from wsss_jax.backbones.vit import ViT
 from wsss_jax.models.token_classifier import TokenClassifier
 from wsss_jax.ops import positions as vit_positions
+from wsss_jax.ops import tokens
 from wsss_jax.types import Attentive
 from wsss_jax.weights import loading as weights
 
@@ -106,6 +107,24 @@ def test_gradients_are_finite_equal_with_remat_and_reach_every_parameter():
     for (path, a), b in zip(jax.tree.leaves_with_path(kept), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
         assert bool(jnp.isfinite(a).all()) and bool((a != 0).any()), path
+
+
+def test_a_block_has_the_same_gradients_with_and_without_a_record(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    weights = tiny().encoder.blocks[0].weights()
+    x = jax.random.normal(jax.random.key(1), (2, 5, weights.norm1.kernel.shape[0]))
+    keys = jnp.array([5 * [True], 3 * [True] + 2 * [False]])
+
+    def gradient(x, weights, block):
+        def loss(x, weights):
+            out = block(weights, x, heads=3, keys=keys)
+            return jnp.square(out if block is tokens.advance else out[0]).sum()
+
+        return jax.grad(loss, argnums=(0, 1))(x, weights)
+
+    run = jax.jit(gradient, static_argnums=2)
+    with_record, without = run(x, weights, tokens.block), run(x, weights, tokens.advance)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), without, with_record)
 
 
 def test_bfloat16_stays_close():

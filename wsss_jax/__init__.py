@@ -1,16 +1,16 @@
 """wsss_jax: from image-level labels to pixel masks, in JAX, with a combiner for many systems.
 
-This page lists what people use by hand; each name is loaded on its first use, so that the import
-costs nothing. All else is in the packages: ``ops`` for arrays, ``models``, ``systems``, ``stages``
-for stores of score maps, and the command line (``wsss --help``).
+These are the public names. Each is loaded on its first use, so the import costs nothing. All else
+is in the packages: ``ops`` for arrays, ``models``, ``systems``, ``stages`` for stores of score
+maps, and the command line (``wsss --help``).
 
 * on one image: ``explain``, ``dense_crf``, ``random_walk``, ``fuse``, ``masks_of``,
   ``otsu_threshold``
 * on folders: ``evaluate``, ``read_maps``, ``open_dataset``, ``open_store``, ``draw_scenes``,
   ``train_classifier``, ``combine``
 * networks: ``network``, ``open_network``
-* what flows: ``ScoreMaps``, ``Store``, ``ClassList``, ``Scorer``, ``UserError``, ``IGNORE``
-* what there is, by name: ``BACKBONES``, ``CRF_PRESETS``, ``DATASETS``, ``EXPLAINERS``,
+* types: ``ScoreMaps``, ``Store``, ``ClassList``, ``Scorer``, ``UserError``, ``IGNORE``
+* tables of names: ``BACKBONES``, ``CRF_PRESETS``, ``DATASETS``, ``EXPLAINERS``,
   ``FUSIONS``, ``READERS``, ``SYSTEMS``
 
 >>> import wsss_jax as wj
@@ -93,7 +93,7 @@ __all__ = [
     "train_classifier",
 ]
 
-_HOMES = MappingProxyType(
+_MODULES = MappingProxyType(
     {
         "BACKBONES": "wsss_jax.backbones",
         "CRF_PRESETS": "wsss_jax.crf.settings:PRESETS",
@@ -130,9 +130,9 @@ _HOMES = MappingProxyType(
 def __getattr__(name: str) -> Any:
     if name == "explain":
         return importlib.import_module("wsss_jax.explain")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'wsss_jax' has no attribute {name!r}")
-    module, _, there = _HOMES[name].partition(":")
+    module, _, there = _MODULES[name].partition(":")
     found = getattr(importlib.import_module(module), there or name)
     globals()[name] = found
     return found

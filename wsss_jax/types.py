@@ -95,10 +95,10 @@ class Batch:
 class ScoreMaps:
     """Scores of the classes present in one image, on a grid: what every stage reads and writes.
 
-    Background is never among the classes, absent classes have no row, and class-agnostic maps
+    Background is never among the classes, and absent classes have no map. Maps without classes
     (saliency, edges) are score maps of a single class. ``size`` is the photograph's (H, W) in
-    pixels, the grid may be coarser. ``peak`` is each map's maximum before it was normalised, which
-    tells how sure the system was that the class is there at all.
+    pixels; the grid may be coarser. ``peak`` is each map's maximum before it was normalised: how
+    sure the system was that the class is there at all.
 
     >>> import numpy as np
     >>> import wsss_jax as wj
@@ -179,7 +179,7 @@ class Backbone(Protocol):
 
 
 class Scorer(NamedTuple):
-    """All that an explanation needs from a classifier: three pure functions.
+    """What an explanation method needs from a classifier: three pure functions.
 
     features: images (b,h,w,3) to (b,h',w',k); head: features to class logits (b,c);
     class_maps: features to (b,h',w',c), None unless the head is average pooling and linear.

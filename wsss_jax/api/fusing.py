@@ -20,8 +20,8 @@ def fuse(maps: object, rule: str = "mean", *, available: object = None) -> Any:
     """One map per class from the maps of several systems on one image.
 
     maps: arrays (h,w,k) in [0, 1] of one shape, or ScoreMaps of one photograph. rule: a name of
-    FUSIONS. available: (s,k) booleans, which of the s systems knows which class; all know all by
-    default. ScoreMaps know which classes they hold, and may lie on different grids.
+    FUSIONS. available: (s,k) booleans, which of the s systems has which class; by default all have
+    all. ScoreMaps carry their classes, and may lie on different grids.
 
     Returns (h,w,k) float32 in [0, 1], or ScoreMaps of all classes that any system holds, on the
     finest grid. Raises ValueError for other shapes and types, with what to do.
@@ -73,10 +73,10 @@ def combine(
     """Fuse systems by the combiner that learns from image labels; returns a store.
 
     stores: score maps of each system, stores or their folders. data: the data set. out: folder of
-    the store to write. run: folder of what is learned; it is learned there on the images of
-    ``learn_split`` where that is not done, no mask is read. split: the images to fuse. saliency:
+    the store to write. run: folder of the combiner; unless it is finished, it is trained first on
+    the image labels of ``learn_split``, and reads no mask. split: the images to fuse. saliency:
     store of saliency maps. features: stores of frozen features (``wsss features``), one for each
-    network. It goes on where it was stopped. The same as ``wsss combine``.
+    network. The same call resumes a stopped one. The same as ``wsss combine --run``.
 
     Raises UserError where stores, data set and run do not belong together, naming what differs.
 

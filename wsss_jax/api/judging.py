@@ -122,10 +122,11 @@ def masks_of(
 
 
 def otsu_threshold(maps: object) -> float:
-    """The score that parts foreground from background best, read off the scores alone.
+    """The threshold between foreground and background, from the scores alone.
 
-    maps: ScoreMaps, an array (h,w,k) in [0, 1], a list of either, or a store of activations. Of
-    each cell counts its best class. Returns a number in (0, 1); no mask and no label is read.
+    maps: ScoreMaps, an array (h,w,k) in [0, 1], a list of either, or a store of activations. It
+    splits the cells' highest scores into two parts with the largest variance between them. Returns
+    a number in (0, 1); no mask and no label is read.
     Source: Otsu 1979. Raises ValueError where all scores are equal.
 
     >>> import numpy as np

@@ -26,7 +26,7 @@ def network(
     (.pth, .safetensors, .npz, .params); nothing in it is run. None starts from random ones.
     classes: of a classifier (images (b,H,W,3) in [0, 1] to logits (b,c)), which every method of
     ``explain`` takes; None gives the backbone, which takes normalised images and returns its maps,
-    finest first. output_stride: pixels per cell of the last map. seed: of what starts at random.
+    finest first. output_stride: pixels per cell of the last map. seed: of random initial weights.
 
     Raises UserError for an unknown name, and for a file that does not fit, naming every misfit.
 
@@ -63,8 +63,8 @@ def train_classifier(
 
     data: folder of the data set. out: run folder, which ``wsss explain`` turns into score maps.
     backbone, weights: as for ``network``. system: settings of a class of ``wsss_jax.systems`` (a
-    row of SYSTEMS), for a system other than the plain classifier; they name the backbone
-    themselves. The same as ``wsss train``, which has more settings.
+    row of SYSTEMS), for a system other than the plain classifier; the backbone is then given in
+    them. The same as ``wsss train``, which has more settings.
 
     Raises UserError for unknown names, a class without images, and a folder of another run.
 

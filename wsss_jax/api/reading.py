@@ -19,7 +19,7 @@ def open_dataset(
     of its lists, or "all". layout: a name of DATASETS; "auto" tells them apart. lists: folder of
     lists that lie elsewhere. Images (H,W,3) uint8, labels (C,) bool, masks (H,W) uint8 or None.
 
-    Raises UserError for a folder that is none and a split that is not there, naming those that are.
+    Raises UserError for a folder that is no data set, and for an unknown split, naming the others.
 
     >>> import wsss_jax as wj
     >>> data = wj.open_dataset(scenes, split="val")
@@ -47,9 +47,9 @@ def open_store(folder: str | Path) -> Store:
 def draw_scenes(folder: str | Path, images: int = 60) -> Path:
     """Draw photographs to try things on: a data set with labels, true masks and saliency.
 
-    Creatures of six classes, 96×96 pixels, which are told by their heads alone; every third scene
-    is in the split "val", the others in "train". Nothing is downloaded. Returns the folder; what is
-    there already is used again. Raises ValueError where another program drew into the folder.
+    Creatures of six classes, 96×96 pixels, which differ in their heads only. Every third scene is
+    in the split "val", the others in "train". Nothing is downloaded. Returns the folder; scenes
+    that are there already are used again. Raises ValueError if another program drew into it.
 
     >>> import wsss_jax as wj
     >>> data = wj.open_dataset(wj.draw_scenes(folder, images=6))

@@ -1,5 +1,5 @@
-"""ResNet-18, -50 and -101 (He et al. 2016) as torchvision lays them out: the stride of a
-bottleneck sits on its 3×3 convolution.
+"""ResNets (He et al. 2016) as torchvision has them: the stride of a bottleneck is that of its 3×3
+convolution.
 
 ``irn`` is the ResNet-50 of IRN (Ahn et al. 2019): strides 2, 2, 2, 1 and no dilation. The class
 activation network there keeps ``conv1`` and ``bn1`` fixed and lets nothing flow back beyond

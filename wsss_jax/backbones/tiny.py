@@ -1,4 +1,4 @@
-"""A very small residual network for the embedded data set: minutes from scratch on two cores.
+"""A very small residual network for drawn scenes: trained from scratch in minutes.
 
 Each cell is normalised over its channels (root mean square, Zhang & Sennrich 2019) and never over
 space or the batch, so there are no statistics to carry, batch size does not matter, and padding

@@ -159,7 +159,7 @@ class Encoder(nnx.Module):
         x, keys = self.first(patches, cells)
 
         def run(weights: BlockWeights, x: Array, keys: Array | None) -> Array:
-            return tokens.block(weights, x, heads=self.heads, keys=keys)[0]
+            return tokens.advance(weights, x, heads=self.heads, keys=keys)
 
         step = jax.checkpoint(run) if self.remat else run
         between = [x]

@@ -28,8 +28,8 @@ class Augmentation:
 
     Attributes:
         crop: side of the square result in pixels.
-        long_side: least and most length of the longer side after resizing, in pixels (IRN: 320 to
-            640 for crops of 512).
+        long_side: least and most length of the longer side after resizing, in pixels (IRN with
+            crops of 512: 320 to 640).
         flip: probability of mirroring.
         brightness: factors are drawn from 1 ± this (Puzzle-CAM: 0.3).
         contrast: the same (Puzzle-CAM: 0.3).

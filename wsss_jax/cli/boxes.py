@@ -11,12 +11,12 @@ from wsss_jax.stages import boxes
 
 
 def command(run: tyro.conf.Positional[Path], data: Bare[Data], out: Path) -> None:
-    """Boxes of the labelled classes, by a run of the system boxes; judged where true ones are.
+    """Write the boxes that a trained box head finds, and judge them if there are true ones.
 
     Args:
-        run: folder of a training with a box head.
+        run: run folder of the system boxes.
         data: the photographs and their labels.
-        out: folder for boxes.csv, which a data set may hold as its boxes.
+        out: folder for boxes.csv, which may be copied into the data set.
     """
     source = data.open()
     found = boxes.find(run, source, out, ids=source.ids)

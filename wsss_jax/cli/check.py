@@ -13,12 +13,12 @@ from wsss_jax.stages.check import lines
 def command(
     data: tyro.conf.Positional[Path], layout: str = "auto", lists: Path | None = None
 ) -> int:
-    """List every problem of a data set; exit code 1 if there is one.
+    """List every problem of a data set; the exit code is 1 if there is one.
 
     Args:
         data: folder of the data set.
         layout: one of DATASETS; "auto" tells them apart.
-        lists: folder of id lists that lie elsewhere.
+        lists: folder of id lists, if they lie elsewhere.
     """
     with meter("check", 1) as bar:
         findings = survey(data, layout, lists=lists, progress=bar.reach)

@@ -9,7 +9,7 @@ from wsss_jax.recipes import demo
 def command(
     out: Path = Path("runs/demo"), images: int = demo.IMAGES, epochs: int = demo.EPOCHS
 ) -> None:
-    """The whole path on the embedded data set, in minutes: report page and table at the end.
+    """Run the whole path on drawn scenes, in minutes: a report page and a table at the end.
 
     Args:
         out: folder of everything that is made.

@@ -20,7 +20,7 @@ DONE, FAILED, USAGE, LEFT_OUT = 0, 1, 2, 3
 for images or maps that were left out and named."""
 
 STOPPED = 128
-"""Plus the number of the signal: the same command goes on where it was stopped."""
+"""Plus the number of the signal: the same command resumes a stopped one."""
 
 DEBUG = "WSSS_DEBUG"
 

@@ -27,13 +27,13 @@ def command(
     """Judge score maps or masks against true masks; the first store is the reference.
 
     Args:
-        stores: what to judge.
+        stores: stores of score maps or masks.
         data: the images with true masks.
         out: folder for results.json and results.md.
         scoring: what counts, and where background begins.
         workers: processes and shards.
-        tuned_reference: gains over the first store at its best threshold on this truth, in its
-            favour; the other stores keep theirs.
+        tuned_reference: compare with the first store at the threshold that is best on these true
+            masks, which favours it; the others stay at the fixed threshold.
     """
     source, opened = data.open(), open_stores(stores)
     assumed = source.assumed if isinstance(source, PictureFolder) else None

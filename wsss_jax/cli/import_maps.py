@@ -26,9 +26,9 @@ def command(
         priors: folder with one file per image, named by id, or a store.
         data: folder of the data set they belong to.
         out: store of score maps to write.
-        settings: layout of the files, and how finely they are kept.
-        split: name of a list of the data set, or "all".
-        lists: folder of id lists that lie elsewhere.
+        settings: layout of the files, and how finely they are stored.
+        split: one of the data set's lists (train, val …), or "all".
+        lists: folder of id lists, if they lie elsewhere.
         data_layout: of the data set, one of DATASETS; "auto" tells them apart.
         workers: processes and shards.
     """

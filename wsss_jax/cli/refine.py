@@ -29,7 +29,7 @@ def command(
         store: score maps to refine.
         data: the photographs they belong to.
         out: store of score maps to write.
-        method: which of the two.
+        method: random walk or dense CRF.
         walk: settings of the random walk.
         crf: settings of the dense CRF.
         workers: processes and shards.

@@ -21,11 +21,11 @@ def command(
     """Write one self-contained HTML page about stores of score maps.
 
     Args:
-        stores: what to show, the best last.
+        stores: stores of score maps, the best last.
         data: the photographs, and true masks where there are any.
         out: the page to write, for example report.html.
         scoring: what counts, and where background begins.
-        gallery: photographs to show.
+        gallery: number of photographs to show.
     """
     source = data.open()
     print(page_of_stores(out, open_stores(stores), source, scoring.on(source), gallery))

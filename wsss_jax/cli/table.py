@@ -42,11 +42,13 @@ _DATA = "data split layout only"
 VERBS: MappingProxyType[str, Verb] = MappingProxyType(
     {
         "demo": Verb(
-            "the whole path on drawn scenes, in minutes", "wsss_jax.cli.demo:command", trains=True
+            "run the whole path on drawn scenes, in minutes",
+            "wsss_jax.cli.demo:command",
+            trains=True,
         ),
         "check": Verb("list every problem of a data set", "wsss_jax.cli.check:command"),
         "train": Verb(
-            "train a system on image labels",
+            "train a classifier on image labels",
             "wsss_jax.cli.train:command",
             f"{_DATA} out epochs batch-size seed model.backbone model.weights model.output-stride "
             "model.optim.name model.optim.learning-rate augmentation.crop augmentation.long-side "
@@ -54,17 +56,19 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             trains=True,
             several=True,
         ),
-        "boxes": Verb("boxes by a run with a box head", "wsss_jax.cli.boxes:command"),
+        "boxes": Verb(
+            "write the boxes that a trained box head finds", "wsss_jax.cli.boxes:command"
+        ),
         "explain": Verb(
-            "a trained run to score maps, or photographs to pictures of them",
+            "class maps of a trained run, as score maps or as pictures",
             "wsss_jax.stages.pictures:command",
             "data split layout run out image method labels layer channels scales flip batch-size",
         ),
         "import": Verb(
-            "score maps, masks or saliency of other tools", "wsss_jax.cli.import_maps:command"
+            "read score maps, masks or saliency of other tools", "wsss_jax.cli.import_maps:command"
         ),
         "refine": Verb(
-            "random walk or dense CRF on score maps",
+            "refine score maps by a random walk or a dense CRF",
             "wsss_jax.cli.refine:command",
             f"{_DATA} out method walk.affinity walk.beta walk.steps crf.preset crf.background "
             "crf.stride workers.count",
@@ -77,9 +81,11 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             trains=True,
             several=True,
         ),
-        "edges": Verb("edges of an affinity network as a store", "wsss_jax.stages.edges:command"),
+        "edges": Verb(
+            "edges of a trained network, for refine --walk.edges", "wsss_jax.stages.edges:command"
+        ),
         "features": Verb(
-            "features of pretrained networks as a store", "wsss_jax.stages.features:command"
+            "features of a pretrained network, for combine", "wsss_jax.stages.features:command"
         ),
         "combine": Verb(
             "fuse the score maps of several systems",
@@ -88,7 +94,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             "combining.labelled combining.seed",
             trains=True,
         ),
-        "masks": Verb("score maps to pseudo-masks", "wsss_jax.stages.masks:command"),
+        "masks": Verb("turn score maps into pseudo-masks", "wsss_jax.stages.masks:command"),
         "saliency": Verb(
             "learn saliency and edges from photographs",
             "wsss_jax.recipes.saliency:command",
@@ -98,7 +104,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             several=True,
         ),
         "segment": Verb(
-            "train a segmentation network on pseudo-masks",
+            "train a segmentation network or head on pseudo-masks",
             "wsss_jax.recipes.segment:command",
             "data split train-split layout out truth with-crf training.epochs "
             "training.batch-size training.model.backbone training.model.weights "
@@ -112,41 +118,41 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
             f"{_DATA} out classes background threshold tuned-reference workers.count",
         ),
         "compare": Verb(
-            "runs side by side: settings, curves, results", "wsss_jax.stages.compare:command"
+            "show runs side by side: settings, curves, results", "wsss_jax.stages.compare:command"
         ),
-        "report": Verb("one HTML page about score maps", "wsss_jax.cli.report:command"),
+        "report": Verb("write one HTML page about score maps", "wsss_jax.cli.report:command"),
         "weights": Verb(
             "pretrained weights: list, get, convert, show",
             "",
             parts=MappingProxyType(
                 {
-                    "list": Verb("the weights that can be got", "wsss_jax.stages.weights:list_"),
+                    "list": Verb("list pretrained weights", "wsss_jax.stages.weights:list_"),
                     "get": Verb("copy weights into a folder", "wsss_jax.stages.weights:get"),
                     "convert": Verb(
-                        "any layout to an npz of ours", "wsss_jax.stages.weights:convert"
+                        "write weights of any layout as npz", "wsss_jax.stages.weights:convert"
                     ),
-                    "show": Verb("what a weight file is", "wsss_jax.stages.weights:show"),
+                    "show": Verb("show what a weight file is", "wsss_jax.stages.weights:show"),
                 }
             ),
         ),
         "export": Verb(
-            "masks, score maps or a network in the formats of other tools",
+            "write masks, score maps or a network for other tools",
             "wsss_jax.stages.export:command",
         ),
         "store": Verb(
-            "gather a store of very many records in few files, or undo it",
+            "pack a large store into few files, or unpack it",
             "wsss_jax.stages.store:command",
         ),
-        "suggest": Verb("which masks to correct first", "wsss_jax.stages.suggest:command"),
+        "suggest": Verb("name the masks to correct first", "wsss_jax.stages.suggest:command"),
         "run": Verb(
-            "photographs and labels to masks, in one command; or an experiment file",
+            "from photographs and labels to masks; or run an experiment file",
             "wsss_jax.cli.run:command",
             trains=True,
             several=True,
             parses=True,
         ),
         "predict": Verb(
-            "masks of photographs without labels, by what a run learned",
+            "masks of photographs without labels, by a finished run",
             "wsss_jax.stages.predict:command",
         ),
     }
@@ -191,7 +197,7 @@ def first_page() -> str:
             "",
             "wsss VERB --help shows its everyday settings, wsss VERB --help-all all of them.",
             "Exit codes: 0 done, 1 error, 2 mistyped, 3 done but images or maps left out (1 with",
-            "--strict), 128 + signal stopped (the same command goes on). WSSS_DEBUG=1 shows where",
+            "--strict), 128 + signal stopped (the same command resumes). WSSS_DEBUG=1 shows where",
             "an error comes from.",
         ]
     )

@@ -18,12 +18,12 @@ def command(
     settings: tyro.conf.AvoidSubcommands[Bare[Training[Model]]] = Training(Classifier()),  # noqa: B008
     imageless: tuple[str, ...] = (),
 ) -> None:
-    """Train one system on image labels into a run folder.
+    """Train a plain classifier on image labels; other systems are experiments of `wsss run`.
 
     Args:
         data: the data set.
-        out: run folder; the same command goes on where it was stopped.
+        out: run folder; the same command resumes a stopped one.
         settings: the network and how it learns; other systems are chosen in an experiment file.
-        imageless: classes that may be without any image. Any other such class stops training.
+        imageless: classes that no image may show. Training stops if another class has no image.
     """
     print(fit(data.open(), settings, out, imageless=imageless))

@@ -117,13 +117,13 @@ def _collected(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> list[
 
     negatives = bool(inputs.features) and settings.background and settings.rounds > 0
     shown = _taught(inputs.shown(ids, negatives=negatives), inputs, settings)
-    tally = over_images("look at the maps", inputs, shown, settings.steps(), use)
+    tally = over_images("learn to combine", inputs, shown, settings.steps(), use)
     tally.report("combine")
     for row, name in enumerate(inputs.names()):
         if not any(cells.known[row] for cells in images):
             raise UserError(
                 f"{inputs.systems[row].folder} has no map of any of the {len(ids)} images that "
-                f"teach; learn without {name} (it can be fused all the same)"
+                f"are learned from; learn without {name} (it can still be fused)"
             )
     # The order in which batches came must not decide anything.
     return sorted(images, key=lambda cells: cells.id)

@@ -14,27 +14,26 @@ class Combining:
     """How score maps of several systems become one.
 
     Attributes:
-        cells: long side of the grid on which maps are combined; an image of VOC at stride 4 has
-            125.
+        cells: long side of the grid on which maps are combined (a VOC image at stride 4 has 125).
         background: whether a cell may show no class; False for data sets without background.
         walk_steps: length of the random walk over each system's map, on a grid of 64 cells; on
-            others it goes with the area. 0: no walk.
-        smoothing: how unlike the features of two cells of an image may be for one to lend the other
-            its scores: temperature of their cosine. 0: no smoothing.
-        thresholds: class raises the threshold of a class whose maps are high everywhere; shared has
-            one for all.
+            others it is scaled with the area. 0: no walk.
+        smoothing: temperature of the cosine between two cells' features: the higher, the more a
+            cell takes from unlike cells. 0: no smoothing.
+        thresholds: class has a threshold for each class, higher for one whose maps are high
+            everywhere; shared has one for all.
         rounds: how often the linear probe is learned, each time from better pseudo-labels. 0: no
             probe.
         penalty: of the probe's squared weights, subtracted from the mean log-likelihood.
-        units: typical divides a system whose scores stay low by what they usually reach
-            (``data.units``); given takes them as they are.
-        labelled: images whose true masks teach the probe as well, drawn by the seed; a regime of
-            its own. 0 reads no mask.
-        labelled_share: weight of these images among all that teach.
-        boxes: least share of each box that is foreground, where the data set has boxes of objects
-            (boxes.csv, VOC's Annotations, COCO); outside of its boxes a class is nowhere. 0 reads
-            no box.
-        seed: of the cells that teach, and of the labelled images.
+        units: typical divides a system whose scores stay low by what they usually reach; given
+            takes them as they are.
+        labelled: number of images, drawn by the seed, whose true masks train the probe too: then
+            results are not from image labels alone. 0 reads no mask.
+        labelled_share: weight of these images among all training images.
+        boxes: least share of each box that is foreground, if the data set has boxes of objects: in
+            boxes.csv, VOC's Annotations or COCO. No class lies outside of its boxes. 0 reads no
+            box.
+        seed: of the training cells and the labelled images.
     """
 
     cells: int = 64

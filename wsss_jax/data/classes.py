@@ -30,7 +30,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\xad\u200b\u2028-\u202e\u2060-\u206f\u
 
 @dataclass(frozen=True)
 class ClassList:
-    """Foreground class names in label order; at most 254, since masks are bytes with an ignore.
+    """Foreground class names in label order; at most 254, as masks are bytes and 255 is ignored.
 
     >>> import wsss_jax as wj
     >>> names = wj.ClassList(("cat", "dog"))

@@ -127,7 +127,7 @@ def colours(pixels: UInt8[np.ndarray, "H W 3"]) -> str:
     if count <= _MOST_COLOURS:
         return (
             f"colours of classes ({count} of them, as in *_cmap.png and segs_rgb), not class "
-            "numbers; wanted the grey or palette PNG beside it (segs, prediction), or the logits "
+            "numbers; wanted the grey or palette PNG next to it (segs, prediction), or the logits "
             "(<id>.npy with msc_seg or segs)"
         )
     return (

@@ -154,7 +154,7 @@ def _coloured(
         some = ", ".join(f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in strange[:3])
         raise BadFileError(
             f"{name}: {len(strange)} colours of an RGB mask without a class, such as {some}; "
-            f"write name,r,g,b of every class into {TABLES[1]} beside the masks"
+            f"write name,r,g,b of every class into {TABLES[1]} next to the masks"
         )
     values = np.array([colours[code] for code in found.tolist()], np.uint8)
     return values[where].reshape(codes.shape)

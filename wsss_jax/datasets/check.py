@@ -228,7 +228,7 @@ def _survey_one(source: Source, id: str) -> _Seen:
     try:
         labels = source.labels(id)
         if not labels.any():
-            text = "shows none of the classes, and teaches that"
+            text = "shows none of the classes, and is learned from as background"
             found.append(Problem("no class", id, text, accepted=True))
     except MissingFileError as problem:
         found.append(Problem("missing labels", id, str(problem)))
@@ -328,8 +328,10 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
     yield from _boxes(source, labels)
     always = np.all(list(labels.values()), axis=0) if len(labels) > 1 else ()
     for name in (source.classes.names[n] for n in np.flatnonzero(always)):
-        text = f"every photograph shows {name}, so nothing teaches what is not {name}; add some"
-        yield Problem("class everywhere", str(root), f"{text} without", accepted=True)
+        text = (
+            f"every photograph shows {name}, so nobody can learn what {name} is; add some without"
+        )
+        yield Problem("class everywhere", str(root), text, accepted=True)
     lacking = sum(one.values is None and not _bad_mask(one) for one in seen.values())
     if lacking:
         text = f"{lacking} of {len(seen)} images have no true mask"

@@ -19,7 +19,7 @@ ALL = "all"
 
 _IMAGES = ("images", "photographs", "photos", "pictures", "img", "imgs", "jpegimages")
 _MASKS = ("masks", "mask", "segmentationclass", "gt", "ground_truth", "groundtruth")
-_OTHERS = frozenset({*_MASKS, "splits", "lists", "annotations", "labels"})
+_OTHERS = frozenset({*_MASKS, "saliency", "splits", "lists", "annotations", "labels"})
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "test": "test",
            "validation": "val"}  # fmt: skip
 _LISTED = frozenset({*_SPLITS, "trainval"})

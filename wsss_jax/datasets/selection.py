@@ -13,10 +13,10 @@ class Data:
 
     Attributes:
         data: folder of the data set.
-        split: name of a list of it, or "all".
+        split: one of its lists (train, val …), or "all".
         layout: one of DATASETS; "auto" tells them apart.
-        lists: folder of id lists (*.txt, cls_labels.npz) that lie elsewhere.
-        only: classes to keep, all others are background; none for all classes.
+        lists: folder of id lists (*.txt, cls_labels.npz), if they lie elsewhere.
+        only: classes to use; all others become background. Not given: all classes.
     """
 
     data: Path

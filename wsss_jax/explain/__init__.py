@@ -4,8 +4,8 @@
 labels, usable alone on any pair of functions ``features`` and ``head`` (``types.Scorer``). Methods
 that draw random numbers stand in the table with a fixed seed; call the function itself, such as
 ``perturb.rise``, to give a key. ``ATTENTION_EXPLAINERS`` holds those that read a transformer's
-attention (``types.Attentive``). ``equations`` takes features at any named layer and checks what a
-score consists of; ``experimental`` holds methods without a verified reference.
+attention (``types.Attentive``). ``equations`` takes features at any named layer and splits a
+score into its parts; ``experimental`` holds methods without a verified reference.
 
 By hand, every method is one call on a model and photographs (``by_hand``):
 

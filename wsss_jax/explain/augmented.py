@@ -93,7 +93,7 @@ def augmented_grad_cam(
     settings: Augmented | None = None,
     explainer: Explainer = gradient.grad_cam,
 ) -> Maps:
-    """Fine maps of pixels from coarse ones of turned and shifted copies.
+    """Augmented Grad-CAM: one fine map from the coarse maps of rotated and shifted copies.
 
     The coarse maps of ``explainer`` are rectified first, as Grad-CAM's are. All images get the same
     views. One forward pass per view serves all classes; the solver runs once per label.

@@ -28,7 +28,7 @@ def cam(scorer: Scorer, images: Images, labels: Labels) -> Maps:
 def min_max_cam(
     scorer: Scorer, images: Images, labels: Labels, *, among: Labels | None = None
 ) -> Maps:
-    """The map of a class minus the mean map of the other classes of the image.
+    """MinMax-CAM: a class's map minus the mean map of the image's other classes.
 
     ``among`` are the classes C_x of each image (None: the labels); the mean is over C_x without
     the class itself, and a class alone has its CAM. Source: David et al. 2022, MinMax-CAM; their

@@ -44,17 +44,20 @@ MOVED = frozenset(
 
 
 def lrp_z_plus(scorer: Scorer, images: Images, labels: Labels) -> Maps:
-    """LRP with z⁺ in every layer, z^B at the pixels: nowhere negative, sums to 1 per class."""
+    """Layer-wise relevance propagation (LRP) with rule z⁺: never negative, sums to 1 per class.
+
+    The pixels have rule z^B.
+    """
     return lrp(scorer, images, labels, lrp_rules.alpha_beta(1.0))
 
 
 def lrp_alpha_beta(scorer: Scorer, images: Images, labels: Labels) -> Maps:
-    """LRP with α = 2 and β = 1, z^B at the pixels."""
+    """LRP with rule αβ (α = 2, β = 1), and z^B at the pixels."""
     return lrp(scorer, images, labels, lrp_rules.alpha_beta(2.0))
 
 
 def lrp_epsilon(scorer: Scorer, images: Images, labels: Labels) -> Maps:
-    """LRP with ε, z^B at the pixels."""
+    """LRP with rule ε, and z^B at the pixels."""
     return lrp(scorer, images, labels, lrp_rules.epsilon())
 
 

@@ -57,7 +57,7 @@ def attribution(
 def gradient_attention(
     attentive: Attentive, images: Images, labels: Labels, *, start_layer: int = 0
 ) -> Maps:
-    """The same with attention itself in the place of its relevance (ICCV 2021, equations 5, 6).
+    """Transformer attribution with attention in place of its relevance (ICCV 2021, equations 5, 6).
 
     Needs no rule for any layer, so the authors advise it for networks that differ from ViT.
     """
@@ -111,7 +111,7 @@ def partial_lrp(
 def token_lrp(
     attentive: Attentive, images: Images, labels: Labels, *, rules: Rules = CHEFER
 ) -> Maps:
-    """Relevance of the tokens that the first block saw, summed over channels.
+    """Relevance of the tokens that enter the first block, summed over channels.
 
     The full LRP of a hybrid ends here: its patches are cells of a convolutional map.
     """

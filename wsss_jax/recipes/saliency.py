@@ -31,19 +31,19 @@ class SaliencyPlan:
 
     Attributes:
         data: folder of the data set.
-        hints: store of class scores whose large values are hints (C2AM-H); without it, C2AM.
+        hints: store of class maps, whose high scores are hints of foreground (C2AM-H); without it,
+            C2AM.
         layout: one of DATASETS; "auto" tells them apart.
-        train_split: whose photographs and hints teach.
-        splits: for which saliency is made, and judged where there are true masks.
+        train_split: list of photographs to learn from.
+        splits: lists of photographs to make saliency of, and to judge if they have true masks.
         training: the network that compares foregrounds and backgrounds.
         looking: scales and mirror images.
-        with_network: learn a saliency and edge network from what was found.
-        rule: what of it is certain enough to teach, after a CRF.
-        classes: store of masks whose class boundaries teach the edges.
-        edges: store of boundary maps that teach the edges in place of those (BSDS's way: grey PNG
-            of the share of people who drew a pixel, by ``wsss import --layout saliency_png --stride
-            1``).
-        network: that network.
+        with_network: train a saliency and edge network on the saliency that was found.
+        rule: which saliency is certain enough to train on, after a CRF.
+        classes: store of masks, whose class boundaries the edges are learned from.
+        edges: store of boundary maps to learn the edges from instead, as BSDS has them: grey PNGs
+            of the share of people who drew a pixel (import: --layout saliency_png --stride 1).
+        network: the saliency and edge network.
         compare: stores of other saliency maps that are judged too, for comparison.
         workers: processes and shards of the per-image stages.
         name: of the run.
@@ -114,6 +114,6 @@ def command(plan: Annotated[SaliencyPlan, tyro.conf.arg(name="")], out: Path) ->
 
     Args:
         plan: hints, networks, and for which images saliency is made.
-        out: folder of everything that is made; the same command goes on where it was stopped.
+        out: folder of everything that is made; the same command resumes a stopped one.
     """
     print(plan.make(out).folder)

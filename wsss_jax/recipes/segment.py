@@ -37,15 +37,15 @@ class SegmentPlan:
         masks: store of pseudo-masks to learn from.
         truth: learn from true masks instead: the upper bound of full supervision.
         layout: one of DATASETS; "auto" tells them apart.
-        train_split: whose photographs and masks teach.
-        splits: which are predicted, and judged where they have true masks.
+        train_split: list of photographs to learn from.
+        splits: lists of photographs to predict, and to judge if they have true masks.
         features: stores of frozen features of all splits (`wsss features`), the one to smooth
-            along last: a linear head on them learns in place of a network, within seconds.
-        classifiers: runs of `wsss train` that tell which classes a photograph shows, for the head.
+            along last: trains a linear head on them in place of a network, within seconds.
+        classifiers: runs of `wsss train` that tell the head which classes a photograph shows.
         linear: the head on frozen features.
         training: the network and how it learns.
         prediction: scales and mirror images.
-        with_crf: refine what was predicted by a dense CRF.
+        with_crf: refine the predictions by a dense CRF.
         crf: its settings (P-NOC: deeplab, Puzzle-CAM: psa).
         scoring: what counts.
         workers: processes and shards of the per-image stages.
@@ -135,6 +135,6 @@ def command(plan: Annotated[SegmentPlan, tyro.conf.arg(name="")], out: Path) -> 
 
     Args:
         plan: masks to learn from, the network, and what is predicted.
-        out: folder of everything that is made; the same command goes on where it was stopped.
+        out: folder of everything that is made; the same command resumes a stopped one.
     """
     print(plan.make(out).folder)

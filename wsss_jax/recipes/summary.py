@@ -21,25 +21,25 @@ _FIXED = (
     "mIoU in percent over the scored classes. Fixed: the threshold was set before any mask was "
     "read."
 )
-_OTSU = "Otsu: the one that parts the scores themselves best; no mask was read."
-_TUNED = "Tuned: the best threshold on the truth of this very split, an upper bound."
-_SHOTS = "Not from image labels alone: it also learned from true masks of some images:"
-_SOURCES = "Supervision beside this data set's own labels, with licence:"
+_OTSU = "Otsu: Otsu's threshold of the scores, which reads no mask."
+_TUNED = "Tuned: the best threshold on this split's true masks, an upper bound."
+_SHOTS = "Not from image labels alone, but also from true masks of some images:"
+_SOURCES = "Supervision besides this data set's labels, and licence:"
 _INTERVAL = "with the 95 % interval of a paired bootstrap over images."
 _BEST_SINGLE = (
-    "Gain: against the best single system on this split (picked by truth, in its favour), both at "
-    f"fixed thresholds, {_INTERVAL}"
+    "Gain: against the best single system on this split (picked by true masks, which favours it), "
+    f"both at fixed thresholds, {_INTERVAL}"
 )
 _FIRST = f"Gain: against the first store, both at fixed thresholds, {_INTERVAL}"
 _FIRST_TUNED = (
-    "Gain: of a store at its fixed threshold against the first store at its best threshold on this "
-    f"truth, in its favour, {_INTERVAL}"
+    "Gain: of a store at its fixed threshold against the first store at its best threshold on "
+    f"these true masks, which favours it, {_INTERVAL}"
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One store on one split, beside another; ``gained`` says in a sentence what a gain is."""
+    """One store on one split, compared with another; ``gained`` explains the gain in a sentence."""
 
     result: Result
     group: str

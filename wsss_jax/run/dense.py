@@ -31,7 +31,7 @@ class Asked:
 
     Attributes:
         scales: of the photograph's size; logits are averaged over them.
-            Photographs above 724×724 pixels are seen at most at 2 megapixels, whatever the scale.
+            Photographs above 724×724 pixels are limited to 2 megapixels at every scale.
         flip: average over the mirror image too.
         batch_size: images per call.
     """

@@ -226,8 +226,8 @@ def last_state(folder: Path, template: PyTree) -> PyTree:
             raise CorruptCheckpointError(other)
     except CorruptCheckpointError as problem:
         raise CorruptCheckpointError(
-            f"{problem}\n  train {folder.name} again by the same command: it goes on from what is "
-            "whole"
+            f"{problem}\n  train {folder.name} again by the same command: it resumes from what is "
+            "intact"
         ) from problem
     if found is None:
         raise BadFileError(f"{folder}: finished, but without a checkpoint; train it again")

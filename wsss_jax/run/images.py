@@ -45,7 +45,7 @@ class Tally:
         for id, reason in sorted(self.skipped.items())[:SHOWN]:
             print(f"  {id}: {reason}")
         if len(self.skipped) > SHOWN:
-            print(f"  … and {len(self.skipped) - SHOWN} more, all listed beside the results")
+            print(f"  … and {len(self.skipped) - SHOWN} more, all in the list next to the results")
 
 
 def each(

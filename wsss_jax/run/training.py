@@ -35,16 +35,16 @@ class Training(Generic[M_co]):
 
     Attributes:
         model: the network, its losses and its optimizer.
-        augmentation: what happens to training images, and to what they learn from.
+        augmentation: random changes to training images and their labels.
         epochs: passes over the images.
         batch_size: images per step, over all hosts.
-        seed: of the start, the order and the augmentation.
+        seed: of initial weights, order and augmentation.
         save_every: steps between checkpoints.
         cache_megabytes: memory for decoded photographs.
-        compute: the type in which networks compute; parameters are float32 all the same.
+        compute: the type in which networks compute; parameters are always float32.
         engine: mesh (one step over all devices) or pmap (a step of each device, averaged).
         sampling: shuffled shows every image once in an epoch; balanced draws a class and then an
-            image that shows it (``ops.long_tail.sampling_shares``), for as many steps.
+            image that shows it, for as many steps.
     """
 
     model: M_co

@@ -73,10 +73,9 @@ class Irn:
         background: score that certain background must not exceed (IRN 0.05; Puzzle-CAM 0.10).
         preset: of the CRF, by name.
         certainty: probability that a hard label is right, for the CRF.
-        thresholds: given, as above, or otsu: both read off all maps of the stage, without a mask
-            (``run.thresholds.label_free_bounds``), and 0.7 and 0.3 of probabilities. The published
-            numbers suit maps whose best threshold is near 0.16; of others they call
-            too much foreground.
+        thresholds: given takes the two above. otsu reads both off all maps without a mask, and
+            takes 0.7 and 0.3 of probabilities. The published numbers suit maps whose best
+            threshold is near 0.16; for other maps they call too much foreground.
     """
 
     foreground: float = 0.30

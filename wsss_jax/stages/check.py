@@ -15,18 +15,18 @@ REMEDIES = MappingProxyType({
     "bad labels": "correct the labels of these photographs",
     "bad list": "save these lists as text, one photograph a line",
     "bad mask": "save these masks as PNG of class numbers",
-    "data set": "see the message; README.md shows how a data set can lie on disk",
-    "duplicate id": "keep one of the entries that stand twice",
+    "data set": "see the message; docs/own-photographs.md shows the layouts of data sets",
+    "duplicate id": "keep one of these entries",
     "empty list": "fill or delete what is empty",
     "mask and labels": "correct the masks or the labels of these photographs",
     "mask size": "make each mask as large as its photograph",
     "mask values": "write 0 for background, 1 for the first class, 255 for unknown",
     "masks and labels": "correct the numbering of the masks; until then evaluation is refused",
-    "missing image": "add the photographs, or take them off the lists and labels",
+    "missing image": "add the photographs, or remove them from lists and labels",
     "missing labels": "add labels; a photograph of no class has an empty entry",
     "stray mask": "name masks like their photographs",
     "unread picture": "save these pictures as JPEG or PNG",
-    "unsafe id": "keep photographs inside the folder of the data set, and name them by their names",
+    "unsafe id": "keep photographs inside the folder of the data set",
 })  # fmt: skip
 """What to do about problems, by their kind."""
 
@@ -43,10 +43,9 @@ def lines(findings: Findings) -> Iterator[str]:
         )
     yield from (f"notice  {line}" for line in grouped(findings.notices))
     yield from (f"problem {line}" for line in grouped(findings.problems))
-    yield (
-        f"{findings.images} images, {len(findings.problems)} problems, "
-        f"{len(findings.notices)} notices"
-    )
+    counts = {"image": findings.images, "problem": len(findings.problems)}
+    counts["notice"] = len(findings.notices)
+    yield ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
     kinds = dict.fromkeys(problem.kind for problem in findings.problems)
     if kinds:
         yield "to do:"

@@ -98,13 +98,13 @@ class Learned:
     """The combiner that learns, in place of a rule.
 
     Attributes:
-        run: folder of what is learned, which is learned there first where that is not done; without
+        run: folder of the combiner, which is trained there first unless it is finished; without
             it a rule fuses.
-        features: stores of frozen features (``wsss features``): the linear probe reads all but the
+        features: stores of frozen features (`wsss features`): the linear probe reads all but the
             last (of classifiers, such as MobileNet), and maps are smoothed along the last (of a
             self-supervised transformer, such as DINOv2).
-        learn_split: the images whose labels teach.
-        learn: False fuses by the run as it is; its systems may have been others.
+        learn_split: the images that the combiner learns from.
+        learn: --no-learn fuses with a finished combiner, also one that learned from other systems.
         combining: how it learns.
     """
 

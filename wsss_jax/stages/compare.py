@@ -51,10 +51,12 @@ def command(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     names = short_names(runs)
     read = [read_run(folder, name) for folder, name in zip(runs, names, strict=True)]
     console = Console(highlight=False)
-    for table in (settings_table(read), curves_table(read), results_table(read)):
-        if table.row_count:
-            console.print(table)
-            console.print()
+    tables = (settings_table(read), curves_table(read), results_table(read))
+    for table in (one for one in tables if one.row_count):
+        console.print(table)
+        console.print()
+    if not any(table.row_count for table in tables):
+        print("the settings are the same, and there are no curves or results")
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

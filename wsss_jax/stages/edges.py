@@ -41,9 +41,8 @@ class Edges:
     """How edges are read off a network of boundaries.
 
     Attributes:
-        beta: exponent of the affinity that they stand for: an edge is 1 - (1 - boundary) ** beta,
-            so that a walk that knows no exponent goes as IRN's does with it. None takes 10 for
-            IRN's branch and 1 for HED.
+        beta: exponent of IRN's affinity, which is put into the edges: 1 - (1 - boundary) ** beta.
+            None takes 10 for an affinity network and 1 for HED.
         batch_size: photographs per call.
     """
 
@@ -106,9 +105,9 @@ def command(
     """Edges of a network that learned boundaries, as a store for `wsss refine --walk.edges`.
 
     Args:
-        run: folder of the affinity network (IRN's branch), or weights of HED, a file or `hed`.
+        run: run folder of an affinity network (`wsss affinity`), or weights of HED: a file or hed.
         data: the data set.
-        out: store to write; the same command goes on where it was stopped.
+        out: store to write; the same command resumes a stopped one.
         settings: how they are read.
     """
     source = data.open()

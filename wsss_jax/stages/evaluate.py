@@ -41,9 +41,9 @@ class Scoring:
     """What counts, and where background begins.
 
     Attributes:
-        classes: names that are averaged over; None for all, background among them if it exists.
-        background: whether the data set has background; without it every pixel gets a class.
-        threshold: fixed, in [0, 1], for activations; probabilities are decided at a half.
+        classes: names of classes to average over; None: all, and background if there is one.
+        background: whether pixels may show no class; without it every pixel gets a class.
+        threshold: of activations, in [0, 1]; that of probabilities is a half.
     """
 
     classes: tuple[str, ...] | None = None

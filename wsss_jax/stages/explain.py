@@ -34,8 +34,8 @@ class Explanation:
     Attributes:
         method: a name of EXPLAINERS; of a class token, one of ATTENTION_EXPLAINERS, or one that
             needs only features and head, or the image alone.
-        scales: of the photograph's size, each explained and summed.
-            Photographs above 724×724 pixels are seen at most at 2 megapixels, whatever the scale.
+        scales: of the photograph's size; maps are summed over them.
+            Photographs above 724×724 pixels are limited to 2 megapixels at every scale.
         flip: add the mirror image at each scale.
         batch_size: images per call.
     """

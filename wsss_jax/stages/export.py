@@ -39,13 +39,12 @@ class Export:
     Attributes:
         format: png, png-grey, overlay, coco, yolo, label-studio or cvat for masks; irn, psa,
             psa-crf or npz for score maps; onnx for the network of a run.
-        threshold: where score maps become masks, as in `wsss masks`; otsu reads it off the maps,
-            and is a half for probabilities.
-        objects: of coco, "region" makes each connected region of a class an object, "class" all
+        threshold: where score maps become masks, as in `wsss masks`.
+        objects: for coco: "region" makes each connected region of a class an object, "class" all
             pixels of a class in a photograph.
-        smallest: pixels of the smallest region that is an object of coco and yolo.
-        image_url: of label-studio, what stands before the file names of photographs.
-        size: of onnx, height and width of the images that the network takes, in pixels.
+        smallest: for coco and yolo: pixels of the smallest region that becomes an object.
+        image_url: for label-studio: text before the file names of photographs.
+        size: for onnx: height and width of the images that the network takes, in pixels.
     """
 
     format: Annotated[str, tyro.conf.arg(aliases=["--as"])] = "png"
@@ -80,13 +79,13 @@ def command(
     With --format onnx, write the network of a finished run of `wsss train` or `wsss segment`.
 
     Args:
-        store: masks, or score maps; of onnx, the folder of the run.
-        out: folder to write; of onnx, the file.
+        store: store of masks or score maps; for onnx, the folder of the run.
+        out: folder to write; for onnx, the file.
         data: folder of the data set that masks or score maps belong to.
         settings: the format.
-        layout: of the data set; "auto" tells it from the files.
-        split: name of a list of the data set, or "all".
-        lists: folder of id lists that lie elsewhere.
+        layout: of the data set; "auto" recognises it from the files.
+        split: one of the data set's lists (train, val …), or "all".
+        lists: folder of id lists, if they lie elsewhere.
         workers: processes and shards.
     """
     if settings.format == ONNX:

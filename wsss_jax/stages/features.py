@@ -46,19 +46,19 @@ class Features:
 
     Attributes:
         weights: pretrained weights: a file, a name of `wsss weights list`, hub:owner/name, or auto.
-        backbone: one of BACKBONES; "auto" takes that which the weights are for.
-        taps: which of its maps, counted from the finest (0); all count the same. Of a transformer
-            1 to 4 are the tokens after each quarter of its blocks.
-        channels: principal components that are kept, or as many as the maps have.
-        stride: pixels per cell of what is kept, at ``size``.
+        backbone: one of BACKBONES; "auto" takes the one that the weights are for.
+        taps: which of its maps, counted from the finest (0); all have the same weight. Of a
+            transformer, 1 to 4 are the tokens after each quarter of its blocks.
+        channels: principal components to write, at most as many as the maps have.
+        stride: pixels per cell of the store, counted at --size.
         sample: images that the components are computed from.
         batch_size: images per step.
-        like: a store of features whose components are taken, so that what has learned from it can
-            be asked about other photographs; None computes them from ``sample`` images.
-        size: long side in pixels to which photographs are resized before the network, and both
-            sides are rounded to whole cells of the coarsest map; None leaves them as they are, and
-            patches at the border are filled up with the mean colour.
-        normalise: how images are normalised for weights whose file does not tell it: imagenet,
+        like: a store of features whose components are used again, so that a combiner or a head
+            that learned from it can be applied to other photographs.
+        size: long side in pixels to which photographs are resized for the network; both sides are
+            rounded to whole cells of the coarsest map. None does not resize, and fills patches at
+            the border with the mean colour.
+        normalise: how images are normalised, if the file of the weights does not tell it: imagenet,
             half, clip or six numbers.
     """
 
@@ -143,7 +143,7 @@ def command(
     Args:
         settings: the network, and what is kept.
         data: the data set.
-        out: store to write; the same command goes on where it was stopped.
+        out: store to write; the same command resumes a stopped one.
     """
     source = data.open()
     print(features(source, out, settings, ids=source.ids).folder)

@@ -39,16 +39,16 @@ class Import:
     """How the files are read.
 
     Attributes:
-        layout: which tool wrote them, a name of READERS, or "regions"; "auto" tells from the files,
-            and refuses what it cannot tell apart.
-        stride: pixels per cell of what is kept; finer maps are averaged, coarser ones stay. 1 for
-            masks and 4 for all others if not given.
-        first_class: number of the first class in the files, where it is not the layout's own.
-        field: which field is read where files have several (high_res or cam of IRN); the finest
-            if not given.
-        suffix: what follows the id in the file names, where images have several files.
-        supervision: what people provided for these maps to be made ("image labels", "people's
-            masks"), as tables of results then tell; of a store what it records.
+        layout: which tool wrote them, a name of READERS, or "regions"; "auto" recognises it from
+            the files, and stops if it is in doubt.
+        stride: pixels per cell of the store; finer maps are averaged, coarser ones stay. If not
+            given, 1 for masks and 4 for all others.
+        first_class: number of the first class in the files, if it is not the layout's usual one.
+        field: which field to read, if files have several (high_res or cam of IRN). Not given: the
+            finest.
+        suffix: what follows the id in the file names, if images have several files.
+        supervision: what people provided to make these maps ("image labels", "people's masks");
+            tables of results show it. Not given, for a store: what it records.
         licence: of these maps.
     """
 

@@ -30,11 +30,11 @@ class Masking:
     """Where a mask has background, and what it leaves open.
 
     Attributes:
-        threshold: score that a pixel's best class must exceed; otsu reads it off the activations of
-            the store, without a mask, and is a half for probabilities.
-        certain: of probabilities only, the share of the two most probable of background and best
-            class that a pixel needs; others become 255, which training ignores (CLIP-ES: 0.95).
-        background: whether there is any; without it every pixel gets its best class.
+        threshold: score that a pixel's best class must exceed. otsu is Otsu's threshold of the
+            store's activations, and a half for probabilities; neither reads a mask.
+        certain: of probabilities: pixels become 255, which training ignores, if neither background
+            nor the best class has this share of the sum of both (CLIP-ES: 0.95).
+        background: whether pixels may show no class; without it every pixel gets its best class.
     """
 
     threshold: float | Literal["otsu"] = "otsu"
@@ -59,7 +59,7 @@ def command(
 
     Args:
         store: score maps, of one system or combined.
-        out: store of masks to write; `wsss segment` learns from it.
+        out: store of masks to write, for `wsss segment` or `wsss export`.
         settings: where background begins, and which pixels are left open.
         workers: processes and shards.
     """

@@ -93,24 +93,24 @@ def command(
 
     Args:
         run: folder of a finished training run.
-        out: store of score maps to write; of photographs, the folder for explained.png and .html;
-            of channels, that for channels.png.
-        data: the data set to explain, with its labels.
-        image: photographs to explain instead.
+        out: store of score maps to write; with --image, folder for explained.png and .html, and
+            with --channels for channels.png.
+        data: folder of a data set with labels: write its score maps.
+        image: photographs: show them next to their maps instead.
         method: how maps are made, one of EXPLAINERS or, for transformers with a class token, one
-            of ATTENTION_EXPLAINERS; photographs may have several.
-        labels: of photographs, the classes to explain; those the network finds where not given.
-        layer: of photographs, named layers where methods take their features, such as block6;
-            the last features where not given.
-        channels: numbers of channels; shows what they look for in place of score maps: an image
-            from noise, and the patches of the data set where they are largest.
-        side: of photographs, the longer side that larger ones are shrunk to.
-        layout: of the data set, one of DATASETS; "auto" tells them apart.
-        split: of the data set: name of a list of it, or "all".
-        lists: folder of id lists that lie elsewhere.
-        scales: of the data set's photographs, each explained and summed.
-        flip: add the mirror image at each scale of the data set's photographs.
-        batch_size: photographs of the data set per call.
+            of those that read its attention, such as rollout. With --image several may be given.
+        labels: with --image: classes to explain. Not given: those that the network finds.
+        layer: with --image: named layers where methods take their features, such as block6. Not
+            given: the last features.
+        channels: numbers of channels: show what they respond to instead, an image made from noise
+            and the patches of the data set where they are largest.
+        side: with --image: larger photographs are shrunk to this longer side, in pixels.
+        layout: of --data, one of DATASETS; "auto" tells them apart.
+        split: of --data: one of its lists (train, val …), or "all".
+        lists: folder of id lists, if they lie elsewhere.
+        scales: with --data: scales of the photographs; maps are summed over them.
+        flip: with --data: add the mirror image at each scale.
+        batch_size: with --data: photographs per call.
     """
     if channels and data is None:
         raise UserError("channels are shown over a data set; give --data")

@@ -56,9 +56,9 @@ class Predicting:
     """How the networks are asked.
 
     Attributes:
-        flip: average over the mirror image too, where a network was trained as a whole.
+        flip: average over the mirror image too (of `wsss segment` without --features).
         batch_size: photographs per call.
-        background: False where every pixel shows a class; None as in the run.
+        background: False if every pixel shows a class; None as in the run.
         shard: index (from 0) and count of this job when several machines share the photographs;
             job arrays of SLURM and Kubernetes are recognised.
     """

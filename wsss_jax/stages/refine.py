@@ -48,15 +48,14 @@ class Crf:
     """Dense CRF on the photograph at its working size.
 
     Attributes:
-        preset: kernel widths and iterations, one of PRESETS; of the combiner's maps take deeplab.
-        background: constant score of background next to the class scores, in [0, 1]; "otsu" reads
-            it off the activations of the store that is refined, all images at once; None where the
-            data set has no background.
-        stride: pixels per cell of what is kept.
-        backend: jax (ours), or pydensecrf where that is installed.
-        certainty: None refines the scores; a probability decides first, and refines hard labels
-            that are right so often, as the last step after a walk (Puzzle-CAM 0.7, P-NOC 0.9; their
-            preset is pnoc_masks).
+        preset: kernel widths and iterations, one of PRESETS; for the combiner's maps take deeplab.
+        background: constant score of background next to the class scores, in [0, 1]; "otsu" takes
+            Otsu's threshold of the store's activations; None if the data set has no background.
+        stride: pixels per cell of the result.
+        backend: jax (ours), or pydensecrf if it is installed.
+        certainty: None refines the scores. A number refines hard labels that are right with this
+            probability, as the last step after a walk (Puzzle-CAM 0.7, P-NOC 0.9; their preset is
+            pnoc_masks).
     """
 
     preset: str = "psa"

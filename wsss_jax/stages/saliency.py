@@ -56,9 +56,9 @@ class Looking(Asked):
     """How a trained network is asked for saliency.
 
     Attributes:
-        reading: probability is the logistic function of the logits, one half where the network
-            is undecided; peak is what CCAM and P-NOC keep, the positive part of the logits by its
-            maximum, which their thresholds 0.3 and 0.2 belong to.
+        reading: probability is the logistic function of the logits. peak is the positive part of
+            the logits divided by its maximum, as in CCAM and P-NOC; their thresholds 0.3 and 0.2
+            are of this.
     """
 
     reading: Literal["probability", "peak"] = "probability"

@@ -82,7 +82,7 @@ def truth(source: Source) -> Teacher:
     def read(id: str) -> UInt8[np.ndarray, "H W"]:
         mask = source.mask(id)
         if mask is None:
-            raise MissingFileError(f"{id}: no true mask, so it cannot teach")
+            raise MissingFileError(f"{id}: no true mask, so it cannot be learned from")
         return mask
 
     return Teacher(_checked(read, len(source.classes)), {"masks": TRUTH, **taught})

@@ -53,11 +53,11 @@ class Linear:
     """A linear head on frozen features.
 
     Attributes:
-        cells: long side of the grid on which it is learned and asked.
+        cells: long side of the grid on which it is trained and applied.
         penalty: of the head's squared weights.
         smoothing: temperature of the features' cosine, as in the combiner; 0: none.
-        trust: power of the classifiers' probabilities where classifiers are given.
-        seed: of the cells that teach.
+        trust: power of the classifiers' probabilities, if classifiers are given.
+        seed: of the training cells.
     """
 
     cells: int = 64
@@ -204,7 +204,7 @@ def _learned(source: Source, teacher: Teacher, frozen: Sequence[Store], settings
     tally.report("segment")
     order = [id for id in sorted(rows) if len(labels[id])]
     if not order:
-        raise UserError(f"{source.name}: no mask has a pixel that could teach")
+        raise UserError(f"{source.name}: no mask has a pixel to learn from")
     label = np.concatenate([labels[id] for id in order])
     weights = [np.full(len(labels[id]), 1 / len(labels[id])) for id in order]
     return probes.fit(

@@ -12,14 +12,14 @@ Positional = tyro.conf.Positional
 
 
 def command(action: Positional[Literal["pack", "unpack"]], store: Positional[Path]) -> None:
-    """Gather the records of a store in a few large files, or give each a file of its own again.
+    """Pack the records of a store into a few large files, or unpack them into one file each.
 
     Every verb reads and writes both. Stores of more than 20,000 records are packed while they are
-    made; other programs open the files of unpacked ones. Stopped, the same command goes on.
+    made. Other programs need unpacked ones. The same command resumes a stopped one.
 
     Args:
-        action: pack: gather the records; unpack: a file for each.
-        store: folder that a verb wrote.
+        action: pack, or unpack.
+        store: folder of the store.
     """
     opened = open_store(store)
     if action == "pack":

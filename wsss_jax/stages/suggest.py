@@ -43,7 +43,7 @@ class Suggestion:
     """How many photographs are suggested.
 
     Attributes:
-        count: photographs to name.
+        count: number of photographs to name.
     """
 
     count: int = 20
@@ -83,19 +83,19 @@ def command(
         store: combined score maps; their uncertainty is read from the store next to them, if any.
         data: folder of the data set, with its labels.
         out: folder for correct_first.txt and correct_first.csv.
-        features: store of frozen features, which tells what photographs are like.
+        features: store of frozen features, to tell which photographs are similar.
         corrected: folder of masks that were corrected before.
         settings: how many.
-        layout: of the data set; "auto" tells it from the files.
-        split: name of a list of the data set, or "all".
-        lists: folder of id lists that lie elsewhere.
+        layout: of the data set; "auto" recognises it from the files.
+        split: one of the data set's lists (train, val …), or "all".
+        lists: folder of id lists, if they lie elsewhere.
     """
     source = open_dataset(data, split=split, layout=layout, lists=lists)
     scores = open_store(store)
     known = _known(corrected, source, scores.folder.parent) if corrected else ()
     looks = open_store(features) if features else None
     found = suggest(scores, source, out, settings, features=looks, known=known)
-    print(f"{out / LIST}: {len(found)} photographs, the most telling first; reasons in {TABLE}")
+    print(f"{out / LIST}: {len(found)} photographs, the most useful first; reasons in {TABLE}")
 
 
 def suggest(

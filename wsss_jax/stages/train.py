@@ -98,8 +98,8 @@ def _check_classes(source: Source, allowed: tuple[str, ...]) -> None:
     names = np.asarray(source.classes.names)
     for name in names[table.all(axis=0)] if len(table) else ():
         print(
-            f"notice: every photograph of {source.name} shows {name}, so nothing teaches what is "
-            f"not {name}; add photographs without it, with labels that leave it out"
+            f"notice: every photograph of {source.name} shows {name}, so the network cannot learn "
+            f"what {name} is; add photographs without it, with labels that leave it out"
         )
     missing = [name for name in names[~table.any(axis=0)].tolist() if name not in allowed]
     if missing:

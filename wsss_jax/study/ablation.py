@@ -2,7 +2,7 @@
 
 ``standard`` gives the variants: the whole combiner, each step and input taken out, each system
 taken out or alone, and a system of noise added. ``run`` makes what is missing and writes
-``ablation.md`` after every row, so the same call goes on where it was stopped.
+``ablation.md`` after every row, so the same call resumes a stopped one.
 """
 
 import re

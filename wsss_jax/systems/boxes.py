@@ -27,7 +27,7 @@ from wsss_jax.types import Batch, System, Variables
 
 @dataclass(frozen=True)
 class BoxRegression:
-    """A classifier that also tells the box of each class; learns from labels and boxes.
+    """A classifier that also predicts a box of each class; learns from labels and boxes.
 
     Attributes:
         classifier: the network and its optimizer; its head has class maps.

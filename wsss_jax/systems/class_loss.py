@@ -25,14 +25,14 @@ LOSSES: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class ClassLoss:
-    """What image labels cost.
+    """The loss of image labels.
 
     Attributes:
-        kind: bce, focal or asymmetric, one of ``LOSSES``.
+        kind: bce (binary cross-entropy), focal or asymmetric.
         balance: effective weighs classes by their effective number of images; logit adds the logit
             of a class's share of the images while training; none does neither.
-        images: how many photographs teach; training fills it in where a balance is asked for.
-        shown: by how many of them each class is shown; filled in likewise.
+        images: number of training photographs; filled in by training, for balance.
+        shown: how many of them show each class; filled in likewise.
     """
 
     kind: Literal["bce", "focal", "asymmetric"] = "bce"

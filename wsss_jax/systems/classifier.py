@@ -30,17 +30,16 @@ from wsss_jax.types import Attentive, Batch, Scorer, System, Variables
 
 @dataclass(frozen=True)
 class Classifier(OnBackbone):
-    """A plain multi-label classifier: which network learns, and how.
+    """A plain multi-label classifier.
 
     Attributes:
         backbone: a name in BACKBONES.
         label_smoothing: in [0, 1].
         dropout: rate at which whole feature channels are dropped while training.
         head: linear, kernel_usage, kernel_usage_scaled, or class_token (transformers only).
-        remat: compute blocks once more for the gradient instead of keeping what they saw. For
-            accelerators: XLA's CPU backend computes twice and saves nothing
-            (benchmarks/compiling.py). Not the MobileNets.
-        loss: what the labels of whole images cost, where few images show some classes; terms of
+        remat: compute blocks again for the gradient instead of storing their results. It saves
+            memory on accelerators, nothing on CPUs. MobileNets cannot.
+        loss: the loss of image labels, for data in which few images show some classes; terms of
             tiles and of erased images stay binary cross-entropies.
     """
 

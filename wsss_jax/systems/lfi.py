@@ -24,7 +24,7 @@ from wsss_jax.types import Batch, Scorer, System, Variables
 
 @dataclass(frozen=True)
 class Lfi:
-    """LFI-CAM: an importance network of the features' channels beside a classifier.
+    """LFI-CAM: a second network learns how important each feature channel is.
 
     Attributes:
         classifier: the network and its optimizer.

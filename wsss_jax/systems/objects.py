@@ -37,8 +37,8 @@ class Objects(OnBackbone):
     """Which network learns saliency and edges, and how.
 
     Attributes:
-        edge_weight: of the edges' loss beside that of saliency.
-        learns_body: whether the heads teach the backbone too.
+        edge_weight: weight of the edges' loss; that of saliency has 1.
+        learns_body: whether the backbone is trained too, not only the heads.
         optim: how parameters are updated (PoolNet: Adam of 5e-5, weight decay 5e-4).
     """
 

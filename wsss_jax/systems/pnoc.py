@@ -28,7 +28,7 @@ from wsss_jax.types import Batch, System, Variables
 
 @dataclass(frozen=True)
 class PNoc:
-    """P-OC whose ordinary classifier learns against the generator: the two players.
+    """P-NOC: P-OC whose ordinary classifier is trained too, against the generator of maps.
 
     Attributes:
         classifier: the generator, its label smoothing (both players') and its optimizer.

@@ -27,7 +27,7 @@ Metrics = dict[str, Array]
 
 @dataclass(frozen=True)
 class PuzzleCam:
-    """A classifier whose class maps have to be the same from the image and from its tiles.
+    """Puzzle-CAM: class maps of the image and of its tiles must be the same.
 
     Attributes:
         classifier: the network and its optimizer.
@@ -40,7 +40,7 @@ class PuzzleCam:
 
 @dataclass(frozen=True)
 class OcCse:
-    """A classifier whose class maps have to erase their class before an ordinary classifier.
+    """OC-CSE: what class maps erase must remove the class for a second, ordinary classifier.
 
     Attributes:
         classifier: the network and its optimizer.
@@ -56,7 +56,7 @@ class OcCse:
 
 @dataclass(frozen=True)
 class POc:
-    """Puzzle-CAM and OC-CSE together.
+    """P-OC: Puzzle-CAM and OC-CSE together.
 
     Attributes:
         classifier: the network and its optimizer.

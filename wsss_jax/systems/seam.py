@@ -34,7 +34,7 @@ Metrics = dict[str, Array]
 
 @dataclass(frozen=True)
 class Seam:
-    """A classifier whose maps have to agree at two scales. All terms have weight 1.
+    """SEAM: class maps must agree at two scales. All terms have weight 1.
 
     Attributes:
         classifier: the network and its optimizer.

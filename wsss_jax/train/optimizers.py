@@ -33,26 +33,25 @@ class Optim:
 
     Attributes:
         name: sgd or adamw.
-        learning_rate: of pretrained weights, at its peak.
+        learning_rate: peak rate of pretrained layers.
         new_layers: factor of the rate for layers without pretrained weights.
         biases: factor of the rate for biases, which never decay. Scales of norms, class tokens
             and all else of one axis learn like weights; they decay under sgd, as the reference
             codes have it, and not under adamw.
-        momentum: of SGD, where the next setting does not say otherwise.
-        momentum_is_weight_decay: the reference codes of the field hand the weight decay over where
-            PyTorch's SGD takes its momentum: they run with practically none, which is why 0.1 is a
-            stable rate of theirs. True does as they do, whatever ``momentum`` says; else 0.9
-            wants a ten times smaller rate.
-        nesterov: whether momentum looks ahead (Puzzle-CAM's does).
+        momentum: of SGD, unless the next setting replaces it.
+        momentum_is_weight_decay: take the weight decay as the momentum too, in place of the setting
+            above. The field's reference codes do this by mistake, so they train almost without
+            momentum and at high rates such as 0.1. With a momentum of 0.9 divide their rate by ten.
+        nesterov: Nesterov momentum (Puzzle-CAM uses it).
         weight_decay: of weights, per step and unit of learning rate.
         schedule: poly is (1 - t/T) ** power; cosine; constant.
         power: of the poly schedule.
-        warm_up: updates of linear rise before the schedule.
+        warm_up: updates over which the rate first rises linearly.
         clip: largest gradient norm, 0 for no limit.
         accumulate: batches whose gradients are averaged into one update. (Puzzle-CAM and P-NOC
             add them up instead: give their rate times this number to do the same.)
         ema: decay of the moving average of the parameters that explanations use, 0 for none.
-        freeze: names of stages that keep their pretrained values (stem, layer1 …).
+        freeze: names of stages that are not trained (stem, layer1 …).
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
