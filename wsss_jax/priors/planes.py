@@ -19,7 +19,7 @@ NEGATIVE = 0.02
 SUM_SLACK = 0.02
 """How far background and classes of probabilities may sum from 1."""
 
-_FEW = 0.05
+_FEW = 0.02
 
 Planes = tuple[tuple[int, ...], np.ndarray]
 """Numbers of classes, 1 for the first, and their maps (k,h,w)."""
@@ -94,8 +94,9 @@ def _check_background_first(values: np.ndarray, labels: Bool[np.ndarray, " c"]) 
     last, first = {*present.tolist(), len(labels)}, {0, *(present + 1).tolist()}
     best = np.bincount(np.asarray(values).argmax(axis=0).ravel(), minlength=len(values))
     share = best / max(best.sum(), 1)
-    # Where no plane is empty, the winners tell: not one plane of many pixels is a class at hand.
-    wins = share[len(labels)] > _FEW and share[sorted(last)].sum() > 1 - _FEW
+    # Where no plane is empty, the winners tell: background and a class of the image, if it is last.
+    wins = min(share[len(labels)], share[present].sum()) > _FEW
+    wins &= share[sorted(last)].sum() > 1 - _FEW
     wins &= share[sorted(first)].sum() < 1 / 2
     if wins or (filled <= last and not filled <= first):
         raise UserError("background seems to be the last plane, wanted the first; save it so")
