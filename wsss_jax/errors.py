@@ -3,6 +3,8 @@
 Every other exception is a mistake of ours and keeps its traceback (``cli``).
 """
 
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Something that the user gave cannot be used; the message names it and what to do.
@@ -30,3 +32,10 @@ class DivergedError(UserError):
 
 class CorruptCheckpointError(UserError):
     """A checkpoint's content differs from what was written."""
+
+
+def first_few(names: Iterable[object], most: int = 3) -> str:
+    """The first names for a message, and how many more there are: "a, b, c and 7 more"."""
+    told = [str(name) for name in names]
+    more = f" and {len(told) - most} more" if len(told) > most else ""
+    return ", ".join(told[:most]) + more

@@ -14,7 +14,7 @@ from wsss_jax.data.ids import by_id
 from wsss_jax.data.mask_files import SUFFIXES, read_truth
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.source import mask_file
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError, UserError, first_few
 from wsss_jax.ops import masks, metrics
 from wsss_jax.run.thresholds import label_free_threshold
 from wsss_jax.stages.masks import Masking, mask_of
@@ -84,7 +84,7 @@ def evaluate(predicted: Any, truth: Any, *, classes: int | Sequence[str] | Class
     if alone:
         raise UserError(
             f"{predicted}: {len(alone)} of {len(guesses)} masks have no true mask of that name in "
-            f"{truth} ({', '.join(alone[:3])}{', …' if len(alone) > 3 else ''})"
+            f"{truth} ({first_few(alone)})"
         )
     counts = np.zeros((len(names), len(names)), np.int64)
     for id, path in guesses.items():

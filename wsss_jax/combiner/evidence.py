@@ -25,7 +25,7 @@ from wsss_jax.data.stores import Store, check_systems
 from wsss_jax.data.units import unit_of
 from wsss_jax.datasets.boxes import Reader
 from wsss_jax.datasets.table import Source
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError, UserError, first_few
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors.external import dropped_classes
 from wsss_jax.run import left_out
@@ -242,7 +242,7 @@ def tell_absent(
         for name, reason in reasons.items():
             by_system.setdefault(name, []).append((id, reason))
     for name, cases in sorted(by_system.items()):
-        few = ", ".join(id for id, _ in cases[:3]) + (" …" if len(cases) > 3 else "")
+        few = first_few(id for id, _ in cases)
         print(
             f"{folder.name}: {name} lacks maps of {len(cases)} image(s), which go without it: {few}"
             f"; first: {cases[0][1]}"

@@ -20,6 +20,7 @@ from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import Record
 from wsss_jax.data import components, json_records
+from wsss_jax.data.classes import difference
 from wsss_jax.data.provenance import inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.boxes import BOXES, reader_of
@@ -77,9 +78,8 @@ def load(run: Path, inputs: Inputs) -> tuple[Combining, Learned, Inputs]:
     settings = config.from_json(Combining, record["settings"])
     if record["classes"] != list(inputs.source.classes.names):
         raise UserError(
-            f"{run} has learned {', '.join(record['classes'][:5])} …, the data set has "
-            f"{', '.join(inputs.source.classes.names[:5])} …; fuse the classes of its training, or "
-            "learn in another folder"
+            f"{run} has learned {difference(record['classes'], inputs.source.classes.names)}; fuse "
+            "the classes of its training, or learn in another folder"
         )
     now = {"features": meaning_of(inputs.features), "saliency": inputs.saliency is not None}
     for name, given in now.items():

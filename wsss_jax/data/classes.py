@@ -5,7 +5,7 @@ Labels count foreground classes from 0; masks hold 0 = background, 1..C = class 
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -217,3 +217,11 @@ SALIENCY = ClassList(("saliency",))
 
 EDGES = ("edge",)
 """What the one class of an edge map is called."""
+
+
+def difference(own: Sequence[str], names: Sequence[str]) -> str:
+    """How the classes ``own`` differ from those of a data set, in words for a message."""
+    for number, (one, other) in enumerate(zip(own, names, strict=False), start=1):
+        if one != other:
+            return f"{one} as class {number}, the data set has {other}"
+    return f"{len(own)} classes, the data set has {len(names)}"

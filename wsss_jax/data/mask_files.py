@@ -16,7 +16,7 @@ from wsss_jax.data.classes import IGNORED, NO_CLASS, ClassList, palette, to_mask
 from wsss_jax.data.files import decoded, opened
 from wsss_jax.data.photographs import Header
 from wsss_jax.data.texts import read_text
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, first_few
 from wsss_jax.types import IGNORE
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".jpg", ".jpeg")
@@ -151,7 +151,7 @@ def _coloured(
         colours = {r << 16 | g << 8 | b: n for n, (r, g, b) in enumerate(palette().tolist())}
     strange = [code for code in found.tolist() if code not in colours]
     if strange:
-        some = ", ".join(f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in strange[:3])
+        some = first_few(f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in strange)
         raise BadFileError(
             f"{name}: {len(strange)} colours of an RGB mask without a class, such as {some}; "
             f"write name,r,g,b of every class into {TABLES[1]} next to the masks"

@@ -23,10 +23,10 @@ from jaxtyping import UInt8
 
 from wsss_jax.config import SOURCES, Record, as_json, differences
 from wsss_jax.data import json_records, records, shards
-from wsss_jax.data.classes import SALIENCY, ClassList, palette
+from wsss_jax.data.classes import SALIENCY, ClassList, difference, palette
 from wsss_jax.data.files import decode_mask, mask_png, path_of, write_atomic
 from wsss_jax.data.ids import ids_in
-from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.errors import BadFileError, MissingFileError, UserError, first_few
 from wsss_jax.formats import npz
 from wsss_jax.formats.bounded import MAX_TOTAL, one_error, read_bytes
 from wsss_jax.types import IGNORE, Kind, ScoreMaps
@@ -206,7 +206,7 @@ def require(store: Store, ids: Sequence[str], what: str) -> None:
     if missing:
         raise UserError(
             f"{store.folder}: no {what} of {len(missing)} of {len(ids)} images "
-            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); make them first"
+            f"({first_few(missing, 5)}); make them first"
         )
 
 
@@ -289,12 +289,7 @@ def require_classes(store: Store, names: tuple[str, ...]) -> None:
         return
     if store.classes == SALIENCY.names:
         raise UserError(f"{store.folder} holds saliency, no classes; it goes into --saliency")
-    told = f"{len(store.classes)} classes, the data set has {len(names)}"
-    pairs = zip(store.classes, names, strict=False)
-    for number, (own, other) in enumerate(pairs, start=1):
-        if own != other:
-            told = f"{own} as class {number}, the data set has {other}"
-            break
+    told = difference(store.classes, names)
     raise UserError(f"{store.folder} holds {told}; it was made for another data set or class list")
 
 

@@ -23,7 +23,7 @@ from wsss_jax.datasets import box_tables, labels
 from wsss_jax.datasets.coco import CocoSource
 from wsss_jax.datasets.source import PictureFolder, Source
 from wsss_jax.datasets.views import View
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError, UserError, first_few
 from wsss_jax.ops.components import box_around
 from wsss_jax.types import Provenance, Size
 
@@ -70,7 +70,7 @@ def reader_of(source: Source) -> Reader:
         )
     if isinstance(read, TableReader) and read.table.strangers:
         names = read.table.strangers
-        few = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        few = first_few(names)
         print(f"boxes of {len(names)} photograph(s) that are not there count for nothing: {few}")
     return read
 

@@ -24,7 +24,7 @@ from wsss_jax.datasets import box_tables, boxes, duplicates, folders, lists, num
 from wsss_jax.datasets import table as datasets
 from wsss_jax.datasets.coco import CocoSource
 from wsss_jax.datasets.table import PictureFolder, Source
-from wsss_jax.errors import BadFileError, MissingFileError
+from wsss_jax.errors import BadFileError, MissingFileError, first_few
 from wsss_jax.types import IGNORE, Size
 
 Progress = Callable[[int, int], None]
@@ -182,7 +182,7 @@ def _in_two_lists(root: Path, listed: Mapping[str, tuple[str, ...]]) -> Iterator
     for other in ("val", "test"):
         both = set(listed.get("train", ())) & set(listed.get(other, ()))
         if both:
-            some = ", ".join(sorted(both)[:3])
+            some = first_few(sorted(both))
             text = f"{len(both)} photographs stand in train and in {other}, such as {some}"
             yield Problem("list overlap", str(root), text, accepted=True)
 
@@ -281,9 +281,7 @@ def _mask_findings(source: Source, id: str) -> tuple[list[int] | None, list[Prob
     values = _values(mask)
     foreign = [value for value in values if len(source.classes) < value < IGNORE]
     if foreign:
-        text = (
-            f"values {', '.join(map(str, foreign[:5]))}, wanted 0 to {len(source.classes)} or 255"
-        )
+        text = f"values {first_few(foreign, 5)}, wanted 0 to {len(source.classes)} or 255"
         found.append(Problem("mask values", id, text))
     return values, found
 

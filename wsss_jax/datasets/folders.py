@@ -11,7 +11,7 @@ from wsss_jax.datasets import box_tables, cells, labels, lists
 from wsss_jax.datasets.labels import LabelTable
 from wsss_jax.datasets.source import PictureFolder, Source, masks_of
 from wsss_jax.datasets.tables import text_table
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, first_few
 from wsss_jax.formats.bounded import read_bytes
 
 ALL = "all"
@@ -183,7 +183,7 @@ def chosen_ids(
         names = " and ".join(path.name for path in shared[0])
         raise BadFileError(f"{root}: {names} differ in their suffix alone; rename or delete one")
     if table.twice:
-        some = ", ".join(table.twice[:3])
+        some = first_few(table.twice)
         raise BadFileError(f"{table.path}: {some}: labels stand in it twice; keep one of them")
     index = Index(images)
     if split == ALL and lists_by_split:
@@ -268,7 +268,7 @@ def _table_file(root: Path) -> Path | None:
         exact = [path for path in tables if path.stem.lower() == "labels"]
         named = exact or [path for path in tables if "label" in path.stem.lower()] or tables
         if len(named) > 1:
-            some = ", ".join(path.name for path in named[:3])
+            some = first_few(path.name for path in named)
             raise BadFileError(f"{folder}: which of {some} has the labels? call only it labels.csv")
         if named:
             return named[0]

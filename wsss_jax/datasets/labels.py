@@ -23,7 +23,7 @@ from wsss_jax.data.stores import read_npz
 from wsss_jax.data.texts import MISTAKES, read_json, read_text
 from wsss_jax.datasets.cells import in_order, names_in, spelling_of, spellings
 from wsss_jax.datasets.lists import repeated
-from wsss_jax.errors import BadFileError, MissingFileError, UserError
+from wsss_jax.errors import BadFileError, MissingFileError, UserError, first_few
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.formats.pickled_arrays import read_dictionary
 
@@ -88,7 +88,7 @@ class LabelTable:
             id in index.files for id in found.values()
         ):
             raise BadFileError(
-                f"{self.path}: its classes are called like photographs ({', '.join(files[:3])}), "
+                f"{self.path}: its classes are called like photographs ({first_few(files)}), "
                 "its photographs are not; wanted the classes of each photograph"
             )
         entries = {found[name]: entry for name, entry in self.entries.items()}
@@ -244,7 +244,7 @@ def _shown(path: Path, name: str, vector: np.ndarray) -> list[int] | BadFileErro
     and 0 for what is hard to see."""
     strange = [n for n in np.unique(vector).tolist() if n not in (-1, 0, 1)]
     if strange:
-        some = ", ".join(map(str, strange[:3]))
+        some = first_few(strange)
         return BadFileError(f"{path}: {name} has the values {some}, wanted 0 or 1 for each class")
     return np.flatnonzero(vector > 0).tolist()
 

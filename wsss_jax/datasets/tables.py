@@ -23,7 +23,7 @@ from wsss_jax.data.ids import PHOTOGRAPHS, Index, by_number
 from wsss_jax.data.texts import read_text
 from wsss_jax.datasets import cells as forms
 from wsss_jax.datasets.labels import LabelTable, class_list
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, first_few
 
 DELIMITERS = (",", ";", "\t", "|", " ")
 
@@ -178,7 +178,7 @@ def _check_rows(path: Path, rows: Rows, find: Find, count: int) -> None:
     for row in rows[:_LOOK]:
         beside = {find(cell) for cell in row} - {None}
         if len(beside) > count:
-            some = ", ".join(sorted(map(str, beside))[:3])
+            some = first_few(sorted(map(str, beside)))
             raise BadFileError(
                 f"{path}: photographs stand beside each other ({some}); exchange rows and columns"
             )
@@ -220,7 +220,7 @@ def _named(path: Path, layout: Layout, width: int, classes: ClassList | None) ->
         return layout
     if classes is None or len(classes) != width - 1:
         raise BadFileError(
-            f"{path}: {width - 1} columns of {', '.join(sorted(cells)[:3])} without a header; name "
+            f"{path}: {width - 1} columns of {first_few(sorted(cells))} without a header; name "
             "the class of each column in the first line"
         )
     names = list(classes.names)
@@ -238,7 +238,7 @@ def _flag_columns(path: Path, layout: Layout, width: int) -> list[int]:
         if _LABEL.fullmatch(called) and not flags:
             return []  # a column of labels, beside which others mean something else
         if not called and flags and not _counts(column):
-            some = ", ".join(sorted(set(cells))[:3])
+            some = first_few(sorted(set(cells)))
             raise BadFileError(f"{path}: column {n + 1} has {some} below no name of a class")
         mostly = 2 * sum(cell in _FLAGS for cell in cells) > len(cells) and {*cells} & _TOLD
         if (flags or mostly) and not _NUMBER.fullmatch(called) and not _SUM.fullmatch(called):
@@ -266,7 +266,7 @@ def _wide(
             if cell not in _FLAGS and (gaps or cell not in forms.GAPS)
         ]
         if wrong:
-            told = ", ".join(wrong[:3])
+            told = first_few(wrong)
             entries[file] = BadFileError(f"{path}: {file}: {told}, wanted 0 or 1")
             continue
         shown = [name for name, cell in pairs if cell in forms.YES]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax.errors import first_few
 from wsss_jax.explain import (
     attention,
     augmented,
@@ -93,7 +94,7 @@ def _calls(
         training = models.in_training(model)
         if training:
             raise ValueError(
-                f"the model is in training mode ({', '.join(training[:3])}), so its scores are "
+                f"the model is in training mode ({first_few(training)}), so its scores are "
                 "random or depend on the batch; call model.eval() first"
             )
         if reads == "features" and not isinstance(model, models.HasFeatures | models.HasAttention):

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from wsss_jax.backbones import BACKBONES
-from wsss_jax.errors import MissingFileError, UserError
+from wsss_jax.errors import MissingFileError, UserError, first_few
 from wsss_jax.models import build
 from wsss_jax.types import Provenance
 from wsss_jax.weights import import_files, import_names
@@ -320,7 +320,7 @@ def _refusal(file: WeightFile, called: str, misfits: Mapping[str, Sequence[str]]
     if not misfits:
         return (
             f"{called} fits no backbone: {len(file.arrays)} arrays, the first "
-            f"{', '.join(list(file.arrays)[:3])} (known: {', '.join(BACKBONES)})"
+            f"{first_few(file.arrays)} (known: {', '.join(BACKBONES)})"
         )
     nearest = min(misfits, key=lambda name: len(misfits[name]))
     lines = misfits[nearest]

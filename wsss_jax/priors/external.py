@@ -27,7 +27,7 @@ from wsss_jax.formats.pickled_arrays import kind_of
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors import file_layouts
 from wsss_jax.priors.class_pictures import per_class_files
-from wsss_jax.priors.planes import listed
+from wsss_jax.priors.planes import first_few
 from wsss_jax.priors.prior_readers import (
     READERS,
     Found,
@@ -267,8 +267,8 @@ def _belonging(
     absent = [label for label in classes if label not in present]
     shift = shift_of(found, layout, wanted.labels, first)
     if absent and not layout.loose:
-        numbers = f"class numbers {listed(found.keys)}, but the image's labels are "
-        numbers += listed(label + first for label in sorted(present))
+        numbers = f"class numbers {first_few(found.keys)}, but the image's labels are "
+        numbers += first_few(label + first for label in sorted(present))
         if shift:
             raise UserError(
                 f"{numbers} in this layout: off by one? --first-class {first - shift} would fit"

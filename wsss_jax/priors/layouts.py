@@ -20,7 +20,7 @@ from jaxtyping import Bool
 
 from wsss_jax.config import lookup
 from wsss_jax.data import stores
-from wsss_jax.data.classes import COCO, SALIENCY, VOC, ClassList
+from wsss_jax.data.classes import COCO, SALIENCY, VOC, ClassList, difference
 from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
 from wsss_jax.datasets import views
@@ -31,7 +31,7 @@ from wsss_jax.priors import file_layouts as told
 from wsss_jax.priors import prior_readers as readers
 from wsss_jax.priors.external import Place
 from wsss_jax.priors.file_layouts import REGIONS
-from wsss_jax.priors.planes import listed
+from wsss_jax.priors.planes import first_few
 from wsss_jax.priors.prior_readers import ARRAYS, PICTURES, READERS, Found, Layout
 from wsss_jax.types import Kind, Size
 
@@ -133,10 +133,7 @@ def survey(
 def _of_store(folder: Path, source: Source) -> Plan:
     store = stores.open_store(folder)
     if store.classes not in (source.classes.names, SALIENCY.names):
-        raise BadFileError(
-            f"{folder} holds classes {', '.join(store.classes[:3])} …, the data set has "
-            f"{', '.join(source.classes.names[:3])} …"
-        )
+        raise BadFileError(f"{folder} holds {difference(store.classes, source.classes.names)}")
     own = source.classes
     layout = "store" if store.classes == source.classes.names else "saliency_store"
     read_as = {"masks": "mask_png", "regions": REGIONS, "scores": layout}[store.holds]
@@ -160,7 +157,7 @@ def _of_file(
     if not entries:
         raise BadFileError(
             f"{path}: no regions of any of the {len(ids)} images; it has images "
-            f"{listed(list(grouped)[:3])}, wanted such as {ids[0] if ids else 'none'}"
+            f"{first_few(list(grouped)[:3])}, wanted such as {ids[0] if ids else 'none'}"
         )
     some = [entry for found in list(entries.values())[:LOOK] for entry in found]
     classed = any(name in entry for entry in some for name in regions.CLASSES)
@@ -187,10 +184,10 @@ def _check_regions(
 
     if hits(first):
         return
-    some = listed(dict.fromkeys(one for _, found in told for one in found))
+    some = first_few(dict.fromkeys(one for _, found in told for one in found))
     better = next((start for start in (0, 1) if hits(start)), None)
     hint = (
-        f"wanted names or numbers of {listed(source.classes.names)}"
+        f"wanted names or numbers of {first_few(source.classes.names)}"
         if better is None
         else f"off by one? --first-class {better} would fit"
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wsss_jax.data.ids import disk_name
-from wsss_jax.errors import BadFileError
+from wsss_jax.errors import BadFileError, first_few
 from wsss_jax.priors.external import Place
 
 MAX_DEPTH = 4
@@ -79,7 +79,7 @@ def _word(place: Place) -> str:
 def listing(folder: Path) -> str:
     """The first names in a folder, in words."""
     names = sorted(entry.name for entry in os.scandir(folder))
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "") if names else "nothing"
+    return first_few(names) or "nothing"
 
 
 def _two(id: str, one: Place, other: Place) -> str:

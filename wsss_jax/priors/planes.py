@@ -25,7 +25,7 @@ Planes = tuple[tuple[int, ...], np.ndarray]
 """Numbers of classes, 1 for the first, and their maps (k,h,w)."""
 
 
-def listed(values: Any) -> str:
+def first_few(values: Any) -> str:
     """Values in words, the first twelve of them."""
     items = [str(value)[:40] for value in values]
     return ", ".join(items[:12]) + (" …" if len(items) > 12 else "") if items else "none"
@@ -39,7 +39,7 @@ def field_of(
     name = next((name for name in wanted if name in content), None)
     if name is None:
         needed = " or ".join(wanted)
-        raise UserError(f"fields {listed(content)}, wanted {also}{needed}")
+        raise UserError(f"fields {first_few(content)}, wanted {also}{needed}")
     return name
 
 
@@ -112,7 +112,7 @@ def of_array(content: Any, labels: Bool[np.ndarray, " c"]) -> tuple[Planes, str]
     if isinstance(content, Mapping):
         arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray) and v.ndim >= 3}
         if len(arrays) != 1 or not isinstance(next(iter(arrays)), str):
-            raise UserError(f"fields {listed(content)}, wanted one array (classes, h, w)")
+            raise UserError(f"fields {first_few(content)}, wanted one array (classes, h, w)")
         ((name, content),) = arrays.items()
     if content.ndim == 4 and len(content) == 1:
         content = content[0]

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from wsss_jax.data.classes import difference
 from wsss_jax.data.photographs import fit_mask
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import Source
@@ -135,9 +136,10 @@ def page_of_stores(
     """
     for store in stores:
         if store.classes != source.classes.names:
+            told = difference(store.classes, source.classes.names)
             raise UserError(
-                f"{store.folder} holds {', '.join(store.classes[:3])}, not the classes of "
-                f"{source.name}; trust and uncertainty are shown with the store they belong to"
+                f"{store.folder} holds {told}; trust and uncertainty are shown with the store they "
+                "belong to"
             )
     rows: list[Row] = []
     if any(source.mask(id) is not None for id in source.ids[:1]):

@@ -21,7 +21,7 @@ from wsss_jax import __version__, config, memory
 from wsss_jax.config import Record
 from wsss_jax.data import json_records
 from wsss_jax.data.files import naming, write_atomic
-from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError
+from wsss_jax.errors import BadFileError, CorruptCheckpointError, UserError, first_few
 from wsss_jax.run import left_out
 from wsss_jax.run.progress import meter
 from wsss_jax.train import checkpoint, loop, parallel
@@ -197,7 +197,7 @@ def learn(
     }
     left_out.note(f"train {folder.name}", len(skipped))
     for reason, ids in _by_reason(skipped).items():
-        named = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+        named = first_few(ids)
         print(f"train {folder.name}: left out {named}: {reason}")
     if parallel.is_first():
         last = Checkpoints(folder / checkpoint.FOLDER).identity()

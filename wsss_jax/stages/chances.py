@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wsss_jax.batches.batches import Group
+from wsss_jax.data.classes import difference
 from wsss_jax.data.photographs import working_size
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
@@ -42,9 +43,9 @@ def chances(
     for run, subject in zip(runs, subjects, strict=True):
         if subject.classes.names != source.classes.names:
             raise UserError(
-                f"{run} was trained on {', '.join(subject.classes.names[:5])} …, wanted "
-                f"{', '.join(source.classes.names[:5])} … in this order; give classifiers of these "
-                "classes"
+                f"{run} was trained with "
+                f"{difference(subject.classes.names, source.classes.names)}; give classifiers of "
+                "these classes, in this order"
             )
     ready = [
         (jax.jit(partial(_logits, ask=subject.logits)), subject.weights) for subject in subjects

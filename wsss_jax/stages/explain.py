@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from wsss_jax.batches.batches import Group
 from wsss_jax.config import as_json, check_numbers, lookup
 from wsss_jax.data import stores
+from wsss_jax.data.classes import difference
 from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.table import Source
@@ -100,8 +101,8 @@ def _explainer_of(
     classes = asked.classes
     if classes.names != source.classes.names:
         raise UserError(
-            f"{run} was trained on {len(classes)} classes ({', '.join(classes.names[:3])}, …), the "
-            f"data set has {len(source.classes)}; explain with the data set it was trained on"
+            f"{run} was trained with {difference(classes.names, source.classes.names)}; explain "
+            "with the data set it was trained on"
         )
     method = lookup(asked.methods, settings.method, "explanation method of this network")
     step = jax.jit(

@@ -19,7 +19,7 @@ from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import ALL, Source, open_dataset
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError, UserError, first_few
 from wsss_jax.export import exported
 from wsss_jax.export.exported import LOCAL_FILES, RECORD, Options, Picture
 from wsss_jax.export.writers import WRITERS, Writer
@@ -162,7 +162,7 @@ def claim(folder: Path, store: Store, settings: Export) -> None:
     path = folder / RECORD
     held = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     if held and not (path.is_file() and path.read_bytes() == content):
-        what = "another export" if path.is_file() else f"{', '.join(sorted(held)[:3])}"
+        what = "another export" if path.is_file() else first_few(sorted(held))
         raise UserError(f"{folder} holds {what}; choose an empty folder or delete it")
     write_atomic(path, content)
 
