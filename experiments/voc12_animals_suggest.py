@@ -3,7 +3,7 @@
 Reads the class maps (cam_*), the saliency and the frozen features (features*) of a run folder that
 a recipe made. The combiner is learned without true masks, with five that are suggested from what
 that gave, and with five drawn at random, for each of three seeds. Judged on val, and on train
-without the photographs that taught.
+without the photographs that it learned from.
 
 Command: python experiments/voc12_animals_suggest.py RUN --data DATA/voc12_animals
     [--systems cam_a cam_b] [--features features_a features_b] [--seeds 3] --out FOLDER
@@ -73,7 +73,7 @@ def main() -> None:
 def _fused(
     inputs: Inputs, known: tuple[str, ...], seed: int, teaching: tuple[str, ...], folder: Path
 ) -> Store:
-    """Maps of a combiner that is taught by the true masks of ``known`` as well."""
+    """Maps of a combiner that learns from the true masks of ``known`` too."""
     source = inputs.source
     truth = partial(_truth, source, frozenset(known))
     given = Inputs(
