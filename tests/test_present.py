@@ -82,7 +82,7 @@ def test_without_background_no_threshold_is_offered(inputs, tmp_path):
 
 
 def test_a_store_of_other_classes_is_named(inputs, tmp_path):
-    with pytest.raises(ValueError, match="not the classes of"):
+    with pytest.raises(ValueError, match="saliency as class 1, the data set has boat"):
         reporting.page_of_stores(
             tmp_path / "page.html", [inputs.saliency], inputs.source, Scoring(), 1
         )

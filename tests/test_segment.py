@@ -158,7 +158,7 @@ def test_pseudo_masks_must_be_whole_and_of_the_same_classes(world, tmp_path):
     with pytest.raises(ValueError, match=f"no masks of 7 of 8 images.*{source.ids[1]}"):
         segment.pseudo_masks(part, source)
     other = stores.create(tmp_path / "other", holds="masks", classes=("x",), made_by={})
-    with pytest.raises(ValueError, match="1 classes"):
+    with pytest.raises(ValueError, match="x as class 1, the data set has beetle"):
         segment.pseudo_masks(other, source)
     scores = stores.create(tmp_path / "scores", holds="scores", classes=("x",), made_by={})
     with pytest.raises(ValueError, match="decide masks first"):
