@@ -65,7 +65,7 @@ def test_a_refined_map_is_more_probable_than_background_just_above_its_threshold
     shares = refine.with_background(maps, np.array([0.4, 0.7]))
     raised = np.array([0.4, 0.3, 0.1]) ** 8
     np.testing.assert_allclose(shares[0], raised / raised.sum(), atol=1e-6)
-    # In the third cell the highest map is below its own threshold, so the other one has no say.
+    # In the third cell the highest map is below its own threshold: background, whatever the other.
     assert (shares.argmax(axis=1) == [0, 1, 0]).all()
     assert (refine.with_background(maps, np.zeros(2))[:, 0] == 0).all()
 

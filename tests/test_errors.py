@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from wsss_jax.data import stores
-from wsss_jax.errors import BadFileError
+from wsss_jax.data.classes import difference
+from wsss_jax.errors import BadFileError, first_few
 from wsss_jax.ops import metrics
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.study import error_counts, fusion_world, world
@@ -59,3 +60,10 @@ def test_calibration_by_hand_and_what_cannot_be_surveyed(tmp_path):
     )
     with pytest.raises(BadFileError, match="all of 2 stores"):
         error_counts.survey(inputs.systems[:1], empty, inputs.source, Scoring(), split="all")
+
+
+def test_messages_name_the_first_and_count_the_others():
+    assert first_few("abc") == "a, b, c" and first_few([]) == "none"
+    assert first_few(range(5)) == "0, 1, 2 and 2 more" and len(first_few(["x" * 999])) == 80
+    assert difference(("cat", "dog"), ("cat", "cow")) == "dog as class 2, the data set has cow"
+    assert difference(("cat",), ("cat", "cow")) == "1 class(es), the data set has 2"

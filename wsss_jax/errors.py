@@ -35,7 +35,10 @@ class CorruptCheckpointError(UserError):
 
 
 def first_few(names: Iterable[object], most: int = 3) -> str:
-    """The first names for a message, and how many more there are: "a, b, c and 7 more"."""
-    told = [str(name) for name in names]
+    """The first names for a message, and how many more there are: "a, b, c and 7 more".
+
+    "none" where there are none; of a very long name, only the beginning.
+    """
+    told = [str(name)[:80] for name in names]
     more = f" and {len(told) - most} more" if len(told) > most else ""
-    return ", ".join(told[:most]) + more
+    return (", ".join(told[:most]) or "none") + more

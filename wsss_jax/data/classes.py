@@ -224,4 +224,4 @@ def difference(own: Sequence[str], names: Sequence[str]) -> str:
     for number, (one, other) in enumerate(zip(own, names, strict=False), start=1):
         if one != other:
             return f"{one} as class {number}, the data set has {other}"
-    return f"{len(own)} classes, the data set has {len(names)}"
+    return f"{len(own)} class(es), the data set has {len(names)}"

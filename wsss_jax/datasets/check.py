@@ -327,7 +327,7 @@ def _together(root: Path, source: Source, seen: Mapping[str, _Seen]) -> Iterator
     always = np.all(list(labels.values()), axis=0) if len(labels) > 1 else ()
     for name in (source.classes.names[n] for n in np.flatnonzero(always)):
         text = (
-            f"every photograph shows {name}, so nobody can learn what {name} is; add some without"
+            f"every photograph shows {name}, so nothing shows what is not {name}; add some without"
         )
         yield Problem("class everywhere", str(root), text, accepted=True)
     lacking = sum(one.values is None and not _bad_mask(one) for one in seen.values())

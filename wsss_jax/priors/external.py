@@ -21,13 +21,12 @@ from wsss_jax.data import json_records
 from wsss_jax.data.classes import SALIENCY, ClassList
 from wsss_jax.data.files import named_file
 from wsss_jax.data.stores import Store
-from wsss_jax.errors import MissingFileError, UserError
+from wsss_jax.errors import MissingFileError, UserError, first_few
 from wsss_jax.formats.bounded import one_error
 from wsss_jax.formats.pickled_arrays import kind_of
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors import file_layouts
 from wsss_jax.priors.class_pictures import per_class_files
-from wsss_jax.priors.planes import first_few
 from wsss_jax.priors.prior_readers import (
     READERS,
     Found,
@@ -267,8 +266,8 @@ def _belonging(
     absent = [label for label in classes if label not in present]
     shift = shift_of(found, layout, wanted.labels, first)
     if absent and not layout.loose:
-        numbers = f"class numbers {first_few(found.keys)}, but the image's labels are "
-        numbers += first_few(label + first for label in sorted(present))
+        numbers = f"class numbers {first_few(found.keys, 12)}, but the image's labels are "
+        numbers += first_few((label + first for label in sorted(present)), 12)
         if shift:
             raise UserError(
                 f"{numbers} in this layout: off by one? --first-class {first - shift} would fit"

@@ -14,14 +14,13 @@ from jaxtyping import Bool
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import colours, image_size
 from wsss_jax.data.photographs import decode_image, header
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError, UserError, first_few
 from wsss_jax.formats import npz
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.formats.pickled_arrays import read_content
 from wsss_jax.priors import planes, regions
 from wsss_jax.priors import prior_readers as readers
 from wsss_jax.priors.class_pictures import class_numbers
-from wsss_jax.priors.planes import first_few
 from wsss_jax.priors.prior_readers import ARRAYS, PICTURES, READERS, Found
 from wsss_jax.types import IGNORE, Size
 
@@ -169,7 +168,7 @@ def _why(content: Any, reasons: Mapping[str, str]) -> str:
     some = {n for n in reasons if n in READERS and set(READERS[n].fields) & set(content)}
     numbers = {n for n in reasons if n in ("psa_cam", "psa_crf")}
     relevant = own or some or (numbers if all(isinstance(key, int) for key in content) else set())
-    fields = first_few(content)
+    fields = first_few(content, 12)
     if not relevant:
         known = ", ".join(dict.fromkeys(f for how in READERS.values() for f in how.fields))
         return f"fields {fields}, which no known layout has (keys with {known}, or class numbers)"
@@ -227,8 +226,8 @@ def _check_levels(path: Path, values: tuple[int, ...], classes: int) -> None:
     """BadFileError where values are rather numbers of other classes than levels of saliency."""
     if all(value <= MANY or value == IGNORE - 1 for value in values):
         raise BadFileError(
-            f"{path}: values {first_few(values)}: class numbers, but there are {classes} classes? "
-            "Where they are levels of saliency, give layout saliency_png"
+            f"{path}: values {first_few(values, 12)} look like class numbers, but there are "
+            f"{classes} classes; if they are levels of saliency, give --layout saliency_png"
         )
 
 

@@ -25,13 +25,12 @@ from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
 from wsss_jax.datasets import views
 from wsss_jax.datasets.table import Source
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError, UserError, first_few
 from wsss_jax.priors import external, places, regions
 from wsss_jax.priors import file_layouts as told
 from wsss_jax.priors import prior_readers as readers
 from wsss_jax.priors.external import Place
 from wsss_jax.priors.file_layouts import REGIONS
-from wsss_jax.priors.planes import first_few
 from wsss_jax.priors.prior_readers import ARRAYS, PICTURES, READERS, Found, Layout
 from wsss_jax.types import Kind, Size
 
@@ -157,7 +156,7 @@ def _of_file(
     if not entries:
         raise BadFileError(
             f"{path}: no regions of any of the {len(ids)} images; it has images "
-            f"{first_few(list(grouped)[:3])}, wanted such as {ids[0] if ids else 'none'}"
+            f"{first_few(grouped)}, wanted such as {ids[0] if ids else 'none'}"
         )
     some = [entry for found in list(entries.values())[:LOOK] for entry in found]
     classed = any(name in entry for entry in some for name in regions.CLASSES)
@@ -184,10 +183,10 @@ def _check_regions(
 
     if hits(first):
         return
-    some = first_few(dict.fromkeys(one for _, found in told for one in found))
+    some = first_few(dict.fromkeys(one for _, found in told for one in found), 12)
     better = next((start for start in (0, 1) if hits(start)), None)
     hint = (
-        f"wanted names or numbers of {first_few(source.classes.names)}"
+        f"wanted names or numbers of {first_few(source.classes.names, 12)}"
         if better is None
         else f"off by one? --first-class {better} would fit"
     )

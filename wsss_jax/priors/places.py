@@ -79,7 +79,7 @@ def _word(place: Place) -> str:
 def listing(folder: Path) -> str:
     """The first names in a folder, in words."""
     names = sorted(entry.name for entry in os.scandir(folder))
-    return first_few(names) or "nothing"
+    return first_few(names) if names else "nothing"
 
 
 def _two(id: str, one: Place, other: Place) -> str:

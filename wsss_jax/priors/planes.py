@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from wsss_jax.errors import UserError
+from wsss_jax.errors import UserError, first_few
 from wsss_jax.formats.pickled_arrays import kind_of
 
 NEGATIVE = 0.02
@@ -25,12 +25,6 @@ Planes = tuple[tuple[int, ...], np.ndarray]
 """Numbers of classes, 1 for the first, and their maps (k,h,w)."""
 
 
-def first_few(values: Any) -> str:
-    """Values in words, the first twelve of them."""
-    items = [str(value)[:40] for value in values]
-    return ", ".join(items[:12]) + (" …" if len(items) > 12 else "") if items else "none"
-
-
 def field_of(
     content: Mapping, fields: Sequence[str], field: str | None = None, also: str = ""
 ) -> str:
@@ -39,7 +33,7 @@ def field_of(
     name = next((name for name in wanted if name in content), None)
     if name is None:
         needed = " or ".join(wanted)
-        raise UserError(f"fields {first_few(content)}, wanted {also}{needed}")
+        raise UserError(f"fields {first_few(content, 12)}, wanted {also}{needed}")
     return name
 
 
@@ -112,7 +106,7 @@ def of_array(content: Any, labels: Bool[np.ndarray, " c"]) -> tuple[Planes, str]
     if isinstance(content, Mapping):
         arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray) and v.ndim >= 3}
         if len(arrays) != 1 or not isinstance(next(iter(arrays)), str):
-            raise UserError(f"fields {first_few(content)}, wanted one array (classes, h, w)")
+            raise UserError(f"fields {first_few(content, 12)}, wanted one array (classes, h, w)")
         ((name, content),) = arrays.items()
     if content.ndim == 4 and len(content) == 1:
         content = content[0]

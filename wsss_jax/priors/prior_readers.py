@@ -21,13 +21,13 @@ from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import read_levels
 from wsss_jax.data.ids import id_of_disk_name
 from wsss_jax.data.photographs import header, working_size
-from wsss_jax.errors import UserError
+from wsss_jax.errors import UserError, first_few
 from wsss_jax.formats import npz
 from wsss_jax.formats.pickled_arrays import kind_of, read_content, read_dictionary
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors import planes, regions
 from wsss_jax.priors.class_pictures import class_numbers, levels_or_error, per_class_files
-from wsss_jax.priors.planes import SUM_SLACK, field_of, first_few
+from wsss_jax.priors.planes import SUM_SLACK, field_of
 from wsss_jax.types import IGNORE, Kind, ScoreMaps, Size
 
 ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
@@ -132,7 +132,7 @@ def maps_of(content: Mapping[str | int, Any], layout: Layout, field: str | None 
         if all(isinstance(key, str) and key.isdecimal() for key in content):
             content = {int(key): item for key, item in content.items()}
         if not all(isinstance(key, int) for key in content):
-            raise UserError(f"fields {first_few(content)}, wanted class numbers alone")
+            raise UserError(f"fields {first_few(content, 12)}, wanted class numbers alone")
         if content and not any(is_map(item) for item in content.values()):
             key, item = next(iter(content.items()))
             told = f"{key} is {kind_of(item)}, wanted a map (h, w)"
@@ -140,7 +140,7 @@ def maps_of(content: Mapping[str | int, Any], layout: Layout, field: str | None 
         return Found(tuple(int(key) for key in content), tuple(content.values()))
     name = field_of(content, layout.fields, field, "keys and ")
     if "keys" not in content:
-        raise UserError(f"fields {first_few(content)}, wanted keys and {name}")
+        raise UserError(f"fields {first_few(content, 12)}, wanted keys and {name}")
     keys = content["keys"]
     keys = np.asarray(keys) if isinstance(keys, (np.ndarray, int, float)) else keys
     if not isinstance(keys, np.ndarray):
@@ -325,7 +325,7 @@ def _instances(path: Path, layout: Layout, wanted: Wanted) -> Found:
     unknown = sorted(
         {str(c) for c, label in zip(found.classes, labels, strict=True) if label is None}
     )
-    notes = (f"regions of other classes left out: {first_few(unknown)}",) if unknown else ()
+    notes = (f"regions of other classes left out: {first_few(unknown, 12)}",) if unknown else ()
     notes = (*found.notes, *notes)
     first = layout.first if wanted.first is None else wanted.first
     return Found(tuple(label + first for label in scores), list(scores.values()), "", None, notes)
