@@ -101,7 +101,7 @@ def test_numbers_of_other_classes_are_no_saliency(tmp_path):
     for id in LABELS:
         grey(tmp_path / "in", id, mask)
     with pytest.raises(
-        BadFileError, match="values 30, 254: class numbers, but there are 20 classes"
+        BadFileError, match="values 30, 254 look like class numbers, but there are 20 classes"
     ):
         survey(tmp_path / "in", layout="auto")
     assert survey(tmp_path / "in", layout="saliency_png").layout == "saliency_png"
