@@ -107,6 +107,20 @@ def test_numbers_of_other_classes_are_no_saliency(tmp_path):
     assert survey(tmp_path / "in", layout="saliency_png").layout == "saliency_png"
 
 
+def test_masks_that_were_brightened_are_no_saliency(tmp_path):
+    shades = {0: 60, 1: 120, 4: 180, 7: 240, 14: 90}
+    for id, classes in LABELS.items():
+        mask = np.zeros(SIZE)
+        for row, label in enumerate(classes):
+            mask[row] = shades[label]
+        grey(tmp_path / "in", id, mask)
+    with pytest.raises(BadFileError, match=r"as many levels of grey .*60, 90, 120, 180, 240"):
+        survey(tmp_path / "in")
+    assert survey(tmp_path / "in", layout="saliency_png").layout == "saliency_png"
+    grey(tmp_path / "in", "a", np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) * 2)
+    assert survey(tmp_path / "in").layout == "saliency_png"
+
+
 def test_files_of_no_region_are_told_apart_by_nobody(tmp_path):
     (tmp_path / "in").mkdir()
     for id in LABELS:

@@ -2,8 +2,10 @@
 
 import doctest
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import wsss_jax
 from wsss_jax.data import stores
 from wsss_jax.datasets import synthetic
+from wsss_jax.formats.bounded import as_path
 from wsss_jax.types import ScoreMaps
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -65,3 +68,13 @@ def test_importing_the_page_loads_no_jax():
     code = f"import sys, wsss_jax; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("given", [None, 3, "", b"", ["a"]])
+def test_what_is_no_path_is_named(given):
+    with pytest.raises(wsss_jax.UserError, match=f"folder is {re.escape(repr(given))}, wanted the"):
+        as_path(given, "folder")
+
+
+def test_text_and_paths_are_paths():
+    assert as_path("a/b") == as_path(Path("a/b")) == as_path(b"a/b") == Path("a/b")

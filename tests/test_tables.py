@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsss_jax.data import texts
 from wsss_jax.datasets import table as datasets
 from wsss_jax.datasets.check import survey
 from wsss_jax.errors import BadFileError, MissingFileError
@@ -49,9 +50,9 @@ def shown(root: Path) -> dict[str, list[int]]:
         "Nr;Bild;cat;dog\n0;IMG 001;wahr;WAHR\n1;im1;Ja;nein\n1;größe;-;✓\n0;im3;n;falsch\n",
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1", "mac_roman"])
 def test_tables_of_every_form_are_read(root, text, encoding):
-    if encoding == "latin-1":
+    if encoding in ("latin-1", "mac_roman"):
         text = text.replace("✓", "x")
     (root / "labels.csv").write_bytes(text.replace("\n", "\r\n").encode(encoding))
     assert shown(root) == WANTED
@@ -64,6 +65,19 @@ def test_what_was_decided_is_told(root):
     assert told == ["labels.csv is read as cp1252; where letters look wrong, save it as UTF-8",
                     "label Cat is read as cat",
                     "columns that are not read: width"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, encoding", [("œuf", "cp1252"), ("5€, l’été", "cp1252"),
+                                            ("Kühe, bête", "mac_roman")])  # fmt: skip
+def test_codes_of_letters_are_told_apart(tmp_path, text, encoding):
+    (tmp_path / "x.csv").write_bytes(text.encode(encoding))
+    assert texts.read_text(tmp_path / "x.csv") == (text, encoding)
+
+
+def test_a_name_that_stands_twice_in_one_object_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text('{"images": [], "annotations": [], "images": [1]}')
+    with pytest.raises(BadFileError, match="'images' stands twice"):
+        texts.read_json(tmp_path / "x.json")
 
 
 def test_no_entry_is_missing_and_an_empty_one_is_not(root):

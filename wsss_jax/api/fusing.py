@@ -11,6 +11,7 @@ from wsss_jax.api.reading import opened_all
 from wsss_jax.config import lookup
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.selection import Data
+from wsss_jax.formats.bounded import as_path
 from wsss_jax.ops import fuse as rules
 from wsss_jax.stages.combine import Learned, combine_learned, stacked
 from wsss_jax.types import ScoreMaps
@@ -87,12 +88,12 @@ def combine(
     wsss_jax.errors.UserError: no store is named; wanted the folder of at least one
     """
     systems = opened_all(stores)
-    seen = tuple(Path(one) for one in features)
-    chosen = Learned(run=Path(run), features=seen, learn_split=learn_split)
-    cue = saliency if isinstance(saliency, Store | None) else open_store(Path(saliency))
-    source = Data(Path(data), split).open()
-    teaching = Data(Path(data), learn_split).open()
-    return combine_learned(chosen, systems, cue, source, teaching, Path(out)).maps
+    seen = tuple(as_path(one, "features") for one in features)
+    chosen = Learned(run=as_path(run, "run"), features=seen, learn_split=learn_split)
+    cue = saliency if isinstance(saliency, Store | None) else open_store(saliency)
+    source = Data(as_path(data, "data"), split).open()
+    teaching = Data(as_path(data, "data"), learn_split).open()
+    return combine_learned(chosen, systems, cue, source, teaching, as_path(out, "out")).maps
 
 
 def _of_score_maps(maps: Sequence[ScoreMaps], rule: str) -> ScoreMaps:

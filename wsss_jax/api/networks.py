@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from wsss_jax.datasets.selection import Data
+from wsss_jax.formats.bounded import as_path
 from wsss_jax.models import build
 from wsss_jax.run.training import Training
 from wsss_jax.stages.train import fit, trained
@@ -36,7 +37,7 @@ def network(
     >>> net(jnp.zeros((1, 16, 16, 3))).shape
     (1, 3)
     """
-    path = None if weights is None else Path(weights)
+    path = None if weights is None else as_path(weights, "weights")
     made = build.classifier(
         name,
         1 if classes is None else classes,
@@ -74,10 +75,10 @@ def train_classifier(
     ...
     wsss_jax.errors.UserError: ... not enough for one batch of 1000; take a smaller batch size
     """
-    path = None if weights is None else Path(weights)
+    path = None if weights is None else as_path(weights, "weights")
     model = Classifier(backbone=backbone, weights=path) if system is None else system
     chosen = Training(model, epochs=epochs, batch_size=batch_size, seed=seed)
-    return fit(Data(Path(data), split).open(), chosen, Path(out))
+    return fit(Data(as_path(data, "data"), split).open(), chosen, as_path(out, "out"))
 
 
 def open_network(run: str | Path) -> Any:
@@ -94,6 +95,6 @@ def open_network(run: str | Path) -> Any:
     ...
     wsss_jax.errors.BadFileError: nowhere: ...
     """
-    training, classes, state = trained(Path(run))
+    training, classes, state = trained(as_path(run, "run"))
     explained = SYSTEMS[name_of(training.model)].explained(training.model)
     return explained.structure(len(classes)).bind(*explained.weights(state))

@@ -8,6 +8,7 @@ from wsss_jax.data.stores import Store
 from wsss_jax.datasets import synthetic
 from wsss_jax.datasets import table as datasets
 from wsss_jax.datasets.table import Source
+from wsss_jax.formats.bounded import as_path
 
 
 def open_dataset(
@@ -26,8 +27,10 @@ def open_dataset(
     >>> len(data.ids), data.image(data.ids[0]).shape[-1], data.classes.names[:2]
     (4, 3, ('beetle', 'fish'))
     """
-    elsewhere = None if lists is None else Path(lists)
-    return datasets.open_dataset(Path(folder), split=split, layout=layout, lists=elsewhere)
+    elsewhere = None if lists is None else as_path(lists, "lists")
+    return datasets.open_dataset(
+        as_path(folder, "folder"), split=split, layout=layout, lists=elsewhere
+    )
 
 
 def open_store(folder: str | Path) -> Store:
@@ -41,7 +44,7 @@ def open_store(folder: str | Path) -> Store:
     ...
     wsss_jax.errors.BadFileError: nowhere: no index.json, so no store; run the stage that makes it
     """
-    return stores.open_store(Path(folder))
+    return stores.open_store(as_path(folder, "folder"))
 
 
 def draw_scenes(folder: str | Path, images: int = 60) -> Path:
@@ -56,7 +59,7 @@ def draw_scenes(folder: str | Path, images: int = 60) -> Path:
     >>> len(data.ids), data.image(data.ids[0]).shape
     (6, (96, 96, 3))
     """
-    return synthetic.write(Path(folder), images, 0, settings=synthetic.LARGE)
+    return synthetic.write(as_path(folder, "folder"), images, 0, settings=synthetic.LARGE)
 
 
 def opened_all(given: Sequence[str | Path | Store]) -> list[Store]:

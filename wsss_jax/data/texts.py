@@ -2,12 +2,13 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsss_jax.errors import BadFileError
-from wsss_jax.formats.bounded import MAX_BYTES, read_bytes
+from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.formats.bounded import MAX_BYTES, once, read_bytes
 
 MISTAKES = (
     KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError, LookupError,
@@ -21,12 +22,19 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+_MAC = re.compile(rb"[A-Za-z][\x80-\x84\x86-\x8b\x8d-\x90\x98-\x9b\x9d-\x9f]")
+"""A letter, and one with an accent as the Macintosh had it: in the Windows code, signs and capitals
+that hardly follow a letter."""
+
+_WINDOWS = re.compile(rb"[\xc0-\xff]")
+"""Letters with accents as Windows has them, which are signs to the Macintosh."""
+
 
 def read_text(path: Path, limit: int = MAX_BYTES) -> tuple[str, str]:
     """A text file, and the encoding that it was read as.
 
-    UTF-8, UTF-16, and else Latin-1 as Windows has it; byte-order marks are dropped. Raises
-    BadFileError for what is no text at all.
+    UTF-8, UTF-16, and else Latin-1 as Windows or an old Macintosh has it; byte-order marks are
+    dropped. Raises BadFileError for what is no text at all.
     """
     content = _content(path, limit)
     for encoding in _encodings(content):
@@ -40,14 +48,17 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> tuple[str, str]:
     raise BadFileError(f"{path}: not a text file; save it as UTF-8 text")
 
 
-def read_json(path: Path, limit: int = MAX_BYTES, pairs: Any = None) -> Any:
+def read_json(path: Path, limit: int = MAX_BYTES, pairs: Any = once) -> Any:
     """A JSON value of at most ``limit`` bytes. pairs: as in json.loads.
 
-    Raises MissingFileError where there is no file, BadFileError where it is no JSON.
+    Raises MissingFileError where there is no file, BadFileError where it is no JSON, or has a name
+    twice in one object.
     """
     content = _content(path, limit)
     try:
         return json.loads(content.decode(next(_encodings(content))), object_pairs_hook=pairs)
+    except UserError as problem:
+        raise BadFileError(f"{path}: {problem}") from problem
     except UnicodeDecodeError as problem:
         raise BadFileError(f"{path}: letters that are not UTF-8; save it as UTF-8") from problem
     except MISTAKES as problem:
@@ -74,5 +85,7 @@ def _encodings(content: bytes) -> Iterator[str]:
         yield "utf-16-le" if content[1:2] == b"\x00" else "utf-16-be"
         return
     yield "utf-8"
+    if _MAC.search(content) and not _WINDOWS.search(content):
+        yield "mac_roman"
     yield "cp1252"
     yield "latin-1"

@@ -7,10 +7,12 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 
@@ -47,6 +49,22 @@ def reason(problem: BaseException) -> str:
     text = str(problem).split("\n")[0][:300]
     plain = isinstance(problem, (UserError, EOFError)) and text
     return text if plain else f"damaged ({type(problem).__name__} {text})"
+
+
+def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of these names and values. Raises UserError where a name stands twice."""
+    found = dict(items)
+    if len(found) != len(items):
+        counts = Counter(name for name, _ in items)
+        raise UserError(f"{counts.most_common(1)[0][0]!r} stands twice; leave one of them")
+    return found
+
+
+def as_path(given: object, what: str = "path") -> Path:
+    """The path that a caller gave as text or as a path. UserError for anything else."""
+    if isinstance(given, str | bytes | os.PathLike) and (text := os.fspath(given)):
+        return Path(os.fsdecode(text))
+    raise UserError(f"{what} is {given!r}, wanted the path of a file or folder, as text or Path")
 
 
 def open_file(path: Path) -> io.BufferedReader:

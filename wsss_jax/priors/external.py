@@ -22,7 +22,7 @@ from wsss_jax.data.classes import SALIENCY, ClassList
 from wsss_jax.data.files import named_file
 from wsss_jax.data.stores import Store
 from wsss_jax.errors import MissingFileError, UserError, first_few
-from wsss_jax.formats.bounded import one_error
+from wsss_jax.formats.bounded import as_path, one_error
 from wsss_jax.formats.pickled_arrays import kind_of
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors import file_layouts
@@ -354,7 +354,7 @@ def read_maps(
     >>> maps.classes.tolist(), maps.scores.shape, maps.kind
     ([2, 14], (4, 6, 2), 'activation')
     """
-    path = Path(path)
+    path = as_path(path)
     if classes is None:
         names = ClassList(tuple(f"class {n}" for n in range(file_layouts.count_classes(path))))
     else:

@@ -197,7 +197,10 @@ def _is_likely(name: str, reading: Found, content: Any) -> bool:
 
 
 def picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
-    """The layouts that a picture may have: saliency, a mask, or both. Raises BadFileError."""
+    """The layouts that a picture may have: saliency, a mask, or both. Raises BadFileError.
+
+    ``maps`` of saliency are its levels, where they are few enough to be told.
+    """
     content = read_bytes(path)
     about = header(content, path)
     saliency = {"saliency_png": Found((0,), ())}
@@ -214,7 +217,7 @@ def picture_readings(path: Path, classes: int) -> Mapping[str, Found]:
     if inner and inner[-1] > classes:
         if about.mode != "P":
             _check_levels(path, inner, classes)
-            return saliency
+            return {"saliency_png": Found((0,), tuple(value for value in values if value))}
         with suppress(BadFileError):  # of a palette of colours
             _check_grey(content, path)
             return saliency

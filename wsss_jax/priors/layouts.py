@@ -32,7 +32,7 @@ from wsss_jax.priors import prior_readers as readers
 from wsss_jax.priors.external import Place
 from wsss_jax.priors.file_layouts import REGIONS
 from wsss_jax.priors.prior_readers import ARRAYS, PICTURES, READERS, Found, Layout
-from wsss_jax.types import Kind, Size
+from wsss_jax.types import IGNORE, Kind, Size
 
 AUTO = "auto"
 """The layout is told from the files."""
@@ -122,6 +122,8 @@ def survey(
     readings = [(look, look.readings[name]) for look in looks if name in look.readings]
     if first is None and not how.agnostic:
         _check_numbering(folder, readings, start, name)
+    if name == "saliency_png" and layout == AUTO:
+        _check_scaled(folder, readings)
     classes = SALIENCY.names if how.agnostic else source.classes.names
     field = _field(how, readings) if field is None else field
     own = bool(readings) and field is None and all(found.kind for _, found in readings)
@@ -351,6 +353,24 @@ def _check_numbering(
             f"{folder}: off by one? In layout {layout} the first class is number {first}, but in "
             f"{shifts[best]} of {count} files looked at the image's labels fit only if it is "
             f"{first - best}: add --first-class {first - best} (or {first}, to import it as it is)"
+        )
+
+
+def _check_scaled(folder: Path, readings: Sequence[tuple[_Look, Found]]) -> None:
+    """Raises BadFileError for masks whose numbers were spread over 0 to 255 to be looked at.
+
+    All pictures then have as many levels as their image has labels, and 255 or not.
+    """
+    levels = [(set(found.maps), int(look.labels.sum())) for look, found in readings]
+    inner = set().union(*(seen for seen, _ in levels)) - {IGNORE}
+    if len(inner) < 2 or len(inner) > max((len(look.labels) for look, _ in readings), default=0):
+        return
+    if all(count in (len(seen), len(seen - {IGNORE})) for seen, count in levels):
+        raise BadFileError(
+            f"{folder}: each picture has as many levels of grey as its image has classes "
+            f"({first_few(sorted(inner), 6)} in all): masks that were brightened to be looked at? "
+            "Save them with the classes' own numbers 1, 2, 3 …; if they are levels of saliency, "
+            "give --layout saliency_png"
         )
 
 

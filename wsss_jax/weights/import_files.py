@@ -19,7 +19,7 @@ from jaxtyping import Shaped
 
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats import hdf5, npz, torch_tensors
-from wsss_jax.formats.bounded import DAMAGE
+from wsss_jax.formats.bounded import DAMAGE, once
 from wsss_jax.weights import import_mxnet, import_onnx, import_torch
 
 MAX_HEADER = 100_000_000
@@ -168,7 +168,7 @@ def _read_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER, size - 8):
                 raise UserError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length), object_pairs_hook=_once)
+            header = json.loads(file.read(length), object_pairs_hook=once)
             values = memoryview(file.read())
         about = _texts(header.pop("__metadata__", {}))
         _check_apart([tuple(entry["data_offsets"]) for entry in header.values()], len(values))
@@ -186,12 +186,6 @@ def _check_apart(parts: list[tuple[int, int]], size: int) -> None:
         end = stop
     if end != size:
         raise UserError(f"tensors of {end:,} bytes in {size:,}")
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(dict(pairs)) != len(pairs):
-        raise UserError("a name stands twice in the header")
-    return dict(pairs)
 
 
 def _tensor(name: str, entry: Mapping, values: memoryview) -> np.ndarray:
