@@ -42,6 +42,7 @@ def shown(root: Path) -> dict[str, list[int]]:
         "file;cat;dog\nIMG 001;x;x\nim1;x;\ngröße;;x\nim3;;\n",
         "Dateiname|cat|dog\nIMG 001|1.0|1.0\nim1|1.0|0.0\ngröße|0.0|1.0\nim3|0.0|0.0\n",
         "im1,cat\nIMG 001,cat,dog\ngröße,dog\nim3,background\n",
+        'file,label\n"=""IMG 001""","=""cat;dog"""\n="im1.jpg",cat\n="größe","dog"\nim3,""\n',
         "file,label\nIMG 001,Cat;dog\nim1,cat\nIMG 001,cat\ngröße,dog\nim3,none\n",
         'Datei;Klasse\n"IMG 001.jpg";"cat;dog"\n"im1.jpg";"cat"\n"größe.jpg";"dog"\n"im3.jpg";""\n',
         'file,label,\nIMG 001.jpg,"cat, dog",\n im1.jpg , cat ,\ngröße.jpg,dog,\nim3.jpg,nan,\n',
