@@ -1,12 +1,13 @@
 """Does everything stay flat when there are very many photographs?
 
-Command: python benchmarks/many_images.py [--images 2000 8000] [--most 1000]
+Command: python benchmarks/many_images.py [--images 2000 8000] [--most 1000] [--stages explain …]
 Small scenes are drawn, and repeated under new names until there are as many as wanted; they become
 prepared records (the layout tfds). Then each stage runs in a process of its own, on all of them:
 a part of an epoch of training, class maps, frozen features, an import, fusing by a rule, learning
 to combine, fusing by what was learned, masks, and evaluation of maps and of masks. ``--most``:
-records above which a store is packed here, so that the smallest set is packed too. Each process has
-one thread of computing, as the workers of per-image stages have.
+records above which a store is packed here, so that the smallest set is packed too. ``--stages``:
+only these; a stage needs what those before it wrote. Each process has one thread of computing, as
+the workers of per-image stages have.
 
 Prints of each stage and size: images per second of processor time, after a start on a few images;
 the peak of resident memory, the most files that were open at once, what the stage left on the disk,
@@ -53,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[2000, 8000])
     parser.add_argument("--most", type=int, default=1000)
+    parser.add_argument("--stages", nargs="+", choices=[*STAGES], default=[*STAGES])
     parser.add_argument("--child", nargs=2, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -72,7 +74,7 @@ def main() -> None:
             print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
             folder = Path(base, str(count))
             folder.mkdir()
-            for stage in ("prepare", *STAGES):
+            for stage in ("prepare", *given.stages):
                 command = [sys.executable, __file__, "--most", str(given.most)]
                 done = subprocess.run(
                     [*command, "--child", stage, str(folder)],
@@ -218,10 +220,10 @@ def fused(folder: Path, source: Source, out: Path, ids: tuple[str, ...]) -> None
 
 
 def masks(folder: Path, source: Source, out: Path, ids: tuple[str, ...]) -> None:
-    """Masks of the fused maps."""
+    """Masks of the mean."""
     from wsss_jax.stages.masks import Masking, decide
 
-    decide(open_store(folder / "fused"), out / "masks", Masking(0.5), ids=ids)
+    decide(open_store(folder / "mean"), out / "masks", Masking(0.5), ids=ids)
 
 
 def evaluate(folder: Path, source: Source, out: Path, ids: tuple[str, ...], *, store: str) -> None:
