@@ -13,8 +13,8 @@ from explanation_metrics import methods_of
 
 from wsss_jax.data.files import write_atomic
 from wsss_jax.datasets.table import open_dataset
-from wsss_jax.stages import pictures
-from wsss_jax.stages.subject import subject_of
+from wsss_jax.stages.parts import pictures
+from wsss_jax.stages.parts.subject import subject_of
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from wsss_jax.datasets.table import Source, open_dataset
 from wsss_jax.explain import perturb, score_weighted
 from wsss_jax.explain.contract import seeded
-from wsss_jax.stages.subject import Method, Subject, subject_of
+from wsss_jax.stages.parts.subject import Method, Subject, subject_of
 from wsss_jax.study import judge_maps
 
 SLOW = {

@@ -24,9 +24,9 @@ from wsss_jax.batches.augment import Augmentation
 from wsss_jax.errors import UserError
 from wsss_jax.recipes.affinity import AffinityPlan
 from wsss_jax.run.training import Training
-from wsss_jax.stages.affinity_labels import Irn
+from wsss_jax.stages.parts.affinity_labels import Irn
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.stages.refine import Crf
-from wsss_jax.stages.walks import Walk
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim
 

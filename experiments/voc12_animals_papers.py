@@ -38,13 +38,13 @@ from wsss_jax.recipes.affinity import light
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.training import Training
 from wsss_jax.stages.affinity import learn_affinity
-from wsss_jax.stages.affinity_labels import Irn, Pnoc, Rule, make_labels
 from wsss_jax.stages.evaluate import Scoring, evaluate, write_results
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.masks import label_free_threshold
+from wsss_jax.stages.parts.affinity_labels import Irn, Pnoc, Rule, make_labels
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.stages.refine import Crf, refine
 from wsss_jax.stages.train import fit
-from wsss_jax.stages.walks import Walk
 from wsss_jax.systems import Classifier, Model, OcCse, PNoc, POc, PuzzleCam, Seam
 from wsss_jax.systems.terms import Erasing, Puzzle
 from wsss_jax.train.optimizers import Optim

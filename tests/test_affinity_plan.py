@@ -12,7 +12,7 @@ from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.recipes.affinity import AffinityPlan
 from wsss_jax.run.training import Training
-from wsss_jax.stages.walks import Walk
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.types import ScoreMaps
 

@@ -11,6 +11,7 @@ PACKAGE = ROOT / "wsss_jax"
 RANK = {
     "types": 0, "config": 0, "errors": 0, "memory": 0, "xla": 0, "signals": 0,
     "ops": 1, "formats": 1,
+    "losses": 2,
     "crf": 2, "data": 2, "weights": 2,
     "datasets": 3, "backbones": 3,
     "priors": 4, "batches": 4, "export": 4, "models": 4,
@@ -27,6 +28,7 @@ NETWORKS = ("weights", "backbones", "models")
 SEPARATE = (
     *({one, other} for one in (*FILES, "crf") for other in NETWORKS),
     {"crf", "data"},
+    *({"losses", other} for other in ("crf", "data", "weights")),
     {"priors", "batches"},
     {"priors", "export"},
     {"batches", "export"},
@@ -43,7 +45,7 @@ NNX_HOME = (
     "wsss_jax/weights/",
     "wsss_jax/train/state.py",
 )
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FOLDER_FILES = 400, 60, 24
 
 
 def sources() -> list[Path]:
@@ -93,6 +95,11 @@ def test_an_upward_import_is_found():
     assert upward(PACKAGE / "ops/x.py", "from wsss_jax.data import stores")
     assert upward(PACKAGE / "models/x.py", "import wsss_jax.data.stores")
     assert not upward(PACKAGE / "data/x.py", "from wsss_jax.types import Sample")
+
+
+def test_no_folder_is_a_hall():
+    for folder in (path for path in PACKAGE.rglob("*") if path.is_dir()):
+        assert len(list(folder.glob("*.py"))) <= MAX_FOLDER_FILES, folder
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))

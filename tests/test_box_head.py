@@ -12,9 +12,9 @@ from wsss_jax.datasets import boxes, synthetic
 from wsss_jax.datasets.boxes import Boxes
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import UserError
+from wsss_jax.losses import box_regression
 from wsss_jax.models import heads
 from wsss_jax.models.box_head import BoxHead
-from wsss_jax.ops import box_regression
 from wsss_jax.ops.components import Box
 from wsss_jax.run.training import Training
 from wsss_jax.stages.boxes import Found, Success, find, judge

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.ops import equivariance
+from wsss_jax.losses import equivariance
 
 
 def normal(*shape, seed=0):

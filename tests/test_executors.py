@@ -21,8 +21,8 @@ from wsss_jax.run import executors
 from wsss_jax.run import images as images_run
 from wsss_jax.run.executors import ONE_THREAD, Workers, map_unordered, shard_of_environment
 from wsss_jax.signals import Interrupted
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.stages.refine import refine
-from wsss_jax.stages.walks import Walk
 from wsss_jax.types import ScoreMaps
 
 IDS = tuple(f"image_{number:02d}" for number in range(12))

@@ -12,8 +12,8 @@ from wsss_jax.data import json_records
 from wsss_jax.errors import UserError
 from wsss_jax.run import folders
 from wsss_jax.run.training import Training
-from wsss_jax.stages import export_onnx
 from wsss_jax.stages.export import Export, command
+from wsss_jax.stages.parts import export_onnx
 from wsss_jax.systems import SYSTEMS, Classifier
 
 extra = pytest.mark.skipif(

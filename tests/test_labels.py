@@ -8,8 +8,8 @@ import pytest
 from test_refine import Photographs, maps, photograph, store_of
 
 from wsss_jax.crf import dense as crf
-from wsss_jax.stages import affinity_labels as labelling
-from wsss_jax.stages.affinity_labels import Irn, Pnoc, Psa, irn, make_labels, pnoc, psa
+from wsss_jax.stages.parts import affinity_labels as labelling
+from wsss_jax.stages.parts.affinity_labels import Irn, Pnoc, Psa, irn, make_labels, pnoc, psa
 from wsss_jax.types import IGNORE
 
 ROW = [0.0, 1e-6, 0.02, 0.15, 0.35, 0.5, 0.9]

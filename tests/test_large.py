@@ -14,8 +14,8 @@ from wsss_jax.errors import BadFileError
 from wsss_jax.run.thresholds import foreground
 from wsss_jax.stages.evaluate import Scoring, evaluate
 from wsss_jax.stages.masks import Masking, mask_of
+from wsss_jax.stages.parts.walks import Walk, walked
 from wsss_jax.stages.refine import Crf, crf_refined
-from wsss_jax.stages.walks import Walk, walked
 from wsss_jax.types import ScoreMaps
 
 FULL, SMALL = (40, 60), (20, 30)

@@ -16,8 +16,8 @@ from wsss_jax.errors import BadFileError
 from wsss_jax.run.training import Training
 from wsss_jax.stages.affinity import learn_affinity, learned
 from wsss_jax.stages.edges import Edges, edges
+from wsss_jax.stages.parts.walks import Walk, walked
 from wsss_jax.stages.refine import refine
-from wsss_jax.stages.walks import Walk, walked
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train.optimizers import Optim
 from wsss_jax.types import IGNORE

@@ -12,7 +12,7 @@ from wsss_jax.batches.batches import training_batches
 from wsss_jax.data.classes import ClassList
 from wsss_jax.datasets import views
 from wsss_jax.errors import UserError
-from wsss_jax.ops import long_tail
+from wsss_jax.losses import long_tail
 from wsss_jax.stages.train import counted
 from wsss_jax.systems import Classifier, PuzzleCam
 from wsss_jax.systems.class_loss import ClassLoss

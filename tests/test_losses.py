@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.ops import affinity, losses, pairs
+from wsss_jax import losses
+from wsss_jax.losses import pairs
+from wsss_jax.ops import affinity
 from wsss_jax.types import IGNORE
 
 LABELS = [[0, 0, 1], [0, IGNORE, 1], [2, 2, 1]]

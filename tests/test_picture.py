@@ -17,8 +17,8 @@ from wsss_jax.explain.learned import Ascent
 from wsss_jax.report import overlays
 from wsss_jax.report.figures import heat_ramp
 from wsss_jax.run.training import Training
-from wsss_jax.stages import channels, pictures
-from wsss_jax.stages.subject import subject, subject_of
+from wsss_jax.stages.parts import channels, pictures
+from wsss_jax.stages.parts.subject import subject, subject_of
 from wsss_jax.stages.train import fit
 from wsss_jax.study import judge_maps
 from wsss_jax.systems import Classifier, classifier

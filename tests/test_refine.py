@@ -13,10 +13,10 @@ from wsss_jax.data import stores
 from wsss_jax.data.classes import ClassList
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.stages import refine as refining
-from wsss_jax.stages import walks
 from wsss_jax.stages.masks import label_free_threshold
+from wsss_jax.stages.parts import walks
+from wsss_jax.stages.parts.walks import Walk, walked
 from wsss_jax.stages.refine import Crf, crf_refined, refine
-from wsss_jax.stages.walks import Walk, walked
 from wsss_jax.types import ScoreMaps
 
 CLASSES = ClassList(("cat", "dog", "owl"))

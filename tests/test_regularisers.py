@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.ops import images, regularisers
+from wsss_jax.losses import regularisers
+from wsss_jax.ops import images
 
 KEY = jax.random.key(0)
 

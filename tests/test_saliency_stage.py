@@ -21,7 +21,8 @@ from wsss_jax.ops import boundaries
 from wsss_jax.ops.resize import resize
 from wsss_jax.run import dense, folders, training
 from wsss_jax.run.training import Training
-from wsss_jax.stages import evaluate, objects, saliency
+from wsss_jax.stages import evaluate, saliency
+from wsss_jax.stages.parts import objects
 from wsss_jax.stages.saliency import Looking
 from wsss_jax.systems import objects as system_of_objects
 from wsss_jax.systems import saliency as system_of_contrast

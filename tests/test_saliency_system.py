@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.ops import contrast
+from wsss_jax.losses import contrast
 from wsss_jax.systems import saliency
 from wsss_jax.systems.saliency import Contrast
 from wsss_jax.train.optimizers import Optim

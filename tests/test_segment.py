@@ -15,8 +15,8 @@ from wsss_jax.data import stores
 from wsss_jax.datasets import synthetic, views
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import BadFileError
+from wsss_jax.losses import pixel_loss
 from wsss_jax.ops import masks as deciding
-from wsss_jax.ops import pixel_loss
 from wsss_jax.run import dense, folders, thresholds, training
 from wsss_jax.run.training import Training
 from wsss_jax.stages import predict, segment

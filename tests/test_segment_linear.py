@@ -14,8 +14,9 @@ from wsss_jax.datasets.synthetic import Scenes
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.errors import UserError
 from wsss_jax.run.executors import Workers
-from wsss_jax.stages import chances, segment, segment_linear
-from wsss_jax.stages.segment_linear import Linear
+from wsss_jax.stages import segment
+from wsss_jax.stages.parts import chances, segment_linear
+from wsss_jax.stages.parts.segment_linear import Linear
 from wsss_jax.types import IGNORE, ScoreMaps
 
 SMALL = Linear(cells=16, penalty=1e-4, smoothing=0.0)

@@ -33,10 +33,10 @@ from wsss_jax.stages.export import Export, export
 from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import Masking, decide, fixed, label_free_threshold
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.stages.refine import refine
 from wsss_jax.stages.suggest import Suggestion, suggest
 from wsss_jax.stages.train import fit, trained
-from wsss_jax.stages.walks import Walk
 from wsss_jax.train import checkpoint
 from wsss_jax.types import IGNORE, ScoreMaps
 from wsss_jax.weights import loading as weights

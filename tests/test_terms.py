@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.ops import losses
+from wsss_jax import losses
 from wsss_jax.systems import Classifier, classifier, terms
 from wsss_jax.systems.terms import Erasing, Puzzle
 from wsss_jax.train import state as states

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from wsss_jax.ops import losses
+from wsss_jax import losses
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer
 from wsss_jax.types import Batch, System

@@ -14,8 +14,8 @@ from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops import walk
 from wsss_jax.ops.affinity import Affinity
 from wsss_jax.ops.resize import fits
-from wsss_jax.stages import walks
-from wsss_jax.stages.walks import Walk
+from wsss_jax.stages.parts import walks
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.types import ScoreMaps
 
 

@@ -31,7 +31,7 @@ from wsss_jax.data.photographs import fit_mask, working_size
 from wsss_jax.datasets import boxes as boxes_of
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import BadFileError, UserError
-from wsss_jax.ops.long_tail import sampling_shares
+from wsss_jax.losses.long_tail import sampling_shares
 from wsss_jax.types import Batch, Leaf, Sample, Size
 
 T = TypeVar("T")

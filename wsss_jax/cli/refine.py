@@ -9,9 +9,9 @@ from wsss_jax.cli.bare import Bare
 from wsss_jax.data.stores import open_store
 from wsss_jax.datasets.selection import Data
 from wsss_jax.run.executors import Workers
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.stages.refine import Crf
 from wsss_jax.stages.refine import refine as refine_store
-from wsss_jax.stages.walks import Walk
 
 
 def command(

@@ -61,7 +61,7 @@ VERBS: MappingProxyType[str, Verb] = MappingProxyType(
         ),
         "explain": Verb(
             "class maps of a trained run, as score maps or as pictures",
-            "wsss_jax.stages.pictures:command",
+            "wsss_jax.stages.parts.pictures:command",
             "data split layout run out image method labels layer channels scales flip batch-size",
         ),
         "import": Verb(

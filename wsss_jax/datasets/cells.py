@@ -35,6 +35,11 @@ _WHOLE = re.compile(r"\d+\.0+")
 _QUOTED = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)')\s*(?:,|$)""")
 
 
+def plain(cell: str) -> str:
+    """A cell without the ="…" of spreadsheets, by which it is to stay text."""
+    return re.sub(r'^="([^"]*)"$', r"\1", cell)
+
+
 def separator_of(cells: Iterable[str]) -> str:
     """What parts the labels in a column: of ``;``, ``|`` and ``,`` the first that occurs.
 

@@ -129,15 +129,11 @@ def layout_of(path: Path, text: str, index: Index) -> Layout:
     return Layout(named, column, header, max(start - 1, 0))
 
 
-_AS_TEXT = re.compile(r'^="([^"]*)"$')
-"""How spreadsheets write a cell that is to stay text: ="001"."""
-
-
 def _rows(path: Path, text: str, delimiter: str) -> Rows:
     try:
         # Line ends inside of quotes belong to their cell, so the reader gets them.
         found = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        return [[_AS_TEXT.sub(r"\1", cell) for cell in row] for row in found if any(row)]
+        return [[*map(forms.plain, row)] for row in found if any(row)]
     except csv.Error as problem:
         raise BadFileError(f"{path}: not a table ({problem})") from problem
 

@@ -12,7 +12,7 @@ over stored scores of the same stride. Padding changes nothing, and the real pix
 on the canvas.
 
 Sources: the boundary branch of IRN (Ahn, Cho & Kwak 2019), AffinityNet (Ahn & Kwak 2018). Not here:
-losses (``ops.losses``), and what affinities are for (``ops.affinity``).
+losses (``losses``), and what affinities are for (``ops.affinity``).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -2,7 +2,7 @@
 
 Source: Wang et al. 2020 (SEAM) and its code: the image, and two shallower maps reduced to 64 and
 128 channels, are embedded in 192; the classifier's maps then spread among cells of like embedding
-(``ops/equivariance.correlate``). No gradient reaches the classifier through the module.
+(``losses/equivariance.correlate``). No gradient reaches the classifier through the module.
 
 Where we differ: background is made from the foreground maps, so the classifier has no channel for
 it (the code's is overwritten before anything reads it).
@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsss_jax.backbones.layers import Inside, Rngs, cells_at, keep, normalised
 from wsss_jax.errors import UserError
+from wsss_jax.losses import equivariance
 from wsss_jax.models.heads import Classifier
-from wsss_jax.ops import equivariance, images
+from wsss_jax.ops import images
 from wsss_jax.types import Backbone
 
 Features = Float[Array, "b h w k"]

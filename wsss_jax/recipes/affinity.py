@@ -19,10 +19,10 @@ from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.training import Training
 from wsss_jax.stages.affinity import learn_affinity
-from wsss_jax.stages.affinity_labels import Irn, Rule, make_labels
 from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.parts.affinity_labels import Irn, Rule, make_labels
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.stages.refine import Crf, refine
-from wsss_jax.stages.walks import Walk
 from wsss_jax.systems.affinity import AffinityNet
 from wsss_jax.train import parallel
 from wsss_jax.train.optimizers import Optim

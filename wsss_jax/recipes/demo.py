@@ -9,8 +9,8 @@ from wsss_jax.ops import fuse
 from wsss_jax.recipes.recipe import Recipe
 from wsss_jax.run.training import Training
 from wsss_jax.stages.explain import Explanation
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.stages.refine import Crf
-from wsss_jax.stages.walks import Walk
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train.optimizers import Optim
 

@@ -22,16 +22,17 @@ from wsss_jax.recipes.photographs_networks import System, features_of, systems_o
 from wsss_jax.recipes.photographs_plan import Plan, features_size
 from wsss_jax.run.folders import versions
 from wsss_jax.run.training import Training
-from wsss_jax.stages import segment, segment_linear
+from wsss_jax.stages import segment
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.export import Export, export
 from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import decide, fixed
+from wsss_jax.stages.parts import segment_linear
+from wsss_jax.stages.parts.segment_linear import Linear
 from wsss_jax.stages.predict import HEAD, RECORD
 from wsss_jax.stages.refine import AFTER_COMBINING, Crf, refine
-from wsss_jax.stages.segment_linear import Linear
 from wsss_jax.stages.train import fit
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.train import parallel

@@ -29,9 +29,9 @@ from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.import_maps import Import, import_priors
 from wsss_jax.stages.masks import decide, fixed
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.stages.refine import AFTER_COMBINING, Crf, refine
 from wsss_jax.stages.train import fit
-from wsss_jax.stages.walks import Walk
 from wsss_jax.systems import Model
 from wsss_jax.train import parallel
 

@@ -16,9 +16,10 @@ from wsss_jax.datasets.table import Source, open_dataset, open_together
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.training import Training
-from wsss_jax.stages import objects, saliency
-from wsss_jax.stages.affinity_labels import Irn, make_labels
+from wsss_jax.stages import saliency
 from wsss_jax.stages.evaluate import Scoring
+from wsss_jax.stages.parts import objects
+from wsss_jax.stages.parts.affinity_labels import Irn, make_labels
 from wsss_jax.stages.saliency import Looking
 from wsss_jax.systems.objects import Objects
 from wsss_jax.systems.saliency import Contrast

@@ -17,13 +17,14 @@ from wsss_jax.errors import UserError
 from wsss_jax.recipes import summary
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.training import Training
-from wsss_jax.stages import segment, segment_linear
-from wsss_jax.stages.chances import Asking, chances
+from wsss_jax.stages import segment
 from wsss_jax.stages.evaluate import Scoring
 from wsss_jax.stages.masks import decide, fixed
+from wsss_jax.stages.parts import segment_linear
+from wsss_jax.stages.parts.chances import Asking, chances
+from wsss_jax.stages.parts.segment_linear import Linear
 from wsss_jax.stages.refine import Crf, refine
 from wsss_jax.stages.segment import Prediction
-from wsss_jax.stages.segment_linear import Linear
 from wsss_jax.systems.pixels import Segmenter
 from wsss_jax.train import parallel
 

@@ -27,7 +27,7 @@ from wsss_jax.export.exported import photograph_names
 from wsss_jax.ops.components import Box, box_iou
 from wsss_jax.run.images import Tally, record_skipped
 from wsss_jax.run.photographs import over_photographs
-from wsss_jax.stages.chances import scale_to
+from wsss_jax.stages.parts.chances import scale_to
 from wsss_jax.stages.train import trained
 from wsss_jax.systems import BoxRegression, boxes
 from wsss_jax.types import Size

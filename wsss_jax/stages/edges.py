@@ -1,6 +1,6 @@
 """Edges of an affinity network or of HED, as a store that a random walk does not cross.
 
-Not here: edges of saliency networks (``stages.objects``).
+Not here: edges of saliency networks (``stages.parts.objects``).
 """
 
 from dataclasses import dataclass, replace

@@ -23,7 +23,7 @@ from wsss_jax.ops.resize import grid_size
 from wsss_jax.run import folders
 from wsss_jax.run.images import settle
 from wsss_jax.run.photographs import over_photographs
-from wsss_jax.stages.subject import Method, subject_of
+from wsss_jax.stages.parts.subject import Method, subject_of
 from wsss_jax.train.state import Weights
 from wsss_jax.types import Batch, ScoreMaps, Size
 

@@ -90,7 +90,7 @@ def command(
     """
     if settings.format == ONNX:
         # Not above: it imports jax, which stores and help do without.
-        from wsss_jax.stages.export_onnx import write_onnx
+        from wsss_jax.stages.parts.export_onnx import write_onnx
 
         difference = write_onnx(store, out, settings.size)
         print(f"{out}: outputs differ from the network's by {difference:.1e} at most")

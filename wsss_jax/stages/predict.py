@@ -30,11 +30,12 @@ from wsss_jax.export.exported import photograph_names
 from wsss_jax.run import folders
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.thresholds import foreground
-from wsss_jax.stages import segment, segment_linear
-from wsss_jax.stages.chances import Asking, chances, scale_to
+from wsss_jax.stages import segment
 from wsss_jax.stages.export import Export, export
 from wsss_jax.stages.features import Features, features
 from wsss_jax.stages.masks import Masking, decide
+from wsss_jax.stages.parts import segment_linear
+from wsss_jax.stages.parts.chances import Asking, chances, scale_to
 from wsss_jax.stages.refine import AFTER_COMBINING, Crf, refine
 from wsss_jax.stages.segment import Prediction
 from wsss_jax.weights.sources import resolve

@@ -28,10 +28,10 @@ from wsss_jax.ops import masks
 from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
-from wsss_jax.stages import walks
 from wsss_jax.stages.affinity import learned, run_sources
 from wsss_jax.stages.masks import label_free_threshold
-from wsss_jax.stages.walks import Walk
+from wsss_jax.stages.parts import walks
+from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.types import Kind, ScoreMaps, Size
 
 BACKGROUND = 0.3

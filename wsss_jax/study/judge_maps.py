@@ -28,7 +28,7 @@ from wsss_jax.explain import faithfulness as seeing
 from wsss_jax.ops import faithfulness, images, localisation, metrics
 from wsss_jax.ops.faithfulness import Seen
 from wsss_jax.run.progress import meter
-from wsss_jax.stages.subject import Method, Subject
+from wsss_jax.stages.parts.subject import Method, Subject
 from wsss_jax.types import IGNORE
 
 STEPS = tuple(step / 10 for step in range(11))

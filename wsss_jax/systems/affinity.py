@@ -4,7 +4,7 @@ Two branches, one loss: AffinityNet compares features (Ahn & Kwak 2018, PSA), IR
 boundary lies between two cells (Ahn, Cho & Kwak 2019). Puzzle-CAM and P-NOC use the latter, and
 differ in their labels only. Their affinity then drives the random walk. Not here: IRN's
 displacement field, which has no effect on semantic masks (its author, irn issue 19), and where
-labels come from (``stages.affinity_labels``).
+labels come from (``stages.parts.affinity_labels``).
 """
 
 from collections.abc import Callable, Mapping
@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from wsss_jax import losses
 from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
+from wsss_jax.losses import pairs
 from wsss_jax.models import dense_heads
 from wsss_jax.ops import affinity as affinities
-from wsss_jax.ops import losses, pairs
 from wsss_jax.ops.affinity import Affinity
 from wsss_jax.systems import on_backbone
 from wsss_jax.systems.on_backbone import OnBackbone

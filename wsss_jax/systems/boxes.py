@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from wsss_jax import losses
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
+from wsss_jax.losses import box_regression
 from wsss_jax.models import heads
 from wsss_jax.models.box_head import BoxHead
-from wsss_jax.ops import box_regression, losses
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.entry import Explained

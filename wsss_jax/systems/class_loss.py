@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from wsss_jax import losses
 from wsss_jax.errors import UserError
-from wsss_jax.ops import long_tail, losses
+from wsss_jax.losses import long_tail
 from wsss_jax.types import Batch
 
 LOSSES: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(

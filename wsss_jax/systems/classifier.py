@@ -13,9 +13,9 @@ from functools import partial
 import jax
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from wsss_jax import losses
 from wsss_jax.models import classifiers, heads
 from wsss_jax.models.token_classifier import TokenClassifier
-from wsss_jax.ops import losses
 from wsss_jax.systems import on_backbone
 from wsss_jax.systems.class_loss import ClassLoss
 from wsss_jax.systems.entry import Explained

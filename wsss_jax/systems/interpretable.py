@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from jaxtyping import Array, PRNGKeyArray
 
+from wsss_jax import losses
 from wsss_jax.errors import UserError
-from wsss_jax.ops import losses
 from wsss_jax.systems import classifier, terms
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.entry import Explained

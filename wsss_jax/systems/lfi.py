@@ -11,9 +11,9 @@ from types import MappingProxyType
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from wsss_jax import losses
 from wsss_jax.explain import experimental
 from wsss_jax.models import lfi
-from wsss_jax.ops import losses
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.entry import Explained

@@ -13,9 +13,10 @@ from functools import partial
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from wsss_jax import losses
 from wsss_jax.errors import UserError
 from wsss_jax.models import dense_heads
-from wsss_jax.ops import boundaries, losses
+from wsss_jax.ops import boundaries
 from wsss_jax.systems import on_backbone
 from wsss_jax.systems.on_backbone import OnBackbone
 from wsss_jax.train.optimizers import Optim

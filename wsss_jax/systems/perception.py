@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from wsss_jax import losses
 from wsss_jax.models import decoder
-from wsss_jax.ops import losses
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer
 from wsss_jax.train.state import Network, TrainState

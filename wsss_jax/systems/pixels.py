@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from wsss_jax.errors import UserError
+from wsss_jax.losses import pixel_loss
 from wsss_jax.models.segmenter import Segmenter as SegmenterNet
-from wsss_jax.ops import pixel_loss
 from wsss_jax.systems import on_backbone
 from wsss_jax.systems.on_backbone import OnBackbone
 from wsss_jax.train.optimizers import Optim

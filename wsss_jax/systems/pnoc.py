@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wsss_jax.ops import losses, regularisers
+from wsss_jax import losses
+from wsss_jax.losses import regularisers
 from wsss_jax.systems import classifier, ordinary, terms
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.entry import Explained

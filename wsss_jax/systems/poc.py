@@ -12,8 +12,8 @@ from typing import Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
+from wsss_jax.losses import regularisers
 from wsss_jax.models import heads
-from wsss_jax.ops import regularisers
 from wsss_jax.systems import classifier, ordinary, terms
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.entry import Explained

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from wsss_jax.errors import UserError
+from wsss_jax.losses import contrast
 from wsss_jax.models.foreground import Foreground
-from wsss_jax.ops import contrast
 from wsss_jax.systems import on_backbone
 from wsss_jax.systems.on_backbone import OnBackbone
 from wsss_jax.train.optimizers import Optim

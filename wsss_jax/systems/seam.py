@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from wsss_jax import losses
 from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.errors import UserError
+from wsss_jax.losses import equivariance
 from wsss_jax.models import heads
 from wsss_jax.models.classifiers import CLASS_TOKEN
 from wsss_jax.models.pixel_correlation import PixelCorrelation
-from wsss_jax.ops import equivariance, images, losses
+from wsss_jax.ops import images
 from wsss_jax.systems import classifier
 from wsss_jax.systems.classifier import Classifier
 from wsss_jax.systems.entry import Explained

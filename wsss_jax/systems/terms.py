@@ -2,7 +2,7 @@
 
 Each takes what one look at the batch gave (``View``) and gives a scalar, not yet weighted; the
 schedules of their weights stand beside them. The systems are sums of these: see ``poc``, ``pnoc``.
-The arithmetic is in ``ops/regularisers``.
+The arithmetic is in ``losses/regularisers``.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,13 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from wsss_jax import losses
 from wsss_jax.backbones.layers import grid_inside
 from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
 from wsss_jax.explain.guided import guided
+from wsss_jax.losses import regularisers
 from wsss_jax.models import heads
-from wsss_jax.ops import losses, regularisers
 from wsss_jax.types import Batch
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from wsss_jax.ops.pairs import Pairs
+from wsss_jax.losses.pairs import Pairs
 from wsss_jax.types import IGNORE
 
 

@@ -28,7 +28,7 @@ from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
 from wsss_jax.run.thresholds import label_free_bounds
-from wsss_jax.stages.walks import check
+from wsss_jax.stages.parts.walks import check
 from wsss_jax.types import IGNORE, ScoreMaps
 
 Image = UInt8[np.ndarray, "H W 3"]

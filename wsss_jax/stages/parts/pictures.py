@@ -29,9 +29,9 @@ from wsss_jax.report import Picture, Report, write_page
 from wsss_jax.report.overlays import Row, sheet
 from wsss_jax.run.progress import meter
 from wsss_jax.stages import explain as explaining
-from wsss_jax.stages.channels import Asked, show_channels
 from wsss_jax.stages.explain import Explanation
-from wsss_jax.stages.subject import Method, Subject, at_layer, subject_of
+from wsss_jax.stages.parts.channels import Asked, show_channels
+from wsss_jax.stages.parts.subject import Method, Subject, at_layer, subject_of
 from wsss_jax.train.state import Weights
 from wsss_jax.types import Size
 

@@ -24,7 +24,7 @@ from wsss_jax.explain.contract import Explainer
 from wsss_jax.explain.learned import Ascent
 from wsss_jax.report.overlays import Cell, cells_sheet
 from wsss_jax.run.photographs import over_photographs
-from wsss_jax.stages.subject import Subject, at_place
+from wsss_jax.stages.parts.subject import Subject, at_place
 from wsss_jax.types import Leaf, Scorer
 
 CAPTION = (

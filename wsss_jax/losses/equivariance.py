@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from wsss_jax.ops.regularisers import EPSILON
+from wsss_jax.losses.regularisers import EPSILON
 
 Maps = Float[Array, "b h w c"]
 Cells = Bool[Array, "b h w"]

@@ -19,7 +19,7 @@ from wsss_jax.explain.faithfulness import Logits
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import record_skipped
 from wsss_jax.run.photographs import over_photographs
-from wsss_jax.stages.subject import subject_of
+from wsss_jax.stages.parts.subject import subject_of
 from wsss_jax.train.state import Weights
 
 
