@@ -90,7 +90,11 @@ def combine(
     systems = opened_all(stores)
     seen = tuple(as_path(one, "features") for one in features)
     chosen = Learned(run=as_path(run, "run"), features=seen, learn_split=learn_split)
-    cue = saliency if isinstance(saliency, Store | None) else open_store(saliency)
+    cue = (
+        saliency
+        if isinstance(saliency, Store | None)
+        else open_store(as_path(saliency, "saliency"))
+    )
     source = Data(as_path(data, "data"), split).open()
     teaching = Data(as_path(data, "data"), learn_split).open()
     return combine_learned(chosen, systems, cue, source, teaching, as_path(out, "out")).maps
