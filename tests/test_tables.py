@@ -68,7 +68,8 @@ def test_what_was_decided_is_told(root):
                     "columns that are not read: width"]  # fmt: skip
 
 
-@pytest.mark.parametrize("text, encoding", [("œuf", "cp1252"), ("5€, l’été", "cp1252"), ("Cat™, ‹dog›", "cp1252"),
+@pytest.mark.parametrize("text, encoding", [("œuf", "cp1252"), ("5€, l’été", "cp1252"),
+                                            ("Cat™, ‹dog›", "cp1252"),
                                             ("Kühe, bête", "mac_roman")])  # fmt: skip
 def test_codes_of_letters_are_told_apart(tmp_path, text, encoding):
     (tmp_path / "x.csv").write_bytes(text.encode(encoding))

@@ -22,7 +22,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-_MAC = re.compile(rb"[A-Za-z][\x80-\x84\x86-\x8b\x8d-\x90\x98-\x9b\x9d-\x9f][a-z]")
+_MAC = re.compile(rb"[A-Za-z][\x80-\x84\x86-\x8b\x8d-\x90\x98-\x9b\x9d-\x9f][a-z\xa7]")
 """A letter with an accent inside of a word as the Macintosh had it: in the Windows code, signs and
 capitals that hardly stand there."""
 
