@@ -88,12 +88,7 @@ class Inputs:
                     f"two {what} are called {', '.join(twins)}; what is learned of each is kept "
                     "under its name, so rename the folder of one"
                 )
-        cue = self.saliency
-        if cue is not None and (cue.holds != "scores" or len(cue.classes) != 1):
-            raise UserError(
-                f"{cue.folder} holds {cue.holds} of {len(cue.classes)} classes; wanted one "
-                "class-agnostic map as saliency"
-            )
+        check_saliency(self.saliency)
 
     def names(self) -> tuple[str, ...]:
         """What the systems are called: the names of their folders."""
@@ -121,7 +116,9 @@ class Inputs:
             available=available,
             classes=classes,
             size=size,
-            features=tuple(resize(store.get_scores(id).scores, grid) for store in self.features),
+            features=tuple(
+                resize(of_photograph(store, id, size).scores, grid) for store in self.features
+            ),
             saliency=self._saliency(id, grid),
             truth=self._truth(id, classes, grid) if id in self.labelled else None,
             boxed=boxed,
@@ -146,7 +143,7 @@ class Inputs:
             for slot, label in enumerate(classes):
                 if int(label) in columns:
                     one = maps.scores[..., columns[int(label)]]
-                    scores[row, ..., slot] = _share(maps, one, grid, self.divisors[row])
+                    scores[row, ..., slot] = share(maps, one, grid, self.divisors[row])
                     available[row, slot] = True
             lacking = [self.source.classes.names[c] for c in classes if int(c) not in columns]
             if lacking:
@@ -165,8 +162,8 @@ class Inputs:
     def _saliency(self, id: str, grid: Size) -> np.ndarray | None:
         if self.saliency is None or not self.saliency.has(id):
             return None
-        maps = self.saliency.get_scores(id)
-        return _share(maps, maps.scores[..., 0], grid)
+        maps = of_photograph(self.saliency, id, self.source.size(id))
+        return share(maps, maps.scores[..., 0], grid)
 
     def _truth(self, id: str, classes: np.ndarray, grid: Size) -> np.ndarray | None:
         mask = self.source.mask(id)
@@ -185,6 +182,26 @@ def grid_of(size: Size, cells: int) -> Size:
     """The grid of a photograph: its long side has ``cells`` cells, its short one at least 1."""
     scale = cells / max(size)
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def check_saliency(cue: Store | None) -> None:
+    """UserError for a store of anything but one map for each image."""
+    if cue is not None and (cue.holds != "scores" or len(cue.classes) != 1):
+        raise UserError(
+            f"{cue.folder} holds {cue.holds} of {len(cue.classes)} classes; wanted one "
+            "class-agnostic map as saliency"
+        )
+
+
+def of_photograph(store: Store, id: str, size: Size) -> ScoreMaps:
+    """Saliency or features of an image. BadFileError where they are of another size, or empty."""
+    maps = store.get_scores(id)
+    if maps.size != size or not maps.scores.shape[-1]:
+        raise BadFileError(
+            f"{store.folder}: {id}: {maps.scores.shape[-1]} maps of a photograph of {maps.size}, "
+            f"this one is {size}"
+        )
+    return maps
 
 
 def readable(
@@ -260,7 +277,7 @@ def _lacking(folder: Path, id: str, names: Sequence[str]) -> str:
     return f"no map of {', '.join(told)}"
 
 
-def _share(
+def share(
     maps: ScoreMaps, one: Float[np.ndarray, "h w"], grid: Size, of: float = 1
 ) -> Float[np.ndarray, "h2 w2"]:
     """One map on the grid, in shares ``of`` a unit and in [0, 1]; logits become probabilities."""

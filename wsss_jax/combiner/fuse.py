@@ -45,7 +45,7 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     for name, divisor in zip(inputs.names(), inputs.divisors, strict=True):
         if divisor != 1:
             print(f"{name}: scores reach {divisor:.3g}, and are divided by that")
-    stores_made = _stores(run, inputs, settings, folder)
+    stores_made = _stores(run, inputs, settings, found.digest(), folder)
     _put_empty(stores_made.maps, inputs, ids)
 
     def use(seen: Seen) -> None:
@@ -103,9 +103,15 @@ def _put_empty(store: Store, inputs: Inputs, ids: Sequence[str]) -> None:
             store.put_scores(id, ScoreMaps(empty, none.astype(np.int32), size, none, store.kind))
 
 
-def _stores(run: Path, inputs: Inputs, settings: Combining, folder: Path) -> Fused:
+def _stores(run: Path, inputs: Inputs, settings: Combining, learned: str, folder: Path) -> Fused:
     read = inherited(record.record_of(run), record.inputs_of(inputs))
-    made_by = {"stage": "combine", "run": run.name, "settings": as_json(settings), **read}
+    made_by = {
+        "stage": "combine",
+        "run": run.name,
+        "learned": learned,
+        "settings": as_json(settings),
+        **read,
+    }
     kinds = {
         "": inputs.source.classes.names,
         "_trust": inputs.names(),

@@ -210,7 +210,8 @@ def _learn_probe(
         label = columns[refine.labels_at(maps, own)]
         used = np.arange(len(label)) < most
         if cells.truth is not None:
-            used = cells.truth != IGNORE
+            unknown = (IGNORE,) if settings.background else (IGNORE, 0)
+            used = ~np.isin(cells.truth, unknown)
             label = columns[np.where(used, cells.truth, 0)]
         here = np.full(len(names) + 1, not cells.names)
         here[columns] = True

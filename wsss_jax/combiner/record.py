@@ -5,6 +5,7 @@ without frozen features), thresholds.json by class where background begins. What
 follows its record, whatever is given otherwise.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from wsss_jax.data.classes import difference
 from wsss_jax.data.provenance import inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.boxes import BOXES, reader_of
+from wsss_jax.datasets.source import labels_digest
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
@@ -37,6 +39,13 @@ class Learned(NamedTuple):
     probe: Probe | None
     thresholds: Float[np.ndarray, " c"]
 
+    def digest(self) -> str:
+        """Of all that was learned: what another learning would leave differs in it."""
+        told = hashlib.blake2b(self.thresholds.tobytes(), digest_size=8)
+        if self.probe is not None:
+            told.update(self.probe.kernel.tobytes() + self.probe.offset.tobytes())
+        return told.hexdigest()
+
 
 def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Claim:
     """Take the run's folder (``folders.claim``). UserError where it holds another, naming what."""
@@ -47,6 +56,7 @@ def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Cla
         "saliency": inputs.saliency is not None,
         "features": meaning_of(inputs.features),
         "images": images,
+        "labels": labels_digest(inputs.source),
         "labelled": sorted(inputs.labelled),
         **inputs_of(inputs),
     }

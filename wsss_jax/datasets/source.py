@@ -1,5 +1,6 @@
 """What every data set gives, image by image, and the source of one file per photograph and mask."""
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +16,20 @@ from wsss_jax.data.ids import UNREAD, Files, Index, files_below
 from wsss_jax.data.mask_files import Colours, read_truth, upright
 from wsss_jax.data.photographs import header, image_size, read_image
 from wsss_jax.datasets import labels
-from wsss_jax.errors import BadFileError, MissingFileError
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.formats.bounded import read_bytes
 from wsss_jax.types import IGNORE, Size
 
 _SAMPLE = 20
+
+
+def labels_digest(source: "Source") -> str:
+    """Of the ids and their labels, in any order: another label or another image changes it."""
+    told = hashlib.blake2b(digest_size=8)
+    for id in sorted(source.ids):
+        with suppress(BadFileError, UserError):  # an image without readable labels has no part
+            told.update(id.encode() + b"\0" + np.packbits(source.labels(id)).tobytes() + b"\0")
+    return told.hexdigest()
 
 
 @runtime_checkable

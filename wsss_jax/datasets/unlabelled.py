@@ -8,7 +8,7 @@ from wsss_jax.data.classes import ClassList
 from wsss_jax.data.ids import PHOTOGRAPHS, UNREAD, by_id, files_below
 from wsss_jax.datasets import views
 from wsss_jax.datasets.labels import LabelTable
-from wsss_jax.datasets.source import PictureFolder
+from wsss_jax.datasets.source import PictureFolder, Source
 from wsss_jax.datasets.views import View
 from wsss_jax.errors import MissingFileError
 
@@ -23,6 +23,17 @@ def photographs_in(paths: Sequence[Path], classes: ClassList) -> View:
     table = LabelTable(root, classes, {})
     source = PictureFolder(root.name, root, tuple(images), images, {}, table)
     return views.photographs(source)
+
+
+def marks_of(source: Source) -> dict[str, list[str | int]]:
+    """By id what tells the file of a photograph from another one of its name: path, size, time."""
+    whole = source.whole if isinstance(source, View) else source
+    assert isinstance(whole, PictureFolder)
+    found: dict[str, list[str | int]] = {}
+    for id, (path, *_) in whole.images.items():
+        about = path.stat()
+        found[id] = [str(path.resolve()), about.st_size, about.st_mtime_ns]
+    return found
 
 
 def _found(paths: Sequence[Path]) -> tuple[Path, list[Path]]:

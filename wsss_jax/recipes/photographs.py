@@ -23,6 +23,7 @@ import tyro
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.data.texts import read_json
+from wsss_jax.datasets.source import labels_digest
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.export.corrected import Corrected, describe, read_corrected
@@ -42,6 +43,7 @@ from wsss_jax.stages.predict import RECORD
 from wsss_jax.train import parallel
 
 _SETTINGS = "photographs_settings.json"
+_LABELS = "labels"
 
 FIRST = 5
 """Photographs that are named last, the least certain ones."""
@@ -95,6 +97,8 @@ def make(settings: Photographs) -> Path:
     out = settings.out or Path("runs") / settings.data.resolve().name
     _refuse_others(out, settings)
     plan = planning.look(settings.data, settings.layout, settings.weights, quick=settings.quick)
+    labels = labels_digest(plan.source)
+    _refuse_others(out, settings, labels)
     corrected = None if settings.corrected is None else _read(settings.corrected, plan, out)
     for line in planning.describe(plan):
         print(line)
@@ -104,7 +108,8 @@ def make(settings: Photographs) -> Path:
             f"about {estimate} on this machine, from one measured look of each network", flush=True
         )
     if parallel.is_first():
-        write_atomic(out / _SETTINGS, json.dumps(_identity(settings), indent=1).encode())
+        identity = _identity(settings, labels)
+        write_atomic(out / _SETTINGS, json.dumps(identity, indent=1).encode())
     steps = Steps(plan, out, settings.seed, settings.quick)
     result = steps.without_masks()
     again = None if corrected is None else steps.with_masks(corrected)
@@ -187,9 +192,10 @@ def _masks(count: int) -> str:
     return "1 corrected mask" if count == 1 else f"{count} corrected masks"
 
 
-def _identity(settings: Photographs) -> dict[str, object]:
-    """What must stay the same for the same folder."""
-    return {
+def _identity(settings: Photographs, labels: str | None) -> dict[str, object]:
+    """What must stay the same for the same folder. labels: a digest, None where not yet known."""
+    known: dict[str, object] = {} if labels is None else {_LABELS: labels}
+    return known | {
         "data": str(settings.data.resolve()),
         "quick": settings.quick,
         "weights": list(settings.weights),
@@ -197,14 +203,19 @@ def _identity(settings: Photographs) -> dict[str, object]:
     }
 
 
-def _refuse_others(out: Path, settings: Photographs) -> None:
+def _refuse_others(out: Path, settings: Photographs, labels: str | None = None) -> None:
     """UserError where the folder holds another run."""
     if not settings.data.is_dir():
         raise UserError(f"{settings.data}: no such folder")
     path = out / _SETTINGS
     if not path.is_file():
         return
-    held, now = read_json(path), _identity(settings)
+    held, now = read_json(path), _identity(settings, labels)
+    if labels is not None and held.get(_LABELS) != labels:
+        raise UserError(
+            f"{settings.data}: its photographs or their labels are no longer those that {out} was "
+            "made of; choose another folder with --out"
+        )
     changed = [f"{name}: {held.get(name)} → {now[name]}" for name in now
                if held.get(name) != now[name]]  # fmt: skip
     if changed:

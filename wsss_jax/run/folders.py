@@ -156,6 +156,11 @@ def _locked(folder: Path) -> int:
     return lock
 
 
+def ending(folder: Path) -> str:
+    """Which checkpoint a finished run ended with: a run that was trained anew has another."""
+    return (folder / checkpoint.FINISHED).read_text(errors="replace").partition("\n")[2].strip()
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the run was trained to its end."""
     return (folder / checkpoint.FINISHED).exists()

@@ -14,6 +14,7 @@ from wsss_jax.batches.batches import MaskReader, training_batches
 from wsss_jax.config import Record, check_numbers
 from wsss_jax.data import json_records, provenance
 from wsss_jax.datasets.boxes import Reader
+from wsss_jax.datasets.source import labels_digest
 from wsss_jax.datasets.table import Source
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
@@ -121,7 +122,11 @@ def record(settings: Training[M], source: Source, notes: Record) -> Record:
     """What ``settings.json`` of a run holds; files and folders by name, wherever they lie."""
     return {
         "settings": config.as_json(_without_folders(settings)),
-        "data": {"name": source.name, "images": len(source.ids)},
+        "data": {
+            "name": source.name,
+            "images": len(source.ids),
+            "labels": labels_digest(source),
+        },
         **config.as_json(notes),
         **provenance.inherited(
             provenance.recorded(*recognise.provenances(settings)), *_runs_in(settings)

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wsss_jax.combiner.evidence import Inputs, no_map, readable, tell_absent
+from wsss_jax.combiner.evidence import (
+    Inputs,
+    check_saliency,
+    no_map,
+    of_photograph,
+    readable,
+    share,
+    tell_absent,
+)
 from wsss_jax.combiner.fuse import Fused, fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
@@ -23,7 +31,6 @@ from wsss_jax.data.stores import Store, open_store
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.ops import fuse as fuse_rules
-from wsss_jax.ops.resize import resize
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
 from wsss_jax.stages.import_maps import Import, import_priors
@@ -63,6 +70,7 @@ def combine(
     """
     lookup(fuse_rules.FUSIONS, fusion.rule, "fusion rule")
     stores.check_systems(systems, source.classes.names)
+    check_saliency(saliency)
     cue = (saliency.folder.name,) if saliency else ()
     target = stores.create(
         folder,
@@ -187,7 +195,8 @@ def _fuse_one(
     scores, available = stacked(maps, classes)
     fused = scores[0] if len(maps) == 1 else fuse_rules.apply(fusion.rule, scores, available)
     if cue is not None and len(classes):
-        saliency = resize(cue.get_scores(id).scores, fused.shape[:2])[..., 0]
+        known = of_photograph(cue, id, source.size(id))
+        saliency = share(known, known.scores[..., 0], fused.shape[:2])
         fused = np.asarray(fuse_rules.with_saliency(fused, saliency), np.float32)
     if fusion.renormalise and fused.size:
         peaks = fused.max(axis=(0, 1), keepdims=True)
@@ -211,11 +220,10 @@ def stacked(
     scores = np.zeros((len(maps), *grid, len(classes)), np.float32)
     available = np.zeros((len(maps), len(classes)), bool)
     for row, item in enumerate(maps):
-        enlarged = resize(item.scores, grid)
         for column, label in enumerate(classes):
             found = np.flatnonzero(item.classes == label)
             if len(found):
-                scores[row, ..., column] = np.clip(enlarged[..., found[0]], 0, 1)
+                scores[row, ..., column] = share(item, item.scores[..., found[0]], grid)
                 available[row, column] = True
     return scores, available
 

@@ -61,14 +61,16 @@ def explain(
     Scores have maximum 1 per class, their maximum before that is kept as the peak. Images that
     cannot be read are skipped, printed, and listed; finished ones are kept.
     """
+    record = folders.record_of(run, "run `wsss train`")
     target = stores.create(
         folder,
         holds="scores",
         classes=source.classes.names,
         made_by={
             "stage": "explain",
+            "run": folders.ending(run),
             **as_json(settings),
-            **inherited(folders.record_of(run, "run `wsss train`")),
+            **inherited(record),
         },
         parents=(run.name,),
     )

@@ -109,13 +109,19 @@ def import_priors(
         made_by=made_by,
     )
     workers = workers or Workers()
+    left = target.missing(ids)
+    if target.ids() and len(left) < len(ids):
+        print(
+            f"{folder}: maps of {len(ids) - len(left)} images are there from before, and are not "
+            "read again; to read them again, delete it"
+        )
     function = partial(_import_one, plan=plan, stride=made_by["stride"], source=source, to=target)
     told: dict[str, _Told] = {}
     try:
         tally = each(
             f"import {folder.name}",
             function,
-            target.missing(ids),
+            left,
             workers=workers,
             collect=lambda id, found: told.update({id: found} if any(found) else {}),
         )

@@ -6,6 +6,7 @@ trained as a whole (`wsss segment`) answers alone. A dense CRF follows.
 """
 
 import csv
+import fcntl
 import io
 import json
 import shutil
@@ -24,7 +25,7 @@ from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store
 from wsss_jax.data.texts import read_json
 from wsss_jax.datasets.table import Source
-from wsss_jax.datasets.unlabelled import photographs_in
+from wsss_jax.datasets.unlabelled import marks_of, photographs_in
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.export.exported import photograph_names
 from wsss_jax.run import folders
@@ -122,9 +123,9 @@ def predict(run: Path, photographs: Sequence[Path], out: Path, settings: Predict
     if background is None:
         background = bool(record.get("background", True))
     work = out.with_name(f"{out.name}_maps")
-    _emptied_of_others(work, run, record)
+    scale = _emptied_of_others(work, run, record, source)
     by = _by_head if "features" in record else _by_network
-    told = by(run, record, source, work, settings, ids=chosen)
+    told = by(run, record, source, work, settings, scale=scale, ids=chosen)
     crf = Crf(AFTER_COMBINING) if background else Crf(AFTER_COMBINING, background=None)
     maps = refine(told, source, work / "crf", crf, ids=_done(told, chosen), workers=share)
     ids = _done(maps, chosen)
@@ -189,22 +190,44 @@ def _record_of(run: Path) -> Record:
     )
 
 
-def _emptied_of_others(work: Path, run: Path, record: Record) -> None:
-    """Remove maps of another run, or of this one before it learned anew; note whose are to come.
+def _emptied_of_others(work: Path, run: Path, record: Record, source: Source) -> float:
+    """Remove maps of others; note whose are to come, and return the scale of the photographs.
 
-    UserError for a folder that holds anything else.
+    Of others are maps of another run, of this one before it learned anew, and of a photograph whose
+    name another file has now. Jobs that start together wait for one another. UserError for a
+    folder that holds anything else.
     """
     made = run / HEAD if "features" in record else run
     if not (made / "finished").is_file():
         raise BadFileError(f"{made}: not finished; run the same `wsss run` again first")
     origin = {"run": str(run.resolve()), "finished": (made / "finished").stat().st_mtime_ns}
+    files = marks_of(source)
     path = work / ORIGIN
-    if work.is_dir() and any(work.iterdir()):
-        if not path.is_file():
+    work.parent.mkdir(parents=True, exist_ok=True)
+    with (work.parent / f".{work.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = read_json(path) if path.is_file() else {}
+        if not before and work.is_dir() and any(work.iterdir()):
             raise UserError(f"{work} holds something else; choose another --out")
-        if read_json(path) != origin:
-            shutil.rmtree(work)
-    write_atomic(path, json.dumps(origin).encode())
+        known = before.get("photographs", {})
+        same = all(before.get(name) == value for name, value in origin.items())
+        if same and all(known.get(id, mark) == mark for id, mark in files.items()):
+            scale = float(before["scale"])
+        else:
+            if work.is_dir():
+                shutil.rmtree(work)
+            known, scale = {}, _scale(run, record, source)
+        content = {**origin, "scale": scale, "photographs": {**known, **files}}
+        write_atomic(path, json.dumps(content).encode())
+    return scale
+
+
+def _scale(run: Path, record: Record, source: Source) -> float:
+    """By which photographs have the size that training showed: the middle of its long sides."""
+    if "features" in record:
+        return scale_to(source, float(record["side"]))
+    view = folders.record_of(run, "run the same command again")["settings"]["augmentation"]
+    return scale_to(source, sum(view["long_side"]) / 2)
 
 
 def _by_network(
@@ -214,11 +237,10 @@ def _by_network(
     work: Path,
     settings: Predicting,
     *,
+    scale: float,
     ids: tuple[str, ...],
 ) -> Store:
-    """Probabilities at the size that training showed: the middle of its long sides."""
-    view = folders.record_of(run, "run the same command again")["settings"]["augmentation"]
-    scale = scale_to(source, sum(view["long_side"]) / 2)
+    """Probabilities of a network of `wsss segment`."""
     asked = Prediction((scale,), settings.flip, settings.batch_size)
     return segment.predict(run, source, work / "scores", asked, ids=ids)
 
@@ -230,12 +252,12 @@ def _by_head(
     work: Path,
     settings: Predicting,
     *,
+    scale: float,
     ids: tuple[str, ...],
 ) -> Store:
     """What the head tells from frozen features, and the classifiers of the photograph's classes."""
     base = run / record["base"]
     runs = [base / f"run_{name}" for name in record["systems"]]
-    scale = scale_to(source, float(record["side"]))
     asked = Asking(scale, settings.batch_size, Workers(shard=settings.shard))
     found = chances(runs, source, asked, work, ids=ids)
     ids = tuple(found)

@@ -119,7 +119,9 @@ def predict(
             f"{run} was trained on {len(record['classes'])} classes, the data set has "
             f"{len(source.classes)}; predict on the data set it was trained for"
         )
-    made_by = {"stage": "segment", **as_json(settings), "learned_from": record["learned_from"]}
+    asked = as_json(settings)
+    del asked["batch_size"]  # which may be lowered where memory ran out
+    made_by = {"stage": "segment", **asked, "learned_from": record["learned_from"]}
     made_by |= inherited(record)
     target = stores.create(
         folder,
