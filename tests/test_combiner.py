@@ -84,7 +84,7 @@ def test_a_bad_map_costs_its_system_and_never_the_image(inputs, run, tmp_path, c
             fresh = replace(inputs, missing={})
             with left_out.recorded() as record:
                 made = fuse(run, fresh, tmp_path / "fused", ids=(first, second))
-            assert record.maps == {"fused": 2} and record.exit_code() == left_out.CODE
+            assert "fused 2 map(s)" in record.line() and record.exit_code() == left_out.CODE
         assert set(made.maps.ids()) == {first, second}
         absent = json.loads((tmp_path / "fused" / "absent.json").read_text())
         assert absent == {first: ["part"], second: ["overctx"]}
@@ -166,6 +166,55 @@ def test_inputs_that_cannot_be_told_apart_or_teach_nothing_are_refused(inputs, t
         )
 
 
+def test_a_run_that_learned_anew_or_from_other_labels_is_another(inputs, run, tmp_path):
+    fuse(run, inputs, tmp_path / "fused", ids=inputs.source.ids)
+    anew = tmp_path / "run"  # of the same name
+    learn(inputs, anew, replace(SETTINGS, seed=1), ids=inputs.source.ids)
+    with pytest.raises(UserError, match=r"learned"):
+        fuse(anew, inputs, tmp_path / "fused", ids=inputs.source.ids)
+    other = views.View(
+        inputs.source, inputs.source.classes, lambda id: ~inputs.source.labels(id), lambda id: None
+    )
+    with pytest.raises(UserError, match="labels: "):
+        learn(replace(inputs, source=other), run, SETTINGS, ids=inputs.source.ids)
+
+
+def test_maps_that_tell_nothing_and_features_of_no_image_are_told(inputs, tmp_path):
+    flat, bare = (
+        stores.create(
+            tmp_path / name, holds="scores", classes=inputs.source.classes.names, made_by={}
+        )
+        for name in ("flat", "bare")
+    )
+    for id in inputs.source.ids:
+        found = inputs.systems[0].get_scores(id)
+        flat.put_scores(id, replace(found, scores=np.zeros_like(found.scores)))
+    same = replace(inputs, systems=(flat,), saliency=None, features=(), missing={})
+    with pytest.raises(UserError, match="one and the same score everywhere"):
+        learn(same, tmp_path / "run", SETTINGS, ids=inputs.source.ids)
+    lacking = replace(inputs, features=(bare,), missing={})
+    with pytest.raises(BadFileError, match=r"none of 6 images can be learned from; .*bare"):
+        learn(lacking, tmp_path / "other", SETTINGS, ids=inputs.source.ids)
+
+
+def test_a_damaged_photograph_without_a_class_is_left_out(inputs, run, tmp_path):
+    empty = inputs.source.ids[0]
+
+    def size(id):
+        if id == empty:
+            raise BadFileError(f"{id} is damaged")
+        return inputs.source.size(id)
+
+    public = (name for name in dir(inputs.source) if not name.startswith("_"))
+    source = {name: getattr(inputs.source, name) for name in public}
+    labels = {id: inputs.source.labels(id) * (id != empty) for id in inputs.source.ids}
+    broken = SimpleNamespace(**{**source, "labels": labels.__getitem__, "size": size})
+    few = replace(inputs, source=broken, missing={})
+    made = fuse(run, few, tmp_path / "fused", ids=inputs.source.ids)
+    assert made.maps.missing(inputs.source.ids) == (empty,)
+    assert "is damaged" in json.loads((tmp_path / "fused/skipped.json").read_text())[empty]
+
+
 def test_images_that_show_no_class_teach_background(inputs, tmp_path, monkeypatch):
     empty = inputs.source.ids[0]
 
@@ -207,6 +256,17 @@ def test_true_masks_are_read_of_the_labelled_images_alone_and_told(inputs, tmp_p
     read.clear()
     learn(few, tmp_path / "free", SETTINGS, ids=inputs.source.ids)
     assert not read
+    learned = []
+
+    def fit(names, cells, labels, possible, weights, **settings):
+        learned.append((labels, possible))
+        return probes.fit(names, cells, labels, possible, weights, **settings)
+
+    monkeypatch.setattr(learning, "probes", SimpleNamespace(fit=fit))
+    without = replace(settings, background=False)
+    learn(few, tmp_path / "without", without, ids=inputs.source.ids)
+    for labels, possible in learned:  # true background is no class then, and teaches nothing
+        assert possible[np.arange(len(labels)), labels].all()
     with pytest.raises(UserError, match="6 images have labels and true masks, 7 are wanted"):
         learn(few, tmp_path / "many", replace(SETTINGS, labelled=7), ids=inputs.source.ids)
 

@@ -60,6 +60,11 @@ def test_whole_runs_are_compared_part_by_part(tmp_path):
     ]
 
 
+def test_steps_without_a_loss_are_no_points(tmp_path):
+    found = compare.read_run(run(tmp_path / "a", [4, float("nan"), 2]), "a")
+    assert found.curves["loss"] == [(1, 4.0), (3, 2.0)]
+
+
 def test_a_curve_has_one_character_for_each_share_of_the_steps():
     points = [(step, float(step)) for step in range(1, 13)]
     drawn = compare.sparkline(points, 24, (1.0, 12.0))

@@ -36,6 +36,15 @@ def imported(source, folder, out, **settings):
     return import_priors(Import(**settings), folder, source, out, ids=source.ids)
 
 
+def test_maps_that_are_there_are_not_read_again_which_is_told(source, tmp_path, capsys):
+    folder = written(source, tmp_path / "in", "psa_cam")
+    imported(source, folder, tmp_path / "out")
+    assert "from before" not in capsys.readouterr().out
+    imported(source, folder, tmp_path / "out")
+    told = f"maps of {len(source.ids)} images are there from before, and are not read again"
+    assert told in capsys.readouterr().out
+
+
 def test_a_folder_of_files_good_and_bad(source, tmp_path, capsys):
     """Each hostile file is one line in a list, and all the others arrive."""
     folder = written(source, tmp_path / "in", "psa_cam")

@@ -15,10 +15,12 @@ import pytest
 import toy_world
 
 from wsss_jax.cli import main
+from wsss_jax.combiner.evidence import tell_absent
 from wsss_jax.data import files, json_records, records, stores
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.mask_files import colour_table
+from wsss_jax.datasets import views
 from wsss_jax.datasets.coco import open_coco
 from wsss_jax.datasets.labels import npz_table
 from wsss_jax.errors import BadFileError, UserError
@@ -27,8 +29,9 @@ from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import each, settle
 from wsss_jax.run.thresholds import label_free_threshold
 from wsss_jax.stages.combine import Fusion, combine
+from wsss_jax.stages.evaluate import Scoring, evaluate
 from wsss_jax.stages.masks import Masking, decide
-from wsss_jax.types import ScoreMaps
+from wsss_jax.types import IGNORE, ScoreMaps
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -267,8 +270,55 @@ def test_a_rule_goes_on_without_maps_of_another_photograph_and_tells_why(tmp_pat
         fused = combine(
             made.systems, made.source, tmp_path / "fused", Fusion(), ids=made.source.ids
         )
-    assert fused.ids() == made.source.ids and record.maps == {"fused": 1}
+    assert fused.ids() == made.source.ids and record.line().startswith("left out: fused 1 map(s)")
     assert "a map of a photograph of" in capsys.readouterr().out
+
+
+def test_a_rule_reads_logits_as_probabilities_and_saliency_of_the_photograph_alone(tmp_path):
+    made = toy_world.written(tmp_path / "world", 2)
+    id, names = made.source.ids[0], made.source.classes.names
+    found = made.systems[0].get_scores(id)
+    logits = stores.create(
+        tmp_path / "logits", holds="scores", classes=names, made_by={}, kind="logit"
+    )
+    logits.put_scores(id, replace(found, scores=found.scores * 8 - 4, kind="logit"))
+    plain = Fusion(renormalise=False)
+    fused = combine([logits], made.source, tmp_path / "fused", plain, ids=(id,))
+    wanted = 1 / (1 + np.exp(4 - 8 * found.scores.astype(np.float32)))
+    np.testing.assert_allclose(fused.get_scores(id).scores, wanted, atol=5e-3)
+    with pytest.raises(UserError, match="wanted one class-agnostic map"):
+        combine([logits], made.source, tmp_path / "x", plain, ids=(id,), saliency=logits)
+    one = np.ones((4, 4, 1), np.float32)
+    cue = stores.create(tmp_path / "cue", holds="scores", classes=("saliency",), made_by={})
+    cue.put_scores(id, ScoreMaps(one, np.zeros(1, np.int32), (4, 4), np.ones(1, np.float32)))
+    with pytest.raises(BadFileError, match=r"cue: .* of a photograph of \(4, 4\), this one is"):
+        combine([logits], made.source, tmp_path / "y", plain, ids=(id,), saliency=cue)
+
+
+def test_what_cannot_be_judged_is_told(tmp_path):
+    made = toy_world.written(tmp_path / "world", 1).source
+    (id,), truth = made.ids, np.zeros(made.size(made.ids[0]), np.uint8)
+    truth[:9] = 1
+    cats = views.View(made, ClassList(CLASSES), lambda id: np.arange(3) == 0, lambda id: truth)
+    held = store(tmp_path / "s")
+    held.put_scores(id, maps(size=truth.shape))
+    with pytest.raises(UserError, match="dog: shown by no true mask of split toy and by no map"):
+        evaluate(held, cats, Scoring(classes=("dog",)), split="toy")
+    with pytest.raises(UserError, match="name classes"):
+        alone = Scoring(classes=("background",), background=False)
+        evaluate(held, cats, alone, split="toy")
+    undecided = store(tmp_path / "m", "masks")
+    undecided.put_mask(id, np.full(truth.shape, IGNORE, np.uint8))
+    with pytest.raises(BadFileError, match=r"not decided \(255\)"):
+        evaluate(undecided, cats, Scoring(), split="toy")
+
+
+def test_each_share_lists_what_its_images_lack(tmp_path):
+    for index in range(2):
+        lacking = {f"i{index}": {"cam": "no record"}}
+        tell_absent(tmp_path, lacking, [f"i{index}"], (index, 2))
+    tell_absent(tmp_path, {}, ["i1"], (1, 2))  # made up for
+    assert [path.name for path in tmp_path.iterdir()] == ["absent_0_of_2.json"]
 
 
 def test_a_command_that_left_images_out_says_so_last_and_ends_with_code_3(tmp_path, capsys):
@@ -300,7 +350,12 @@ def test_images_left_out_are_counted_until_they_are_there(tmp_path):
 
     with left_out.recorded() as record:
         settle(kept, each("toy", write, ("a", "b"), workers=Workers()))
-        assert record.stages == {"maps": (2, 2)} and record.exit_code() == left_out.CODE
+        assert record.line().startswith("left out: maps 2 of 2 ")
+        assert record.exit_code() == left_out.CODE
+        other = stores.create(tmp_path / "b" / "maps", holds="scores", classes=CLASSES, made_by={})
+        settle(other, each("toy", lambda id: other.put_scores(id, maps()), ("a",),
+                           workers=Workers()))  # fmt: skip
+        assert record.exit_code() == left_out.CODE  # another folder of the same name
         (tmp_path / "there").touch()
         settle(kept, each("toy", write, ("a", "b"), workers=Workers()))
     assert record.exit_code(strict=True) == 0 and record.line() == ""

@@ -141,6 +141,14 @@ def test_a_run_is_gone_on_with_and_no_other_takes_its_folder(made, photos, tiny,
     out, _ = made
     with pytest.raises(UserError, match=r"another run \(quick: False → True\)"):
         photographs.make(Photographs(photos, out, quick=True, weights=(str(tiny),)))
+    table = photos / "labels.csv"
+    before = table.read_text("utf-8")
+    try:
+        table.write_text(before.replace("\n", "\nx 2.png;car\n", 1), "utf-8")
+        with pytest.raises(UserError, match="labels are no longer those that"):
+            photographs.make(Photographs(photos, out, weights=(str(tiny),)))
+    finally:
+        table.write_text(before, "utf-8")
 
 
 def test_of_several_hosts_another_takes_the_same_turns_and_finds_all_done(
@@ -199,6 +207,21 @@ def test_photographs_without_labels_get_masks_and_confidences(made, photos, tmp_
             assert one == other
 
 
+def test_maps_of_another_photograph_of_the_same_name_are_made_anew(made, photos, tmp_path):
+    first, second, *_ = sorted(photos.glob("*.png"))
+    for place, path in (("a", first), ("b", second)):
+        (tmp_path / place).mkdir()
+        shutil.copyfile(path, tmp_path / place / "photo.png")
+    for out, folders in (("both", "ab"), ("alone", "b")):
+        for place in folders:
+            asked(made[0], tmp_path / place, tmp_path / out)
+    wanted, found = ((tmp_path / out / "photo.png").read_bytes() for out in ("alone", "both"))
+    assert found == wanted
+    # The scale stays, whatever photographs come later to the same maps.
+    origin = json.loads((tmp_path / "both_maps" / predict.ORIGIN).read_text())
+    assert list(origin["photographs"]) == ["photo"] and origin["scale"] > 0
+
+
 def test_what_is_no_run_or_no_photograph_is_told(made, tmp_path):
     with pytest.raises(BadFileError, match="no finished run"):
         predict.predict(tmp_path, [tmp_path], tmp_path / "x", Predicting())
@@ -246,8 +269,9 @@ def test_what_changed_is_told_where_no_true_masks_are(photos, tmp_path):
         before.put_mask(id, mask)
         mask[0] = 1
         after.put_mask(id, mask if id == others[0] else np.full((4, 5), id == first, np.uint8))
+    after.path(others[1]).unlink()  # which only one of them has is not compared
     told = photographs.gained(before, after, (first,), source, lambda ids: source)
-    assert "1 corrected mask changed 5 pixels (3.6%) of the 7 other photographs" in told
+    assert "1 corrected mask changed 5 pixels (4.2%) of the 6 other photographs" in told
 
 
 def test_sizes_go_with_the_number_of_photographs():

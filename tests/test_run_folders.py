@@ -85,7 +85,7 @@ def trained(folder):
 def test_a_finished_run_with_a_damaged_last_checkpoint_is_refused_then_trained_on(tmp_path, capsys):
     with left_out.recorded() as record:
         whole, template, _ = trained(tmp_path)
-    assert record.stages == {f"train {tmp_path.name}": (1, 0)}
+    assert record.line().startswith(f"left out: train {tmp_path.name} 1 image(s)")
     assert trained(tmp_path)[2]
     manifest = tmp_path / "checkpoint" / str(STEPS) / "manifest/metadata"
     manifest.write_text(manifest.read_text().replace("blake2", "blake3"))

@@ -96,6 +96,9 @@ def test_other_features_and_missing_records_are_refused(scenes, tmp_path):
     with pytest.raises(UserError, match="no store of features"):
         segment_linear.fit(source, segment.truth(source), [], SMALL, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    nobody = replace(source, ids=())
+    with pytest.raises(UserError, match="no image to learn from"):
+        segment_linear.fit(nobody, segment.truth(source), [store], SMALL, tmp_path / "none")
     with pytest.raises(UserError, match="positive penalty"):
         Linear(penalty=0.0)
 

@@ -109,7 +109,10 @@ def test_lists_are_written_with_the_names_of_the_photographs(tmp_path):
     assert first["photograph"] == "two.png" and first["classes"] == "große Katze"
     assert first["reason"] == "uncertain on 75%"
     assert ids(suggest(store, source, tmp_path / "out", Suggestion(), known=["two"])) == ["one"]
-    with pytest.raises(ValueError, match="no photograph with a class is left to correct"):
+    fused = stores.create(tmp_path / "empty", holds="scores", classes=store.classes, made_by={})
+    with pytest.raises(ValueError, match=r"empty: no photograph of .* with a class is in it"):
+        suggest(fused, source, tmp_path / "out", Suggestion())
+    with pytest.raises(ValueError, match="all 2 photographs with a class are corrected"):
         suggest(store, source, tmp_path / "out", Suggestion(), known=["two", "one"])
     with pytest.raises(ValueError, match="wanted combined score maps"):
         suggest(toy.mask_store(tmp_path / "m"), source, tmp_path / "out", Suggestion())

@@ -15,6 +15,7 @@ from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
 from wsss_jax.models import heads
 from wsss_jax.recipes.recipe import Recipe
+from wsss_jax.run import folders
 from wsss_jax.run.training import Training
 from wsss_jax.stages.explain import Explanation, explain
 from wsss_jax.stages.train import fit, training_of
@@ -70,6 +71,7 @@ def test_a_judged_system_is_trained_and_explained_after_its_judge(source, tmp_pa
     assert fit(source, guided, tmp_path / "guided") == run
     ids = source.ids[:2]
     maps = explain(run, source, tmp_path / "maps", Explanation(scales=(1.0,)), ids=ids)
+    assert maps.made_by["run"] == folders.ending(run) != ""
     assert not maps.missing(ids)
 
 

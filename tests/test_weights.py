@@ -18,6 +18,7 @@ from wsss_jax.cli import main
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.models import build, recognise
 from wsss_jax.stages import weights as verbs
+from wsss_jax.systems import Classifier
 from wsss_jax.weights import (
     families,
     import_names,
@@ -166,6 +167,8 @@ def test_the_normalisation_travels_with_a_converted_file_and_into_settings(plain
     assert recognise.known(own).normalisation == IMAGENET
     with pytest.raises(UserError, match=r"made for imagenet \(it records so\), not for"):
         recognise.known(own, normalise="half")
+    assert recognise.settled(Classifier()).backbone == "mobilenet_v2"
+    assert recognise.settled(Classifier(weights=own)).backbone == "vit_tiny"
     settings = recognise.settled(Outer(Inner(own)))
     assert settings.inner == Inner(own, "vit_tiny", "imagenet")
     again = nnx.eval_shape(

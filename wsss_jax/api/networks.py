@@ -54,7 +54,7 @@ def train_classifier(
     *,
     split: str = "train",
     system: Any = None,
-    backbone: str = "mobilenet_v2",
+    backbone: str = "auto",
     weights: str | Path | None = None,
     epochs: int = 8,
     batch_size: int = 16,
@@ -63,7 +63,8 @@ def train_classifier(
     """Train a system on image labels into a run folder, or go on with it; returns the folder.
 
     data: folder of the data set. out: run folder, which ``wsss explain`` turns into score maps.
-    backbone, weights: as for ``network``. system: settings of a class of ``wsss_jax.systems`` (a
+    weights: as for ``network``. backbone: one of BACKBONES; "auto" takes the one that the weights
+    are for, mobilenet_v2 without weights. system: settings of a class of ``wsss_jax.systems`` (a
     row of SYSTEMS), for a system other than the plain classifier; the backbone is then given in
     them. The same as ``wsss train``, which has more settings.
 

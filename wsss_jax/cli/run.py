@@ -23,6 +23,17 @@ EVERYDAY = "name splits train-split classes saliency fusions refinements systems
 """Settings of a recipe that ``--help`` shows."""
 
 
+FIRST = """wsss run {} --data DATA [--weights FOLDER] [--out OUT] [--train-only SYSTEM …]
+
+  --data        folder of the data set
+  --weights     folder of pretrained weights, where the experiment wants them
+  --out         folder of everything that is made (default: runs/ and the name)
+  --train-only  train and explain these systems and stop, so that several
+                machines share them
+"""
+"""What the help of an experiment says of the flags that all experiments have."""
+
+
 @dataclass(frozen=True)
 class Run:
     """The whole recipe of an experiment file; further flags change its settings.
@@ -55,9 +66,12 @@ def command(args: Sequence[str]) -> int:
             return settings.show("run", photographs.command, None)
         return ending.code_of(settings.call("run", photographs.command, args))
     first = [arg for arg in args if arg not in asked]
+    if asked:  # which needs no data yet
+        first += ["--data", ".", "--weights", "."]
     given, rest = tyro.cli(Run, prog="wsss run", args=first, return_unknown_args=True)
     made = recipe_of(given.experiment)(given.data, given.weights)
     if asked:
+        print(FIRST.format(given.experiment))
         everyday = None if asked & {*HELP_ALL} or not isinstance(made, Recipe) else EVERYDAY
         return settings.show(f"run {given.experiment}", type(made), everyday, made)
     prog = f"wsss run {given.experiment}"

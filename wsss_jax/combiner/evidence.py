@@ -29,6 +29,7 @@ from wsss_jax.errors import BadFileError, UserError, first_few
 from wsss_jax.ops.resize import resize
 from wsss_jax.priors.external import dropped_classes
 from wsss_jax.run import left_out
+from wsss_jax.run.images import list_name
 from wsss_jax.types import IGNORE, ScoreMaps, Size
 
 
@@ -242,18 +243,21 @@ def maps_of(store: Store, id: str) -> ScoreMaps:
 
 
 def tell_absent(
-    folder: Path, absent: Mapping[str, Mapping[str, str]], fused: Iterable[str]
+    folder: Path,
+    absent: Mapping[str, Mapping[str, str]],
+    fused: Iterable[str],
+    shard: tuple[int, int] = (0, 1),
 ) -> None:
     """Print which systems had no map of which images and why, list it in absent.json of the store.
 
     absent: reasons by image and system. fused: the images that were fused now; of others the list
-    stays as it was.
+    stays as it was. Each share of the images has a list of its own, absent_1_of_4.json.
     """
-    path = folder / "absent.json"
+    path = folder / list_name("absent", shard)
     before = json_records.read(path) if path.is_file() else {}
     listed = {id: before[id] for id in before.keys() - {*fused}}
     listed |= {id: list(reasons) for id, reasons in absent.items()}
-    left_out.note_maps(folder.name, sum(len(names) for names in listed.values()))
+    left_out.note_maps(folder, sum(len(names) for names in listed.values()))
     by_system: dict[str, list[tuple[str, str]]] = {}
     for id, reasons in sorted(absent.items()):
         for name, reason in reasons.items():

@@ -1,6 +1,7 @@
 """Fusing the maps of any images with what a run has learned: stores in, stores out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from wsss_jax.config import as_json
 from wsss_jax.data import stores
 from wsss_jax.data.provenance import inherited
 from wsss_jax.data.stores import Store
+from wsss_jax.errors import BadFileError
 from wsss_jax.run.images import settle
 from wsss_jax.types import ScoreMaps
 
@@ -46,7 +48,7 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
         if divisor != 1:
             print(f"{name}: scores reach {divisor:.3g}, and are divided by that")
     stores_made = _stores(run, inputs, settings, found.digest(), folder)
-    _put_empty(stores_made.maps, inputs, ids)
+    damaged = _put_empty(stores_made.maps, inputs, ids)
 
     def use(seen: Seen) -> None:
         _put(stores_made, seen, refine.cells_of(seen, inputs), found, settings)
@@ -56,6 +58,7 @@ def fuse(run: Path, inputs: Inputs, folder: Path, *, ids: Sequence[str]) -> Fuse
     tally = over_images(
         f"combine {folder.name}", inputs, inputs.shown(missing), settings.steps(), use
     )
+    tally = replace(tally, skipped={**tally.skipped, **damaged})
     tell_absent(folder, inputs.missing, missing)
     settle(stores_made.maps, tally)
     if tally.done:
@@ -93,14 +96,23 @@ def _write(
     store.put_scores(id, ScoreMaps(scores, numbers, example.size, peak, store.kind))
 
 
-def _put_empty(store: Store, inputs: Inputs, ids: Sequence[str]) -> None:
-    """Empty records of images that show no class: all is background, as in every other stage."""
+def _put_empty(store: Store, inputs: Inputs, ids: Sequence[str]) -> dict[str, str]:
+    """Empty records of images that show no class: all is background, as in every other stage.
+
+    Returns those that cannot be read, and why.
+    """
+    damaged = {}
     for id in store.missing(ids):
         if not inputs.source.labels(id).any():
-            size = inputs.source.size(id)
+            try:
+                size = inputs.source.size(id)
+            except BadFileError as problem:
+                damaged[id] = str(problem)
+                continue
             empty = np.zeros((*grid_of(size, inputs.cells), 0), np.float32)
             none = np.zeros(0, np.float32)
             store.put_scores(id, ScoreMaps(empty, none.astype(np.int32), size, none, store.kind))
+    return damaged
 
 
 def _stores(run: Path, inputs: Inputs, settings: Combining, learned: str, folder: Path) -> Fused:

@@ -30,7 +30,7 @@ from wsss_jax.combiner.record import Learned
 from wsss_jax.combiner.refine import Cells
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.data.files import write_atomic
-from wsss_jax.errors import UserError
+from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import masks
 from wsss_jax.run.thresholds import BINS
 from wsss_jax.types import IGNORE
@@ -119,6 +119,9 @@ def _collected(inputs: Inputs, settings: Combining, ids: Sequence[str]) -> list[
     shown = _taught(inputs.shown(ids, negatives=negatives), inputs, settings)
     tally = over_images("learn to combine", inputs, shown, settings.steps(), use)
     tally.report("combine")
+    if shown and not images:
+        id, reason = min(tally.skipped.items())
+        raise BadFileError(f"none of {len(shown)} images can be learned from; {id}: {reason}")
     for row, name in enumerate(inputs.names()):
         if not any(cells.known[row] for cells in images):
             raise UserError(
@@ -179,6 +182,11 @@ def _thresholds(
                 counts[label] += np.histogram(values[winner == column], BINS, (0.0, 1.0))[0]
             images += 1
     shared = counts.sum(axis=0)
+    if (shared > 0).sum() < 2:
+        raise UserError(
+            "all maps have one and the same score everywhere, so that nothing can be learned of "
+            "them; `wsss report` shows them"
+        )
     found = np.full(classes, masks.otsu(shared))
     if settings.thresholds == "class":
         borrowed = BORROWED / images * shared

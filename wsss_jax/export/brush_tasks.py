@@ -1,8 +1,8 @@
 """Masks that people painted in Label Studio, from the JSON that it exports.
 
 A task counts as corrected once it has an annotation; its prediction, which ``wsss export`` wrote,
-is nothing that a person said. Of several annotations the last one counts, of overlapping strokes
-the later one.
+is nothing that a person said. Of several annotations the one that was changed last counts, of
+overlapping strokes the later one.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def _painted(path: Path, tasks: list[Any]) -> Iterator[Painted]:
             given = [one for one in task["annotations"] if not one.get("was_cancelled")]
             name = _name(task["data"])
             if given:
-                last = max(given, key=lambda one: str(one.get("updated_at", "")))
+                last = max(given[::-1], key=lambda one: str(one.get("updated_at", "")))
                 yield Painted(name, path, tuple(map(_stroke, last["result"])))
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as problem:
             raise BadFileError(f"{path}: task {number} cannot be read ({problem!r})") from problem

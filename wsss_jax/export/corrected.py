@@ -19,6 +19,7 @@ from jaxtyping import Bool, UInt8
 
 from wsss_jax.config import lookup
 from wsss_jax.data.classes import BACKGROUND, ClassList, palette, to_class_index, to_mask_index
+from wsss_jax.data.files import decoded, opened
 from wsss_jax.data.mask_files import read_truth
 from wsss_jax.data.photographs import decode_image, header
 from wsss_jax.data.stores import Store
@@ -151,9 +152,15 @@ def mask_of_file(path: Path, colours: Colours) -> UInt8[np.ndarray, "H W"]:
     sort it anew; else by its numbers.
     """
     mode = header(path, path).mode
-    if mode not in ("P", "RGB", "RGBA"):
-        return read_truth(path)  # grey of any depth, with alpha or without
-    values, foreign = _by_colour(decode_image(path, path, whole=True), colours)
+    if mode not in ("P", "RGB", "RGBA", "LA"):
+        return read_truth(path)  # grey of any depth
+    if mode == "LA":
+        return np.where(_transparent(path), np.uint8(0), read_truth(path))
+    pixels = np.array(decode_image(path, path, whole=True))
+    if mode == "RGBA":
+        background = next(colour for colour, value in colours.items() if not value)
+        pixels[_transparent(path)] = background
+    values, foreign = _by_colour(pixels, colours)
     if not len(foreign):
         return values
     if mode == "P":
@@ -163,6 +170,19 @@ def mask_of_file(path: Path, colours: Colours) -> UInt8[np.ndarray, "H W"]:
         f"{len(foreign)} colours of no class, such as {examples}; paint without smoothing, or save "
         "class numbers"
     )
+
+
+def _transparent(path: Path) -> Bool[np.ndarray, "H W"]:
+    """Where a mask was erased: background. BadFileError where pixels are half transparent."""
+    with opened(path, path) as picture:
+        alpha = np.asarray(decoded(picture, path).getchannel("A"))
+    half = (alpha > 0) & (alpha < alpha.max())
+    if half.any():
+        raise BadFileError(
+            f"{half.sum()} pixels are partly transparent; paint without smoothing, or flatten the "
+            "picture onto its background"
+        )
+    return alpha == 0
 
 
 def colours_of(folder: Path, classes: ClassList) -> Colours:
@@ -182,7 +202,8 @@ def colours_of(folder: Path, classes: ClassList) -> Colours:
             red, green, blue = (int(part) for part in colour.split(","))
             if not all(0 <= part <= 255 for part in (red, green, blue)):
                 raise ValueError("a colour is three numbers from 0 to 255")
-            found[red, green, blue] = lookup(values, name, "class")
+            if name.casefold() != APPROVED or name in values:  # CVAT lists tags, too
+                found[red, green, blue] = lookup(values, name, "class")
         except ValueError as problem:
             raise BadFileError(f"{path}: line {line!r}: {problem}") from problem
     return found

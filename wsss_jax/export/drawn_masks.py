@@ -58,8 +58,13 @@ class _Shape(NamedTuple):
 def of_coco(path: Path, content: Any, classes: ClassList) -> list[Drawn]:
     """The photographs of a COCO file; its categories go by their names. Raises BadFileError."""
     own, images, things = read_entries(path, content, path.parent)
+    known = {
+        n: name
+        for n, name in enumerate(own.names)
+        if name.casefold() != APPROVED or name in classes.names  # CVAT lists tags, too
+    }
     try:
-        label = {n: classes.index(name) for n, name in enumerate(own.names)}
+        label = {n: classes.index(name) for n, name in known.items()}
     except UserError as problem:
         raise BadFileError(f"{path}: {problem}") from problem
     objects: dict[Any, list[Annotation]] = {}
@@ -70,8 +75,9 @@ def of_coco(path: Path, content: Any, classes: ClassList) -> list[Drawn]:
     why = "annotated in Label Studio" if by_studio else ""
     drawn = []
     for image in images:
-        own = [replace(one, label=label[one.label]) for one in objects.get(image.number, ())]
-        drawn.append(Drawn(PurePosixPath(image.name), partial(_of_objects, path, image, own), why))
+        held = [one for one in objects.get(image.number, ()) if one.label in label]
+        held = [replace(one, label=label[one.label]) for one in held]
+        drawn.append(Drawn(PurePosixPath(image.name), partial(_of_objects, path, image, held), why))
     return drawn
 
 

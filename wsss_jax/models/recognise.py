@@ -29,8 +29,8 @@ T = TypeVar("T")
 UNKNOWN = "not known"
 """What is said of weights that neither the table nor their own notes describe."""
 
-AUTO = "auto"
-"""As the name of a backbone: whichever the weights are for."""
+AUTO, STANDARD = "auto", "mobilenet_v2"
+"""As the name of a backbone: whichever the weights are for; and without weights which one."""
 
 VALUES: Mapping[str, int] = MappingProxyType({
     "efficientnet_lite0": 3_413_024, "efficientnet_lite1": 4_189_344,
@@ -191,10 +191,10 @@ def convert(
 def settled(settings: T, *, needed: bool = True) -> T:
     """Settings with weights, by which the network can be built again without their file.
 
-    In every dataclass that has ``weights``, ``backbone`` and ``normalise``, and weights: these
-    become the file's path, a backbone ``auto`` the one they are for, and a normalisation that is
-    not the network's own is filled in. needed: whether a missing file is an error; else such
-    settings stay as they are. Errors as for ``known``.
+    In every dataclass that has ``weights``, ``backbone`` and ``normalise``: weights become the
+    file's path, a backbone ``auto`` the one they are for (STANDARD without weights), and a
+    normalisation that is not the network's own is filled in. needed: whether a missing file is an
+    error; else such settings stay as they are. Errors as for ``known``.
     """
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         return settings
@@ -203,7 +203,11 @@ def settled(settings: T, *, needed: bool = True) -> T:
         for field in dataclasses.fields(settings)
         if field.init
     }
-    if {"weights", "backbone", "normalise"} <= values.keys() and values["weights"] is not None:
+    if not {"weights", "backbone", "normalise"} <= values.keys():
+        return dataclasses.replace(settings, **values)
+    if values["weights"] is None:
+        values["backbone"] = backbone_of(values["backbone"], None, None)
+    else:
         try:
             found = settled_weights(values["weights"], values["backbone"], values["normalise"])
             values |= dict(zip(("weights", "backbone", "normalise"), found, strict=True))
@@ -211,6 +215,13 @@ def settled(settings: T, *, needed: bool = True) -> T:
             if needed:
                 raise
     return dataclasses.replace(settings, **values)
+
+
+def backbone_of(name: str, given: str | Path | None, normalise: str | None) -> str:
+    """The backbone that is meant by a name, which may be ``auto``, with these weights or none."""
+    if name != AUTO:
+        return name
+    return STANDARD if given is None else settled_weights(given, AUTO, normalise)[1]
 
 
 def settled_weights(

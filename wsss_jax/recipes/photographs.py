@@ -177,6 +177,8 @@ def gained(
             f"{100 * new.miou():.1f} now"
         )
     changed = pixels = 0
+    both = {*before.ids()} & {*after.ids()}
+    others = tuple(id for id in others if id in both)
     for id in others:
         old_mask, new_mask = before.get_mask(id), after.get_mask(id)
         changed += int((old_mask != new_mask).sum())

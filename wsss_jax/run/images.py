@@ -35,10 +35,13 @@ class Tally:
     skipped: Mapping[str, str]
     shard: tuple[int, int] = (0, 1)
 
-    def report(self, stage: str) -> None:
-        """Print what was skipped, and count it for the command's last line and exit code."""
+    def report(self, stage: str, folder: Path | None = None) -> None:
+        """Print what was skipped, and count it for the command's last line and exit code.
+
+        folder: what the stage writes, where another folder may have its name.
+        """
         total = self.done + len(self.skipped)
-        left_out.note(stage, len(self.skipped), total)
+        left_out.note(stage, len(self.skipped), total, folder=folder)
         if not self.skipped:
             return
         print(f"{stage}: skipped {len(self.skipped)} image(s)")
@@ -140,7 +143,7 @@ def settle(store: Store, tally: Tally) -> None:
         )
     if tally.done:
         store.gather()
-    tally.report(store.folder.name)
+    tally.report(store.folder.name, store.folder)
     record_skipped(store.folder, tally)
     if tally.skipped and not store.ids():
         id, reason = min(tally.skipped.items())
@@ -149,13 +152,18 @@ def settle(store: Store, tally: Tally) -> None:
         )
 
 
+def list_name(what: str, shard: tuple[int, int]) -> str:
+    """The file that lists what a share of the images lacks: skipped.json, skipped_1_of_4.json."""
+    index, count = shard
+    return f"{what}.json" if count == 1 else f"{what}_{index}_of_{count}.json"
+
+
 def record_skipped(folder: Path, tally: Tally) -> None:
     """Write the skipped ids and reasons beside the store, or remove a list that no longer holds.
 
     Each share has a list of its own, skipped_1_of_4.json, so that none erases another's.
     """
-    index, count = tally.shard
-    path = folder / ("skipped.json" if count == 1 else f"skipped_{index}_of_{count}.json")
+    path = folder / list_name("skipped", tally.shard)
     if tally.skipped:
         write_atomic(path, json.dumps(dict(tally.skipped), indent=1, sort_keys=True).encode())
     else:

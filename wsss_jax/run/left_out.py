@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 
 CODE = 3
 """Exit code of a command that is done, with images left out."""
@@ -15,14 +16,14 @@ CODE = 3
 
 @dataclass
 class Record:
-    """What was left out, by stage.
+    """What was left out, by stage or, where two stages may have one name, by folder.
 
-    stages: how many images, and of how many (0: not known). maps: how many maps of images that are
-    there all the same.
+    stages: the stage's name, how many images, and of how many (0: not known). maps: the name, and
+    how many maps of images that are there all the same.
     """
 
-    stages: dict[str, tuple[int, int]] = field(default_factory=dict)
-    maps: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    maps: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0 where nothing was left out, else 3, or 1 where that counts as a failure."""
@@ -34,9 +35,9 @@ class Record:
         """The last line of a command that left something out; "" where nothing was."""
         images = [
             f"{stage} {count} of {total}" if total else f"{stage} {count}"
-            for stage, (count, total) in self.stages.items()
+            for stage, count, total in self.stages.values()
         ]
-        maps = [f"{stage} {count}" for stage, count in self.maps.items()]
+        maps = [f"{stage} {count}" for stage, count in self.maps.values()]
         kinds = (("image(s)", images), ("map(s)", maps))
         told = [f"{', '.join(parts)} {kind}" for kind, parts in kinds if parts]
         return f"left out: {', '.join(told)}; the reasons are above" if told else ""
@@ -56,23 +57,27 @@ def recorded() -> Iterator[Record]:
         _current.reset(token)
 
 
-def note(stage: str, count: int, total: int = 0) -> None:
-    """A stage left out so many of ``total`` images; 0 takes back what it said before."""
+def note(stage: str, count: int, total: int = 0, *, folder: Path | None = None) -> None:
+    """A stage left out so many of ``total`` images; 0 takes back what it said before.
+
+    folder: what it writes, where another folder may have its name.
+    """
+    record = _current.get()
+    if record is None:
+        return
+    key = stage if folder is None else str(folder)
+    if count:
+        record.stages[key] = (stage, count, total)
+    else:
+        record.stages.pop(key, None)
+
+
+def note_maps(folder: Path, count: int) -> None:
+    """So many maps of images that are in the folder were left out; 0 takes back what was said."""
     record = _current.get()
     if record is None:
         return
     if count:
-        record.stages[stage] = (count, total)
+        record.maps[str(folder)] = (folder.name, count)
     else:
-        record.stages.pop(stage, None)
-
-
-def note_maps(stage: str, count: int) -> None:
-    """A stage left out so many maps of images that it kept; 0 takes back what it said before."""
-    record = _current.get()
-    if record is None:
-        return
-    if count:
-        record.maps[stage] = count
-    else:
-        record.maps.pop(stage, None)
+        record.maps.pop(str(folder), None)

@@ -96,7 +96,7 @@ def combine(
         workers=workers or Workers(),
         collect=lambda id, reasons: absent.update({id: reasons} if reasons else {}),
     )
-    tell_absent(folder, absent, missing)
+    tell_absent(folder, absent, missing, tally.shard)
     settle(target, tally)
     return target
 
@@ -147,6 +147,11 @@ def combine_learned(
         raise UserError("name the folder of the combiner's run (--run)")
     seen = tuple(open_store(path) for path in chosen.features)
     inputs = Inputs(source, tuple(systems), saliency=saliency, features=seen)
+    if not chosen.learn and chosen.combining != Combining():
+        raise UserError(
+            "--no-learn fuses with the settings that the run has learned with; leave out the "
+            "settings of the combiner"
+        )
     if chosen.learn:
         learned_from = replace(inputs, source=teaching, missing={})
         learn(learned_from, chosen.run, chosen.combining, ids=teaching.ids)

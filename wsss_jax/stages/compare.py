@@ -5,6 +5,7 @@ them inside. It reads JSON alone and imports no jax.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +197,6 @@ def _curves(path: Path) -> dict[str, list[tuple[int, float]]]:
         except json.JSONDecodeError:
             continue
         for metric, value in entry.items():
-            if metric not in _COUNTS:
+            if metric not in _COUNTS and math.isfinite(value):  # a skipped step has no loss
                 found.setdefault(metric, []).append((int(entry["step"]), float(value)))
     return found

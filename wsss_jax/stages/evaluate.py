@@ -30,7 +30,7 @@ from wsss_jax.ops.image_counts import Cells, ImageCounts
 from wsss_jax.run.executors import Workers
 from wsss_jax.run.images import Tally, each
 from wsss_jax.run.thresholds import strips
-from wsss_jax.types import Provenance
+from wsss_jax.types import IGNORE, Provenance
 
 GRID = tuple(round(0.02 * step, 2) for step in range(1, 50))
 """Thresholds of the curve; the tuned threshold is one of them."""
@@ -62,6 +62,8 @@ class Scoring:
         """The scored classes as mask indices. ValueError for a name the data set lacks."""
         names = self.classes or (BACKGROUND, *classes.names)
         wanted = [name for name in names if self.background or name != BACKGROUND]
+        if not wanted:
+            raise UserError("background alone is to be judged, and there is none; name classes")
         known = [0 if name == BACKGROUND else classes.index(name) + 1 for name in wanted]
         return tuple(known)
 
@@ -166,7 +168,7 @@ def evaluate(
         workers=replace(workers or Workers(), shard=(0, 1)),
         collect=keep,
     )
-    tally.report(f"{store.folder.name} on {split}")
+    tally.report(f"{store.folder.name} on {split}", store.folder / split)
     _check_numbering(source, found, count + 1)
     return _result(
         found,
@@ -190,7 +192,13 @@ def judge(
         return None
     count = len(source.classes)
     if store.holds == "masks":
-        return metrics.confusion(truth, store.get_mask(id), count).counts[None]
+        mask = store.get_mask(id)
+        if (mask == IGNORE).any():
+            raise BadFileError(
+                f"{store.folder}: {id}: pixels that are not decided (255); evaluate the maps that "
+                "the masks are of, or masks without them"
+            )
+        return metrics.confusion(truth, mask, count).counts[None]
     maps = store.get_scores(id)
     if maps.size != truth.shape:
         raise BadFileError(f"{store.folder}: {id}: scores of size {maps.size}, truth {truth.shape}")
@@ -259,6 +267,11 @@ def _result(
         total[:, cells.places] += cells.values
     scored = scoring.indices(classes)
     curve = metrics.mean_iou(total.reshape(-1, count + 1, count + 1), scored)
+    if np.isnan(curve).all():
+        names = ", ".join(classes.mask_names()[place] for place in scored)
+        raise UserError(
+            f"{names}: shown by no true mask of split {split} and by no map; name others"
+        )
     fixed = fixed_threshold(store, scoring)
     at = int(np.argmin(np.abs(np.asarray(thresholds) - fixed)))
     best = int(np.nanargmax(curve))

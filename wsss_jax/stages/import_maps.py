@@ -127,7 +127,7 @@ def import_priors(
         )
     finally:  # of a run that is stopped, too: its images are not read again
         _record(folder, told, workers.share_number())
-    left_out.note_maps(folder.name, sum(map(len, external.dropped_classes(folder).values())))
+    left_out.note_maps(folder, sum(map(len, external.dropped_classes(folder).values())))
     settle(target, tally)
     return target
 

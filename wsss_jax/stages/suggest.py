@@ -117,8 +117,13 @@ def suggest(
     tally = Tally(len(rows), skipped)
     tally.report("suggest")
     record_skipped(folder, tally)
+    if not rows:
+        why = f"; {min(skipped.items())[1]}" if skipped else ""
+        raise UserError(
+            f"{store.folder}: no photograph of {source.name} with a class is in it{why}"
+        )
     if all(row.id in known for row in rows):
-        raise UserError(f"{store.folder}: no photograph with a class is left to correct")
+        raise UserError(f"{store.folder}: all {len(rows)} photographs with a class are corrected")
     rows = _most_uncertain(rows, known)
     found = ordered(rows, source.classes.names, settings.count, known=known)
     names = photograph_names(source, [one.id for one in found])

@@ -24,6 +24,7 @@ from wsss_jax.config import lookup
 from wsss_jax.errors import UserError
 from wsss_jax.losses import pairs
 from wsss_jax.models import dense_heads
+from wsss_jax.models.recognise import AUTO
 from wsss_jax.ops import affinity as affinities
 from wsss_jax.ops.affinity import Affinity
 from wsss_jax.systems import on_backbone
@@ -84,7 +85,8 @@ class AffinityNet:
 
     Attributes:
         branch: features (AffinityNet) or boundary (IRN).
-        backbone: a name in BACKBONES, convolutional.
+        backbone: a name in BACKBONES of a convolutional network; "auto" takes that of the weights,
+            without weights mobilenet_v2.
         weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
             hub:owner/name, or auto; None starts from random ones.
         output_stride: pixels per cell of the backbone's last map.
@@ -97,7 +99,7 @@ class AffinityNet:
     """
 
     branch: str = "boundary"
-    backbone: str = "mobilenet_v2"
+    backbone: str = AUTO
     weights: Path | None = None
     output_stride: int = 16
     stride: int = 4

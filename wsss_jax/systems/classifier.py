@@ -33,7 +33,8 @@ class Classifier(OnBackbone):
     """A plain multi-label classifier.
 
     Attributes:
-        backbone: a name in BACKBONES.
+        backbone: a name in BACKBONES; "auto" takes that of the weights, without weights
+            mobilenet_v2.
         label_smoothing: in [0, 1].
         dropout: rate at which whole feature channels are dropped while training.
         head: linear, kernel_usage, kernel_usage_scaled, or class_token (transformers only).

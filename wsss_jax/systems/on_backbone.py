@@ -10,6 +10,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from wsss_jax.models import build
+from wsss_jax.models.recognise import AUTO, backbone_of
 from wsss_jax.train import state as states
 from wsss_jax.train.optimizers import Optim, optimizer, outside_backbone
 from wsss_jax.train.state import Network, TrainState
@@ -23,7 +24,8 @@ class OnBackbone:
     """Settings of a network that learns on a backbone; each kind of network adds its own.
 
     Attributes:
-        backbone: a name in BACKBONES, convolutional.
+        backbone: a name in BACKBONES of a convolutional network; "auto" takes that of the weights,
+            without weights mobilenet_v2.
         weights: pretrained ones of the backbone: a file, a name of `wsss weights list`,
             hub:owner/name, or auto; None starts from random ones.
         output_stride: pixels per cell of the backbone's last map.
@@ -32,7 +34,7 @@ class OnBackbone:
             numbers; None reads it from their file, and fills it in.
     """
 
-    backbone: str = "mobilenet_v2"
+    backbone: str = AUTO
     weights: Path | None = None
     output_stride: int = 16
     optim: Optim = field(default_factory=Optim)
@@ -52,7 +54,7 @@ def template(settings: OnBackbone, whole: Whole) -> TrainState:
 
 def structure(settings: OnBackbone, whole: Whole) -> Network:
     """The network's structure, with shapes in place of values; nothing is read or allocated."""
-    bare = replace(settings, weights=None)
+    bare = replace(settings, backbone=_backbone(settings), weights=None)
     return states.abstract(lambda: module_of(bare, whole, jax.random.key(0)))
 
 
@@ -64,13 +66,13 @@ def update_of(settings: OnBackbone, steps: int) -> optax.GradientTransformation:
 
 def lean(settings: OnBackbone) -> float:
     """Which of its stride pixels a cell looks at, from 0 (the first) to 1 (the last)."""
-    return build.lean(settings.backbone, settings.output_stride)
+    return build.lean(_backbone(settings), settings.output_stride)
 
 
 def module_of(settings: OnBackbone, whole: Whole, key: PRNGKeyArray, **options: Any) -> Any:
     """The network itself, from a random start or its file of weights; options of the backbone."""
     return build.on_backbone(
-        settings.backbone,
+        _backbone(settings),
         whole,
         key=key,
         output_stride=settings.output_stride,
@@ -78,3 +80,7 @@ def module_of(settings: OnBackbone, whole: Whole, key: PRNGKeyArray, **options: 
         normalise=settings.normalise,
         **options,
     )
+
+
+def _backbone(settings: OnBackbone) -> str:
+    return backbone_of(settings.backbone, settings.weights, settings.normalise)

@@ -183,7 +183,9 @@ def rows_of(maps: Sequence[Float[np.ndarray, "h w _"]]) -> Float[np.ndarray, "m 
 
 
 def _learned(source: Source, teacher: Teacher, frozen: Sequence[Store], settings: Linear) -> Probe:
-    each = min(CELLS, max(MAX_CELLS // max(len(source.ids), 1), 1))
+    if not source.ids:
+        raise UserError(f"{source.name}: no image to learn from")
+    each = min(CELLS, max(MAX_CELLS // len(source.ids), 1))
     rows: dict[str, Float[np.ndarray, "m d"]] = {}
     labels: dict[str, Int[np.ndarray, " m"]] = {}
 
