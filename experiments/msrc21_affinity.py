@@ -4,7 +4,7 @@ Source: voc12_animals_affinity.py, all settings as there.
 
 Command: wsss run experiments/msrc21_affinity.py --data DATA/msrc21 --weights DIR
     COMBINED --others FUSED_SALIENCY OCCSE_SALIENCY
-Hardware: two CPU cores, ten minutes. Numbers: see benchmarks/RESULTS.md.
+Hardware: two CPU cores, ten minutes.
 """
 
 from pathlib import Path

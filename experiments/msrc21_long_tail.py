@@ -9,8 +9,8 @@ Command: python experiments/msrc21_long_tail.py --data DATA/msrc21 --weights DIR
     [--rows plain focal ...] [--out FOLDER]
 The same command goes on where it was stopped; the draw is that of its seed. Hardware: two CPU cores
 or a GPU.
-Result (benchmarks/RESULTS.md): logit adjustment helps head, middle and tail; the others cost. The
-papers measure classification, and not masks.
+Results (benchmarks/RESULTS.md): logit adjustment gains in the middle and the tail and loses in the
+head; the others cost. The papers measure classification, and not masks.
 """
 
 import argparse

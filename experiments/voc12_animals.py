@@ -4,7 +4,7 @@ Source: a subset of PASCAL VOC 2012 (400 train, 200 val) in which image labels o
 known; background, cat, cow, dog, horse, sheep and person are scored.
 
 Command: wsss run experiments/voc12_animals.py --data DATA/voc12_animals --weights DIR
-Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS.md.
+Hardware: two CPU cores.
 """
 
 from dataclasses import replace

@@ -7,7 +7,7 @@ short a training. --others are stores that walk along the same affinity.
 
 Command: wsss run experiments/voc12_animals_affinity.py --data DATA/voc12_animals --weights DIR
     COMBINED --others FUSED_SALIENCY OCCSE_SALIENCY
-Hardware: two CPU cores, a quarter of an hour. Numbers: see benchmarks/RESULTS.md.
+Hardware: two CPU cores, a quarter of an hour.
 """
 
 from pathlib import Path

@@ -5,8 +5,8 @@ on the data and network of voc12_animals_systems.py. Both classifiers start from
 
 Command: wsss run experiments/voc12_animals_gradient_loss.py --data DATA/voc12_animals --weights DIR
 Hardware: two CPU cores.
-Expected: unknown; the paper measures other data and no masks. Run with a quarter of the steps, it
-changed nothing: benchmarks/RESULTS.md.
+Results: run with a quarter of the steps, it changed nothing (benchmarks/RESULTS.md). The paper
+measures other data and no masks.
 """
 
 from pathlib import Path

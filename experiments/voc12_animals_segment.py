@@ -5,7 +5,7 @@ Source: voc12_segment.py, with MobileNetV2, 96 channels behind it and small crop
 
 Command: wsss run experiments/voc12_animals_segment.py --data DATA/voc12_animals --weights DIR
 runs/voc12_animals/pseudo_masks
-Hardware: two CPU cores. Time, expected numbers and ours: see benchmarks/RESULTS.md.
+Hardware: two CPU cores. One number with --truth: benchmarks/RESULTS.md.
 """
 
 from pathlib import Path
@@ -34,7 +34,6 @@ def recipe(data: Path, weights: Path | None) -> SegmentPlan:
     view = Augmentation(crop=192, long_side=(192, 320), hue=0.0)
     return SegmentPlan(
         data,
-        masks=Path("runs/voc12_animals/pseudo_masks"),
         name="voc12_animals_segment",
         training=Training(model, view, epochs=4, batch_size=8),
         # Long sides of 250 and 375 for VOC's 500, as in training.

@@ -1,8 +1,7 @@
 """wsss_jax: from image-level labels to pixel masks, in JAX, with a combiner for many systems.
 
 These are the public names. Each is loaded on its first use, so the import costs nothing. All else
-is in the packages: ``ops`` for arrays, ``models``, ``systems``, ``stages`` for stores of score
-maps, and the command line (``wsss --help``).
+is in the packages, which CONTRIBUTING.md lists, and on the command line (``wsss --help``).
 
 * on one image: ``explain``, ``dense_crf``, ``random_walk``, ``fuse``, ``masks_of``,
   ``otsu_threshold``

@@ -16,9 +16,11 @@ def open_dataset(
 ) -> Source:
     """One split of a data set: ``.ids``, and by id ``.image``, ``.labels``, ``.mask``, ``.size``.
 
-    folder: PASCAL VOC, COCO, prepared records, or ``images/`` with ``labels.json``. split: a name
-    of its lists, or "all". layout: a name of DATASETS; "auto" tells them apart. lists: folder of
-    lists that lie elsewhere. Images (H,W,3) uint8, labels (C,) bool, masks (H,W) uint8 or None.
+    folder: photographs with a table of labels or in a folder per class, PASCAL VOC, COCO, prepared
+    records, or ``images/`` with ``labels.json``. split: a name of its lists, or "all"; without
+    lists "val" is a fifth of the images, chosen by their ids, and "train" the others. layout:
+    a name of DATASETS; "auto" tells them apart. lists: folder of lists that lie elsewhere. Images
+    (H,W,3) uint8, labels (C,) bool, masks (H,W) uint8 or None.
 
     Raises UserError for a folder that is no data set, and for an unknown split, naming the others.
 

@@ -3,8 +3,8 @@
 Krähenbühl & Koltun (2011), equal to their library (through pydensecrf) up to float32 rounding.
 ``refine`` is the fast path for one image in host arrays; ``refine_batch`` keeps everything on the
 device; ``mean_field`` is the bare recursion over any kernels, differentiable. Not here: presets
-and unaries (``crf_settings``), lattices (``lattice``, ``lattice_host``, ``lattice_device``), exact
-kernels (``crf_exact``).
+and unaries (``settings``), lattices (``lattice``, ``lattice_host``, ``lattice_device``), exact
+kernels (``exact``).
 """
 
 from collections.abc import Callable, Sequence

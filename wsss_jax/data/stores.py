@@ -49,7 +49,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Store:
-    """One folder of records: ``put`` and ``get`` one image, ``missing`` the ids still to make.
+    """One folder of records by image: ``get_scores`` or ``get_mask``, ``missing`` the ids to make.
 
     folder: the run folder. holds: score maps, masks or regions. classes: names in label order.
     kind: what score values mean. made_by: the settings that made it. parents: stores it came from.

@@ -1,1 +1,1 @@
-"""Whole networks: a backbone and its head, from their names (``build``, ``networks``)."""
+"""Whole networks: a backbone and its head, by name (``build``) or by a file (``recognise``)."""

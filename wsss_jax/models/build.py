@@ -40,7 +40,7 @@ def backbone(
 ) -> Any:
     """The named backbone from a random start, or filled from weights of any layout.
 
-    output_stride: None takes the backbone's own. pretrained: what ``weights.resolve`` takes.
+    output_stride: None takes the backbone's own. pretrained: what ``sources.resolve`` takes.
     normalise: of its images, a name of NORMALISATIONS or six numbers; None for the network's own.
     options: of the backbone's own (``grid``, ``remat``, ``norm``). Raises UserError for an unknown
     name or option, weights that do not fit (naming every misfit), and weights that want another

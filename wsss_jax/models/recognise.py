@@ -110,7 +110,7 @@ class Known(NamedTuple):
 def known(given: str | Path, network: str | None = None, normalise: str | None = None) -> Known:
     """Resolve weights, find their network and normalisation; nothing is loaded into a network.
 
-    given: what ``weights.resolve`` takes. network: a name of BACKBONES; None or ``auto`` finds it.
+    given: what ``sources.resolve`` takes. network: a name of BACKBONES; None or ``auto`` finds it.
     normalise: where the file does not tell it. Raises UserError where the file fits no network
     (naming what it is, or the nearest and the misfits) or several with different outputs, and
     where its normalisation must be said.
@@ -138,7 +138,7 @@ def known(given: str | Path, network: str | None = None, normalise: str | None =
 def provenance(given: str | Path) -> Provenance:
     """For tables of results: name, licence and supervision of weights; reads no arrays.
 
-    given: what ``weights.resolve`` takes. Of a file that is neither known nor ours only its name
+    given: what ``sources.resolve`` takes. Of a file that is neither known nor ours only its name
     is known, and of one that is not here what the table tells of that name.
     """
     try:
