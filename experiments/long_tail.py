@@ -1,12 +1,13 @@
-"""What helps class maps where few images show some classes: MSRC v2, drawn with a long tail.
+"""What helps class maps where few images show some classes: a data set, drawn with a long tail.
 
 Trains one MobileNetV2 for each row of ``ROWS`` and seed on ``views.long_tailed`` of the training
 images (imbalance 50), and judges its class maps on the untouched validation images: mean IoU of
-head, middle and tail, thirds of the classes by the number of images that teach, and of all of them.
-The classes of an image are its labels, as always for pseudo-masks; MSRC has no background.
+head, middle and tail, thirds of the classes by the number of images that teach, and of all of them,
+at the fixed threshold where there is background. The classes of an image are its labels, as always
+for pseudo-masks.
 
-Command: python experiments/msrc21_long_tail.py --data DATA/msrc21 --weights DIR [--seeds 0 1 2]
-    [--rows plain focal ...] [--out FOLDER]
+Command: python experiments/long_tail.py --data DATA/msrc21 --weights DIR [--seeds 0 1 2]
+    [--rows plain focal ...] [--classes cat cow ...] [--out FOLDER]
 The same command goes on where it was stopped; the draw is that of its seed. Hardware: two CPU cores
 or a GPU.
 Results (benchmarks/RESULTS.md): logit adjustment gains in the middle and the tail and loses in the
@@ -53,13 +54,14 @@ ROWS: dict[str, tuple[ClassLoss, Literal["shuffled", "balanced"]]] = {
 
 def main() -> None:
     """Train and judge every row with every seed, and print the table."""
-    parser = argparse.ArgumentParser(description="Class maps of a long-tailed MSRC v2.")
+    parser = argparse.ArgumentParser(description="Class maps of a data set with a long tail.")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", default=[*ROWS])
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path("runs/msrc21_long_tail"))
+    parser.add_argument("--classes", nargs="+", default=[], help="these alone; all by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/long_tail"))
     chosen = parser.parse_args()
     xla.keep_compiled()
     print("mIoU in percent   " + "".join(f"{title:>9}" for title in (*GROUPS, "all")))
@@ -67,8 +69,12 @@ def main() -> None:
         loss, sampling = lookup(ROWS, name, "row")
         model = Classifier("mobilenet_v2", chosen.weights / V2, optim=OPTIM, loss=loss)
         training = Training(model, VIEW, epochs=chosen.epochs, sampling=sampling)
+        train, val = (
+            views.only(open_dataset(chosen.data, split=split), chosen.classes)
+            for split in ("train", "val")
+        )
         found = [
-            judged(chosen.data, replace(training, seed=seed), chosen.out / f"{name}_{seed}")
+            judged(train, val, replace(training, seed=seed), chosen.out / f"{name}_{seed}")
             for seed in chosen.seeds
         ]
         mean, spread = np.mean(found, axis=0), np.std(found, axis=0)
@@ -76,11 +82,10 @@ def main() -> None:
         print(f"{name:18}" + "".join(f"{cell:>9}" for cell in cells), flush=True)
 
 
-def judged(data: Path, training: Training[Classifier], out: Path) -> list[float]:
+def judged(train: Source, val: Source, training: Training[Classifier], out: Path) -> list[float]:
     """Mean IoU of one training's class maps over head, middle, tail and all classes."""
-    drawn = views.long_tailed(open_dataset(data, split="train"), seed=training.seed)
+    drawn = views.long_tailed(train, seed=training.seed)
     run = fit(drawn, training, out / "run")
-    val = open_dataset(data, split="val")
     maps = explain(run, val, out / "cam", Explanation(), ids=val.ids)
     result = evaluate(maps, val, Scoring().on(val), split="val")
     counts = result.counts.sum(axis=0)
