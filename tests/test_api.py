@@ -35,6 +35,20 @@ def test_a_crf_of_wrong_arrays_says_what_to_write(image, probabilities, advice):
         wj.dense_crf(image, probabilities)
 
 
+def test_what_does_nothing_together_is_refused(tmp_path):
+    with pytest.raises(wj.UserError, match="are given in its settings"):
+        wj.train_classifier("data", "run", system=object(), weights="nowhere.npz")
+    logits = wj.ScoreMaps(
+        np.zeros((2, 2, 1), np.float32),
+        np.zeros(1, np.int32),
+        (2, 2),
+        np.ones(1, np.float32),
+        "logit",
+    )
+    with pytest.raises(wj.UserError, match="maps are logits"):
+        wj.otsu_threshold(logits)
+
+
 def test_a_preset_that_is_not_there_gets_its_neighbour():
     with pytest.raises(wj.UserError, match="did you mean 'psa'"):
         wj.dense_crf(IMAGE, PROBABILITIES, "pas")

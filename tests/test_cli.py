@@ -115,6 +115,27 @@ def test_a_missing_flag_and_a_wrong_value_are_one_line(capsys, verb, wrong, told
     assert err.startswith(f"wsss {verb}: {told}")
 
 
+def test_settings_of_what_does_not_run_are_refused(capsys, tmp_path):
+    told = {
+        "--crf.* does nothing with --method walk": ("refine", "--crf.preset", "deeplab"),
+        "a rule does nothing with --run": ("combine", "--rule", "max", "--run", "r"),
+        "are not for a rule": ("combine", "--no-learn"),
+    }
+    synthetic.write(tmp_path / "data", 10, 0)
+    for message, (verb, *flags) in told.items():
+        code, _, error = typed(
+            capsys,
+            verb,
+            tmp_path / "s",
+            "--data",
+            tmp_path / "data",
+            "--out",
+            tmp_path / "o",
+            *flags,
+        )
+        assert code == 1 and message in error
+
+
 @pytest.mark.parametrize("command", table.commands())
 def test_values_that_a_verb_takes_by_default_pass(command):
     for flag, kind, text in pages.Page(*json.loads(pages.FILE.read_text())[command]).entries():

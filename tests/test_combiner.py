@@ -175,7 +175,7 @@ def test_a_run_that_learned_anew_or_from_other_labels_is_another(inputs, run, tm
     other = views.View(
         inputs.source, inputs.source.classes, lambda id: ~inputs.source.labels(id), lambda id: None
     )
-    with pytest.raises(UserError, match="labels: "):
+    with pytest.raises(UserError, match="photographs: "):
         learn(replace(inputs, source=other), run, SETTINGS, ids=inputs.source.ids)
 
 

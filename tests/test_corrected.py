@@ -97,32 +97,6 @@ def test_a_labelmap_tells_the_colours(source, tmp_path):
 two = MASKS["two"]
 
 
-def test_erased_pixels_are_background_and_half_transparent_ones_are_refused(source, tmp_path):
-    alpha = np.where(two > 0, 255, 0).astype(np.uint8)
-    hidden = np.where(two[..., None] > 0, palette()[two], palette()[1])  # a class below it
-    saved(tmp_path / "back", "two.png", Image.fromarray(np.dstack([hidden, alpha])))
-    view = with_corrected(source, read_corrected(tmp_path / "back", source))
-    np.testing.assert_array_equal(view.mask("two"), two)
-    alpha[0, 0] = 100
-    saved(tmp_path / "back", "two.png", Image.fromarray(np.dstack([hidden, alpha])))
-    with pytest.raises(UserError, match="1 pixels are partly transparent"):
-        read_corrected(tmp_path / "back", source)
-
-
-def test_the_tag_approved_is_no_class(source, made, tmp_path):
-    back = exported(made, source, tmp_path, "coco")
-    content = json.loads(back.read_text())
-    content["categories"].append({"id": 9, "name": "approved", "supercategory": ""})
-    back.write_text(json.dumps(content))
-    assert read_corrected(back.parent, source).files
-    saved(tmp_path / "own", "two.png", Image.fromarray(palette()[two]))
-    lines = ["approved:9,9,9::", "background:0,0,0::"]
-    lines += [f"{name}:{','.join(map(str, palette()[n + 1]))}::"
-              for n, name in enumerate(source.classes.names)]  # fmt: skip
-    (tmp_path / "own/labelmap.txt").write_text("\n".join(lines))
-    assert list(read_corrected(tmp_path / "own", source).files) == ["two"]
-
-
 @pytest.mark.parametrize(
     ("name", "picture", "message"),
     [

@@ -24,6 +24,13 @@ def photo(path: Path, mode: str = "RGB", size: tuple[int, int] = SIZE, **options
     Image.new(mode, (size[1], size[0]), 100).save(path, **options)
 
 
+def test_a_folder_of_lists_that_is_not_there_is_an_error(tmp_path):
+    photo(tmp_path / "images/a.png")
+    (tmp_path / "labels.csv").write_text("a.png,cat\n")
+    with pytest.raises(MissingFileError, match="typo: no such folder of lists"):
+        datasets.open_dataset(tmp_path, split="train", lists=tmp_path / "typo")
+
+
 def mask(path: Path, values: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(values.astype(np.uint8))

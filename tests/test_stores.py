@@ -1,6 +1,7 @@
 """Stores keep what was put in, refuse what they did not make, and never unpickle."""
 
 import io
+import shutil
 import zipfile
 
 import numpy as np
@@ -31,6 +32,28 @@ def test_score_maps_survive_to_half_precision(tmp_path):
     np.testing.assert_allclose(back.scores, maps().scores, atol=5e-4)
     np.testing.assert_array_equal(back.classes, [0, 2])
     assert back.size == (20, 27) and back.kind == "activation"
+
+
+def test_what_was_made_of_a_store_that_was_made_anew_is_another(tmp_path):
+    first = store(tmp_path / "a")
+    first.put_scores("a", maps())
+    child = store(tmp_path / "b", parents=(first, "run"))
+    child.put_scores("a", maps())
+    first.put_scores("b", maps())  # it only grows
+    assert store(tmp_path / "b", parents=(store(tmp_path / "a"), "run")) == child
+    shutil.rmtree(tmp_path / "a")
+    again = store(tmp_path / "a")
+    again.put_scores("a", maps())
+    with pytest.raises(UserError, match=r"b was made of another a than the one that is there now"):
+        store(tmp_path / "b", parents=(again, "run"))
+    assert child.parents == ("a", "run")
+
+
+def test_the_kind_of_record_that_a_store_lacks_is_told(tmp_path):
+    kept = store(tmp_path)
+    kept.put_scores("a", maps())
+    with pytest.raises(UserError, match="holds scores; wanted a store of masks"):
+        kept.get_mask("a")
 
 
 def test_masks_survive_exactly_and_are_palette_pictures(tmp_path):

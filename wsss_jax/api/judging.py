@@ -126,7 +126,7 @@ def otsu_threshold(maps: object) -> float:
 
     maps: ScoreMaps, an array (h,w,k) in [0, 1], a list of either, or a store of activations. It
     splits the cells' highest scores into two parts with the largest variance between them. Returns
-    a number in (0, 1); no mask and no label is read.
+    a number in (0, 1); no mask and no label is read. Logits are refused.
     Source: Otsu 1979. Raises ValueError where all scores are equal.
 
     >>> import numpy as np
@@ -142,6 +142,8 @@ def otsu_threshold(maps: object) -> float:
     several = maps if isinstance(maps, list | tuple) else [maps]
     counts = np.zeros(BINS)
     for one in map(_score_maps, several):
+        if one.kind == "logit":
+            raise UserError("maps are logits; take a sigmoid or a softmax of them first")
         best = one.scores.max(axis=-1, initial=0)
         counts += np.histogram(best, BINS, (0.0, 1.0))[0]
     return masks.otsu(counts)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from wsss_jax.datasets.selection import Data
+from wsss_jax.errors import UserError
 from wsss_jax.formats.bounded import as_path
 from wsss_jax.models import build
 from wsss_jax.run.training import Training
@@ -77,6 +78,8 @@ def train_classifier(
     wsss_jax.errors.UserError: ... not enough for one batch of 1000; take a smaller batch size
     """
     path = None if weights is None else as_path(weights, "weights")
+    if system is not None and (weights is not None or backbone != "auto"):
+        raise UserError("weights and backbone of a system are given in its settings")
     model = Classifier(backbone=backbone, weights=path) if system is None else system
     chosen = Training(model, epochs=epochs, batch_size=batch_size, seed=seed)
     return fit(Data(as_path(data, "data"), split).open(), chosen, as_path(out, "out"))

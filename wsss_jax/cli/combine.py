@@ -7,6 +7,7 @@ import tyro
 
 from wsss_jax.cli.bare import Bare
 from wsss_jax.datasets.selection import Data
+from wsss_jax.errors import UserError
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.combine import Fusion, Learned, combine_learned, opened
 from wsss_jax.stages.combine import combine as combine_by_rule
@@ -32,6 +33,8 @@ def command(
         workers: processes and shards, of a rule.
         learned: the combiner that learns from image labels, in place of a rule.
     """
+    if learned.run is not None and fusion != Fusion():
+        raise UserError("a rule does nothing with --run, which learns; leave one of them out")
     source = data.open()
     systems = opened(stores, source, out, workers)
     cue = None if saliency is None else opened((saliency,), source, out, workers)[0]

@@ -8,6 +8,7 @@ import tyro
 from wsss_jax.cli.bare import Bare
 from wsss_jax.data.stores import open_store
 from wsss_jax.datasets.selection import Data
+from wsss_jax.errors import UserError
 from wsss_jax.run.executors import Workers
 from wsss_jax.stages.parts.walks import Walk
 from wsss_jax.stages.refine import Crf
@@ -36,6 +37,9 @@ def command(
     """
     source = data.open()
     settings = walk if method == "walk" else crf
+    if (method == "walk" and crf != Crf()) or (method == "crf" and walk != Walk()):
+        unused = "crf" if method == "walk" else "walk"
+        raise UserError(f"--{unused}.* does nothing with --method {method}; leave it out")
     refined = refine_store(
         open_store(store), source, out, settings, ids=source.ids, workers=workers
     )

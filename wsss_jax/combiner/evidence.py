@@ -254,7 +254,9 @@ def tell_absent(
     stays as it was. Each share of the images has a list of its own, absent_1_of_4.json.
     """
     path = folder / list_name("absent", shard)
-    before = json_records.read(path) if path.is_file() else {}
+    # Who works on all images takes over the lists of shares.
+    read = sorted(folder.glob("absent*.json")) if shard == (0, 1) else [path] * path.is_file()
+    before = {id: names for one in read for id, names in json_records.read(one).items()}
     listed = {id: before[id] for id in before.keys() - {*fused}}
     listed |= {id: list(reasons) for id, reasons in absent.items()}
     left_out.note_maps(folder, sum(len(names) for names in listed.values()))
@@ -270,8 +272,9 @@ def tell_absent(
         )
     if listed:
         write_atomic(path, json.dumps(dict(sorted(listed.items())), indent=1).encode())
-    else:
-        path.unlink(missing_ok=True)
+    for one in read:
+        if one != path or not listed:
+            one.unlink(missing_ok=True)
 
 
 def _lacking(folder: Path, id: str, names: Sequence[str]) -> str:

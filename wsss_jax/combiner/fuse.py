@@ -129,6 +129,7 @@ def _stores(run: Path, inputs: Inputs, settings: Combining, learned: str, folder
         "_trust": inputs.names(),
         "_uncertainty": ("entropy", "disagreement"),
     }
+    given = (*inputs.systems, *inputs.features, *([inputs.saliency] if inputs.saliency else []))
     return Fused(
         *(
             stores.create(
@@ -137,7 +138,7 @@ def _stores(run: Path, inputs: Inputs, settings: Combining, learned: str, folder
                 classes=classes,
                 kind="probability",
                 made_by=made_by,
-                parents=inputs.names(),
+                parents=given,
             )
             for suffix, classes in kinds.items()
         )

@@ -20,12 +20,12 @@ from wsss_jax.combiner.evidence import Inputs
 from wsss_jax.combiner.probes import Probe
 from wsss_jax.combiner.settings import Combining
 from wsss_jax.config import Record
-from wsss_jax.data import components, json_records
+from wsss_jax.data import components, json_records, stores
 from wsss_jax.data.classes import difference
 from wsss_jax.data.provenance import inherited, recorded
 from wsss_jax.data.stores import Store
 from wsss_jax.datasets.boxes import BOXES, reader_of
-from wsss_jax.datasets.source import labels_digest
+from wsss_jax.datasets.source import digest_of
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.run import folders
 from wsss_jax.run.folders import Claim
@@ -56,8 +56,11 @@ def claim(run: Path, inputs: Inputs, settings: Combining, *, images: int) -> Cla
         "saliency": inputs.saliency is not None,
         "features": meaning_of(inputs.features),
         "images": images,
-        "labels": labels_digest(inputs.source),
+        "photographs": digest_of(inputs.source),
         "labelled": sorted(inputs.labelled),
+        "made_of": stores.marks(
+            (*inputs.systems, *inputs.features, *filter(None, [inputs.saliency]))
+        ),
         **inputs_of(inputs),
     }
     return folders.claim(run, record)

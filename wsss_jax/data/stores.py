@@ -11,10 +11,11 @@ gathers them in a few large files (``shards``) while it is written; ``Store`` re
 """
 
 import io
+import os
 import threading
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -53,6 +54,7 @@ class Store:
 
     folder: the run folder. holds: score maps, masks or regions. classes: names in label order.
     kind: what score values mean. made_by: the settings that made it. parents: stores it came from.
+    made, of: a mark of this folder, made anew with it, and those of its parents then.
 
     >>> import wsss_jax as wj
     >>> store = wj.open_store(some_store)
@@ -66,6 +68,8 @@ class Store:
     kind: Kind
     made_by: Record
     parents: tuple[str, ...]
+    made: str = field(default="", compare=False)
+    of: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def ids(self) -> tuple[str, ...]:
         """Ids of all finished records, sorted."""
@@ -122,6 +126,10 @@ class Store:
         if shards.exist(self.folder):
             shards.unseal(self.folder, self.folder / self.holds, _SUFFIX[self.holds])
 
+    def _require(self, *wanted: Holds) -> None:
+        if self.holds not in wanted:
+            raise UserError(f"{self.folder} holds {self.holds}; wanted a store of {wanted[0]}")
+
     def _loose(self) -> tuple[str, ...]:
         """Ids of the records that are single files."""
         return ids_in(self.folder / self.holds, _SUFFIX[self.holds])
@@ -152,6 +160,7 @@ class Store:
         Raises BadFileError when the record is missing, damaged, oversized, or holds what score maps
         of its kind cannot hold (``records.fault``).
         """
+        self._require("scores", "regions")
         content, name = self.read(id)
         with (
             one_error(name, "damaged or not ours"),
@@ -184,6 +193,7 @@ class Store:
         Raises BadFileError when it is missing, when any bit of it was changed since it was written
         (``records.check_png``), and for values that are no class.
         """
+        self._require("masks")
         content, name = self.read(id)
         records.check_png(content, name)
         mask = decode_mask(content, name)
@@ -232,28 +242,48 @@ def create(
     classes: tuple[str, ...],
     made_by: Record,
     kind: Kind = "activation",
-    parents: tuple[str, ...] = (),
+    parents: Sequence[Store | str] = (),
 ) -> Store:
     """A new store, or the same one again to go on with.
 
-    A folder that holds nothing but the index of a start that failed is no store yet. Other
-    ``data.provenance`` is written over the old. Raises UserError that lists the differing settings
-    where the folder was made by others.
+    parents: stores, or names of runs. A folder that holds nothing but the index of a start that
+    failed is no store yet. Other ``data.provenance`` is written over the old. Raises UserError that
+    lists the differing settings where the folder was made by others, and where a parent was made
+    anew since.
     """
-    store = Store(folder, holds, classes, kind, as_json(made_by), parents)
+    names = tuple(one if isinstance(one, str) else one.folder.name for one in parents)
+    of = marks(one for one in parents if isinstance(one, Store))
+    store = Store(folder, holds, classes, kind, as_json(made_by), names, os.urandom(8).hex(), of)
     path = folder / "index.json"
     if path.exists() and _holds_anything(folder):
-        old, new = _index(open_store(folder)), _index(store)
+        before = open_store(folder)
+        store = replace(store, made=before.made, of={**of, **before.of})
+        old, new = _index(before), _index(store)
         changed = differences(old, new)
         if changed:
             raise UserError(
                 f"{folder} was made with other settings; choose another folder or delete it:\n  "
                 + "\n  ".join(changed)
             )
+        others = [name for name in of if before.of.get(name, of[name]) != of[name]]
+        if others:
+            raise UserError(
+                f"{folder} was made of another {first_few(others)} than the one that is there now; "
+                "delete it to make it anew, or choose another folder"
+            )
         if old == new or SOURCES not in store.made_by:
             return store
     json_records.write(path, _index(store))
     return store
+
+
+def marks(parents: Iterable[Store]) -> dict[str, str]:
+    """By name the marks of stores as their folders have them now; of stores that have one."""
+    found = {}
+    for one in parents:
+        if (one.folder / "index.json").is_file() and (made := open_store(one.folder).made):
+            found[one.folder.name] = made
+    return found
 
 
 def open_stores(folders: Sequence[Path]) -> list[Store]:
@@ -280,6 +310,8 @@ def open_store(folder: Path) -> Store:
         index["kind"],
         index["made_by"],
         tuple(index["parents"]),
+        index.get("made", ""),
+        index.get("of", {}),
     )
 
 
@@ -322,11 +354,13 @@ def _holds_anything(folder: Path) -> bool:
 
 def _is_index(index: Record) -> bool:
     """Whether an index that was read has all that a store needs, of the right kinds."""
-    if set(index) != {"format", *_PARTS}:
+    if set(index) - {"made", "of"} != {"format", *_PARTS}:
         return False
     lists = (index["classes"], index["parents"])
     named = all(isinstance(part, list) and all(type(v) is str for v in part) for part in lists)
-    named = named and _are_classes(index["classes"])
+    of = index.get("of", {})
+    named = named and _are_classes(index["classes"]) and isinstance(of, dict)
+    named = named and all(type(v) is str for v in (index.get("made", ""), *of.values()))
     known = index["holds"] in get_args(Holds) and index["kind"] in get_args(Kind)
     return named and known and isinstance(index["made_by"], dict)
 
@@ -346,4 +380,6 @@ def _index(store: Store) -> Record:
         "classes": list(store.classes),
         "made_by": store.made_by,
         "parents": list(store.parents),
+        "made": store.made,
+        "of": dict(store.of),
     }

@@ -145,7 +145,7 @@ def image_folder(root: Path) -> Path | None:
 def list_files(root: Path, given: Path | None = None) -> dict[str, Path]:
     """Lists by split: in ``given``, else in ``splits/`` or ``lists/``, else beside them."""
     if given is not None:
-        return lists.list_files(given)
+        return lists.given_lists(given)
     inner = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
     place = next((inner[name] for name in ("splits", "lists") if name in inner), None)
     if place is not None:

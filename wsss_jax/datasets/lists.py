@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsss_jax.data.ids import Index, check_id
 from wsss_jax.data.texts import read_text
-from wsss_jax.errors import BadFileError, UserError
+from wsss_jax.errors import BadFileError, MissingFileError, UserError
 
 NO_LIST = re.compile(
     r"(readme|licen[sc]e|copying|notice|authors?|source|changelog|requirements|class(es|_?names)"
@@ -23,6 +23,13 @@ _HEADER = re.compile(r"(file|image|img|photo|path|id|name)[a-z _-]*([,;\t].*)?",
 
 SUFFIXES = (".txt", ".csv", ".lst", ".list")
 """Of files that are lists where they lie in a folder of lists."""
+
+
+def given_lists(folder: Path) -> dict[str, Path]:
+    """As ``list_files``, of a folder that the user named. MissingFileError where there is none."""
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder}: no such folder of lists")
+    return list_files(folder)
 
 
 def list_files(folder: Path, suffixes: Collection[str] = SUFFIXES) -> dict[str, Path]:

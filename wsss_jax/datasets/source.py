@@ -1,7 +1,7 @@
 """What every data set gives, image by image, and the source of one file per photograph and mask."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,12 +23,20 @@ from wsss_jax.types import IGNORE, Size
 _SAMPLE = 20
 
 
-def labels_digest(source: "Source") -> str:
-    """Of the ids and their labels, in any order: another label or another image changes it."""
-    told = hashlib.blake2b(digest_size=8)
+def digest_of(source: "Source") -> str:
+    """Of the ids, their labels, and how large their files are: another photograph changes it.
+
+    Of prepared records the sizes have no part.
+    """
+    told, whole = hashlib.blake2b(digest_size=8), source
+    while (inner := getattr(whole, "whole", None)) is not None:  # of a view
+        whole = inner
+    path: Callable[[str], Path] | None = getattr(whole, "path", None)
     for id in sorted(source.ids):
         with suppress(BadFileError, UserError):  # an image without readable labels has no part
             told.update(id.encode() + b"\0" + np.packbits(source.labels(id)).tobytes() + b"\0")
+            if path is not None:
+                told.update(path(id).stat().st_size.to_bytes(8, "little"))
     return told.hexdigest()
 
 

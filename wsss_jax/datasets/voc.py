@@ -52,7 +52,7 @@ def voc_root(root: Path) -> Path:
 def list_files(root: Path, given: Path | None = None) -> dict[str, Path]:
     """Lists by split: in ``given``, else ImageSets/Segmentation, else ImageSets/Main."""
     if given is not None:
-        return lists.list_files(given)
+        return lists.given_lists(given)
     sets = voc_root(root) / "ImageSets"
     return lists.list_files(sets / "Segmentation") or _main(sets / "Main")[0]
 

@@ -22,14 +22,14 @@ _BRUSH = "brushlabels"
 
 
 class Painted(NamedTuple):
-    """What a person painted on one photograph: class names and brush bytes, in order.
+    """What a person painted on one photograph: class names, brush bytes and sizes, in order.
 
     name: of the photograph, or its id. file: the export it is from.
     """
 
     name: PurePosixPath
     file: Path
-    strokes: tuple[tuple[str, list[int]], ...]
+    strokes: tuple[tuple[str, list[int], Size | None], ...]
 
 
 def read_tasks(path: Path, tasks: Any) -> list[Painted]:
@@ -45,9 +45,14 @@ def mask_of(painted: Painted, classes: ClassList, size: Size) -> UInt8[np.ndarra
     """The mask of one photograph. Raises BadFileError for unknown classes and damaged strokes."""
     mask = np.zeros(size, np.uint8)
     values = dict(zip(classes.names, to_mask_index(np.arange(len(classes))).tolist(), strict=True))
-    for name, content in painted.strokes:
+    for name, content, drawn_at in painted.strokes:
         if name not in values:
             raise BadFileError(f"{painted.file}: {painted.name} shows unknown class {name!r}")
+        if drawn_at not in (None, size):
+            raise BadFileError(
+                f"{painted.file}: {painted.name} was painted at (height, width) {drawn_at}, the "
+                f"photograph has {size}; paint on the upright photograph, as it was exported"
+            )
         try:
             mask[brush_region(content, size)] = values[name]
         except ValueError as problem:
@@ -74,7 +79,7 @@ def _name(data: Any) -> PurePosixPath:
     return PurePosixPath(unquote(str(data["image"])).split("?d=")[-1].lstrip("/"))
 
 
-def _stroke(result: Any) -> tuple[str, list[int]]:
+def _stroke(result: Any) -> tuple[str, list[int], Size | None]:
     if result["type"] != _BRUSH:
         raise ValueError(f"a region of type {result['type']}, wanted {_BRUSH}")
     (name,) = result["value"][_BRUSH]
@@ -83,4 +88,5 @@ def _stroke(result: Any) -> tuple[str, list[int]]:
         type(byte) is int and 0 <= byte < 256 for byte in content
     ):
         raise ValueError("brush bytes that are no list of numbers from 0 to 255")
-    return str(name), content
+    told = result.get("original_height"), result.get("original_width")
+    return str(name), content, None if None in told else (int(told[0]), int(told[1]))

@@ -154,17 +154,18 @@ def mask_of_file(path: Path, colours: Colours) -> UInt8[np.ndarray, "H W"]:
     mode = header(path, path).mode
     if mode not in ("P", "RGB", "RGBA", "LA"):
         return read_truth(path)  # grey of any depth
+    erased = _transparent(path)
     if mode == "LA":
-        return np.where(_transparent(path), np.uint8(0), read_truth(path))
-    pixels = np.array(decode_image(path, path, whole=True))
-    if mode == "RGBA":
-        background = next(colour for colour, value in colours.items() if not value)
-        pixels[_transparent(path)] = background
-    values, foreign = _by_colour(pixels, colours)
+        return np.where(erased, np.uint8(0), read_truth(path))
+    pixels = decode_image(path, path, whole=True)
+    values, foreign = _by_colour(pixels, {**colours, **_hidden(pixels, erased, colours)})
+    values[erased] = 0
     if not len(foreign):
         return values
-    if mode == "P":
-        return read_truth(path)
+    numbers = np.where(erased, np.uint8(0), read_truth(path)) if mode == "P" else values
+    ours = _by_colour(pixels, colours)[0]
+    if mode == "P" and not ((ours > 0) & (ours != numbers) & ~erased).any():
+        return numbers
     examples = ", ".join(str(tuple(colour)) for colour in foreign[:_SHOWN].tolist())
     raise BadFileError(
         f"{len(foreign)} colours of no class, such as {examples}; paint without smoothing, or save "
@@ -172,10 +173,22 @@ def mask_of_file(path: Path, colours: Colours) -> UInt8[np.ndarray, "H W"]:
     )
 
 
+def _hidden(
+    pixels: UInt8[np.ndarray, "H W 3"], erased: Bool[np.ndarray, "H W"], colours: Colours
+) -> Colours:
+    """As background the colours of erased pixels that stand nowhere else."""
+    gone = {_colour(colour) for colour in np.unique(pixels[erased], axis=0)}
+    kept = {_colour(colour) for colour in np.unique(pixels[~erased], axis=0)}
+    return dict.fromkeys(gone - kept - colours.keys(), 0)
+
+
 def _transparent(path: Path) -> Bool[np.ndarray, "H W"]:
     """Where a mask was erased: background. BadFileError where pixels are half transparent."""
     with opened(path, path) as picture:
-        alpha = np.asarray(decoded(picture, path).getchannel("A"))
+        ready = decoded(picture, path)
+        if not ready.has_transparency_data:
+            return np.zeros((ready.height, ready.width), bool)
+        alpha = np.asarray(ready.convert("RGBA").getchannel("A"))
     half = (alpha > 0) & (alpha < alpha.max())
     if half.any():
         raise BadFileError(
@@ -214,15 +227,18 @@ def _pictures(folder: Path, source: Source, made: Sequence[Store]) -> list[Found
 
     Each is a statement, but where CVAT wrote those of all photographs.
     """
-    known, colours = _by_name(source), colours_of(folder, source.classes)
-    found = []
+    known, found = _by_name(source), []
+    own = {path.parent: colours_of(path.parent, source.classes) for path in folder.rglob(LABELMAP)}
+    own = {folder: colours_of(folder, source.classes), **own}
     for path, name in _files(folder, _PICTURES):
         if _OBJECTS not in name.parts:
             stem = name.with_name(name.name.removesuffix(name.suffix))
-            read = partial(mask_of_file, path, colours)
+            nearest = next(above for above in path.parents if above in own)
+            read = partial(mask_of_file, path, own[nearest])
             found.append(Found(str(name), path, _id_of(stem, known), read, "files of their own"))
     every = {id for store in made for id in store.ids()}
-    of_all = every and every <= {one.id for one in found} and (folder / LABELMAP).is_file()
+    of_cvat = any((one / LABELMAP).is_file() for one in own)
+    of_all = every and every <= {one.id for one in found} and of_cvat
     return [one._replace(why="") for one in found] if of_all else found
 
 

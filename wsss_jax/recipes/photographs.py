@@ -23,7 +23,7 @@ import tyro
 from wsss_jax.data.files import write_atomic
 from wsss_jax.data.stores import Store, open_store
 from wsss_jax.data.texts import read_json
-from wsss_jax.datasets.source import labels_digest
+from wsss_jax.datasets.source import digest_of
 from wsss_jax.datasets.table import Source
 from wsss_jax.errors import UserError
 from wsss_jax.export.corrected import Corrected, describe, read_corrected
@@ -43,7 +43,7 @@ from wsss_jax.stages.predict import RECORD
 from wsss_jax.train import parallel
 
 _SETTINGS = "photographs_settings.json"
-_LABELS = "labels"
+_DIGEST = "photographs"
 
 FIRST = 5
 """Photographs that are named last, the least certain ones."""
@@ -97,8 +97,8 @@ def make(settings: Photographs) -> Path:
     out = settings.out or Path("runs") / settings.data.resolve().name
     _refuse_others(out, settings)
     plan = planning.look(settings.data, settings.layout, settings.weights, quick=settings.quick)
-    labels = labels_digest(plan.source)
-    _refuse_others(out, settings, labels)
+    digest = digest_of(plan.source)
+    _refuse_others(out, settings, digest)
     corrected = None if settings.corrected is None else _read(settings.corrected, plan, out)
     for line in planning.describe(plan):
         print(line)
@@ -108,7 +108,7 @@ def make(settings: Photographs) -> Path:
             f"about {estimate} on this machine, from one measured look of each network", flush=True
         )
     if parallel.is_first():
-        identity = _identity(settings, labels)
+        identity = _identity(settings, digest)
         write_atomic(out / _SETTINGS, json.dumps(identity, indent=1).encode())
     steps = Steps(plan, out, settings.seed, settings.quick)
     result = steps.without_masks()
@@ -194,9 +194,9 @@ def _masks(count: int) -> str:
     return "1 corrected mask" if count == 1 else f"{count} corrected masks"
 
 
-def _identity(settings: Photographs, labels: str | None) -> dict[str, object]:
-    """What must stay the same for the same folder. labels: a digest, None where not yet known."""
-    known: dict[str, object] = {} if labels is None else {_LABELS: labels}
+def _identity(settings: Photographs, digest: str | None) -> dict[str, object]:
+    """What must stay the same for the same folder. digest: of the data, if it is known."""
+    known: dict[str, object] = {} if digest is None else {_DIGEST: digest}
     return known | {
         "data": str(settings.data.resolve()),
         "quick": settings.quick,
@@ -205,15 +205,15 @@ def _identity(settings: Photographs, labels: str | None) -> dict[str, object]:
     }
 
 
-def _refuse_others(out: Path, settings: Photographs, labels: str | None = None) -> None:
+def _refuse_others(out: Path, settings: Photographs, digest: str | None = None) -> None:
     """UserError where the folder holds another run."""
     if not settings.data.is_dir():
         raise UserError(f"{settings.data}: no such folder")
     path = out / _SETTINGS
     if not path.is_file():
         return
-    held, now = read_json(path), _identity(settings, labels)
-    if labels is not None and held.get(_LABELS) != labels:
+    held, now = read_json(path), _identity(settings, digest)
+    if digest is not None and held.get(_DIGEST) != digest:
         raise UserError(
             f"{settings.data}: its photographs or their labels are no longer those that {out} was "
             "made of; choose another folder with --out"

@@ -5,7 +5,7 @@ photograph, each read where the network looked (``explain.multiscale``).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -65,9 +65,11 @@ def fill(
     *,
     network: Dense,
     asked: Asked,
+    shard: tuple[int, int] = (0, 1),
 ) -> None:
     """Ask about those of ``ids`` that a store lacks, and put into each what its maps make of it.
 
+    shard: (index, count) of the share of all images that ``ids`` are.
     Images that cannot be read are skipped, printed, and listed. Raises Interrupted after SIGTERM
     or Ctrl-C; finished images are kept.
     """
@@ -91,6 +93,7 @@ def fill(
     tally = over_photographs(
         title, source, ids, write, scales=asked.scales, batch_size=asked.batch_size
     )
+    tally = replace(tally, shard=shard)
     for target, _ in outputs:
         settle(target, tally)
 

@@ -161,8 +161,12 @@ def list_name(what: str, shard: tuple[int, int]) -> str:
 def record_skipped(folder: Path, tally: Tally) -> None:
     """Write the skipped ids and reasons beside the store, or remove a list that no longer holds.
 
-    Each share has a list of its own, skipped_1_of_4.json, so that none erases another's.
+    Each share has a list of its own, skipped_1_of_4.json, so that none erases another's; who works
+    on all images takes over the lists of shares.
     """
+    if tally.shard[1] == 1:
+        for one in folder.glob("skipped_*_of_*.json"):
+            one.unlink(missing_ok=True)
     path = folder / list_name("skipped", tally.shard)
     if tally.skipped:
         write_atomic(path, json.dumps(dict(tally.skipped), indent=1, sort_keys=True).encode())

@@ -14,7 +14,7 @@ from wsss_jax.batches.batches import MaskReader, training_batches
 from wsss_jax.config import Record, check_numbers
 from wsss_jax.data import json_records, provenance
 from wsss_jax.datasets.boxes import Reader
-from wsss_jax.datasets.source import labels_digest
+from wsss_jax.datasets.source import digest_of
 from wsss_jax.datasets.table import Source
 from wsss_jax.models import recognise
 from wsss_jax.run import folders
@@ -125,7 +125,7 @@ def record(settings: Training[M], source: Source, notes: Record) -> Record:
         "data": {
             "name": source.name,
             "images": len(source.ids),
-            "labels": labels_digest(source),
+            "photographs": digest_of(source),
         },
         **config.as_json(notes),
         **provenance.inherited(

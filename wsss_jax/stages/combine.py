@@ -82,7 +82,7 @@ def combine(
             "saliency": list(cue),
             **inherited(*systems, saliency),
         },
-        parents=(*(store.folder.name for store in systems), *cue),
+        parents=(*systems, *([saliency] if saliency else [])),
     )
     function = partial(
         _fuse_one, systems=tuple(systems), source=source, to=target, fusion=fusion, cue=saliency
@@ -123,7 +123,8 @@ class Learned:
     combining: Combining = field(default_factory=Combining)
 
     def __post_init__(self) -> None:
-        if self.run is None and (self.features or self.combining != Combining()):
+        learns = self.combining != Combining() or self.learn_split != "train" or not self.learn
+        if self.run is None and (self.features or learns):
             raise UserError(
                 "features and settings of the combiner are not for a rule; name the folder of its "
                 "run (--run), or leave them out"

@@ -102,7 +102,7 @@ def decide(
         holds="masks",
         classes=store.classes,
         made_by={"stage": "decide", **as_json(settings), **inherited(store)},
-        parents=(store.folder.name,),
+        parents=(store,),
     )
     function = partial(_decide_one, store=store, to=target, settings=settings)
     missing = target.missing(ids)

@@ -211,6 +211,7 @@ def _emptied_of_others(work: Path, run: Path, record: Record, source: Source) ->
             raise UserError(f"{work} holds something else; choose another --out")
         known = before.get("photographs", {})
         same = all(before.get(name) == value for name, value in origin.items())
+        same = same and "scale" in before
         if same and all(known.get(id, mark) == mark for id, mark in files.items()):
             scale = float(before["scale"])
         else:
@@ -242,7 +243,8 @@ def _by_network(
 ) -> Store:
     """Probabilities of a network of `wsss segment`."""
     asked = Prediction((scale,), settings.flip, settings.batch_size)
-    return segment.predict(run, source, work / "scores", asked, ids=ids)
+    share = Workers(shard=settings.shard).share_number()
+    return segment.predict(run, source, work / "scores", asked, ids=ids, shard=share)
 
 
 def _by_head(

@@ -101,7 +101,8 @@ def refine(
     )
     if isinstance(settings, Crf) and settings.background == "otsu":
         settings = replace(settings, background=_otsu(store, ids))
-    made_by, parents = as_json(settings), [store.folder.name]
+    made_by = as_json(settings)
+    parents: list[Store | str] = [store]
     shown = inherited(store)
     if isinstance(settings, Walk) and settings.affinity is not None:
         learned(settings.affinity)  # a run that is not finished is refused before anything is made
@@ -123,7 +124,7 @@ def refine(
             "computed_by": computed_by(settings),
             **shown,
         },
-        parents=tuple(parents),
+        parents=parents,
     )
     function = partial(_refine_one, store=store, source=source, target=target, settings=settings)
     tally = each(f"{name} {folder.name}", function, target.missing(ids), workers=workers)

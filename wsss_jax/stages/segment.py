@@ -70,6 +70,7 @@ def pseudo_masks(store: Store, source: Source) -> Teacher:
         "masks": store.folder.name,
         "made_by": dict(store.made_by),
         "parents": list(store.parents),
+        "made_of": stores.marks([store]),
     }
     return Teacher(_checked(store.get_mask, len(source.classes)), record)
 
@@ -104,14 +105,21 @@ def notes_of(source: Source, teacher: Teacher) -> Record:
 
 
 def predict(
-    run: Path, source: Source, folder: Path, settings: Prediction, *, ids: tuple[str, ...]
+    run: Path,
+    source: Source,
+    folder: Path,
+    settings: Prediction,
+    *,
+    ids: tuple[str, ...],
+    shard: tuple[int, int] = (0, 1),
 ) -> Store:
     """Probabilities of the classes on ``ids`` into a store at ``folder``; finished ones are kept.
 
     Background is what the classes leave of 1. A class is kept where it could win a pixel: where
     its probability is at least 1 / (C + 1) somewhere. The others' share is dealt out over what is
     kept, background included, so that no decision changes. The peak is a class's largest
-    probability before that. Images that cannot be read are skipped, printed, and listed.
+    probability before that. Images that cannot be read are skipped, printed, and listed. shard:
+    (index, count) of the share of all images that ``ids`` are.
     """
     record = folders.record_of(run, "run `wsss segment`")
     if tuple(record["classes"]) != source.classes.names:
@@ -135,7 +143,7 @@ def predict(
         seen = source if settings.among == "labelled" else views.photographs(source)
         maps = _labelled if settings.among == "labelled" else _every
         network = _network_of(run, record)
-        dense.fill([(target, maps)], seen, ids, network=network, asked=settings)
+        dense.fill([(target, maps)], seen, ids, network=network, asked=settings, shard=shard)
     return target
 
 

@@ -152,7 +152,7 @@ def make_labels(
             **as_json(rule),
             **inherited(store, saliency),
         },
-        parents=(store.folder.name, *([saliency.folder.name] if saliency else [])),
+        parents=(store, *([saliency] if saliency else [])),
     )
     function = partial(_label_one, store=store, source=source, to=target, rule=rule, cue=saliency)
     tally = each(

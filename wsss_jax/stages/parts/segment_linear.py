@@ -90,6 +90,7 @@ def fit(
         "features": meaning_of(frozen),
         "learned_from": teacher.record,
         "images": len(source.ids),
+        "made_of": stores.marks(frozen),
         **inherited(*frozen),
     }
     with folders.claim(folder, record) as claimed:
@@ -139,7 +140,7 @@ def predict(
         classes=source.classes.names,
         kind="probability",
         made_by=made_by,
-        parents=(run.name, *(store.folder.name for store in frozen)),
+        parents=(run.name, *frozen),
     )
 
     def put(id: str) -> None:
