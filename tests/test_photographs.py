@@ -15,8 +15,10 @@ from flax import nnx
 from PIL import Image
 
 from wsss_jax.data import stores
+from wsss_jax.data.classes import ClassList
 from wsss_jax.datasets import synthetic
 from wsss_jax.datasets.table import open_dataset
+from wsss_jax.datasets.unlabelled import photographs_in
 from wsss_jax.errors import BadFileError, MissingFileError, UserError
 from wsss_jax.models import build
 from wsss_jax.recipes import photographs, photographs_networks, photographs_plan
@@ -217,6 +219,7 @@ def test_maps_of_another_photograph_of_the_same_name_are_made_anew(made, photos,
             asked(made[0], tmp_path / place, tmp_path / out)
     wanted, found = ((tmp_path / out / "photo.png").read_bytes() for out in ("alone", "both"))
     assert found == wanted
+    assert len(photographs_in([first, first], ClassList(("cat",))).ids) == 1  # named twice
     # The scale stays, whatever photographs come later to the same maps.
     origin = json.loads((tmp_path / "both_maps" / predict.ORIGIN).read_text())
     assert list(origin["photographs"]) == ["photo"] and origin["scale"] > 0

@@ -46,6 +46,7 @@ def _found(paths: Sequence[Path]) -> tuple[Path, list[Path]]:
         files = list(files_below(path)) if path.is_dir() else [path]
         found += (one for one in files if one.suffix.lower() in PHOTOGRAPHS)
         unread += (one for one in files if one.suffix.lower() in UNREAD)
+    found = list({path.resolve(): path for path in found}.values())  # named twice, it is one
     if unread:
         print(f"{len(unread)} files are not read ({unread[0].name}); save them as JPEG or PNG")
     if not found:
