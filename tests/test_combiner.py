@@ -182,9 +182,13 @@ def test_a_run_that_learned_anew_or_from_other_labels_is_another(inputs, run, tm
 def test_maps_that_tell_nothing_and_features_of_no_image_are_told(inputs, tmp_path):
     flat, bare = (
         stores.create(
-            tmp_path / name, holds="scores", classes=inputs.source.classes.names, made_by={}
+            tmp_path / name,
+            holds="scores",
+            classes=inputs.source.classes.names,
+            made_by={},
+            kind=kind,
         )
-        for name in ("flat", "bare")
+        for name, kind in (("flat", "activation"), ("bare", "logit"))
     )
     for id in inputs.source.ids:
         found = inputs.systems[0].get_scores(id)
@@ -192,6 +196,8 @@ def test_maps_that_tell_nothing_and_features_of_no_image_are_told(inputs, tmp_pa
     same = replace(inputs, systems=(flat,), saliency=None, features=(), missing={})
     with pytest.raises(UserError, match="one and the same score everywhere"):
         learn(same, tmp_path / "run", SETTINGS, ids=inputs.source.ids)
+    with pytest.raises(UserError, match="flat holds no features; make a store of them"):
+        replace(inputs, features=(flat,))
     lacking = replace(inputs, features=(bare,), missing={})
     with pytest.raises(BadFileError, match=r"none of 6 images can be learned from; .*bare"):
         learn(lacking, tmp_path / "other", SETTINGS, ids=inputs.source.ids)

@@ -66,7 +66,7 @@ class Inputs:
     ``Combining``. missing: filled while reading: by image and system, why a map is missing.
 
     Raises UserError without a system, for one of other classes than the source's, for two systems
-    of one name, and for a saliency of several classes.
+    of one name, for a saliency of several classes, and for features that are none.
     """
 
     source: Source
@@ -90,6 +90,11 @@ class Inputs:
                     "under its name, so rename the folder of one"
                 )
         check_saliency(self.saliency)
+        for store in self.features:
+            if store.holds != "scores" or store.kind != "logit":
+                raise UserError(
+                    f"{store.folder} holds no features; make a store of them by `wsss features`"
+                )
 
     def names(self) -> tuple[str, ...]:
         """What the systems are called: the names of their folders."""
