@@ -11,6 +11,7 @@ import toy_world
 
 from wsss_jax.combiner import learn as learning
 from wsss_jax.combiner import probes, record
+from wsss_jax.combiner.evidence import tell_absent
 from wsss_jax.combiner.fuse import fuse
 from wsss_jax.combiner.learn import learn
 from wsss_jax.combiner.settings import Combining
@@ -19,6 +20,7 @@ from wsss_jax.datasets import views
 from wsss_jax.errors import BadFileError, UserError
 from wsss_jax.ops import metrics
 from wsss_jax.run import left_out
+from wsss_jax.run.images import Tally, record_skipped
 from wsss_jax.stages.combine import Fusion, combine
 from wsss_jax.stages.evaluate import Scoring, evaluate
 from wsss_jax.study import fusion_world, world
@@ -306,3 +308,17 @@ def test_of_very_many_images_a_sample_teaches_that_keeps_rare_classes(inputs, mo
     assert rare == min(5, 40 // (2 * len(inputs.source.classes)))  # at random 0.4 are expected
     assert set(chosen) == set(learning._taught(dict(reversed(shown.items())), many, SETTINGS))
     assert learning._taught({"i1": 1}, many, SETTINGS) == {"i1": 1}
+
+
+def test_each_share_has_lists_of_its_own_which_a_whole_pass_takes_over(tmp_path):
+    for index in range(2):
+        lacking = {f"i{index}": {"cam": "no record"}}
+        tell_absent(tmp_path, lacking, [f"i{index}"], (index, 2))
+        record_skipped(tmp_path, Tally(1, {f"i{index}": "damaged"}, (index, 2)))
+    assert len(list(tmp_path.iterdir())) == 4
+    with left_out.recorded() as told:
+        tell_absent(tmp_path, {}, ["i1"])  # which was made up for
+        record_skipped(tmp_path, Tally(2, {}))
+    assert told.exit_code() == left_out.CODE
+    assert [path.name for path in tmp_path.iterdir()] == ["absent.json"]
+    assert json.loads((tmp_path / "absent.json").read_text()) == {"i0": ["cam"]}

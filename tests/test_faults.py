@@ -15,7 +15,6 @@ import pytest
 import toy_world
 
 from wsss_jax.cli import main
-from wsss_jax.combiner.evidence import tell_absent
 from wsss_jax.data import files, json_records, records, stores
 from wsss_jax.data.classes import ClassList
 from wsss_jax.data.files import write_atomic
@@ -311,14 +310,6 @@ def test_what_cannot_be_judged_is_told(tmp_path):
     undecided.put_mask(id, np.full(truth.shape, IGNORE, np.uint8))
     with pytest.raises(BadFileError, match=r"not decided \(255\)"):
         evaluate(undecided, cats, Scoring(), split="toy")
-
-
-def test_each_share_lists_what_its_images_lack(tmp_path):
-    for index in range(2):
-        lacking = {f"i{index}": {"cam": "no record"}}
-        tell_absent(tmp_path, lacking, [f"i{index}"], (index, 2))
-    tell_absent(tmp_path, {}, ["i1"], (1, 2))  # made up for
-    assert [path.name for path in tmp_path.iterdir()] == ["absent_0_of_2.json"]
 
 
 def test_a_command_that_left_images_out_says_so_last_and_ends_with_code_3(tmp_path, capsys):
