@@ -10,8 +10,9 @@ Command: python experiments/long_tail.py --data DATA/msrc21 --weights DIR [--see
     [--rows plain focal ...] [--classes cat cow ...] [--out FOLDER]
 The same command goes on where it was stopped; the draw is that of its seed. Hardware: two CPU cores
 or a GPU.
-Results (benchmarks/RESULTS.md): logit adjustment gains in the middle and the tail and loses in the
-head; the others cost. The papers measure classification, and not masks.
+Results (benchmarks/RESULTS.md): logit adjustment gains much in the tail and changes the head a
+little, for better or worse; with one seed on MSRC all others cost. The papers measure
+classification, and not masks.
 """
 
 import argparse

@@ -38,7 +38,7 @@ METHODS = os.environ.get("METHODS", "").split() or [
 # %% [markdown]
 # ## A small classifier
 #
-# For photographs of your own leave the last four flags out, and add `--model.weights auto`.
+# For photographs of your own replace all flags but the first by `--model.weights auto`.
 
 # %%
 scenes = wj.draw_scenes(OUT / "scenes", IMAGES)

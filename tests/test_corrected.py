@@ -195,10 +195,7 @@ def test_no_folder_and_no_mask_are_errors(source, tmp_path):
 @pytest.fixture
 def made(tmp_path):
     """Masks that a run has made, without pixels that are not decided, which no program has."""
-    store = toy.mask_store(tmp_path / "run/pseudo_masks")
-    for id, mask in MASKS.items():
-        store.put_mask(id, np.where(mask == 255, 0, mask))
-    return store
+    return toy.decided_store(tmp_path / "run/pseudo_masks")
 
 
 def exported(store, source, folder, name):

@@ -1,7 +1,6 @@
 """Corrected masks as programs save them: erased pixels, palettes, tags, sizes and folders."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -55,10 +54,7 @@ def test_a_palette_with_colours_of_classes_is_not_read_by_its_numbers(source, tm
 
 
 def test_the_tag_approved_is_no_class(source, tmp_path):
-    made = toy.mask_store(tmp_path / "run")
-    for id, mask in toy.masks().items():
-        made.put_mask(id, np.where(mask == 255, 0, mask))
-    back = exported(made, source, tmp_path, "coco")
+    back = exported(toy.decided_store(tmp_path / "run"), source, tmp_path, "coco")
     content = json.loads(back.read_text())
     content["categories"].append({"id": 9, "name": "approved", "supercategory": ""})
     back.write_text(json.dumps(content))
@@ -88,9 +84,7 @@ def test_strokes_of_another_size_are_refused(source, tmp_path):
 
 
 def test_masks_of_cvat_count_alike_in_a_folder_of_their_own(source, tmp_path):
-    store = toy.mask_store(tmp_path / "run")
-    for id, mask in toy.masks().items():
-        store.put_mask(id, np.where(mask == 255, 0, mask))
+    store = toy.decided_store(tmp_path / "run")
     folder = tmp_path / "back/task_12"
     for id in store.ids():
         saved(
@@ -103,4 +97,3 @@ def test_masks_of_cvat_count_alike_in_a_folder_of_their_own(source, tmp_path):
     (folder / "labelmap.txt").write_text("\n".join(lines))
     with pytest.raises(UserError, match="all of its 3 masks are as the run made them"):
         read_corrected(tmp_path / "back", source, [store])
-    shutil.rmtree(folder / "SegmentationClass")

@@ -147,7 +147,7 @@ def test_a_run_is_gone_on_with_and_no_other_takes_its_folder(made, photos, tiny,
     before = table.read_text("utf-8")
     try:
         table.write_text(before.replace("\n", "\nx 2.png;car\n", 1), "utf-8")
-        with pytest.raises(UserError, match="labels are no longer those that"):
+        with pytest.raises(UserError, match="from other photographs or labels than"):
             photographs.make(Photographs(photos, out, weights=(str(tiny),)))
     finally:
         table.write_text(before, "utf-8")

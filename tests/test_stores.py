@@ -44,7 +44,9 @@ def test_what_was_made_of_a_store_that_was_made_anew_is_another(tmp_path):
     shutil.rmtree(tmp_path / "a")
     again = store(tmp_path / "a")
     again.put_scores("a", maps())
-    with pytest.raises(UserError, match=r"b was made of another a than the one that is there now"):
+    with pytest.raises(
+        UserError, match=r"b was made from another store called a, not from the one"
+    ):
         store(tmp_path / "b", parents=(again, "run"))
     assert child.parents == ("a", "run")
 

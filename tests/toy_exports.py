@@ -52,6 +52,14 @@ def mask_store(folder):
     return made
 
 
+def decided_store(folder):
+    """The masks without pixels that are not decided, which programs do not have."""
+    store = mask_store(folder)
+    for id, mask in masks().items():
+        store.put_mask(id, np.where(mask == 255, 0, mask))
+    return store
+
+
 def score_store(folder, *, stride=4, kind="activation"):
     """Scores of the labelled classes; probabilities leave something to background."""
     made = stores.create(folder, holds="scores", classes=CLASSES, made_by={"toy": 2}, kind=kind)

@@ -110,9 +110,7 @@ def masks_of(
     >>> wj.masks_of(np.array([[[0.1, 0.2], [0.9, 0.4]]]))
     array([[0, 1]], dtype=uint8)
     """
-    given = _score_maps(maps)
-    if given.kind == "logit":
-        raise ValueError("maps are logits; take a sigmoid or a softmax of them first")
+    given = _no_logits(maps)
     default = 0.5 if given.kind == "probability" else 0.3
     chosen = default if threshold is None else threshold
     arguments.number(chosen, "threshold", 0)
@@ -141,12 +139,17 @@ def otsu_threshold(maps: object) -> float:
         return found
     several = maps if isinstance(maps, list | tuple) else [maps]
     counts = np.zeros(BINS)
-    for one in map(_score_maps, several):
-        if one.kind == "logit":
-            raise UserError("maps are logits; take a sigmoid or a softmax of them first")
+    for one in map(_no_logits, several):
         best = one.scores.max(axis=-1, initial=0)
         counts += np.histogram(best, BINS, (0.0, 1.0))[0]
     return masks.otsu(counts)
+
+
+def _no_logits(maps: object) -> ScoreMaps:
+    given = _score_maps(maps)
+    if given.kind == "logit":
+        raise UserError("maps are logits; take a sigmoid or a softmax of them first")
+    return given
 
 
 def _score_maps(maps: object) -> ScoreMaps:

@@ -23,7 +23,7 @@ EVERYDAY = "name splits train-split classes saliency fusions refinements systems
 """Settings of a recipe that ``--help`` shows."""
 
 
-FIRST = """wsss run {} --data DATA [--weights FOLDER] [--out OUT] [--train-only SYSTEM …]
+FLAGS = """wsss run {} --data DATA [--weights FOLDER] [--out OUT] [--train-only SYSTEM …]
 
   --data        folder of the data set
   --weights     folder of pretrained weights, where the experiment wants them
@@ -71,7 +71,7 @@ def command(args: Sequence[str]) -> int:
     given, rest = tyro.cli(Run, prog="wsss run", args=first, return_unknown_args=True)
     made = recipe_of(given.experiment)(given.data, given.weights)
     if asked:
-        print(FIRST.format(given.experiment))
+        print(FLAGS.format(given.experiment))
         everyday = None if asked & {*HELP_ALL} or not isinstance(made, Recipe) else EVERYDAY
         return settings.show(f"run {given.experiment}", type(made), everyday, made)
     prog = f"wsss run {given.experiment}"

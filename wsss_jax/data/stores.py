@@ -54,7 +54,8 @@ class Store:
 
     folder: the run folder. holds: score maps, masks or regions. classes: names in label order.
     kind: what score values mean. made_by: the settings that made it. parents: stores it came from.
-    made, of: a mark of this folder, made anew with it, and those of its parents then.
+    made: a random mark that a store gets when its folder is made. of: the marks that its parents
+    had then, by name.
 
     >>> import wsss_jax as wj
     >>> store = wj.open_store(some_store)
@@ -268,8 +269,8 @@ def create(
         others = [name for name in of if before.of.get(name, of[name]) != of[name]]
         if others:
             raise UserError(
-                f"{folder} was made of another {first_few(others)} than the one that is there now; "
-                "delete it to make it anew, or choose another folder"
+                f"{folder} was made from another store called {first_few(others)}, not from the "
+                f"one that is there now; delete {folder} to make it again, or choose another folder"
             )
         if old == new or SOURCES not in store.made_by:
             return store

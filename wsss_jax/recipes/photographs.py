@@ -215,8 +215,8 @@ def _refuse_others(out: Path, settings: Photographs, digest: str | None = None) 
     held, now = read_json(path), _identity(settings, digest)
     if digest is not None and held.get(_DIGEST) != digest:
         raise UserError(
-            f"{settings.data}: its photographs or their labels are no longer those that {out} was "
-            "made of; choose another folder with --out"
+            f"{out} was made from other photographs or labels than {settings.data} has now, or by "
+            "an earlier version; choose another folder with --out"
         )
     changed = [f"{name}: {held.get(name)} → {now[name]}" for name in now
                if held.get(name) != now[name]]  # fmt: skip
